@@ -1,0 +1,59 @@
+# `make` shows what there is to do. Every target makes the environment it needs.
+
+PYTHON ?= python3
+RUN ?= runs/demo
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SPELLED := src tests scripts docs Makefile .ci $(wildcard *.md)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow check format corpus clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv and install flava in it (PYTHON=python3.12 picks the Python)
+
+# Redone only when the dependencies may have changed.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "flava needs Python 3.11 or newer, and '$(PYTHON)' is not:" \
+			"name another, as in 'make $(or $(MAKECMDGOALS),install) PYTHON=python3.12'" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+		echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu, 'apt install python3-venv'" >&2; \
+		exit 1; }
+	$(BIN)/pip install --disable-pip-version-check --quiet --progress-bar off --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## pretrain a small FLAVA, evaluate it, write a report (RUN=runs/demo)
+	$(BIN)/flava train flava-tiny --output-dir $(RUN)
+	$(BIN)/flava evaluate $(RUN)
+	$(BIN)/flava report $(RUN)
+
+test: $(INSTALLED)  ## run the tests
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(INSTALLED)  ## run the tests that take minutes
+	$(BIN)/pytest -m slow
+
+check: $(INSTALLED)  ## lint, check format, types, floors and spelling
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/codespell $(SPELLED)
+
+format: $(INSTALLED)  ## format the code and fix what ruff can fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+corpus: $(INSTALLED)  ## build the embedded corpus again from its published packages
+	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[corpus]'
+	$(BIN)/python scripts/build_corpus.py
+
+clean:  ## remove the environment and caches; runs stay
+	rm -rf $(VENV) build dist src/*.egg-info .hypothesis .import_linter_cache .pytest_cache \
+		.ruff_cache
+	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,50 @@
+"""About eight captions for a pair, different from style to style."""
+
+import random
+
+from corpus.concepts import Concept
+
+_TEMPLATES = (
+    "an emoji of {label}",
+    "a drawing of {label}, {tag}",
+    "an icon of {label}",
+    "a picture of {label}: {tag}, {other}",
+    "a small picture showing {label}",
+    "{label} ({kind})",
+    "{kind}: {label}",
+    "{kind}: {label}, {tag}",
+    "a sign for {tag} and {other}: {label}",
+    "{label}, also {tag}",
+)
+_TEMPLATES_EACH = 3
+
+
+def captions_of(concept: Concept, style: str, gloss: str | None) -> list[str]:
+    """The captions of a concept in a style: the canonical one first ("skunk, animal, stink":
+    the label, then all tags), then, without repeats, the label alone, subsets of the tags with
+    and without it, templates, and the label with WordNet's gloss."""
+    # Seeded by the pair, so that the texts differ from style to style and never from run to run.
+    chance = random.Random(f"captions/{style}/{concept.code}")
+    tags = chance.sample(concept.tags, len(concept.tags))
+    few = tags[: chance.randint(1, max(1, len(tags) - 1))]
+    captions = [", ".join((concept.label, *concept.tags)), concept.label]
+    captions.append(", ".join((concept.label, *few)))
+    captions.append(", ".join(chance.sample(tags, min(len(tags), chance.randint(2, 5)))))
+    filled = {
+        "label": concept.label,
+        "kind": concept.kind,
+        # A concept of one tag or none repeats itself in no caption: such templates fall out.
+        "tag": tags[0] if tags else None,
+        "other": tags[1] if len(tags) > 1 else None,
+    }
+    usable = [
+        template
+        for template in _TEMPLATES
+        if all(value is not None or f"{{{name}}}" not in template for name, value in filled.items())
+    ]
+    captions += [t.format(**filled) for t in chance.sample(usable, _TEMPLATES_EACH)]
+    if gloss:
+        captions.append(f"{concept.label}: {gloss}")
+    else:
+        captions.append(", ".join((*chance.sample(tags, len(tags))[:3], concept.label)))
+    return [caption for caption in dict.fromkeys(captions) if caption]

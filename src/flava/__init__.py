@@ -1,0 +1,1 @@
+"""FLAVA: one model for images, texts and both together."""

@@ -1,0 +1,82 @@
+"""What travels from the data to the objectives: one frozen type for each kind of batch.
+
+The type of a batch selects its losses, so no field is optional and none is there "for others".
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+LOGIT_LAPLACE_EPS = 0.1
+"""DALL-E's margin: the dVAE sees pixels in [0.1, 0.9] (Ramesh et al. 2021, appendix A.3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """Images alone.
+
+    ``pixels`` are normalised for the image encoder. ``codebook_pixels`` are what the dVAE sees:
+    ``map_pixels`` of [0, 1], eight pixels a side for each patch of ``pixels``. ``selected`` is True
+    at the patches that are hidden and to be predicted. ``keys`` name the samples in errors.
+    """
+
+    keys: tuple[str, ...]
+    pixels: Float[Tensor, "batch 3 height width"]
+    codebook_pixels: Float[Tensor, "batch 3 codebook_height codebook_width"]
+    selected: Bool[Tensor, "batch rows columns"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextBatch:
+    """Texts alone, padded to the longest of the batch.
+
+    ``real`` is False at padding. ``selected`` is True at the tokens to be predicted: their true ids
+    stand in ``ids``, their replacements ([MASK], a random token or the same) in ``masked_ids``.
+    """
+
+    keys: tuple[str, ...]
+    ids: Int[Tensor, "batch length"]
+    real: Bool[Tensor, "batch length"]
+    masked_ids: Int[Tensor, "batch length"]
+    selected: Bool[Tensor, "batch length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """Images with texts; ``matched`` is False where the text was exchanged for another image's."""
+
+    image: ImageBatch
+    text: TextBatch
+    matched: Bool[Tensor, " batch"]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return self.image.keys
+
+
+Batch = ImageBatch | TextBatch | PairBatch
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
+def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    """The same batch with every tensor on ``device``."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.to(device, non_blocking=True)
+        return to_device(value, device) if isinstance(value, Batch) else value
+
+    return type(batch)(**{f.name: move(getattr(batch, f.name)) for f in fields(batch)})
+
+
+def map_pixels(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Pixels in [0, 1] to the dVAE's [0.1, 0.9]: 0.8 x + 0.1."""
+    return (1 - 2 * LOGIT_LAPLACE_EPS) * pixels + LOGIT_LAPLACE_EPS
+
+
+def unmap_pixels(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The inverse of ``map_pixels``, clamped to [0, 1]."""
+    return ((pixels - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)).clamp(0, 1)

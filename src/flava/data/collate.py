@@ -1,0 +1,174 @@
+"""Raw samples to frozen batches: one class for each kind of batch, run inside the workers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+
+from flava.batch import Batch, ImageBatch, PairBatch, TextBatch
+from flava.data.errors import SampleError, Skipped
+from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
+from flava.data.seeding import generator
+from flava.data.shards import Raw
+from flava.data.source import image_of, skip_sample
+from flava.data.stream import Window
+from flava.data.tokenizer import Tokenizer, pad
+from flava.data.transforms import (
+    ImageTransformConfig,
+    for_codebook,
+    normalise,
+    random_crop,
+    resize,
+)
+
+PATIENCE = 1000
+"""Spares that are tried for the corrupt places of one window, beyond its own size."""
+
+Example = TypeVar("Example")
+
+
+class Collator(Protocol[Example]):
+    """How one kind of batch is made."""
+
+    def decode(self, raw: Raw, rng: np.random.Generator) -> Example:
+        """One sample decoded, augmented and masked; SampleError if it cannot be used."""
+        ...
+
+    def collate(self, examples: Sequence[Example], rng: np.random.Generator, /) -> Batch:
+        """Many of them as a batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Collated:
+    """A batch with the report on what was left out of it; no batch if too much was."""
+
+    batch: Batch | None
+    tried: int
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Builder(Generic[Example]):
+    """Windows to batches."""
+
+    collator: Collator[Example]
+    seed: int
+
+    def __call__(self, window: Window) -> Collated:
+        """The window's batch, full: a spare takes the place of each corrupt sample."""
+        examples, skipped = [], []
+        for item in window.items:
+            decoded = self._decode(item.epoch, item.content)
+            (skipped if isinstance(decoded, Skipped) else examples).append(decoded)
+        for tried, item in enumerate(window.spares if skipped else ()):
+            if len(examples) == len(window.items) or tried == PATIENCE + len(window.items):
+                break
+            decoded = self._decode(item.epoch, item.content)
+            if not isinstance(decoded, Skipped):  # else it is reported in its own turn
+                examples.append(decoded)
+        full = len(examples) == len(window.items)
+        rng = generator(self.seed, window.number, "batch")
+        batch = self.collator.collate(examples, rng) if full else None
+        return Collated(batch, len(window.items), tuple(skipped))
+
+    def _decode(self, epoch: int, content: Raw | Skipped) -> Example | Skipped:
+        if isinstance(content, Skipped):
+            return content
+        rng = generator(self.seed, epoch, f"{content.shard}/{content.key}")
+        try:
+            return self.collator.decode(content, rng)
+        except SampleError as error:
+            return skip_sample(content, error)
+
+
+@dataclass(frozen=True)
+class ImageExample:
+    key: str
+    pixels: UInt8[np.ndarray, "size size 3"]
+    codebook_pixels: UInt8[np.ndarray, "codebook codebook 3"]
+    selected: Bool[np.ndarray, "rows columns"]
+
+
+@dataclass(frozen=True)
+class TextExample:
+    key: str
+    ids: list[int]
+    draws: Float[np.ndarray, "3 length"]
+
+
+@dataclass(frozen=True)
+class ImageCollator:
+    """One random crop for the encoder and the codebook, and a blockwise mask."""
+
+    config: ImageTransformConfig
+    mask_fraction: float
+
+    def decode(self, raw: Raw, rng: np.random.Generator) -> ImageExample:
+        image = image_of(raw)
+        crop = image.crop(random_crop(rng, image, self.config.crop_scale))
+        pixels, codebook_pixels = resize(crop, self.config)
+        grid = self.config.grid
+        selected = blockwise_mask(rng, grid, grid, self.mask_fraction)
+        return ImageExample(raw.key, pixels, codebook_pixels, selected)
+
+    def collate(self, examples: Sequence[ImageExample], _rng: np.random.Generator) -> ImageBatch:
+        return ImageBatch(
+            keys=tuple(example.key for example in examples),
+            pixels=normalise(np.stack([example.pixels for example in examples])),
+            codebook_pixels=for_codebook(np.stack([e.codebook_pixels for e in examples])),
+            selected=torch.from_numpy(np.stack([example.selected for example in examples])),
+        )
+
+
+@dataclass(frozen=True)
+class TextCollator:
+    """Token ids padded to the longest, with some of them masked."""
+
+    tokenizer: Tokenizer
+    max_length: int
+    masker: TokenMasker
+    text_of: Callable[[Raw, np.random.Generator], str]
+
+    def decode(self, raw: Raw, rng: np.random.Generator) -> TextExample:
+        ids = self.tokenizer.encode(self.text_of(raw, rng), self.max_length)
+        return TextExample(raw.key, ids, self.masker.draws(rng, len(ids)))
+
+    def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
+        ids, real = pad([example.ids for example in examples], self.tokenizer.pad)
+        draws = np.zeros((3, *ids.shape))
+        draws[:, real] = np.concatenate([example.draws for example in examples], axis=1)
+        masked_ids, selected = self.masker.mask(ids, real, draws)
+        return TextBatch(
+            keys=tuple(example.key for example in examples),
+            ids=torch.from_numpy(ids),
+            real=torch.from_numpy(real),
+            masked_ids=torch.from_numpy(masked_ids),
+            selected=torch.from_numpy(selected),
+        )
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """An image and its text each, some texts exchanged for image-text matching."""
+
+    images: ImageCollator
+    texts: TextCollator
+    mismatch_probability: float
+
+    def decode(self, raw: Raw, rng: np.random.Generator) -> tuple[ImageExample, TextExample]:
+        return self.images.decode(raw, rng), self.texts.decode(raw, rng)
+
+    def collate(
+        self, examples: Sequence[tuple[ImageExample, TextExample]], rng: np.random.Generator
+    ) -> PairBatch:
+        images, texts = zip(*examples, strict=True)
+        exchange = exchange_texts(rng, [text.ids for text in texts], self.mismatch_probability)
+        return PairBatch(
+            image=self.images.collate(images, rng),
+            text=self.texts.collate([texts[i] for i in exchange.order], rng),
+            matched=torch.from_numpy(exchange.matched),
+        )

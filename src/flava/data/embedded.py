@@ -1,0 +1,119 @@
+"""Where shards are: paths with braces and globs, and the corpus that ships with the package."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+CORPUS = Path(__file__).parent / "corpus"
+VOCABULARY = Path(__file__).parent / "vocabulary" / "bert-uncased.txt"
+
+_SCHEME = "embedded:"
+# What may stand behind the name of a shard in the corpus: `embedded:text/wordnet-train.jsonl`
+# finds `wordnet-train.jsonl.gz`.
+_SUFFIXES = ("", ".gz")
+_SHOWN = 40
+
+
+def resolve(url: str) -> list[Path]:
+    """The files that a shard specification names, in its own order, each once.
+
+    A specification is a path with shell braces (`{a,b}`, `{000..011}`) and globs (`*`, `?`,
+    `[0-9]`), or `embedded:` and such a path inside the package's corpus. Every alternative of the
+    braces must name a file; the files of one glob are sorted.
+
+    Raises FileNotFoundError, naming what is missing and listing what there is, and ValueError for
+    an empty specification or braces that do not close.
+    """
+    if not url.removeprefix(_SCHEME).strip():
+        raise ValueError(f"empty shard specification {url!r}: give a path such as data/*.tar")
+    found: dict[Path, None] = {}
+    for path in expand_braces(url.removeprefix(_SCHEME)):
+        if url.startswith(_SCHEME):
+            files = next(filter(None, (_glob(CORPUS / (path + end)) for end in _SUFFIXES)), [])
+        else:
+            files = _glob(Path(path).expanduser())
+        if not files:
+            raise FileNotFoundError(_missing(url, path))
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def expand_braces(text: str) -> list[str]:
+    """All alternatives of `{a,b}` and `{01..12}`, the leftmost brace slowest, nested ones too.
+
+    A range counts up or down by one; its numbers are as wide as the wider end if one begins with
+    a zero. Braces around a single word stay as they are, as in a shell. Raises ValueError if a
+    brace is not closed or not opened.
+    """
+    start = text.find("{")
+    if start < 0:
+        if "}" in text:
+            raise ValueError(f"a brace is closed but not opened in the shard specification {text!r}")
+        return [text]
+    stop = _closing(text, start)
+    inner, head, tails = text[start + 1 : stop], text[:start], expand_braces(text[stop + 1 :])
+    parts = _split_commas(inner)
+    if len(parts) > 1:
+        choices: Iterable[str] = [each for part in parts for each in expand_braces(part)]
+    elif bounds := re.fullmatch(r"(\d+)\.\.(\d+)", inner):
+        choices = _count(bounds[1], bounds[2])
+    else:
+        choices = [f"{{{each}}}" for each in expand_braces(inner)]
+    return [head + choice + tail for choice in choices for tail in tails]
+
+
+def _closing(text: str, start: int) -> int:
+    depth = 0
+    for place in range(start, len(text)):
+        depth += (text[place] == "{") - (text[place] == "}")
+        if depth == 0:
+            return place
+    raise ValueError(f"a brace is opened but not closed in the shard specification {text!r}")
+
+
+def _split_commas(inner: str) -> list[str]:
+    parts, depth = [""], 0
+    for sign in inner:
+        depth += (sign == "{") - (sign == "}")
+        if sign == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
+
+
+def _count(first: str, last: str) -> Iterator[str]:
+    padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
+    width = max(len(first), len(last)) if padded else 0
+    step = 1 if int(first) <= int(last) else -1
+    return (f"{number:0{width}d}" for number in range(int(first), int(last) + step, step))
+
+
+def _glob(path: Path) -> list[Path]:
+    """The file itself, or the files that the pattern matches, sorted."""
+    if path.is_file():
+        return [path]
+    anchor = Path(path.anchor or ".")
+    pattern = str(path.relative_to(path.anchor)) if path.anchor else str(path)
+    if not re.search(r"[*?\[]", pattern):
+        return []
+    return sorted(match for match in anchor.glob(pattern) if match.is_file())
+
+
+def _missing(url: str, path: str) -> str:
+    said = f"no file {path!r}" + (f" (of {url!r})" if path != url else "")
+    if url.startswith(_SCHEME):
+        there = sorted(str(file.relative_to(CORPUS)) for file in CORPUS.glob("*/*[rz]"))
+        return f"{said} in the embedded corpus; there are {_listed(there, CORPUS)}"
+    folder = Path(path).expanduser().parent
+    while not folder.is_dir():
+        folder = folder.parent
+    there = sorted(file.name + "/" * file.is_dir() for file in folder.iterdir())
+    return f"{said}; {folder.resolve()} holds {_listed(there, folder)}"
+
+
+def _listed(names: list[str], folder: Path) -> str:
+    if not names:
+        return f"nothing ({folder} is empty)"
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

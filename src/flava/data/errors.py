@@ -1,0 +1,27 @@
+"""What goes wrong with single samples: reported with their names, never fatal."""
+
+from dataclasses import dataclass
+
+
+class SampleError(ValueError):
+    """One sample cannot be used.
+
+    ``reason`` is one of few fixed phrases, by which failures are counted; ``detail`` is the rest.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A sample, or a whole shard, that was left out, and why."""
+
+    shard: str
+    key: str
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, (self.shard, self.key, self.message)))

@@ -1,0 +1,225 @@
+"""The loader: one batch for each update, from worker processes, and the same again on resuming."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from flava.batch import Batch
+from flava.data import mixture
+from flava.data.collate import Collated, ImageCollator, PairCollator, TextCollator
+from flava.data.errors import Skipped
+from flava.data.masking import TokenMasker
+from flava.data.shards import resolve_all
+from flava.data.source import caption_of, text_of
+from flava.data.tokenizer import Tokenizer
+from flava.data.transforms import ImageTransformConfig
+from flava.data.workers import Batches, start
+
+MIN_TRIED = 1000
+"""A source may fail once this many of its samples were tried, if most of them were corrupt."""
+MAX_WARNINGS = 10
+"""Skipped samples that are named in the log for each source; the rest is counted."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One kind of data."""
+
+    shards: tuple[str, ...]
+    """Paths, globs and brace expansions, or "embedded:pairs/noto-train.tar"."""
+    weight: float
+    """Share of the updates whose batch comes from this source, relative to the others' weights."""
+    batch_size: int
+    """Samples in a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What a run trains on, and how it is masked. FLAVA's weights are 0.70, 0.15 and 0.15."""
+
+    pairs: SourceConfig | None = None
+    """Images with texts: tars of WebDataset samples."""
+    images: SourceConfig | None = None
+    """Images alone: tars or folders."""
+    text: SourceConfig | None = None
+    """Texts alone: JSON lines with a "text" field, or plain text with a text a line."""
+    image: ImageTransformConfig = field(default_factory=ImageTransformConfig)
+    """Crops and sizes."""
+    patch_mask_fraction: float = 75 / 196
+    """Largest share of an image's patches that is hidden (BEiT: 75 of 196)."""
+    mask_probability: float = 0.15
+    """Probability that a token is selected for prediction (BERT)."""
+    whole_words: bool = True
+    """In pairs, select whole words (TorchMultimodal); texts alone are masked piece by piece."""
+    pair_max_length: int = 77
+    """Longest text of a pair in tokens, [CLS] and [SEP] among them; the rest is cut off."""
+    text_max_length: int = 512
+    """Longest text alone in tokens."""
+    mismatch_probability: float = 0.1
+    """Probability that a pair's text is exchanged for another's in its batch (TorchMultimodal)."""
+    workers: int = 1
+    """Worker processes for each source; 0 loads in the training process."""
+
+    @property
+    def sources(self) -> dict[str, SourceConfig]:
+        """The sources in use, by name."""
+        every = {"pairs": self.pairs, "images": self.images, "text": self.text}
+        return {name: source for name, source in every.items() if source is not None}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The mixture."""
+        return {name: source.weight for name, source in self.sources.items()}
+
+    def problems(self) -> list[str]:
+        """Every mistake, a sentence each with the field and its value; looks for the shards too."""
+        found = [] if self.sources else ["no source: set at least one of pairs, images and text"]
+        for name, source in self.sources.items():
+            found += _source_problems(name, source)
+        for name in ("patch_mask_fraction", "mask_probability", "mismatch_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                found.append(f"{name} = {getattr(self, name)}: must be between 0 and 1")
+        for name in ("pair_max_length", "text_max_length"):
+            if getattr(self, name) < 3:
+                found.append(
+                    f"{name} = {getattr(self, name)}: must be at least 3 ([CLS], a token, [SEP])"
+                )
+        if self.workers < 0:
+            found.append(f"workers = {self.workers}: must be 0 (no worker process) or more")
+        return found + [f"image.{problem}" for problem in self.image.problems()]
+
+
+def _source_problems(name: str, source: SourceConfig) -> list[str]:
+    found = []
+    if not 0 < source.weight < float("inf"):
+        found.append(f"{name}.weight = {source.weight}: must be positive, or the source left out")
+    if source.batch_size < 1:
+        found.append(f"{name}.batch_size = {source.batch_size}: must be at least 1")
+    if not source.shards:
+        found.append(f"{name}.shards is empty: name at least one shard")
+    for shard in source.shards:
+        try:
+            resolve_all((shard,))
+        except (ValueError, OSError) as error:
+            found.append(f"{name}.shards: {error}")
+    return found
+
+
+class Loader(Iterator[Batch]):
+    """An endless iterator over batches: ``accumulate`` of one source for each update.
+
+    The source of an update is a pure function of ``seed`` and its step, and each source's samples,
+    crops and masks are pure functions of ``seed`` and the batch's number. So a loader that starts
+    at ``start_step`` yields what an uninterrupted one yields from there on, given the same config.
+    (With another number of ``workers`` only a source too large for memory changes its order.)
+
+    ``skipped[name]`` counts the reasons for which samples of a source were left out; the first ten
+    of each source are named in the log.
+
+    Raises:
+        ValueError: the config has mistakes (all are listed); while iterating, most samples of a
+            source are corrupt.
+    """
+
+    def __init__(
+        self, config: DataConfig, *, seed: int, start_step: int = 0, accumulate: int = 1
+    ) -> None:
+        problems = config.problems()
+        problems += [f"seed = {seed}: must not be negative"] if seed < 0 else []
+        problems += [f"start_step = {start_step}: must not be negative"] if start_step < 0 else []
+        problems += [f"accumulate = {accumulate}: must be at least 1"] if accumulate < 1 else []
+        if problems:
+            raise ValueError("the data cannot be loaded:\n" + "\n".join(f"- {p}" for p in problems))
+        self.skipped: dict[str, Counter[str]] = {name: Counter() for name in config.sources}
+        self._tried: Counter[str] = Counter()
+        self._warned: dict[str, set[Skipped]] = {name: set() for name in config.sources}
+        self._seed, self._weights = seed, config.weights
+        self._step, self._part, self._accumulate = start_step, 0, accumulate
+        before = mixture.counts_before(seed, start_step, config.weights)
+        tokenizer = Tokenizer()
+        self._sources = {
+            name: start(
+                Batches(
+                    paths=resolve_all(source.shards),
+                    batch_size=source.batch_size,
+                    collator=_collator(config, name, tokenizer),
+                    seed=seed,
+                    start=before[name] * accumulate,
+                ),
+                config.workers,
+            )
+            for name, source in config.sources.items()
+        }
+
+    def __next__(self) -> Batch:
+        name = mixture.choose(self._seed, self._step, self._weights)
+        collated = next(self._sources[name])
+        self._report(name, collated)
+        if collated.batch is None:
+            raise ValueError(self._failure(name))
+        self._part += 1
+        if self._part == self._accumulate:
+            self._step, self._part = self._step + 1, 0
+        return collated.batch
+
+    def close(self) -> None:
+        """Ends the worker processes; the loader yields nothing afterwards."""
+        self._sources.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _report(self, name: str, collated: Collated) -> None:
+        self._tried[name] += collated.tried
+        self.skipped[name].update(report.reason for report in collated.skipped)
+        warned = self._warned[name]
+        for report in collated.skipped:
+            if report not in warned and len(warned) < MAX_WARNINGS:
+                warned.add(report)
+                more = "; further ones are only counted" if len(warned) == MAX_WARNINGS else ""
+                log.warning("%s: skipped %s%s", name, report, more)
+        failed = self.skipped[name].total()
+        if self._tried[name] >= MIN_TRIED and failed > self._tried[name] / 2:
+            raise ValueError(self._failure(name))
+
+    def _failure(self, name: str) -> str:
+        counts = self.skipped[name].most_common()
+        reasons = ", ".join(f"{count} times: {reason}" for reason, count in counts)
+        examples = "; ".join(str(report) for report in list(self._warned[name])[:3])
+        return (
+            f"most samples of data.{name} cannot be used "
+            f"({self.skipped[name].total()} of {self._tried[name]}; {reasons}), for example "
+            f"{examples}: check {name}.shards"
+        )
+
+
+def _collator(
+    config: DataConfig, name: str, tokenizer: Tokenizer
+) -> ImageCollator | TextCollator | PairCollator:
+    images = ImageCollator(config.image, config.patch_mask_fraction)
+    if name == "images":
+        return images
+    masker = TokenMasker(
+        probability=config.mask_probability,
+        whole_words=config.whole_words and name == "pairs",
+        mask_id=tokenizer.mask,
+        special=tokenizer.special,
+        continues=tokenizer.continues,
+    )
+    if name == "text":
+        return TextCollator(tokenizer, config.text_max_length, masker, lambda raw, _: text_of(raw))
+    texts = TextCollator(tokenizer, config.pair_max_length, masker, caption_of)
+    return PairCollator(images, texts, config.mismatch_probability)

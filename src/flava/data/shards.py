@@ -1,0 +1,180 @@
+"""Shards of files to raw samples, one reader for each kind of shard.
+
+A shard is a tar of samples (WebDataset's convention: files that share a name up to the first dot
+are one sample), a folder of images, JSON lines with a "text" field, or plain text with a text a
+line. What cannot be read comes out as ``Skipped``, in its place: never an error, never nothing.
+"""
+
+import gzip
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
+
+from flava.data.embedded import resolve
+from flava.data.errors import Skipped
+
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+JSON_LINES_SUFFIXES = (".jsonl", ".jsonl.gz")
+TEXT_SUFFIXES = (".txt", ".txt.gz")
+TAR_BLOCK_BYTES = 512
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Raw:
+    """A sample before decoding: the bytes of its files by their suffix ("webp", "json", "txt")."""
+
+    shard: str
+    key: str
+    files: dict[str, bytes]
+
+
+def resolve_all(shards: Sequence[str]) -> list[Path]:
+    """Every path that the shard specs name, in order.
+
+    Raises:
+        FileNotFoundError: a spec names nothing.
+        ValueError: a path is not of a kind that can be read, or cannot be opened.
+    """
+    paths = []
+    for shard in shards:
+        folder = Path(shard).expanduser()
+        paths += [folder] if folder.is_dir() else resolve(shard)
+    for path in paths:
+        if path.is_dir():
+            continue
+        _reader(path)
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ValueError(
+                f"shard {path} cannot be opened ({error.strerror}): check its permissions, or "
+                f"leave it out of the source's shards"
+            ) from error
+    return paths
+
+
+def read_shard(path: Path) -> Iterator[Raw | Skipped]:
+    """The raw samples of one shard in order, with a ``Skipped`` where something cannot be read."""
+    count = 0
+    try:
+        for item in _reader(path)(path):
+            count += 1
+            yield item
+    except (OSError, EOFError) as error:  # gzip's CRC, a disk that fails, a shard removed meanwhile
+        yield skip_shard(path, "shard cannot be read", str(error))
+        return
+    if not count:
+        yield skip_shard(path, "shard is empty", "it holds no sample; remove it or write it again")
+
+
+def skip_shard(path: Path, reason: str, detail: str) -> Skipped:
+    """A report on a whole shard."""
+    return Skipped(shard=str(path), key="", reason=reason, message=f"{reason}: {detail}")
+
+
+def _reader(path: Path) -> Callable[[Path], Iterator[Raw | Skipped]]:
+    if path.is_dir():
+        return _read_folder
+    for suffixes, reader in (
+        (TAR_SUFFIXES, _read_tar),
+        (JSON_LINES_SUFFIXES, _read_json_lines),
+        (TEXT_SUFFIXES, _read_text),
+    ):
+        if path.name.lower().endswith(suffixes):
+            return reader
+    known = ", ".join(TAR_SUFFIXES + JSON_LINES_SUFFIXES + TEXT_SUFFIXES)
+    raise ValueError(f"shard {path} is of an unknown kind: it must be a folder or end in {known}")
+
+
+def _read_tar(path: Path) -> Iterator[Raw | Skipped]:
+    errors: list[Exception] = []
+    with path.open("rb") as stream:
+        files = tar_file_expander([{"url": str(path), "stream": stream}], _collector(errors))
+        damaged = yield from _grouped(path, files, base_plus_ext, errors)
+        # `tarfile` takes a tar that breaks off between two files for a whole one.
+        if not damaged and path.suffix == ".tar" and not _has_end_mark(stream):
+            yield skip_shard(path, "shard is damaged", "it breaks off: a tar ends in a zero block")
+
+
+def _has_end_mark(tar: BinaryIO) -> bool:
+    tar.seek(-TAR_BLOCK_BYTES, os.SEEK_END)
+    return not any(tar.read())
+
+
+def _read_folder(path: Path) -> Iterator[Raw | Skipped]:
+    errors: list[Exception] = []
+
+    def files() -> Iterator[dict[str, Any]]:
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path)
+            if not file.is_file() or any(part.startswith(".") for part in name.parts):
+                continue
+            try:
+                data = file.read_bytes()
+            except OSError as error:
+                errors.append(OSError(f"{name}: {error.strerror}"))
+                continue
+            yield {"fname": name.as_posix(), "data": data, "__url__": str(path)}
+
+    def by_last_dot(name: str) -> tuple[str, str]:
+        stem, _, suffix = name.rpartition(".")
+        return stem, suffix
+
+    yield from _grouped(path, files(), by_last_dot, errors)
+
+
+def _grouped(
+    path: Path,
+    files: Iterable[dict[str, Any]],
+    keys: Callable[[str], Any],
+    errors: list[Exception],
+) -> Generator[Raw | Skipped, None, bool]:
+    """Files as samples; collected errors follow in their place. Returns whether there were any."""
+    damaged = False
+    for sample in group_by_keys(files, keys, handler=_collector(errors)):
+        parts = {name: data for name, data in sample.items() if not name.startswith("__")}
+        yield Raw(shard=path.name, key=sample["__key__"], files=parts)
+        damaged |= bool(errors)
+        yield from _reported(path, errors)
+    damaged |= bool(errors)
+    yield from _reported(path, errors)
+    return damaged
+
+
+def _reported(path: Path, errors: list[Exception]) -> Iterator[Skipped]:
+    while errors:
+        yield skip_shard(path, "shard is damaged", _message(errors.pop(0)))
+
+
+def _collector(errors: list[Exception]) -> Callable[[Exception], bool]:
+    """A handler for WebDataset: keep the error and go on."""
+
+    def collect(error: Exception) -> bool:
+        errors.append(error)
+        return True
+
+    return collect
+
+
+def _message(error: Exception) -> str:
+    """WebDataset appends streams and paths to the arguments of what it caught."""
+    return str(error.args[0]) if error.args else type(error).__name__
+
+
+def _read_json_lines(path: Path) -> Iterator[Raw]:
+    return _read_lines(path, "json")
+
+
+def _read_text(path: Path) -> Iterator[Raw]:
+    return _read_lines(path, "txt")
+
+
+def _read_lines(path: Path, suffix: str) -> Iterator[Raw]:
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield Raw(shard=path.name, key=f"{path.name}:{number}", files={suffix: line})

@@ -1,0 +1,149 @@
+"""Raw samples decoded: images, captions, texts; and whole shards read for evaluation."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from flava.data.errors import SampleError, Skipped
+from flava.data.shards import Raw, read_shard, resolve_all
+from flava.data.transforms import decode_image
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A decoded sample as the evaluation reads it."""
+
+    key: str
+    image: Image.Image | None
+    meta: dict[str, Any]
+
+
+def image_of(raw: Raw) -> Image.Image:
+    """The sample's image in RGB.
+
+    Raises:
+        SampleError: it has none, or ``decode_image`` fails.
+    """
+    data = _image_bytes(raw)
+    if data is None:
+        raise SampleError("sample has no image", f"files: {', '.join(sorted(raw.files))}")
+    return decode_image(data)
+
+
+def caption_of(raw: Raw, rng: np.random.Generator) -> str:
+    """The text of a pair: the .txt, or the .json's "caption", or one of its "captions" at random.
+
+    Raises:
+        SampleError: there is none, it is empty, or the file is not UTF-8 or not JSON.
+    """
+    if "txt" in raw.files:
+        text: object = _utf8(raw.files["txt"])
+    elif "json" in raw.files:
+        meta = _json(raw.files["json"])
+        captions = meta.get("captions", meta.get("caption"))
+        if isinstance(captions, list) and captions:
+            text = captions[int(rng.integers(len(captions)))]
+        else:
+            text = captions
+    else:
+        raise SampleError("sample has no caption", f"files: {', '.join(sorted(raw.files))}")
+    return _nonempty(text, "caption")
+
+
+def text_of(raw: Raw) -> str:
+    """The text of a sample without an image: a plain line, or the "text" field of a JSON line.
+
+    Raises:
+        SampleError: there is none, it is empty, or the line is not UTF-8 or not JSON.
+    """
+    if "txt" in raw.files:
+        return _nonempty(_utf8(raw.files["txt"]), "text")
+    return _nonempty(_json(raw.files["json"]).get("text"), "text")
+
+
+def read_samples(shards: Sequence[str]) -> list[Sample]:
+    """All samples of some shards, decoded, in order; ``meta`` is the .json, a .txt is its "text".
+
+    A corrupt sample is left out with a warning that names it.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``resolve_all``; or no sample is left.
+    """
+    paths = resolve_all(shards)
+    samples, skipped = [], []
+    for path in paths:
+        for item in read_shard(path):
+            if isinstance(item, Skipped):
+                skipped.append(item)
+                continue
+            try:
+                samples.append(_sample(item))
+            except SampleError as error:
+                skipped.append(skip_sample(item, error))
+    for report in skipped:
+        log.warning("skipped %s", report)
+    if not samples:
+        raise ValueError(
+            f"no usable sample in {', '.join(map(str, paths))}: "
+            + "; ".join(str(report) for report in skipped[:3])
+        )
+    return samples
+
+
+def skip_sample(raw: Raw, error: SampleError) -> Skipped:
+    """A report on one sample."""
+    return Skipped(shard=raw.shard, key=raw.key, reason=error.reason, message=str(error))
+
+
+def _sample(raw: Raw) -> Sample:
+    data = _image_bytes(raw)
+    meta = _json(raw.files["json"]) if "json" in raw.files else {}
+    if "txt" in raw.files:
+        meta["text"] = _utf8(raw.files["txt"])
+    return Sample(key=raw.key, image=None if data is None else decode_image(data), meta=meta)
+
+
+def _image_bytes(raw: Raw) -> bytes | None:
+    for suffix, data in raw.files.items():
+        if suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
+            return data
+    return None
+
+
+def _utf8(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SampleError("text is not UTF-8", f"byte {error.start}") from error
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    text = _utf8(data)
+    try:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SampleError("json cannot be decoded", str(error)) from error
+    if not isinstance(meta, dict):
+        raise SampleError("json is not an object", f"it is a {type(meta).__name__}")
+    return meta
+
+
+def _nonempty(text: object, what: str) -> str:
+    if not isinstance(text, str):
+        raise SampleError(f"sample has no {what}", f"found {type(text).__name__}")
+    if not text.strip():
+        raise SampleError(f"{what} is empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise SampleError(f"{what} is not valid Unicode", f"character {error.start}") from error
+    return text

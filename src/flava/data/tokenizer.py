@@ -1,0 +1,87 @@
+"""BERT's uncased WordPiece tokeniser: texts to ids, and back.
+
+Built on the ``tokenizers`` library with the vocabulary that ships with the package. Texts are
+cleaned of control characters, lower-cased and stripped of accents; each Chinese character is a
+word of its own (Devlin et al. 2019, and ``BertTokenizer`` of Hugging Face, id for id).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tokenizers
+import torch
+from jaxtyping import Bool, Int
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+
+from flava.data.embedded import VOCABULARY
+
+SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class Tokenizer:
+    """The tokeniser of all text in the package.
+
+    ``pad``, ``unknown``, ``cls``, ``sep`` and ``mask`` are the ids of the special tokens;
+    ``special[id]`` is True for them, and ``continues[id]`` for the pieces that continue a word.
+    """
+
+    def __init__(self) -> None:
+        words = VOCABULARY.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        ids = {word: index for index, word in enumerate(words)}
+        self.size = len(words)
+        self.pad, self.unknown, self.cls, self.sep, self.mask = (ids[t] for t in SPECIAL_TOKENS)
+        self.special = np.array([word in SPECIAL_TOKENS for word in words])
+        self.continues = np.array([word.startswith("##") for word in words])
+        self._backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+        self._backend.add_special_tokens(list(SPECIAL_TOKENS))
+        self._backend.normalizer = normalizers.BertNormalizer()
+        self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        self._backend.post_processor = processors.BertProcessing(
+            ("[SEP]", self.sep), ("[CLS]", self.cls)
+        )
+        self._backend.decoder = decoders.WordPiece(prefix="##")
+
+    def encode(self, text: str, max_length: int) -> list[int]:
+        """The ids of one text: [CLS] ... [SEP], cut to ``max_length`` with the [SEP] kept.
+
+        Raises:
+            ValueError: ``max_length`` leaves no room for [CLS] and [SEP].
+        """
+        if max_length < 2:
+            raise ValueError(f"max_length must be at least 2 ([CLS] and [SEP]), not {max_length}")
+        ids = self._backend.encode(text).ids
+        return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.sep]
+
+    def batch(
+        self, texts: Sequence[str], max_length: int
+    ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+        """Ids of many texts, padded to the longest of them, and where they are not padding.
+
+        Raises:
+            ValueError: as ``encode``.
+        """
+        ids, real = pad([self.encode(text, max_length) for text in texts], self.pad)
+        return torch.from_numpy(ids), torch.from_numpy(real)
+
+    def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """The text of some ids, pieces joined into words; special tokens are left out."""
+        return self._backend.decode(list(ids), skip_special_tokens=not keep_special)
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary's entry: "##ing" for a piece that continues a word."""
+        token = self._backend.id_to_token(token_id)
+        if token is None:
+            raise ValueError(f"token id {token_id} is outside the vocabulary of {self.size}")
+        return token
+
+
+def pad(
+    rows: Sequence[Sequence[int]], value: int
+) -> tuple[Int[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
+    """Rows of any length as one int64 array filled with ``value``, and where it is not filled."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    real = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.full(real.shape, value, dtype=np.int64)
+    ids[real] = np.concatenate(rows) if rows else []
+    return ids, real

@@ -1,0 +1,173 @@
+"""Image files to the two pixel tensors of a batch: the encoder's and the codebook's.
+
+PIL decodes, crops and resizes each image (its resampling is antialiased, exact, and the fastest
+there is on one core); torchvision's v2 functions then normalise the whole batch at once.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from flava.batch import map_pixels
+from flava.data.errors import SampleError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""CLIP's constants (openai/CLIP, ``clip.py``), which FLAVA's published processor uses too."""
+CODE_PIXELS = 8
+"""Codebook pixels a side for each code: the dVAE pools three times by two."""
+CROP_RATIO = (3 / 4, 4 / 3)
+"""Aspect ratios of a random crop: the default of torchvision's ``RandomResizedCrop``."""
+CROP_TRIES = 10
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageTransformConfig:
+    """From an image to ``pixels`` and ``codebook_pixels``."""
+
+    image_size: int = 224
+    """Pixels a side that the image encoder reads."""
+    codebook_size: int = 112
+    """Pixels a side that the codebook reads: image_size / patch_size * 8."""
+    crop_scale: tuple[float, float] = (0.9, 1.0)
+    """Share of the image's area in a training crop (TorchMultimodal's examples/flava: 0.9 to 1)."""
+
+    @property
+    def grid(self) -> int:
+        """Patches, hence codes, a side."""
+        return self.codebook_size // CODE_PIXELS
+
+    def problems(self) -> list[str]:
+        """What is wrong with the fields, a sentence each."""
+        found = []
+        if self.codebook_size < CODE_PIXELS or self.codebook_size % CODE_PIXELS:
+            found.append(
+                f"codebook_size = {self.codebook_size}: must be a positive multiple of "
+                f"{CODE_PIXELS} (image_size / patch_size * {CODE_PIXELS})"
+            )
+        elif self.image_size < 1 or self.image_size % self.grid:
+            found.append(
+                f"image_size = {self.image_size}: must be a multiple of the {self.grid} patches a "
+                f"side that codebook_size = {self.codebook_size} means"
+            )
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            found.append(f"crop_scale = {self.crop_scale}: must be 0 < low <= high <= 1")
+        return found
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """A JPEG, PNG or WebP file as an RGB image.
+
+    Every mode becomes RGB as by PIL's ``convert("RGB")``, which is what the published processors
+    do: transparency is dropped, not composited. Sixteen-bit greys are scaled to eight first.
+
+    Raises:
+        SampleError: not an image of those formats, truncated, or larger than PIL's limit against
+            decompression bombs (``PIL.Image.MAX_IMAGE_PIXELS``).
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and image.width * image.height > limit:
+            raise SampleError("image is too large", f"{image.width}x{image.height} pixels")
+        return to_rgb(image)
+    except SampleError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise SampleError("image is too large", str(error)) from error
+    except Exception as error:  # PIL's plugins raise almost any type when a file is malformed.
+        raise SampleError("image cannot be decoded", str(error)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any image in RGB, eight bits a channel; see ``decode_image``."""
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.mode.startswith("I"):  # convert() would clip sixteen bits at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def random_crop(rng: np.random.Generator, image: Image.Image, scale: tuple[float, float]) -> Box:
+    """A box drawn as torchvision's ``RandomResizedCrop`` draws it, but from a sample's own ``rng``.
+
+    The area is uniform in ``scale``, the aspect ratio log-uniform in [3/4, 4/3]. When ten draws
+    do not fit the image, the largest central box of an allowed ratio is returned.
+    """
+    width, height = image.size
+    low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
+    for area_draw, ratio_draw, left_draw, top_draw in rng.random((CROP_TRIES, 4)).tolist():
+        area = width * height * (scale[0] + (scale[1] - scale[0]) * area_draw)
+        ratio = math.exp(low + (high - low) * ratio_draw)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(left_draw * (width - w + 1)), int(top_draw * (height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, max(1, round(height * CROP_RATIO[1])))
+    h = min(height, max(1, round(width / CROP_RATIO[0])))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def resize(
+    image: Image.Image, config: ImageTransformConfig
+) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:
+    """The encoder's (bicubic) and the codebook's (Lanczos) view of one RGB image."""
+    size, codebook_size = config.image_size, config.codebook_size
+    codebook_view = image.resize((codebook_size, codebook_size), Image.Resampling.LANCZOS)
+    return (
+        np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)),
+        np.asarray(codebook_view),
+    )
+
+
+def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
+    """For the image encoder: to [0, 1], then CLIP's mean and standard deviation a channel."""
+    return functional.normalize(_unit(pixels), list(CLIP_MEAN), list(CLIP_STD), inplace=True)
+
+
+def denormalise(pixels: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
+    """The inverse of ``normalise``, in [0, 1]: for pictures."""
+    mean, std = pixels.new_tensor([CLIP_MEAN, CLIP_STD])[..., None, None]
+    return (pixels * std + mean).clamp(0, 1)
+
+
+def for_codebook(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
+    """For the codebook: to [0, 1], then DALL-E's pixel map."""
+    return map_pixels(_unit(pixels))
+
+
+def evaluation_pixels(
+    images: Sequence[Image.Image], config: ImageTransformConfig
+) -> tuple[Float[Tensor, "batch 3 h w"], Float[Tensor, "batch 3 codebook_h codebook_w"]]:
+    """Normalised pixels and codebook pixels with nothing drawn at random, of any PIL images.
+
+    As the published processor: straight to a square of ``image_size``, so that its centre crop is
+    the identity; the codebook's pixels come from the original image, not from the resized one.
+    """
+    both = [resize(to_rgb(image), config) for image in images]
+    shapes = [(0, size, size, 3) for size in (config.image_size, config.codebook_size)]
+    encoder, codebook = (
+        np.stack([pair[i] for pair in both]) if both else np.zeros(shapes[i], np.uint8)
+        for i in range(2)
+    )
+    return normalise(encoder), for_codebook(codebook)
+
+
+def _unit(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
+    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    return functional.to_dtype(channels_first, torch.float32, scale=True)

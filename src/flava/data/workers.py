@@ -1,0 +1,62 @@
+"""Worker processes that make the batches of one source, in a fixed order."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from flava.data.collate import Builder, Collated, Collator
+from flava.data.stream import Share, windows
+
+PREFETCH = 2
+"""Batches that each worker keeps ready."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batches(IterableDataset[Collated]):
+    """All batches of a source from number ``start`` on; each worker makes every n-th."""
+
+    paths: Sequence[Path]
+    batch_size: int
+    collator: Collator[Any]
+    seed: int
+    start: int
+
+    def __iter__(self) -> Iterator[Collated]:
+        info = get_worker_info()
+        worker, streams = (0, 1) if info is None else (info.id, info.num_workers)
+        # PyTorch asks the workers in turn from the first one on: that one makes batch ``start``.
+        share = Share(stream=(worker + self.start) % streams, streams=streams, start=self.start)
+        return map(
+            Builder(self.collator, self.seed),
+            windows(self.paths, batch_size=self.batch_size, seed=self.seed, share=share),
+        )
+
+
+def start(batches: Batches, workers: int) -> Iterator[Collated]:
+    """Starts the workers; with 0 of them this process makes the batches, as they are asked for.
+
+    The processes end when the iterator is deleted.
+    """
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
+        worker_init_fn=_init_worker,
+        # A generator of its own: else starting the loader would draw from the global one.
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+def _init_worker(_worker: int) -> None:
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Ctrl-C reaches the whole process group: the training process decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,149 @@
+"""Runs the tasks on a model, on the same model untrained, and on its other baselines."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flava.evaluation.classes import CLASSES, TEMPLATES
+from flava.evaluation.examples import draw_examples
+from flava.evaluation.held_out import HeldOut, Split
+from flava.evaluation.linear_probe import STRENGTHS
+from flava.evaluation.machine import machine
+from flava.evaluation.masked import TOKEN_PROBABILITY
+from flava.evaluation.measures import PROBE_TRAIN, linear_probe
+from flava.evaluation.metrics import Outcome
+from flava.evaluation.record import Confusion, Evaluation, Figure, Pictures
+from flava.evaluation.subject import PixelComponents, Subject, evaluating
+from flava.evaluation.tasks import SPLITS, TASKS, Task
+from flava.model import Flava
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a model is evaluated; what is evaluated are the rows of `tasks`."""
+
+    seed: int = 0
+    """Draws the masks, the mismatched captions, the subsamples and the untrained model."""
+    batch_size: int = 256
+    """Samples that are computed at once; changes no figure."""
+
+
+DEFAULT = EvaluationConfig()
+
+
+def measure(
+    model: Flava,
+    held_out: HeldOut,
+    config: EvaluationConfig,
+    tasks: Sequence[Task],
+) -> tuple[tuple[Figure, ...], tuple[Confusion, ...]]:
+    """The figures of every task with their baselines, and the confusion matrices."""
+    subject = Subject(model, held_out, config.batch_size)
+    fresh = Subject(untrained(model, config.seed), held_out, config.batch_size)
+
+    @cache
+    def components() -> PixelComponents:
+        return PixelComponents(held_out, PROBE_TRAIN, model.config.image.width)
+
+    figures: list[Figure] = []
+    confusions: list[Confusion] = []
+    with evaluating(model), evaluating(fresh.model), progress_bar() as progress:
+        bar = progress.add_task("", total=len(tasks), name="")
+        for task in tasks:
+            progress.update(bar, name=f"{task.name}, {held_out.rows[task.split].title}")
+            outcome = task.measure(subject, task.split)
+            rivals = {"untrained": task.measure(fresh, task.split)}
+            if task.pca:
+                rivals["pca"] = linear_probe(components(), task.split)
+            figures += figures_of(task, outcome, rivals)
+            confusions += [outcome.confusion] if outcome.confusion else []
+            progress.advance(bar)
+    return tuple(figures), tuple(confusions)
+
+
+def figures_of(task: Task, outcome: Outcome, rivals: Mapping[str, Outcome]) -> list[Figure]:
+    """A record a metric, the same metric of each rival beside it."""
+    return [
+        Figure(
+            task=task.name,
+            split=task.split,
+            metric=metric,
+            value=measured.value,
+            n=measured.n,
+            baselines=measured.baselines
+            | {name: rival.metrics[metric].value for name, rival in rivals.items()},
+        )
+        for metric, measured in outcome.metrics.items()
+    ]
+
+
+def untrained(model: Flava, seed: int) -> Flava:
+    """The same geometry with initial weights; but the same codebook, which sets the targets."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = Flava(model.config)
+    fresh.codebook.load_state_dict(model.codebook.state_dict())
+    return fresh.to(next(model.parameters()).device)
+
+
+def progress_bar() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("evaluating"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[name]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def evaluate(
+    model: Flava,
+    *,
+    config: EvaluationConfig = DEFAULT,
+    tasks: Sequence[Task] = TASKS,
+    splits: Mapping[str, Split] = SPLITS,
+) -> tuple[Evaluation, Pictures]:
+    """Every figure and example of a trained model, and the examples' pictures by name.
+
+    The model is evaluated on the device and in the precision that its weights have.
+
+    Raises:
+        FileNotFoundError: a split's shard is missing.
+        ValueError: samples lack what a task needs, or the model's features are not finite.
+    """
+    started = time.perf_counter()
+    held_out = HeldOut(splits, model.config, config.seed)
+    figures, confusions = measure(model, held_out, config, tasks)
+    examples, pictures = draw_examples(Subject(model, held_out, config.batch_size))
+    evaluation = Evaluation(
+        settings=describe(model, config, splits),
+        seconds=time.perf_counter() - started,
+        figures=figures,
+        confusions=confusions,
+        examples=examples,
+    )
+    return evaluation, pictures
+
+
+def describe(model: Flava, config: EvaluationConfig, splits: Mapping[str, Split]) -> dict[str, Any]:
+    """What produced the figures, in plain types."""
+    return {
+        **asdict(config),
+        "splits": {name: asdict(split) for name, split in splits.items()},
+        "classes": {each.names[0]: each.subgroups for each in CLASSES},
+        "templates": TEMPLATES,
+        "linear_probe_strengths": STRENGTHS,
+        "token_probability": TOKEN_PROBABILITY,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "machine": machine(),
+    }

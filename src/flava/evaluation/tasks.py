@@ -1,0 +1,98 @@
+"""What is evaluated, as rows: splits of the embedded corpus, and tasks on them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flava.evaluation import masked, measures
+from flava.evaluation.held_out import Split
+from flava.evaluation.metrics import Outcome
+from flava.evaluation.subject import Subject
+
+TRAINED_STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
+
+SPLITS = {
+    split.name: split
+    for split in (
+        Split(
+            name="unseen_style",
+            title="unseen style (Twemoji), seen concepts",
+            shards=("embedded:pairs/twemoji-train.tar",),
+        ),
+        Split(
+            name="unseen_style_hard",
+            title="second unseen style (OpenMoji), seen concepts",
+            shards=("embedded:pairs/openmoji-train.tar",),
+        ),
+        Split(
+            name="unseen_concepts",
+            title="unseen concepts, seen style (Noto)",
+            shards=("embedded:pairs/noto-test.tar",),
+        ),
+        Split(
+            name="unseen_concepts_all",
+            title="unseen concepts in all six seen styles",
+            shards=(f"embedded:pairs/{TRAINED_STYLES}-test.tar",),
+        ),
+        Split(
+            name="unseen_both",
+            title="unseen concepts in the unseen style (Twemoji)",
+            shards=("embedded:pairs/twemoji-test.tar",),
+        ),
+        Split(
+            name=measures.VALIDATION,
+            title="validation concepts in all six seen styles",
+            shards=(f"embedded:pairs/{TRAINED_STYLES}-val.tar",),
+        ),
+        Split(
+            name=measures.PROBE_TRAIN,
+            title="training concepts in all six seen styles",
+            shards=(f"embedded:pairs/{TRAINED_STYLES}-train.tar",),
+            limit=3000,
+        ),
+        Split(
+            name="wordnet",
+            title="unseen WordNet glosses and examples",
+            shards=("embedded:text/wordnet-test.jsonl",),
+            limit=1000,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A row: what is measured on which split. Every figure gets the untrained model's beside it."""
+
+    name: str
+    split: str
+    measure: Callable[[Subject, str], Outcome]
+    pca: bool = False
+    """Whether principal components of the pixels can stand in for the model's features."""
+
+
+def rows(
+    name: str, measure: Callable[[Subject, str], Outcome], splits: str, *, pca: bool = False
+) -> tuple[Task, ...]:
+    """The same task on several splits."""
+    return tuple(Task(name=name, split=split, measure=measure, pca=pca) for split in splits.split())
+
+
+TASKS = (
+    *rows(
+        "retrieval",
+        measures.retrieval,
+        "unseen_style unseen_style_hard unseen_concepts unseen_both",
+    ),
+    *rows(
+        "zero_shot",
+        measures.zero_shot,
+        "unseen_style unseen_style_hard unseen_concepts_all unseen_both",
+    ),
+    *rows("linear_probe", measures.linear_probe, "unseen_concepts_all unseen_both", pca=True),
+    *rows("itm", masked.itm, "unseen_style unseen_concepts"),
+    *rows("mmm_text", masked.mmm_text, "unseen_style unseen_concepts"),
+    *rows("mlm_captions", masked.mlm_captions, "unseen_style unseen_concepts"),
+    *rows("mlm", masked.mlm, "wordnet"),
+    *rows("mmm_image", masked.mmm_image, "unseen_style unseen_concepts"),
+    *rows("mim", masked.mim, "unseen_style unseen_concepts"),
+)

@@ -1,0 +1,83 @@
+"""The image encoder: a ViT whose masked patches are replaced by a learned token."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from flava.model.transformer import Transformer, TransformerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageConfig(TransformerConfig):
+    """Geometry of the image encoder; the default is the paper's ViT-B/16."""
+
+    image_size: int = 224
+    """Side of the input in pixels."""
+    patch_size: int = 16
+    """Side of a patch in pixels; must divide the image's."""
+
+    @property
+    def grid(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch_size
+
+    def mistakes(self, field: str) -> list[str]:
+        found = super().mistakes(field)
+        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+            found.append(
+                f"{field}.image_size is {self.image_size}: use a positive multiple of "
+                f"{field}.patch_size {self.patch_size}"
+            )
+        return found
+
+
+class ImageEncoder(Transformer):
+    """Pixels -> states before the final norm: [CLS], then the patches row by row."""
+
+    def __init__(self, config: ImageConfig) -> None:
+        super().__init__(config)
+        self.patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + config.grid**2, config.width))
+        self.grid = config.grid
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        selected: Bool[Tensor, "batch rows columns"] | None = None,
+    ) -> Float[Tensor, "batch tokens hidden"]:
+        """Patches where ``selected`` is True are hidden.
+
+        The image may be of another size than the configured one, as long as it is whole patches:
+        the position embeddings are then interpolated.
+
+        Raises:
+            ValueError: an image that is not whole patches.
+        """
+        if any(side % self.patches.stride[0] for side in pixels.shape[-2:]):
+            raise ValueError(
+                f"an image of {pixels.shape[-2]} x {pixels.shape[-1]} pixels is not whole patches "
+                f"of {self.patches.stride[0]}: resize it to a multiple"
+            )
+        embedded = self.patches(pixels)
+        rows, columns = embedded.shape[-2:]
+        states = embedded.flatten(2).transpose(1, 2)
+        if selected is not None:
+            states = torch.where(selected.flatten(1)[..., None], self.mask_token, states)
+        states = torch.cat([self.cls_token.expand(len(states), -1, -1), states], dim=1)
+        return self.run_blocks(states + self.positions_for(rows, columns))
+
+    def positions_for(self, rows: int, columns: int) -> Float[Tensor, "1 tokens hidden"]:
+        """Position embeddings for a grid: bicubic to the explicit size, as published."""
+        if (rows, columns) == (self.grid, self.grid):
+            return self.positions
+        cls, patches = self.positions[:, :1], self.positions[:, 1:]
+        square = patches.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        resized = functional.interpolate(
+            square, size=(rows, columns), mode="bicubic", align_corners=False
+        )
+        return torch.cat([cls, resized.flatten(2).transpose(1, 2)], dim=1)

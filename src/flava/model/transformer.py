@@ -1,0 +1,139 @@
+"""The one transformer that all three encoders are built from: pre-norm, as in ViT."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Geometry of a transformer; the defaults are ViT-B's, the paper's for image and text."""
+
+    width: int = 768
+    """Size of the hidden states."""
+    depth: int = 12
+    """Number of blocks."""
+    heads: int = 12
+    """Attention heads; must divide the width."""
+    mlp_width: int = 3072
+    """Hidden size of each block's MLP."""
+
+    def mistakes(self, field: str) -> list[str]:
+        """What is wrong with this geometry, one line each, every name prefixed with ``field``."""
+        found = [
+            f"{field}.{name} is {value}: use at least 1"
+            for name in ("width", "depth", "heads", "mlp_width")
+            if (value := getattr(self, name)) < 1
+        ]
+        if not found and self.width % self.heads:
+            found.append(
+                f"{field}.heads is {self.heads}, which does not divide {field}.width {self.width}"
+            )
+        return found
+
+
+NORM_EPS = 1e-12
+"""LayerNorm's epsilon in the published weights, heads included."""
+
+
+def attend(
+    query: Float[Tensor, "batch heads length size"],
+    key: Float[Tensor, "batch heads length size"],
+    value: Float[Tensor, "batch heads length size"],
+    mask: Bool[Tensor, "batch 1 1 length"] | None,
+) -> Float[Tensor, "batch heads length size"]:
+    """Scaled dot-product attention over the keys where ``mask`` is True."""
+    if query.is_cuda:
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    # On the CPU torch's fused kernel took 4 to 10 times as long in bf16 at 17 to 54 tokens
+    # (forward and backward, docs/log.md), so there the products are spelt out.
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    return scores.softmax(dim=-1) @ value
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with bias; query, key and value come from one matrix product."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.output = nn.Linear(config.width, config.width)
+
+    def forward(
+        self,
+        states: Float[Tensor, "batch length width"],
+        real: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        batch, length, width = states.shape
+        query, key, value = (
+            self.qkv(states)
+            .view(batch, length, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        mask = None if real is None else real[:, None, None, :]
+        mixed = attend(query, key, value, mask)
+        return self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + MLP(norm(x)) with the exact GELU."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norm_before = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.attention = Attention(config)
+        self.norm_after = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.mlp_in = nn.Linear(config.width, config.mlp_width)
+        self.mlp_out = nn.Linear(config.mlp_width, config.width)
+
+    def forward(
+        self,
+        states: Float[Tensor, "batch length width"],
+        real: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        states = states + self.attention(self.norm_before(states), real)
+        return states + self.mlp_out(functional.gelu(self.mlp_in(self.norm_after(states))))
+
+
+class Pooler(nn.Module):
+    """The first state through a dense layer and tanh, BERT's way.
+
+    Every published encoder carries one though no pretraining loss reads it (only the matching
+    head's is trained); it is kept so that checkpoints convert both ways without loss.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, width)
+
+    def forward(self, states: Float[Tensor, "batch length width"]) -> Float[Tensor, "batch width"]:
+        return torch.tanh(self.dense(states[:, 0]))
+
+
+class Transformer(nn.Module):
+    """Blocks; the final ``norm`` and the ``pooler`` are the caller's to apply where they are read.
+
+    The multimodal encoder reads the states *before* the final norm, the losses those after it.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.pooler = Pooler(config.width)
+
+    def run_blocks(
+        self,
+        states: Float[Tensor, "batch length width"],
+        real: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length width"]:
+        """Hidden states before the final norm; keys where ``real`` is False are not attended to."""
+        for block in self.blocks:
+            states = block(states, real)
+        return states

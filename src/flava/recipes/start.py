@@ -1,0 +1,101 @@
+"""From a run's configuration to a trained model: here model, data, losses and probe are joined."""
+
+from pathlib import Path
+
+import torch
+
+from flava.data.loader import Loader
+from flava.evaluation.probe import zero_shot_probe
+from flava.model import Codebook, Flava, FlavaConfig
+from flava.objectives import (
+    CodebookObjective,
+    CodebookObjectiveConfig,
+    FlavaObjective,
+    FlavaObjectiveConfig,
+)
+from flava.training.checkpoint import build_model, load_model
+from flava.training.loop import Objective, Probe, Trainer
+from flava.training.run import Run
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Small weights that come with the package, each made by the recipe of its name."""
+
+
+def start(run: Run) -> None:
+    """Train a run to its end, or go on with it.
+
+    Raises:
+        ValueError, FileNotFoundError: something in the configuration does not hold.
+        Interrupted, FloatingPointError, OSError: as `Trainer.train`.
+    """
+    if mistakes := misfits(run):
+        raise ValueError("model and data do not fit each other:\n  " + "\n  ".join(mistakes))
+    torch.manual_seed(run.seed)
+    objective, probe = join(run)
+    trainer = Trainer(run, objective, probe)
+    with Loader(
+        run.data, seed=run.seed, start_step=trainer.step, accumulate=run.accumulate
+    ) as batches:
+        trainer.train(batches)
+
+
+def join(run: Run) -> tuple[Objective, Probe | None]:
+    """The objective around a fresh model, and what is probed during training."""
+    model = build_model(run.model)
+    match run.objective, model:
+        case CodebookObjectiveConfig() as config, Codebook():
+            return CodebookObjective(config, model), None
+        case FlavaObjectiveConfig() as config, Flava():
+            model.codebook.load_state_dict(load_codebook(run).state_dict())
+            return FlavaObjective(config, model), zero_shot_probe(run.data.image)
+    raise AssertionError("Run checks that objective and model fit")
+
+
+def misfits(run: Run) -> list[str]:
+    """Where the data does not have the form that the model reads, one line each."""
+    image, model = run.data.image, run.model
+    if not isinstance(model, FlavaConfig):
+        return []
+    texts = (
+        ("text_max_length", run.data.text, run.data.text_max_length),
+        ("pair_max_length", run.data.pairs, run.data.pair_max_length),
+    )
+    found = [
+        f"data.{name} is {length}, more than model.text.max_length {model.text.max_length}"
+        for name, source, length in texts
+        if source is not None and length > model.text.max_length
+    ]
+    if image.image_size != model.image.image_size:
+        found.append(
+            f"data.image.image_size is {image.image_size}, model.image.image_size is "
+            f"{model.image.image_size}: make them equal"
+        )
+    if image.grid != model.image.grid:
+        found.append(
+            f"data.image.codebook_size {image.codebook_size} makes {image.grid} codes a side, the "
+            f"model has {model.image.grid} patches a side: use codebook_size {8 * model.image.grid}"
+        )
+    return found
+
+
+def load_codebook(run: Run) -> Codebook:
+    """The frozen codebook of a FLAVA run.
+
+    Raises:
+        ValueError: none is named, it is no codebook, or it is of another geometry.
+        FileNotFoundError: there is none.
+    """
+    remedy = "train one by `flava train codebook-tiny` and give its folder with --codebook"
+    if run.codebook is None:
+        raise ValueError(f"codebook is not set, and FLAVA's image losses predict its codes: {remedy}")
+    name = run.codebook.removeprefix("shipped:")
+    codebook = load_model(SHIPPED / name if name != run.codebook else Path(run.codebook))
+    if not isinstance(codebook, Codebook):
+        raise ValueError(f"codebook {run.codebook} holds a {type(codebook).__name__}: {remedy}")
+    assert isinstance(run.model, FlavaConfig)
+    if codebook.config != run.model.codebook:
+        raise ValueError(
+            f"codebook {run.codebook} has another geometry than model.codebook:\n"
+            f"  {codebook.config} in the file\n  {run.model.codebook} in the run"
+        )
+    return codebook

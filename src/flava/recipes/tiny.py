@@ -1,0 +1,80 @@
+"""Small twins of the paper's recipes: the same code on the embedded corpus, for a CPU."""
+
+from pathlib import Path
+
+from flava.data.loader import DataConfig, SourceConfig
+from flava.data.transforms import ImageTransformConfig
+from flava.model import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
+from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
+from flava.training.optimizer import OptimizerConfig
+from flava.training.run import Run
+from flava.training.schedule import ScheduleConfig
+
+STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
+"""The drawing styles that are trained on; twemoji and openmoji are held out."""
+
+IMAGE = ImageTransformConfig(image_size=48, codebook_size=32)
+PATCH = IMAGE.image_size // IMAGE.grid
+CODEBOOK = CodebookConfig(codes=512, width=32, blocks=1, decoder_input_width=64)
+
+
+def flava_tiny() -> Run:
+    """FLAVA's five objectives on emoji, digits and dictionary glosses: `make demo`."""
+    width, heads = 192, 3
+    return Run(
+        recipe="flava-tiny",
+        output_dir=Path("runs/flava-tiny"),
+        max_steps=1000,
+        model=FlavaConfig(
+            image=ImageConfig(
+                image_size=IMAGE.image_size,
+                patch_size=PATCH,
+                width=width,
+                heads=heads,
+                mlp_width=4 * width,
+                depth=4,
+            ),
+            text=TextConfig(width=width, heads=heads, mlp_width=4 * width, depth=3, max_length=64),
+            multimodal=MultimodalConfig(width=width, heads=heads, mlp_width=4 * width, depth=2),
+            projection_width=128,
+            codebook=CODEBOOK,
+        ),
+        objective=FlavaObjectiveConfig(),
+        data=DataConfig(
+            pairs=SourceConfig(
+                shards=(f"embedded:pairs/{STYLES}-train.tar",), weight=0.70, batch_size=128
+            ),
+            images=SourceConfig(shards=("embedded:images/*-train.tar",), weight=0.15, batch_size=128),
+            text=SourceConfig(
+                shards=("embedded:text/wordnet-train.jsonl",), weight=0.15, batch_size=128
+            ),
+            image=IMAGE,
+            pair_max_length=32,
+            text_max_length=64,
+        ),
+        optimizer=OptimizerConfig(lr=1e-3),
+        schedule=ScheduleConfig(warmup_steps=50),
+        codebook="shipped:codebook-tiny",
+    )
+
+
+def codebook_tiny() -> Run:
+    """The dVAE whose codes `flava-tiny` predicts, on all the corpus's training images."""
+    return Run(
+        recipe="codebook-tiny",
+        output_dir=Path("runs/codebook-tiny"),
+        max_steps=1500,
+        model=CODEBOOK,
+        objective=CodebookObjectiveConfig(temperature_steps=1200, kl_steps=300),
+        data=DataConfig(
+            images=SourceConfig(
+                shards=(f"embedded:pairs/{STYLES}-train.tar", "embedded:images/*-train.tar"),
+                weight=1.0,
+                batch_size=64,
+            ),
+            image=IMAGE,
+        ),
+        optimizer=OptimizerConfig(lr=1e-3, weight_decay=1e-4),
+        schedule=ScheduleConfig(warmup_steps=50),
+        checkpoint_every=500,
+    )

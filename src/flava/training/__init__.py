@@ -1,0 +1,1 @@
+"""The loop and what it stands on: the run's configuration, optimiser, schedule, checkpoints."""

@@ -1,0 +1,236 @@
+"""The training loop. It knows no method: an objective turns a batch into named losses."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+import torch
+from torch import nn
+
+from flava.batch import Batch, ImageBatch, PairBatch, to_device
+from flava.model import Codebook, Flava
+from flava.objectives import Term
+from flava.training.checkpoint import load_state, load_weights, point, save_checkpoint
+from flava.training.metrics import Display, Metrics, Row
+from flava.training.optimizer import build_optimizer
+from flava.training.run import Run, differences, load_run, save_run
+from flava.training.schedule import learning_rate_factor
+
+Probe = Callable[[nn.Module, int], dict[str, float]]
+"""(model, step) -> named figures. The first of them chooses the best checkpoint: more is better."""
+
+
+class Objective(Protocol):
+    """What the loop needs of a method."""
+
+    model: Flava | Codebook
+
+    def __call__(self, batch: Batch) -> dict[str, Term]: ...
+
+    def after_step(self, step: int) -> None:
+        """Called when ``step`` updates have been made."""
+
+
+class Interrupted(Exception):
+    """The run was stopped by the user; its message says how to go on."""
+
+
+class Trainer:
+    """One run: made fresh, or from the last checkpoint of its folder.
+
+    Raises:
+        ValueError: the folder holds another run, or this one and ``resume`` was not asked for.
+    """
+
+    def __init__(self, run: Run, objective: Objective, probe: Probe | None) -> None:
+        self.run, self.objective, self.probe = run, objective, probe
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = objective.model.to(self.device)
+        self.optimizer = build_optimizer(run.optimizer, self.model)
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.checkpoints = run.output_dir / "checkpoints"
+        self.interrupted = False
+        self.claim_folder()
+
+    def claim_folder(self) -> None:
+        last = self.checkpoints / "last"
+        if last.exists():
+            if not self.run.resume:
+                raise ValueError(
+                    f"output_dir {self.run.output_dir} already holds a run: add --resume to go on "
+                    "with it, or choose another folder with --output-dir"
+                )
+            if found := differences(load_run(self.run.output_dir / "run.json"), self.run):
+                raise ValueError(
+                    f"the run in {self.run.output_dir} is another one; to resume it leave these as "
+                    "they were, or choose another --output-dir:\n  " + "\n  ".join(found)
+                )
+            self.restore(last)
+        self.run.output_dir.mkdir(parents=True, exist_ok=True)
+        save_run(self.run, self.run.output_dir / "run.json")
+
+    def train(self, batches: Iterator[Batch]) -> None:
+        """Train to ``max_steps`` on ``batches``, which begin with that of update ``self.step``.
+
+        Raises:
+            Interrupted: by Ctrl-C or SIGTERM, after a checkpoint was written.
+            FloatingPointError: a loss or gradient was not finite; what is known is saved.
+            OSError: a checkpoint could not be written; earlier ones are untouched.
+        """
+        metrics = Metrics(self.run.output_dir, self.step)
+        with Display(self.step, self.run.max_steps) as display, self.catch_signals():
+            try:
+                while self.step < self.run.max_steps and not self.interrupted:
+                    row = self.update(batches)
+                    metrics.write(row)
+                    display.update(row)
+                    self.look(metrics, display)
+            finally:
+                metrics.close()
+        if self.interrupted:
+            self.save("last")
+            raise Interrupted(
+                f"stopped after {self.step} of {self.run.max_steps} updates; the checkpoint is in "
+                f"{self.checkpoints / 'last'}. To go on, run the same command with --resume"
+            )
+
+    def update(self, batches: Iterator[Batch]) -> Row:
+        """One update of the weights, over ``accumulate`` batches."""
+        started = time.perf_counter()
+        rate = self.set_learning_rate()
+        figures: dict[str, list[float]] = {}
+        samples, waited = 0, 0.0
+        for _ in range(self.run.accumulate):
+            before = time.perf_counter()
+            batch = to_device(next(batches), self.device)
+            waited += time.perf_counter() - before
+            samples += len(batch.keys)
+            for name, value in self.accumulate_gradients(batch).items():
+                figures.setdefault(name, []).append(value)
+        norm = nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.max_grad_norm).item()
+        self.require_finite({"grad_norm": norm}, batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.objective.after_step(self.step)
+        elapsed = time.perf_counter() - started
+        self.seconds += elapsed
+        return {
+            "step": self.step,
+            "batch": kind(batch),
+            **{name: sum(values) / len(values) for name, values in figures.items()},
+            "lr": rate,
+            "grad_norm": norm,
+            "samples_per_second": samples / elapsed,
+            "data_seconds": waited,
+            "seconds": self.seconds,
+            "memory_gib": psutil.Process().memory_info().rss / 2**30,
+        }
+
+    def accumulate_gradients(self, batch: Batch) -> dict[str, float]:
+        """Add a batch's gradients to those there are; its losses and accuracies by name."""
+        precision = self.run.precision.dtype
+        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            terms = self.objective(batch)
+        figures = {f"loss/{name}": term.loss.item() for name, term in terms.items()}
+        self.require_finite(figures, batch)
+        total = torch.stack([term.loss for term in terms.values()]).sum()
+        (total / self.run.accumulate).backward()
+        accuracies = {
+            f"accuracy/{name}": term.accuracy
+            for name, term in terms.items()
+            if term.accuracy is not None
+        }
+        return {"loss/total": total.item(), **figures, **accuracies}
+
+    def set_learning_rate(self) -> float:
+        factor = learning_rate_factor(self.run.schedule, self.step, self.run.max_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.run.optimizer.lr * factor
+        return self.run.optimizer.lr * factor
+
+    def require_finite(self, figures: dict[str, float], batch: Batch) -> None:
+        """Stop, with the evidence saved, before a bad number reaches the weights."""
+        if all(math.isfinite(value) for value in figures.values()):
+            return
+        path = self.run.output_dir / f"non-finite-step-{self.step}.json"
+        evidence = {
+            "step": self.step,
+            "figures": {name: repr(value) for name, value in figures.items()},
+            "keys": batch.keys,
+        }
+        path.write_text(json.dumps(evidence, indent=2))
+        raise FloatingPointError(
+            f"update {self.step} gave a number that is not finite ({evidence['figures']}); the "
+            f"batch's samples are listed in {path}. Lower optimizer.lr (now "
+            f"{self.run.optimizer.lr}), or lengthen schedule.warmup_steps, and resume"
+        )
+
+    def look(self, metrics: Metrics, display: Display) -> None:
+        """Probe and write checkpoints when they are due."""
+        done = self.step == self.run.max_steps
+        if self.probe and (done or self.step % self.run.probe_every == 0):
+            self.model.eval()
+            with torch.inference_mode():
+                figures = self.probe(self.model, self.step)
+            self.model.train()
+            metrics.write({"step": self.step, **{f"probe/{k}": v for k, v in figures.items()}})
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            display.say(f"probe at step {self.step}: {shown}")
+            first = next(iter(figures.values()))
+            if first > self.best:
+                self.best = first
+                self.save("best")
+        if done or self.step % self.run.checkpoint_every == 0:
+            self.save("last")
+
+    def save(self, link: str) -> None:
+        name = f"step-{self.step:06d}"
+        if not (self.checkpoints / name).is_dir():
+            state = {
+                "step": self.step,
+                "seconds": self.seconds,
+                "best": self.best,
+                "optimizer": self.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+            }
+            save_checkpoint(self.checkpoints, name, self.model, state)
+        point(self.checkpoints, link, name)
+
+    def restore(self, folder: Path) -> None:
+        state: dict[str, Any] = load_state(folder)
+        load_weights(self.model, folder / "model.safetensors")
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        torch.set_rng_state(state["random"])
+        self.objective.after_step(self.step)
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Let the current update finish on Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
+
+        def stop(number: int, frame: object) -> None:  # noqa: ARG001
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+
+        previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def kind(batch: Batch) -> str:
+    """The name of a batch's data in the metrics."""
+    if isinstance(batch, PairBatch):
+        return "pairs"
+    return "images" if isinstance(batch, ImageBatch) else "text"

@@ -1,0 +1,114 @@
+"""Where a run's figures go: one JSON line an update, TensorBoard, and the screen."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch.utils.tensorboard import SummaryWriter
+
+Row = Mapping[str, float | int | str | None]
+
+SMOOTHING = 0.95
+"""Weight of the past in the figures on the screen."""
+
+SECONDS_BETWEEN_LINES = 15
+"""Where there is no terminal to draw a bar on, a line is printed this often."""
+
+
+class Metrics:
+    """``metrics.jsonl``: a row an update, and a row a probe. Rows after ``step`` are dropped."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / "metrics.jsonl"
+        kept = [line for line in lines(path) if json.loads(line)["step"] <= step]
+        path.write_text("".join(line + "\n" for line in kept))
+        self.file = path.open("a")
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def write(self, row: Row) -> None:
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        for name, value in row.items():
+            if name != "step" and isinstance(value, int | float):
+                self.board.add_scalar(name, value, int(row["step"] or 0))
+
+    def close(self) -> None:
+        self.file.close()
+        self.board.close()
+
+
+def lines(path: Path) -> list[str]:
+    """The whole lines of a file that may have been cut off while it was written."""
+    if not path.is_file():
+        return []
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+class Display:
+    """A progress bar with rate, losses and time left; plain lines where there is no terminal."""
+
+    def __init__(self, step: int, max_steps: int) -> None:
+        self.console = Console()
+        self.smooth: dict[str, float] = {}
+        self.step, self.max_steps, self.last_line = step, max_steps, time.monotonic()
+        self.progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("", total=max_steps, completed=step, figures="")
+        self.started, self.first_step = time.monotonic(), step
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+
+    def update(self, row: Row) -> None:
+        self.step = int(row["step"] or 0)
+        for name, value in row.items():
+            if (name.startswith("loss/") or name == "samples_per_second") and value is not None:
+                past = self.smooth.get(name, float(value))
+                self.smooth[name] = SMOOTHING * past + (1 - SMOOTHING) * float(value)
+        self.progress.update(self.task, completed=self.step, figures=self.figures())
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            left = (now - self.started) / (self.step - self.first_step) * (self.max_steps - self.step)
+            self.say(f"step {self.step}/{self.max_steps}, {left:.0f} s left, {self.figures()}")
+
+    def figures(self) -> str:
+        losses = [
+            f"{name.removeprefix('loss/')} {value:.2f}"
+            for name, value in sorted(self.smooth.items())
+            if name.startswith("loss/")
+        ]
+        return ", ".join([f"{self.smooth.get('samples_per_second', 0):.0f} samples/s", *losses])
+
+    def say(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,123 @@
+"""The whole configuration of a run: what a recipe returns, a command line edits, a run saves."""
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from flava.data.loader import DataConfig
+from flava.model import CodebookConfig, FlavaConfig
+from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
+from flava.training.optimizer import OptimizerConfig
+from flava.training.schedule import ScheduleConfig
+
+
+class Precision(Enum):
+    """What matrix products are computed in; weights and optimiser state are always 32 bits."""
+
+    BF16 = "bf16"
+    FP32 = "fp32"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self is Precision.BF16 else torch.float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything that decides what a run does."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    recipe: str
+    """The recipe this run was made from."""
+    output_dir: Path
+    """Folder that the run writes to: checkpoints, metrics, the report."""
+    max_steps: int
+    """Updates to train for; the learning rate's cosine ends there."""
+    seed: int = 0
+    """Decides the initial weights, the order of the data, the masks and the mixture."""
+    resume: bool = False
+    """Go on from the last checkpoint in output_dir, if there is one."""
+    model: FlavaConfig | CodebookConfig
+    """Geometry of the model."""
+    objective: FlavaObjectiveConfig | CodebookObjectiveConfig
+    """The losses' settings."""
+    data: DataConfig
+    """What is read, how it is mixed, transformed and masked."""
+    optimizer: OptimizerConfig
+    """AdamW's settings."""
+    schedule: ScheduleConfig
+    """Warm-up and decay of the learning rate."""
+    precision: Precision = Precision.BF16
+    """What matrix products are computed in."""
+    accumulate: int = 1
+    """Batches whose gradients are added up for one update."""
+    probe_every: int = 100
+    """Updates between two probes, which choose the checkpoint that is kept as best."""
+    checkpoint_every: int = 200
+    """Updates between two checkpoints; one is written at the end and on Ctrl-C in any case."""
+    codebook: str | None = None
+    """Where the frozen codebook's weights come from: a run's or a checkpoint's folder, or
+    "shipped:NAME". A FLAVA run needs one; a codebook run has none."""
+
+    def __post_init__(self) -> None:
+        mistakes = [
+            f"{name} is {value}: use at least 1"
+            for name in ("max_steps", "accumulate", "probe_every", "checkpoint_every")
+            if (value := getattr(self, name)) < 1
+        ]
+        if self.seed < 0:
+            mistakes.append(f"seed is {self.seed}: use 0 or more")
+        if isinstance(self.model, FlavaConfig) != isinstance(self.objective, FlavaObjectiveConfig):
+            mistakes.append(
+                f"objective is a {type(self.objective).__name__}, which does not train a "
+                f"{type(self.model).__name__}"
+            )
+        if mistakes:
+            raise ValueError("the run's configuration does not hold:\n  " + "\n  ".join(mistakes))
+
+
+RUN = TypeAdapter(Run)
+
+FREE_ON_RESUME = {"output_dir", "resume", "max_steps", "probe_every", "checkpoint_every"}
+"""Fields that may differ when a run is resumed; any other would make it another run."""
+
+
+def save_run(run: Run, path: Path) -> None:
+    path.write_bytes(RUN.dump_json(run, indent=2) + b"\n")
+
+
+def load_run(path: Path) -> Run:
+    """Raises:
+    FileNotFoundError: there is no run there.
+    ValueError: the file is not a run's configuration; every mistake is listed.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no run at {path.parent}: it holds no {path.name}")
+    try:
+        return RUN.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ValueError(f"{path} is not a run's configuration: {error}") from error
+
+
+def differences(saved: Run, asked: Run) -> list[str]:
+    """The fields, beyond those free on resume, in which two runs differ: one line each."""
+    ours, theirs = (flatten(json.loads(RUN.dump_json(run))) for run in (saved, asked))
+    return [
+        f"{name}: {ours.get(name)} in the saved run, {theirs.get(name)} now"
+        for name in sorted(ours.keys() | theirs.keys())
+        if ours.get(name) != theirs.get(name) and name.split(".")[0] not in FREE_ON_RESUME
+    ]
+
+
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    nested = (flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items())
+    return {k: v for each in nested for k, v in each.items()}
+
+

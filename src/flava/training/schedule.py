@@ -1,0 +1,34 @@
+"""The learning rate over the run."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """Linear warm-up, then half a cosine; the defaults are Table A.1's."""
+
+    warmup_steps: int = 10_000
+    """Updates over which the rate rises from 0 to its peak."""
+    final_fraction: float = 0.0
+    """What is left of the peak at the last update."""
+
+    def __post_init__(self) -> None:
+        mistakes = []
+        if self.warmup_steps < 0:
+            mistakes.append(f"schedule.warmup_steps is {self.warmup_steps}: use 0 or more")
+        if not 0 <= self.final_fraction <= 1:
+            mistakes.append(
+                f"schedule.final_fraction is {self.final_fraction}: use a number in [0, 1]"
+            )
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
+
+
+def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> float:
+    """The share of the peak learning rate that update number ``step`` (from 0) uses, in [0, 1]."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+    cosine = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+    return config.final_fraction + (1 - config.final_fraction) * cosine

@@ -1,0 +1,79 @@
+"""Small models and random batches that several tests need."""
+
+import torch
+from torch import Tensor, nn
+
+from flava.batch import ImageBatch, PairBatch, TextBatch, map_pixels
+from flava.model import (
+    CodebookConfig,
+    Flava,
+    FlavaConfig,
+    ImageConfig,
+    MultimodalConfig,
+    TextConfig,
+)
+
+MASK_ID = 3
+
+
+def tiny_config() -> FlavaConfig:
+    """All widths and depths differ, so that no two of them can be exchanged unnoticed."""
+    return FlavaConfig(
+        image=ImageConfig(image_size=24, patch_size=6, width=32, depth=2, heads=4, mlp_width=48),
+        text=TextConfig(
+            vocabulary_size=53, max_length=12, width=24, depth=3, heads=3, mlp_width=40
+        ),
+        multimodal=MultimodalConfig(width=20, depth=2, heads=2, mlp_width=36),
+        projection_width=16,
+        codebook=CodebookConfig(codes=19, width=8, blocks=1, decoder_input_width=6),
+    )
+
+
+def tiny_model() -> Flava:
+    model = Flava(tiny_config())
+    randomise(model)
+    return model
+
+
+def randomise(model: nn.Module, std: float = 0.2) -> None:
+    """Values everywhere, so that nothing is hidden by a zero: also norms, biases and tokens."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=std)
+
+
+def random_images(config: FlavaConfig, batch: int, share: float = 0.4) -> ImageBatch:
+    """``share`` of the patches is selected, at random."""
+    grid = config.image.grid
+    return ImageBatch(
+        keys=tuple(f"image-{i}" for i in range(batch)),
+        pixels=torch.randn(batch, 3, config.image.image_size, config.image.image_size),
+        # Colours change by the patch: noise would leave the codes the same everywhere.
+        codebook_pixels=map_pixels(
+            torch.rand(batch, 3, grid, grid).repeat_interleave(8, 2).repeat_interleave(8, 3)
+        ),
+        selected=torch.rand(batch, grid, grid) < share,
+    )
+
+
+def random_texts(config: FlavaConfig, lengths: list[int], share: float = 0.4) -> TextBatch:
+    """Texts of these lengths, padded to the longest; id 0 is the padding."""
+    shape = (len(lengths), max(lengths))
+    real = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
+    ids = torch.randint(MASK_ID + 1, config.text.vocabulary_size, shape).where(real, 0)
+    selected = (torch.rand(shape) < share) & real
+    return TextBatch(
+        keys=tuple(f"text-{i}" for i in range(len(lengths))),
+        ids=ids,
+        real=real,
+        masked_ids=ids.masked_fill(selected, MASK_ID),
+        selected=selected,
+    )
+
+
+def random_pairs(config: FlavaConfig, lengths: list[int], matched: Tensor) -> PairBatch:
+    return PairBatch(
+        image=random_images(config, len(lengths)),
+        text=random_texts(config, lengths),
+        matched=matched,
+    )

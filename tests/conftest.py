@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Must stand before the first import of flava; pytest imports this file before any test.
@@ -13,6 +14,10 @@ install_import_hook("flava", "beartype.beartype")
 # variable is for the processes that tests start.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The same examples each time, and no deadline: a busy machine is no defect.
+settings.register_profile("flava", derandomize=True, deadline=None)
+settings.load_profile("flava")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """About eight captions for a pair, different from style to style."""
 
 import random
+import re
 
 from corpus.concepts import Concept
 
@@ -33,7 +34,7 @@ def captions_of(concept: Concept, style: str, gloss: str | None) -> list[str]:
     filled = {
         "label": concept.label,
         "kind": concept.kind,
-        # A concept of one tag or none repeats itself in no caption: such templates fall out.
+        # Templates that ask for more tags than there are fall out.
         "tag": tags[0] if tags else None,
         "other": tags[1] if len(tags) > 1 else None,
     }
@@ -47,4 +48,5 @@ def captions_of(concept: Concept, style: str, gloss: str | None) -> list[str]:
         captions.append(f"{concept.label}: {gloss}")
     else:
         captions.append(", ".join((*chance.sample(tags, len(tags))[:3], concept.label)))
-    return [caption for caption in dict.fromkeys(captions) if caption]
+    # The tags of a clock face are numbers: alone they say nothing.
+    return [caption for caption in dict.fromkeys(captions) if re.search("[A-Za-z]{2}", caption)]

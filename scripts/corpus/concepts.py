@@ -67,7 +67,7 @@ def load_concepts(packages: Packages) -> list[Concept]:
         if "group" in entry and groups[entry["group"]] not in _LEFT_OUT_GROUPS
     ]
     stems = {
-        entry["hexcode"]: stem_of(entry["label"], subgroups[entry["subgroup"]]["key"])
+        entry["hexcode"]: stem_of(clean(entry["label"]), subgroups[entry["subgroup"]]["key"])
         for entry in entries
     }
     splits = assign_splits(stems, {entry["hexcode"]: entry["subgroup"] for entry in entries})
@@ -93,7 +93,8 @@ def _tags(entry: Mapping) -> tuple[str, ...]:
     return tuple(
         tag
         for tag in tags
-        if re.search("[A-Za-z0-9]{2}|^[A-Za-z]$", tag) and plain(tag) != plain(entry["label"])
+        if re.search("[A-Za-z0-9]{2}|^[A-Za-z]$", tag)
+        and plain(tag) != plain(clean(entry["label"]))
     )
 
 

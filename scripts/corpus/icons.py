@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-import resvg_py
+import resvg_py  # pyright: ignore[reportMissingImports]  (in the extra `corpus` alone)
 from PIL import Image
 
 from corpus.concepts import Concept, squeeze

@@ -28,17 +28,18 @@ _SENSES = {
     "transport": ("noun.artifact",),
     "zodiac": (),
 }
-# Names whose sense is found neither way.
-_WITHOUT_GLOSS = (
-    "bank",
-    "construction",
-    "ice",
-    "link",
-    "pick",
-    "ring",
-    "roller coaster",
-    "rosette",
-)
+# Names whose sense is found neither way, found by reading the list.
+# fmt: off
+_WITHOUT_GLOSS = frozenset((
+    "abacus", "alien", "bank", "black cat", "blue book", "broken heart", "Christmas tree",
+    "church", "cinema", "closed book", "construction", "copyright", "dolphin", "dragon", "eyes",
+    "fleur-de-lis", "four o'clock", "ghost", "hammer", "headstone", "hole", "hook", "hot springs",
+    "hut", "ice", "information", "jack-o-lantern", "joker", "joystick", "keyboard", "kite",
+    "knot", "landslide", "link", "lollipop", "merman", "peacock", "pick", "purple heart",
+    "receipt", "ribbon", "ring", "roller coaster", "rosette", "scroll", "sparkle", "sparkler",
+    "splatter", "toilet", "trophy", "wireless", "yarn",
+))
+# fmt: on
 # The numbers of these files in the data files, from lexnames(5).
 _FILES = {
     5: "noun.animal",
@@ -109,7 +110,7 @@ def _parse(text: str) -> Iterator[Synset]:
         yield Synset(
             key=f"{'a' if fields[2] == 's' else fields[2]}{fields[0]}",
             file=_FILES.get(int(fields[1]), ""),
-            lemmas=tuple(clean(re.sub(r"\(\w+\)$", "", word).replace("_", " ")) for word in words),
+            lemmas=tuple(_words(re.sub(r"\(\w+\)$", "", word)) for word in words),
             definition=definition,
             examples=examples,
         )
@@ -117,6 +118,13 @@ def _parse(text: str) -> Iterator[Synset]:
 
 def _split_gloss(gloss: str) -> tuple[str, tuple[str, ...]]:
     """The definition, and the sentences in quotes behind it."""
-    quoted = re.findall(r'"([^"]+)"', gloss.partition('; "')[1] + gloss.partition('; "')[2])
-    definition = gloss.partition('; "')[0].replace("_", " ")
-    return clean(definition).strip(" ;:"), tuple(clean(text.replace("_", " ")) for text in quoted)
+    definition, _, rest = re.sub(r"[;:]\s+\"", "\n", gloss, count=1).partition("\n")
+    sentences = re.findall(r'"([^"]+)"', f'"{rest}' if rest else "")
+    if definition.count('"') % 2:
+        definition = definition.replace('"', "")
+    return _words(definition).strip(" ;:"), tuple(_words(sentence) for sentence in sentences)
+
+
+def _words(text: str) -> str:
+    """The text in ASCII, with spaces where WordNet writes underscores."""
+    return clean(text.replace("_", " "))

@@ -14,6 +14,9 @@ from flava.recipes.start import start
 from flava.training.loop import Interrupted
 from flava.training.run import Run
 
+SHOWN_AS = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
+"""Unions keep the recipe's choice, and enums are written as in run.json."""
+
 
 def recipe_choice() -> Any:
     """The type of "one of the recipes, with any field of its run changed"."""
@@ -22,8 +25,8 @@ def recipe_choice() -> Any:
         about = (recipe.__doc__ or "").splitlines()[0]
         config = tyro.conf.subcommand(name, default=recipe(), description=about)
         choices.append(Annotated[Run, config])
-    one = Union[tuple(choices)]  # noqa: UP007: made at run time
-    return Annotated[one, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+    one = Union[tuple(choices)]  # noqa: UP007
+    return Annotated[one, tyro.conf.arg(name=""), *SHOWN_AS]
 
 
 def train(run: Run) -> None:
@@ -62,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             description="FLAVA: one model for images, texts and both together.",
             args=arguments,
         )
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"flava: {stop or 'stopped'}", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"flava: {error}", file=sys.stderr)

@@ -4,11 +4,11 @@ import logging
 
 import numpy as np
 import pytest
-from shard_files import encoded, pair_files, picture, write_lines, write_tar
 
 from flava.data.errors import SampleError, Skipped
 from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.source import caption_of, image_of, read_samples, text_of
+from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 
 
 def raw(**files: bytes) -> Raw:
@@ -17,6 +17,10 @@ def raw(**files: bytes) -> Raw:
 
 def caption(**files: bytes) -> str:
     return caption_of(raw(**files), np.random.default_rng(0))
+
+
+def text(item: Raw) -> str:
+    return text_of(item, np.random.default_rng(0))
 
 
 def reports(path) -> list[str]:
@@ -74,7 +78,7 @@ def test_lines_are_samples(tmp_path, zipped):
     for path in (lines, plain):
         items = list(read_shard(path))
         assert [i.key for i in items if isinstance(i, Raw)] == [f"{path.name}:1", f"{path.name}:3"]
-        assert [text_of(i).strip() for i in items if isinstance(i, Raw)] == ["one", "two é"]
+        assert [text(i).strip() for i in items if isinstance(i, Raw)] == ["one", "two é"]
     samples = read_samples([str(lines), str(plain)])
     assert [s.meta["text"].strip() for s in samples] == ["one", "two é", "one", "two é"]
     assert samples[0].image is None
@@ -164,7 +168,7 @@ def test_a_bad_caption_is_an_error_of_its_sample(files, reason):
 @pytest.mark.parametrize("line", [b"{}", b'{"text": 3}', b'{"text": ""}', b"nothing", b"\xff"])
 def test_a_bad_line_is_an_error_of_its_sample(line):
     with pytest.raises(SampleError):
-        text_of(raw(json=line))
+        text(raw(json=line))
 
 
 def test_a_sample_without_an_image_is_an_error():

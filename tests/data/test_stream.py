@@ -2,11 +2,11 @@ import itertools
 from collections import Counter
 
 import pytest
-from shard_files import write_lines
 
 from flava.data import stream
 from flava.data.shards import Raw
 from flava.data.stream import Share, Window, windows
+from tests.data.shard_files import write_lines
 
 SAMPLES = 23
 
@@ -45,10 +45,9 @@ def read(paths, count, *, streams=1, worker=0, start=0, batch_size=4, seed=0) ->
     return list(itertools.islice(every, count))
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("streams", [1, 2, 3, 5])
-def test_each_epoch_holds_each_sample_once(paths, kept, streams):
-    if kept == "memory" and streams > 1:
-        pytest.skip("the next test says more")
+def test_each_epoch_holds_each_sample_once(paths, streams):
     seen = Counter()
     for worker in range(streams):
         items = [i for w in read(paths, 60, streams=streams, worker=worker) for i in w.items]

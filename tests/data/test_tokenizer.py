@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from flava.data.embedded import VOCABULARY
-from flava.data.tokenizer import Tokenizer, pad
+from flava.data.tokenizer import VOCABULARY, Tokenizer, pad
 
 DIRTY = [
     "",

@@ -1,6 +1,7 @@
 import torch
 
 from flava.model import Codebook, CodebookConfig
+from flava.model.codebook import Residual
 
 TINY = CodebookConfig(codes=23, width=8, blocks=1, decoder_input_width=6)
 
@@ -39,5 +40,5 @@ def test_what_a_code_shows_stays_near_it() -> None:
 def test_the_residual_gain_follows_the_depth() -> None:
     """1 / layers squared, OpenAI's post_gain: 1/64 at two blocks in each of four groups."""
     codebook = Codebook(CodebookConfig(codes=8, width=4, blocks=2))
-    assert codebook.encoder.groups[0][1].gain == 1 / 64
-    assert codebook.decoder.groups[3][0].gain == 1 / 64
+    gains = [module.gain for module in codebook.modules() if isinstance(module, Residual)]
+    assert gains == [1 / 64] * 16

@@ -18,6 +18,7 @@ def test_every_mistake_stands_in_one_error() -> None:
             multimodal=MultimodalConfig(heads=-1, mlp_width=0),
             projection_width=0,
             codebook=CodebookConfig(codes=0, width=6),
+            init_std=-0.1,
         )
     assert str(error.value).splitlines()[1:] == [
         "  image.heads is 12, which does not divide image.width 50",
@@ -30,18 +31,19 @@ def test_every_mistake_stands_in_one_error() -> None:
         "  codebook.codes is 0: use at least 1",
         "  codebook.width is 6: use a positive multiple of 4",
         "  projection_width is 0: use at least 1",
+        "  init_std is -0.1: use 0 or more",
     ]
 
 
 @pytest.mark.parametrize(("size", "patch"), [(0, 4), (8, 0), (-8, 4), (3, 4)])
 def test_images_that_are_not_whole_patches(size: int, patch: int) -> None:
-    with pytest.raises(ValueError, match="positive multiple of image.patch_size"):
+    with pytest.raises(ValueError, match=r"positive multiple of image\.patch_size"):
         FlavaConfig(image=ImageConfig(image_size=size, patch_size=patch))
 
 
 def test_a_codebook_alone_tells_its_mistakes() -> None:
     config = CodebookConfig(blocks=0, width=0, decoder_input_width=0)
-    with pytest.raises(ValueError, match="codebook.blocks is 0") as error:
+    with pytest.raises(ValueError, match=r"codebook\.blocks is 0") as error:
         Codebook(config)
     assert len(str(error.value).splitlines()) == 3
 

@@ -1,9 +1,10 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from flava.model import Flava, FlavaConfig, TextConfig
+from flava.model import Flava, TextConfig
 from tests.support import random_images, random_texts, tiny_config, tiny_model
 
 
@@ -25,12 +26,11 @@ def test_encodings_are_unit_vectors_in_32_bits() -> None:
 
 @torch.no_grad()
 def test_multimodal_states_stand_in_the_order_cls_image_text() -> None:
-    """With no blocks' influence but their own, states are the norm of what was put in."""
+    """Where the blocks add nothing, the states are the norm of what was put in."""
     model = tiny_model()
-    for block in model.multimodal_encoder.blocks:
-        for layer in (block.attention.output, block.mlp_out):
-            torch.nn.init.zeros_(layer.weight)
-            torch.nn.init.zeros_(layer.bias)
+    for name, parameter in model.multimodal_encoder.blocks.named_parameters():
+        if "attention.output" in name or "mlp_out" in name:
+            parameter.zero_()
     images, texts = random_images(model.config, 2), random_texts(model.config, [5, 3])
     image = model.image_encoder(images.pixels)
     text = model.text_encoder(texts.ids, texts.real)
@@ -57,14 +57,13 @@ def test_each_modality_reaches_the_other() -> None:
 
 def test_weights_start_as_published() -> None:
     """N(0, 0.02), biases 0, norms 1 and 0, tokens 0 (transformers' `_init_weights`)."""
-    model = Flava(FlavaConfig(**{**vars(tiny_config()), "text": TextConfig(width=48, depth=1)}))
-    encoders = (model.image_encoder, model.text_encoder, model.multimodal_encoder)
+    model = Flava(replace(tiny_config(), text=TextConfig(width=48, depth=1)))
     assert model.logit_scale.item() == pytest.approx(math.log(1 / 0.07), abs=1e-4)
     for tokens in (model.image_encoder.cls_token, model.image_encoder.mask_token):
         assert not tokens.any()
     assert not model.image_encoder.positions.any()
     assert model.text_encoder.words.weight.std().item() == pytest.approx(0.02, rel=0.01)
-    assert encoders[1].blocks[0].mlp_in.weight.std().item() == pytest.approx(0.02, rel=0.01)
+    assert model.mlm_head.decoder.weight.std().item() == pytest.approx(0.02, rel=0.01)
     for name, parameter in model.named_parameters():
         if name.startswith("codebook"):
             assert not parameter.requires_grad
@@ -72,6 +71,17 @@ def test_weights_start_as_published() -> None:
             assert torch.equal(parameter, torch.full_like(parameter, name.endswith("weight")))
         elif name.endswith("bias"):
             assert not parameter.any()
+
+
+def test_tokens_and_weights_start_as_wide_as_configured() -> None:
+    config = replace(
+        tiny_config(), init_std=0.1, token_init_std=0.3, text=TextConfig(width=48, depth=1)
+    )
+    model = Flava(config)
+    assert model.text_encoder.words.weight.std().item() == pytest.approx(0.1, rel=0.01)
+    # 17 positions of 32: a relative standard error of 3 %.
+    assert model.image_encoder.positions.std().item() == pytest.approx(0.3, rel=0.15)
+    assert model.multimodal_encoder.cls_token.all()
 
 
 def test_codebook_stays_frozen_in_training() -> None:

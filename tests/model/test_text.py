@@ -45,5 +45,5 @@ def test_a_text_longer_than_the_positions() -> None:
     texts = random_texts(model.config, [12, 4])
     model.text_encoder(texts.ids, texts.real)
     texts = random_texts(model.config, [13, 4])
-    with pytest.raises(ValueError, match="text of 13 tokens is longer than .* max_length 12"):
+    with pytest.raises(ValueError, match=r"text of 13 tokens is longer than .* max_length 12"):
         model.text_encoder(texts.ids, texts.real)

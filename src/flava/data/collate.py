@@ -1,8 +1,9 @@
 """Raw samples to frozen batches: one class for each kind of batch, run inside the workers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -30,16 +31,16 @@ PATIENCE = 1000
 Example = TypeVar("Example")
 
 
-class Collator(Protocol[Example]):
+class Collator(ABC, Generic[Example]):
     """How one kind of batch is made."""
 
+    @abstractmethod
     def decode(self, raw: Raw, rng: np.random.Generator) -> Example:
         """One sample decoded, augmented and masked; SampleError if it cannot be used."""
-        ...
 
+    @abstractmethod
     def collate(self, examples: Sequence[Example], rng: np.random.Generator, /) -> Batch:
         """Many of them as a batch."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class TextExample:
 
 
 @dataclass(frozen=True)
-class ImageCollator:
+class ImageCollator(Collator[ImageExample]):
     """One random crop for the encoder and the codebook, and a blockwise mask."""
 
     config: ImageTransformConfig
@@ -125,7 +126,7 @@ class ImageCollator:
 
 
 @dataclass(frozen=True)
-class TextCollator:
+class TextCollator(Collator[TextExample]):
     """Token ids padded to the longest, with some of them masked."""
 
     tokenizer: Tokenizer
@@ -152,7 +153,7 @@ class TextCollator:
 
 
 @dataclass(frozen=True)
-class PairCollator:
+class PairCollator(Collator[tuple[ImageExample, TextExample]]):
     """An image and its text each, some texts exchanged for image-text matching."""
 
     images: ImageCollator

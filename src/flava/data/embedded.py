@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-VOCABULARY = Path(__file__).parent / "vocabulary" / "bert-uncased.txt"
 
 _SCHEME = "embedded:"
 # What may stand behind the name of a shard in the corpus: `embedded:text/wordnet-train.jsonl`
@@ -15,11 +15,12 @@ _SHOWN = 40
 
 
 def resolve(url: str) -> list[Path]:
-    """The files that a shard specification names, in its own order, each once.
+    """The files or folders that a shard specification names, in its own order, each once.
 
     A specification is a path with shell braces (`{a,b}`, `{000..011}`) and globs (`*`, `?`,
-    `[0-9]`), or `embedded:` and such a path inside the package's corpus. Every alternative of the
-    braces must name a file; the files of one glob are sorted.
+    `[0-9]`), or `embedded:` and such a path inside the package's corpus, where a `.gz` behind the
+    name need not be written. Every alternative of the braces must name a file; what one glob
+    matches is sorted.
 
     Raises FileNotFoundError, naming what is missing and listing what there is, and ValueError for
     an empty specification or braces that do not close.
@@ -45,30 +46,35 @@ def expand_braces(text: str) -> list[str]:
     a zero. Braces around a single word stay as they are, as in a shell. Raises ValueError if a
     brace is not closed or not opened.
     """
+    depth = 0
+    for sign in text:
+        depth += (sign == "{") - (sign == "}")
+        if depth < 0:
+            raise ValueError(f"a brace is closed but never opened in the shard spec {text!r}")
+    if depth:
+        raise ValueError(f"a brace is opened but never closed in the shard spec {text!r}")
+    return _expand(text)
+
+
+def _expand(text: str) -> list[str]:
     start = text.find("{")
     if start < 0:
-        if "}" in text:
-            raise ValueError(f"a brace is closed but not opened in the shard specification {text!r}")
         return [text]
     stop = _closing(text, start)
-    inner, head, tails = text[start + 1 : stop], text[:start], expand_braces(text[stop + 1 :])
+    inner, head, tails = text[start + 1 : stop], text[:start], _expand(text[stop + 1 :])
     parts = _split_commas(inner)
     if len(parts) > 1:
-        choices: Iterable[str] = [each for part in parts for each in expand_braces(part)]
+        choices: Iterable[str] = [each for part in parts for each in _expand(part)]
     elif bounds := re.fullmatch(r"(\d+)\.\.(\d+)", inner):
         choices = _count(bounds[1], bounds[2])
     else:
-        choices = [f"{{{each}}}" for each in expand_braces(inner)]
+        choices = [f"{{{each}}}" for each in _expand(inner)]
     return [head + choice + tail for choice in choices for tail in tails]
 
 
 def _closing(text: str, start: int) -> int:
-    depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] == "{") - (text[place] == "}")
-        if depth == 0:
-            return place
-    raise ValueError(f"a brace is opened but not closed in the shard specification {text!r}")
+    depths = accumulate((sign == "{") - (sign == "}") for sign in text[start:])
+    return start + list(depths).index(0)
 
 
 def _split_commas(inner: str) -> list[str]:
@@ -90,20 +96,17 @@ def _count(first: str, last: str) -> Iterator[str]:
 
 
 def _glob(path: Path) -> list[Path]:
-    """The file itself, or the files that the pattern matches, sorted."""
-    if path.is_file():
+    """The path itself, or what the pattern matches, sorted."""
+    if path.exists():
         return [path]
-    anchor = Path(path.anchor or ".")
-    pattern = str(path.relative_to(path.anchor)) if path.anchor else str(path)
-    if not re.search(r"[*?\[]", pattern):
-        return []
-    return sorted(match for match in anchor.glob(pattern) if match.is_file())
+    anchor = Path(path.anchor)
+    return sorted(anchor.glob(str(path.relative_to(anchor))))
 
 
 def _missing(url: str, path: str) -> str:
     said = f"no file {path!r}" + (f" (of {url!r})" if path != url else "")
     if url.startswith(_SCHEME):
-        there = sorted(str(file.relative_to(CORPUS)) for file in CORPUS.glob("*/*[rz]"))
+        there = sorted(str(file.relative_to(CORPUS)) for file in CORPUS.glob("*/*.gz"))
         return f"{said} in the embedded corpus; there are {_listed(there, CORPUS)}"
     folder = Path(path).expanduser().parent
     while not folder.is_dir():

@@ -3,9 +3,8 @@
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from flava.batch import Batch
 from flava.data import mixture
@@ -16,7 +15,7 @@ from flava.data.shards import resolve_all
 from flava.data.source import caption_of, text_of
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
-from flava.data.workers import Batches, start
+from flava.data.workers import Batches
 
 MIN_TRIED = 1000
 """A source may fail once this many of its samples were tried, if most of them were corrupt."""
@@ -110,7 +109,7 @@ def _source_problems(name: str, source: SourceConfig) -> list[str]:
     return found
 
 
-class Loader(Iterator[Batch]):
+class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
     """An endless iterator over batches: ``accumulate`` of one source for each update.
 
     The source of an update is a pure function of ``seed`` and its step, and each source's samples,
@@ -143,21 +142,20 @@ class Loader(Iterator[Batch]):
         before = mixture.counts_before(seed, start_step, config.weights)
         tokenizer = Tokenizer()
         self._sources = {
-            name: start(
-                Batches(
-                    paths=resolve_all(source.shards),
-                    batch_size=source.batch_size,
-                    collator=_collator(config, name, tokenizer),
-                    seed=seed,
-                    start=before[name] * accumulate,
-                ),
-                config.workers,
-            )
+            name: Batches(
+                paths=resolve_all(source.shards),
+                batch_size=source.batch_size,
+                collator=_collator(config, name, tokenizer),
+                seed=seed,
+                first=before[name] * accumulate,
+            ).start(config.workers)
             for name, source in config.sources.items()
         }
 
     def __next__(self) -> Batch:
         name = mixture.choose(self._seed, self._step, self._weights)
+        if name not in self._sources:  # closed
+            raise StopIteration
         collated = next(self._sources[name])
         self._report(name, collated)
         if collated.batch is None:
@@ -171,15 +169,7 @@ class Loader(Iterator[Batch]):
         """Ends the worker processes; the loader yields nothing afterwards."""
         self._sources.clear()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _report(self, name: str, collated: Collated) -> None:
@@ -220,6 +210,6 @@ def _collator(
         continues=tokenizer.continues,
     )
     if name == "text":
-        return TextCollator(tokenizer, config.text_max_length, masker, lambda raw, _: text_of(raw))
+        return TextCollator(tokenizer, config.text_max_length, masker, text_of)
     texts = TextCollator(tokenizer, config.pair_max_length, masker, caption_of)
     return PairCollator(images, texts, config.mismatch_probability)

@@ -59,8 +59,10 @@ def caption_of(raw: Raw, rng: np.random.Generator) -> str:
     return _nonempty(text, "caption")
 
 
-def text_of(raw: Raw) -> str:
+def text_of(raw: Raw, _rng: np.random.Generator) -> str:
     """The text of a sample without an image: a plain line, or the "text" field of a JSON line.
+
+    Nothing is drawn: the signature is that of ``caption_of``.
 
     Raises:
         SampleError: there is none, it is empty, or the line is not UTF-8 or not JSON.

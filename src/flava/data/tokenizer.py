@@ -6,6 +6,7 @@ word of its own (Devlin et al. 2019, and ``BertTokenizer`` of Hugging Face, id f
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import tokenizers
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
-from flava.data.embedded import VOCABULARY
+VOCABULARY = Path(__file__).parent / "vocabulary" / "bert-uncased.txt"
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 

@@ -19,40 +19,39 @@ PREFETCH = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Batches(IterableDataset[Collated]):
-    """All batches of a source from number ``start`` on; each worker makes every n-th."""
+    """All batches of a source from number ``first`` on; each worker makes every n-th."""
 
     paths: Sequence[Path]
     batch_size: int
     collator: Collator[Any]
     seed: int
-    start: int
+    first: int
 
     def __iter__(self) -> Iterator[Collated]:
         info = get_worker_info()
         worker, streams = (0, 1) if info is None else (info.id, info.num_workers)
-        # PyTorch asks the workers in turn from the first one on: that one makes batch ``start``.
-        share = Share(stream=(worker + self.start) % streams, streams=streams, start=self.start)
+        # PyTorch asks the workers in turn from the first one on: that one makes batch ``first``.
+        share = Share(stream=(worker + self.first) % streams, streams=streams, start=self.first)
         return map(
             Builder(self.collator, self.seed),
             windows(self.paths, batch_size=self.batch_size, seed=self.seed, share=share),
         )
 
+    def start(self, workers: int) -> Iterator[Collated]:
+        """Starts the workers; with 0 of them this process makes the batches when they are due.
 
-def start(batches: Batches, workers: int) -> Iterator[Collated]:
-    """Starts the workers; with 0 of them this process makes the batches, as they are asked for.
-
-    The processes end when the iterator is deleted.
-    """
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=PREFETCH if workers else None,
-        worker_init_fn=_init_worker,
-        # A generator of its own: else starting the loader would draw from the global one.
-        generator=torch.Generator(),
-    )
-    return iter(loader)
+        The workers end when the iterator is deleted.
+        """
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+            worker_init_fn=_init_worker,
+            # A generator of its own: else starting the loader would draw from the global one.
+            generator=torch.Generator(),
+        )
+        return iter(loader)
 
 
 def _init_worker(_worker: int) -> None:

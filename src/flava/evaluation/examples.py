@@ -22,10 +22,12 @@ from flava.evaluation.record import (
     Ranked,
 )
 from flava.evaluation.retrieval import ranks
-from flava.evaluation.subject import Subject, evaluating
+from flava.evaluation.subject import Subject, TextStates
 
 QUERIES = 8
 """Samples of each kind of example."""
+BLANKS = 2
+"""Hidden tokens of a caption that is shown, at most."""
 SHOWN = 5
 """Retrieved items, and fillings of a hidden token, that are shown."""
 HIDDEN_GREY = 0.6
@@ -53,14 +55,14 @@ def draw_examples(subject: Subject, split: str = "unseen_style") -> tuple[Exampl
     pairs = subject.held_out.pairs(split)
     rng = generator(subject.held_out.seed, 0, "examples")
     rows = torch.from_numpy(rng.permutation(len(pairs))[:QUERIES])
-    with evaluating(subject.model):
-        return Examples(
-            images_for_captions=tuple(images_for_captions(subject, split, rows, album)),
-            captions_for_images=tuple(captions_for_images(subject, split, rows, album)),
-            masked_images=tuple(masked_images(subject, pairs, rows, album)),
-            masked_texts=tuple(masked_texts(subject, pairs, rng, album)),
-            reconstructions=tuple(reconstructions(subject, pairs, rng, album)),
-        ), album.pictures
+    examples = Examples(
+        images_for_captions=tuple(images_for_captions(subject, split, rows, album)),
+        captions_for_images=tuple(captions_for_images(subject, split, rows, album)),
+        masked_images=tuple(masked_images(subject, split, rows, album)),
+        masked_texts=tuple(masked_texts(subject, split, rng, album)),
+        reconstructions=tuple(reconstructions(subject, split, rng, album)),
+    )
+    return examples, album.pictures
 
 
 def images_for_captions(
@@ -110,24 +112,27 @@ def nearest(
 
 
 def masked_images(
-    subject: Subject, pairs: Pairs, rows: Int[Tensor, " rows"], album: Album
+    subject: Subject, split: str, rows: Int[Tensor, " rows"], album: Album
 ) -> Iterator[MaskedImage]:
     """The hidden patches as the codebook draws the codes that the model predicts for them."""
-    model, device = subject.model, subject.device
+    model, pairs = subject.model, subject.held_out.pairs(split)
     selected = patch_masks(pairs, subject.held_out.seed)[rows]
-    pixels = pairs.pixels[rows].to(device)
-    seen = pairs.codebook_pixels[rows].to(device)
-    codes = model.codebook.codes(seen)
+    states = subject.image_states(pairs.pixels[rows], selected)
+    alone = (
+        predictions.patches_alone(model, states.to(subject.device), selected).argmax(dim=1).cpu()
+    )
+    texts = subject.text_states(pairs.captions)
+    joint = jointly(subject, states, texts, rows)
+    with_text = predictions.patches_jointly(model, joint, selected).argmax(dim=1).cpu()
+    codes = subject.codes(split)[rows]
     truth = codes[selected]
-    alone = predictions.patches_alone(model, pixels, selected).argmax(dim=1)
-    tokens = subject.tokens(pairs.captions, rows)
-    with_text = predictions.patches_with_text(model, pixels, selected, *tokens).argmax(dim=1)
+    seen = pairs.codebook_pixels[rows]
     original = unmap_pixels(seen)
     grey = torch.full_like(original, HIDDEN_GREY)
     drawn = {
         "original": original,
         "masked": paste(original, grey, selected),
-        "codes": model.codebook.decode(codes),
+        "codes": decode(subject, codes),
         "alone": filled_in(subject, original, codes, selected, alone),
         "caption": filled_in(subject, original, codes, selected, with_text),
     }
@@ -147,6 +152,24 @@ def masked_images(
         )
 
 
+def jointly(
+    subject: Subject,
+    images: Float[Tensor, "n tokens width"],
+    texts: TextStates,
+    rows: Int[Tensor, " n"],
+) -> Float[Tensor, "n joint_tokens joint_width"]:
+    """The multimodal states of images with those rows of the texts."""
+    inputs = (images, texts.hidden[rows], texts.real[rows])
+    return subject.model.multimodal(*(each.to(subject.device) for each in inputs))
+
+
+def decode(
+    subject: Subject, codes: Int[Tensor, "n rows columns"]
+) -> Float[Tensor, "n 3 height width"]:
+    """What the codebook draws, in [0, 1]."""
+    return subject.model.codebook.decode(codes.to(subject.device)).float().cpu()
+
+
 def share(right: Bool[Tensor, " n"]) -> float:
     return right.double().mean().item() if len(right) else 0.0
 
@@ -161,7 +184,7 @@ def filled_in(
     """The originals with their hidden patches decoded from the guessed codes."""
     guessed = codes.clone()
     guessed[selected] = guesses
-    return paste(original, subject.model.codebook.decode(guessed), selected)
+    return paste(original, decode(subject, guessed), selected)
 
 
 def paste(
@@ -172,32 +195,34 @@ def paste(
     """``above`` at the selected patches, ``below`` elsewhere."""
     size = below.shape[-1] // selected.shape[-1]
     mask = selected.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
-    return torch.where(mask[:, None].to(below.device), above, below)
+    return torch.where(mask[:, None], above, below)
 
 
 def masked_texts(
-    subject: Subject, pairs: Pairs, rng: np.random.Generator, album: Album
+    subject: Subject, split: str, rng: np.random.Generator, album: Album
 ) -> Iterator[MaskedText]:
-    """Captions with hidden tokens, among those in which the evaluation's masks hide any."""
-    captions, model = pairs.captions, subject.model
-    hidden = hidden_tokens(captions, subject.held_out.seed)
-    with_any = hidden.any(dim=1).nonzero()[:, 0]
-    rows = with_any[torch.from_numpy(rng.permutation(len(with_any))[:QUERIES])]
-    for row in rows.tolist():
-        only = torch.tensor([row])
-        ids, real = subject.tokens(captions, only)
-        selected = hidden[only, : ids.shape[1]].to(ids.device)
-        pixels = pairs.pixels[only].to(subject.device)
-        seeing = predictions.tokens_with_image(model, pixels, ids, real, selected)
-        blind = predictions.tokens_alone(model, ids, real, selected)
+    """Captions in which the evaluation's masks hide one or two tokens."""
+    pairs, model = subject.held_out.pairs(split), subject.model
+    hidden = hidden_tokens(pairs.captions, subject.held_out.seed)
+    blanks = hidden.sum(dim=1)
+    short = ((blanks > 0) & (blanks <= BLANKS)).nonzero()[:, 0]
+    rows = short[torch.from_numpy(rng.permutation(len(short))[:QUERIES])]
+    texts = subject.text_states(pairs.captions, hidden)
+    images = subject.image_states(pairs.pixels[rows])
+    joint = jointly(subject, images, texts, rows)
+    for i, row in enumerate(rows.tolist()):
+        selected, ids = hidden[row : row + 1], pairs.captions.ids[row]
+        seeing = predictions.tokens_jointly(model, joint[i : i + 1], selected)
+        blind = predictions.tokens_alone(
+            model, texts.hidden[row : row + 1].to(subject.device), selected
+        )
+        shown = ids.masked_fill(selected[0], tokenizer().mask)[texts.real[row]]
         yield MaskedText(
             picture=album.add(f"image-{row}", pairs.images[row]),
-            sentence=tokenizer().decode(
-                ids.masked_fill(selected, tokenizer().mask)[0, 1:-1].tolist(), keep_special=True
-            ),
+            sentence=tokenizer().decode(shown[1:-1].tolist(), keep_special=True),
             blanks=tuple(
                 Blank(truth=tokenizer().token(t), with_image=top(s), without_image=top(b))
-                for t, s, b in zip(ids[selected].tolist(), seeing, blind, strict=True)
+                for t, s, b in zip(ids[selected[0]].tolist(), seeing, blind, strict=True)
             ),
         )
 
@@ -212,10 +237,11 @@ def top(logits: Float[Tensor, " vocabulary"]) -> tuple[tuple[str, float], ...]:
 
 
 def reconstructions(
-    subject: Subject, pairs: Pairs, rng: np.random.Generator, album: Album
+    subject: Subject, split: str, rng: np.random.Generator, album: Album
 ) -> Iterator[tuple[str, str]]:
-    rows = rng.permutation(len(pairs))[: 2 * QUERIES]
-    pixels = pairs.codebook_pixels[torch.from_numpy(rows)].to(subject.device)
-    decoded = subject.model.codebook.decode(subject.model.codebook.codes(pixels))
-    for row, seen, drawn in zip(rows.tolist(), unmap_pixels(pixels), decoded, strict=True):
-        yield album.add(f"codebook-{row}-seen", seen), album.add(f"codebook-{row}-drawn", drawn)
+    pairs = subject.held_out.pairs(split)
+    rows = torch.from_numpy(rng.permutation(len(pairs))[: 2 * QUERIES])
+    seen = unmap_pixels(pairs.codebook_pixels[rows])
+    drawn = decode(subject, subject.codes(split)[rows])
+    for row, before, after in zip(rows.tolist(), seen, drawn, strict=True):
+        yield album.add(f"codebook-{row}-seen", before), album.add(f"codebook-{row}-drawn", after)

@@ -22,6 +22,7 @@ from flava.evaluation.record import Confusion, Evaluation, Figure, Pictures
 from flava.evaluation.subject import PixelComponents, Subject, evaluating
 from flava.evaluation.tasks import SPLITS, TASKS, Task
 from flava.model import Flava
+from flava.training.run import Precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class EvaluationConfig:
     """Draws the masks, the mismatched captions, the subsamples and the untrained model."""
     batch_size: int = 256
     """Samples that are computed at once; changes no figure."""
+    precision: Precision = Precision.BF16
+    """What matrix products are computed in."""
 
 
 DEFAULT = EvaluationConfig()
@@ -45,7 +48,7 @@ def measure(
 ) -> tuple[tuple[Figure, ...], tuple[Confusion, ...]]:
     """The figures of every task with their baselines, and the confusion matrices."""
     subject = Subject(model, held_out, config.batch_size)
-    fresh = Subject(untrained(model, config.seed), held_out, config.batch_size)
+    fresh = subject.twin(untrained(model, config.seed))
 
     @cache
     def components() -> PixelComponents:
@@ -53,7 +56,7 @@ def measure(
 
     figures: list[Figure] = []
     confusions: list[Confusion] = []
-    with evaluating(model), evaluating(fresh.model), progress_bar() as progress:
+    with evaluating(model, config.precision), progress_bar() as progress:
         bar = progress.add_task("", total=len(tasks), name="")
         for task in tasks:
             progress.update(bar, name=f"{task.name}, {held_out.rows[task.split].title}")
@@ -89,7 +92,7 @@ def untrained(model: Flava, seed: int) -> Flava:
         torch.manual_seed(seed)
         fresh = Flava(model.config)
     fresh.codebook.load_state_dict(model.codebook.state_dict())
-    return fresh.to(next(model.parameters()).device)
+    return fresh.to(next(model.parameters()).device).eval()
 
 
 def progress_bar() -> Progress:
@@ -124,7 +127,8 @@ def evaluate(
     started = time.perf_counter()
     held_out = HeldOut(splits, model.config, config.seed)
     figures, confusions = measure(model, held_out, config, tasks)
-    examples, pictures = draw_examples(Subject(model, held_out, config.batch_size))
+    with evaluating(model, config.precision):
+        examples, pictures = draw_examples(Subject(model, held_out, config.batch_size))
     evaluation = Evaluation(
         settings=describe(model, config, splits),
         seconds=time.perf_counter() - started,
@@ -139,10 +143,11 @@ def describe(model: Flava, config: EvaluationConfig, splits: Mapping[str, Split]
     """What produced the figures, in plain types."""
     return {
         **asdict(config),
-        "splits": {name: asdict(split) for name, split in splits.items()},
-        "classes": {each.names[0]: each.subgroups for each in CLASSES},
-        "templates": TEMPLATES,
-        "linear_probe_strengths": STRENGTHS,
+        "precision": config.precision.value,
+        "splits": {s.name: {"title": s.title, "shards": list(s.shards)} for s in splits.values()},
+        "classes": {each.names[0]: list(each.subgroups) for each in CLASSES},
+        "templates": list(TEMPLATES),
+        "linear_probe_strengths": list(STRENGTHS),
         "token_probability": TOKEN_PROBABILITY,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "machine": machine(),

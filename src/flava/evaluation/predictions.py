@@ -1,68 +1,47 @@
-"""What the heads predict: hidden patches, hidden tokens, whether a pair matches."""
+"""What the heads predict: hidden patches, hidden tokens, whether a pair matches.
 
-from jaxtyping import Bool, Float, Int
+States are those of the encoders before their norms; a joint state is the multimodal encoder's.
+"""
+
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flava.evaluation.held_out import tokenizer
 from flava.model import Flava
 
 
 def patches_alone(
-    model: Flava, pixels: Float[Tensor, "batch 3 h w"], selected: Bool[Tensor, "batch rows columns"]
+    model: Flava, image: Float[Tensor, "batch tokens width"], selected: Bool[Tensor, "batch r c"]
 ) -> Float[Tensor, "hidden codes"]:
-    """Logits of the hidden patches, row by row, from the image alone (MIM)."""
-    encoder = model.image_encoder
-    patches = encoder(pixels, selected)[:, 1:]
-    return model.mim_head(encoder.norm(patches[selected.flatten(1)])).float()
+    """Logits of the hidden patches, image by image, from the image alone (MIM)."""
+    states = image[:, 1:][selected.flatten(1)]
+    return model.mim_head(model.image_encoder.norm(states)).float()
 
 
-def patches_with_text(
-    model: Flava,
-    pixels: Float[Tensor, "batch 3 h w"],
-    selected: Bool[Tensor, "batch rows columns"],
-    ids: Int[Tensor, "batch length"],
-    real: Bool[Tensor, "batch length"],
+def patches_jointly(
+    model: Flava, joint: Float[Tensor, "batch tokens width"], selected: Bool[Tensor, "batch r c"]
 ) -> Float[Tensor, "hidden codes"]:
-    """Logits of the hidden patches, with the whole text (MMM)."""
-    image = model.image_encoder(pixels, selected)
-    states = model.multimodal(image, model.text_encoder(ids, real), real)
-    patches = states[:, 2 : 1 + image.shape[1]]
-    return model.mmm_image_head(patches[selected.flatten(1)]).float()
+    """Logits of the hidden patches, image by image, from image and text (MMM)."""
+    patches = selected.flatten(1)
+    return model.mmm_image_head(joint[:, 2 : 2 + patches.shape[1]][patches]).float()
 
 
 def tokens_alone(
-    model: Flava,
-    ids: Int[Tensor, "batch length"],
-    real: Bool[Tensor, "batch length"],
-    selected: Bool[Tensor, "batch length"],
+    model: Flava, text: Float[Tensor, "batch tokens width"], selected: Bool[Tensor, "batch tokens"]
 ) -> Float[Tensor, "hidden vocabulary"]:
-    """Logits of the hidden tokens from the text alone (MLM)."""
-    encoder = model.text_encoder
-    masked = ids.masked_fill(selected, tokenizer().mask)
-    return model.mlm_head(encoder.norm(encoder(masked, real)[selected])).float()
+    """Logits of the hidden tokens, text by text, from the text alone (MLM)."""
+    return model.mlm_head(model.text_encoder.norm(text[selected])).float()
 
 
-def tokens_with_image(
-    model: Flava,
-    pixels: Float[Tensor, "batch 3 h w"],
-    ids: Int[Tensor, "batch length"],
-    real: Bool[Tensor, "batch length"],
-    selected: Bool[Tensor, "batch length"],
+def tokens_jointly(
+    model: Flava, joint: Float[Tensor, "batch tokens width"], selected: Bool[Tensor, "batch length"]
 ) -> Float[Tensor, "hidden vocabulary"]:
-    """Logits of the hidden tokens, with the whole image (MMM)."""
-    image = model.image_encoder(pixels)
-    text = model.text_encoder(ids.masked_fill(selected, tokenizer().mask), real)
-    tokens = model.multimodal(image, text, real)[:, 1 + image.shape[1] :]
-    return model.mmm_text_head(tokens[selected]).float()
+    """Logits of the hidden tokens, text by text, from text and image (MMM)."""
+    return model.mmm_text_head(joint[:, -selected.shape[1] :][selected]).float()
 
 
 def matching_scores(
-    model: Flava,
-    pixels: Float[Tensor, "batch 3 h w"],
-    ids: Int[Tensor, "batch length"],
-    real: Bool[Tensor, "batch length"],
+    model: Flava, joint: Float[Tensor, "batch tokens width"]
 ) -> Float[Tensor, " batch"]:
     """The matching head's logit of "matched" over "mismatched"."""
-    states = model.multimodal(model.image_encoder(pixels), model.text_encoder(ids, real), real)
-    logits = model.itm_head(states).float()
+    logits = model.itm_head(joint).float()
     return logits[:, 1] - logits[:, 0]

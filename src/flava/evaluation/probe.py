@@ -14,12 +14,18 @@ from flava.evaluation.subject import Subject, evaluating
 from flava.evaluation.tasks import SPLITS
 from flava.evaluation.zero_shot import class_embeddings, classify
 from flava.model import Flava, FlavaConfig
+from flava.training.run import Precision
+
+BATCH_SIZE = 256
 
 Probe = Callable[[nn.Module, int], dict[str, float]]
 
 
 def zero_shot_probe(
-    config: FlavaConfig, *, splits: Mapping[str, Split] = SPLITS, batch_size: int = 256
+    config: FlavaConfig,
+    *,
+    splits: Mapping[str, Split] = SPLITS,
+    precision: Precision = Precision.BF16,
 ) -> Probe:
     """(model, step) -> figures on the validation concepts in the trained styles.
 
@@ -38,8 +44,8 @@ def zero_shot_probe(
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
         assert isinstance(model, Flava)
-        subject = Subject(model, held_out, batch_size)
-        with evaluating(model):
+        subject = Subject(model, held_out, BATCH_SIZE)
+        with evaluating(model, precision):
             images = subject.image_embeddings(VALIDATION)
             texts = subject.caption_embeddings(VALIDATION)
             classes = class_embeddings(subject.embed, CLASSES, TEMPLATES)

@@ -2,16 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from flava.evaluation.held_out import HeldOut, Texts, tokenizer
 from flava.evaluation.linear_probe import pca_of_pixels
 from flava.model import Flava
+from flava.training.run import Precision
 
 
 class Featuriser(Protocol):
@@ -22,14 +24,29 @@ class Featuriser(Protocol):
     def features(self, split: str) -> Float[np.ndarray, "images width"]: ...
 
 
+@dataclass(frozen=True)
+class TextStates:
+    """The text encoder's states before its norm; ``real`` is False at padding."""
+
+    hidden: Float[Tensor, "texts length width"]
+    real: Bool[Tensor, "texts length"]
+
+
 class Subject:
-    """A model under evaluation. Computes in the precision of its weights."""
+    """A model under evaluation. What it returns is on the CPU, joint states excepted."""
 
     def __init__(self, model: Flava, held_out: HeldOut, batch_size: int) -> None:
         self.model, self.held_out, self.batch_size = model, held_out, batch_size
         self.device = next(model.parameters()).device
         self._images: dict[str, tuple[Tensor, Tensor]] = {}
         self._captions: dict[str, Tensor] = {}
+        self._codes: dict[str, Tensor] = {}
+
+    def twin(self, model: Flava) -> "Subject":
+        """Another model with the same codebook, whose codes are computed once for both."""
+        other = Subject(model, self.held_out, self.batch_size)
+        other._codes = self._codes
+        return other
 
     def features(self, split: str) -> Float[np.ndarray, "images width"]:
         """The image encoder's [CLS] after the final norm."""
@@ -42,47 +59,95 @@ class Subject:
     def caption_embeddings(self, split: str) -> Float[Tensor, "images projection"]:
         """Unit vectors of the canonical captions."""
         if split not in self._captions:
-            captions = self.held_out.pairs(split).captions
-            self._captions[split] = embed_texts(
-                self.model, captions.ids, captions.real, self.batch_size
-            )
+            self._captions[split] = self._embed(self.held_out.pairs(split).captions)
         return self._captions[split]
-
-    def codes(self, split: str) -> Int[Tensor, "images rows columns"]:
-        """The codebook's codes of every patch."""
-        pixels = self.held_out.pairs(split).codebook_pixels.split(self.batch_size)
-        return torch.cat([self.model.codebook.codes(part.to(self.device)).cpu() for part in pixels])
-
-    def batches(self, n: int) -> tuple[Int[Tensor, " rows"], ...]:
-        """The rows 0 to n in batches."""
-        return torch.arange(n).split(self.batch_size)
-
-    def pixels(self, split: str, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows 3 h w"]:
-        """Some of a split's images, for the image encoder."""
-        return self.held_out.pairs(split).pixels[rows].to(self.device)
-
-    def tokens(
-        self, texts: Texts, rows: Int[Tensor, " rows"]
-    ) -> tuple[Int[Tensor, "rows length"], Bool[Tensor, "rows length"]]:
-        """Some texts, cut to the longest of them."""
-        real = texts.real[rows]
-        length = int(real.sum(dim=1).max())
-        return texts.ids[rows, :length].to(self.device), real[:, :length].to(self.device)
 
     def embed(self, texts: list[str]) -> Float[Tensor, "texts projection"]:
         """Unit vectors of any texts."""
-        ids, real = tokenizer().batch(texts, self.model.config.text.max_length)
-        return embed_texts(self.model, ids, real, self.batch_size)
+        return self._embed(Texts(texts, texts, self.model.config.text.max_length))
+
+    def codes(self, split: str) -> Int[Tensor, "images rows columns"]:
+        """The codebook's codes of every patch."""
+        if split not in self._codes:
+            batches = self.held_out.pairs(split).codebook_pixels.split(self.batch_size)
+            codebook = self.model.codebook
+            self._codes[split] = torch.cat(
+                [codebook.codes(b.to(self.device)).cpu() for b in batches]
+            )
+        return self._codes[split]
+
+    def image_states(
+        self,
+        pixels: Float[Tensor, "images 3 height width"],
+        selected: Bool[Tensor, "images rows columns"] | None = None,
+    ) -> Float[Tensor, "images tokens width"]:
+        """The image encoder's states before its norm, hiding the selected patches."""
+        return torch.cat(
+            [
+                self.model.image_encoder(
+                    pixels[rows].to(self.device),
+                    None if selected is None else selected[rows].to(self.device),
+                ).cpu()
+                for rows in torch.arange(len(pixels)).split(self.batch_size)
+            ]
+        )
+
+    def text_states(
+        self, texts: Texts, selected: Bool[Tensor, "texts length"] | None = None
+    ) -> TextStates:
+        """The text encoder's states, with [MASK] at the selected tokens."""
+        ids = texts.ids if selected is None else texts.ids.masked_fill(selected, tokenizer().mask)
+        width = self.model.config.text.width
+        hidden = torch.zeros(*ids.shape, width)
+        for rows, length in self._by_length(texts.real):
+            real = texts.real[rows, :length].to(self.device)
+            states = self.model.text_encoder(ids[rows, :length].to(self.device), real)
+            hidden[rows, :length] = states.float().cpu()
+        return TextStates(hidden, texts.real)
+
+    def joint_states(
+        self,
+        images: Float[Tensor, "images image_tokens width"],
+        texts: TextStates,
+        image_rows: Int[Tensor, " pairs"],
+        text_rows: Int[Tensor, " pairs"],
+    ) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch tokens joint"]]]:
+        """The multimodal states of pairs of rows, as (which of the pairs, their states)."""
+        for pairs, length in self._by_length(texts.real[text_rows]):
+            rows = text_rows[pairs]
+            yield (
+                pairs,
+                self.model.multimodal(
+                    images[image_rows[pairs]].to(self.device),
+                    texts.hidden[rows, :length].to(self.device),
+                    texts.real[rows, :length].to(self.device),
+                ),
+            )
 
     def _encode_images(self, split: str) -> tuple[Tensor, Tensor]:
         if split not in self._images:
-            parts = [
-                encode_images(self.model, pixels.to(self.device))
-                for pixels in self.held_out.pairs(split).pixels.split(self.batch_size)
-            ]
-            features, embeddings = zip(*parts, strict=True)
-            self._images[split] = torch.cat(features).cpu(), torch.cat(embeddings).cpu()
+            model, features, embeddings = self.model, [], []
+            for pixels in self.held_out.pairs(split).pixels.split(self.batch_size):
+                hidden = model.image_encoder(pixels.to(self.device))
+                features.append(model.image_encoder.norm(hidden[:, 0]).float().cpu())
+                embeddings.append(model.project_image(hidden).cpu())
+            self._images[split] = torch.cat(features), torch.cat(embeddings)
         return self._images[split]
+
+    def _embed(self, texts: Texts) -> Float[Tensor, "texts projection"]:
+        embedded = torch.zeros(len(texts.ids), self.model.config.projection_width)
+        for rows, length in self._by_length(texts.real):
+            ids, real = (t[rows, :length].to(self.device) for t in (texts.ids, texts.real))
+            embedded[rows] = self.model.encode_text(ids, real).cpu()
+        return embedded
+
+    def _by_length(
+        self, real: Bool[Tensor, "texts length"]
+    ) -> Iterator[tuple[Int[Tensor, " batch"], int]]:
+        """Batches of rows from short texts to long, so that little padding is encoded."""
+        lengths = real.sum(dim=1)
+        for rows in lengths.argsort().split(self.batch_size):
+            yield rows, int(lengths[rows].max())
 
 
 class PixelComponents:
@@ -99,38 +164,16 @@ class PixelComponents:
         return self.held_out.pairs(split).pixels.flatten(1).numpy()
 
 
-def encode_images(
-    model: Flava, pixels: Float[Tensor, "batch 3 height width"]
-) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch projection"]]:
-    """[CLS] after the final norm, and the unit vector of the contrastive space."""
-    hidden = model.image_encoder(pixels)
-    return model.image_encoder.norm(hidden[:, 0]).float(), model.project_image(hidden)
-
-
-def embed_texts(
-    model: Flava,
-    ids: Int[Tensor, "texts length"],
-    real: Bool[Tensor, "texts length"],
-    batch_size: int,
-) -> Float[Tensor, "texts projection"]:
-    """Unit vectors, computed from short texts to long so that little padding is encoded."""
-    device = next(model.parameters()).device
-    order = real.sum(dim=1).argsort()
-    embedded = [
-        model.encode_text(ids[rows, :length].to(device), real[rows, :length].to(device)).cpu()
-        for rows in order.split(batch_size)
-        for length in [int(real[rows].sum(dim=1).max())]
-    ]
-    return torch.cat(embedded)[order.argsort()]
-
-
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: Flava, precision: Precision) -> Iterator[None]:
     """No gradients and no dropout within; the model's mode is as before afterwards."""
-    was_training = model.training
+    was_training, device = model.training, next(model.parameters()).device.type
     model.eval()
     try:
-        with torch.inference_mode():
+        with (
+            torch.inference_mode(),
+            torch.autocast(device, precision.dtype, enabled=precision is not Precision.FP32),
+        ):
             yield
     finally:
         model.train(was_training)

@@ -59,7 +59,7 @@ def published_name(name: str) -> str:
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our `Flava` state dict under the names of transformers' `FlavaForPreTraining`.
 
-    Heads' biases appear twice, as there: ``X_head.bias`` and ``X_head.decoder.bias`` are one tensor.
+    Heads' biases appear twice, as there: ``X_head.bias`` is ``X_head.decoder.bias``.
     """
     published: dict[str, Tensor] = {}
     for name, tensor in state.items():

@@ -30,7 +30,7 @@ class TextConfig(TransformerConfig):
 
 
 TOKEN_TYPES = 2
-"""BERT's two segments. FLAVA only uses the first; the second is carried for the published layout."""
+"""BERT's two segments. FLAVA uses the first; the second is carried for the published layout."""
 
 
 class TextEncoder(Transformer):

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from flava.data.loader import Loader
+from flava.data.tokenizer import Tokenizer
 from flava.evaluation.probe import zero_shot_probe
 from flava.model import Codebook, Flava, FlavaConfig
 from flava.objectives import (
@@ -15,6 +16,7 @@ from flava.objectives import (
 )
 from flava.training.checkpoint import build_model, load_model
 from flava.training.loop import Objective, Probe, Trainer
+from flava.training.memory import keep_freed_memory
 from flava.training.run import Run
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -28,8 +30,9 @@ def start(run: Run) -> None:
         ValueError, FileNotFoundError: something in the configuration does not hold.
         Interrupted, FloatingPointError, OSError: as `Trainer.train`.
     """
-    if mistakes := misfits(run):
-        raise ValueError("model and data do not fit each other:\n  " + "\n  ".join(mistakes))
+    if mistakes := misfits(run) + [f"data.{problem}" for problem in run.data.problems()]:
+        raise ValueError("the run cannot start:\n  " + "\n  ".join(mistakes))
+    keep_freed_memory()
     torch.manual_seed(run.seed)
     objective, probe = join(run)
     trainer = Trainer(run, objective, probe)
@@ -41,13 +44,12 @@ def start(run: Run) -> None:
 
 def join(run: Run) -> tuple[Objective, Probe | None]:
     """The objective around a fresh model, and what is probed during training."""
-    model = build_model(run.model)
-    match run.objective, model:
-        case CodebookObjectiveConfig() as config, Codebook():
+    match run.objective, build_model(run.model):
+        case CodebookObjectiveConfig() as config, Codebook() as model:
             return CodebookObjective(config, model), None
-        case FlavaObjectiveConfig() as config, Flava():
+        case FlavaObjectiveConfig() as config, Flava() as model:
             model.codebook.load_state_dict(load_codebook(run).state_dict())
-            return FlavaObjective(config, model), zero_shot_probe(run.data.image)
+            return FlavaObjective(config, model), zero_shot_probe(model.config)
     raise AssertionError("Run checks that objective and model fit")
 
 
@@ -55,7 +57,11 @@ def misfits(run: Run) -> list[str]:
     """Where the data does not have the form that the model reads, one line each."""
     image, model = run.data.image, run.model
     if not isinstance(model, FlavaConfig):
-        return []
+        return [
+            f"data.{name} is set, but a codebook is trained on images alone: leave it out"
+            for name in ("pairs", "text")
+            if name in run.data.sources
+        ]
     texts = (
         ("text_max_length", run.data.text, run.data.text_max_length),
         ("pair_max_length", run.data.pairs, run.data.pair_max_length),
@@ -65,6 +71,11 @@ def misfits(run: Run) -> list[str]:
         for name, source, length in texts
         if source is not None and length > model.text.max_length
     ]
+    if model.text.vocabulary_size < (tokens := Tokenizer().size):
+        found.append(
+            f"model.text.vocabulary_size is {model.text.vocabulary_size}, fewer than the "
+            f"tokeniser's {tokens} token ids"
+        )
     if image.image_size != model.image.image_size:
         found.append(
             f"data.image.image_size is {image.image_size}, model.image.image_size is "
@@ -87,7 +98,9 @@ def load_codebook(run: Run) -> Codebook:
     """
     remedy = "train one by `flava train codebook-tiny` and give its folder with --codebook"
     if run.codebook is None:
-        raise ValueError(f"codebook is not set, and FLAVA's image losses predict its codes: {remedy}")
+        raise ValueError(
+            f"codebook is not set, and FLAVA's image losses predict its codes: {remedy}"
+        )
     name = run.codebook.removeprefix("shipped:")
     codebook = load_model(SHIPPED / name if name != run.codebook else Path(run.codebook))
     if not isinstance(codebook, Codebook):

@@ -38,13 +38,17 @@ def flava_tiny() -> Run:
             multimodal=MultimodalConfig(width=width, heads=heads, mlp_width=4 * width, depth=2),
             projection_width=128,
             codebook=CODEBOOK,
+            init_std=0.08,
+            token_init_std=0.02,
         ),
         objective=FlavaObjectiveConfig(),
         data=DataConfig(
             pairs=SourceConfig(
                 shards=(f"embedded:pairs/{STYLES}-train.tar",), weight=0.70, batch_size=128
             ),
-            images=SourceConfig(shards=("embedded:images/*-train.tar",), weight=0.15, batch_size=128),
+            images=SourceConfig(
+                shards=("embedded:images/*-train.tar",), weight=0.15, batch_size=128
+            ),
             text=SourceConfig(
                 shards=("embedded:text/wordnet-train.jsonl",), weight=0.15, batch_size=128
             ),
@@ -52,8 +56,8 @@ def flava_tiny() -> Run:
             pair_max_length=32,
             text_max_length=64,
         ),
-        optimizer=OptimizerConfig(lr=1e-3),
-        schedule=ScheduleConfig(warmup_steps=50),
+        optimizer=OptimizerConfig(lr=1.5e-3),
+        schedule=ScheduleConfig(warmup_steps=100),
         codebook="shipped:codebook-tiny",
     )
 

@@ -5,10 +5,10 @@ run that is killed at any moment, or whose disk fills up, keeps its last good on
 ``best`` are links to the folders they stand for.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from flava.model import Codebook, CodebookConfig, Flava, FlavaConfig
+from flava.training.files import explain
 
 MODELS = {FlavaConfig: Flava, CodebookConfig: Codebook}
 
@@ -48,9 +49,11 @@ def save_checkpoint(
         OSError: it could not be written; what was there before is untouched.
     """
     target, partial = folder / name, folder / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
-        save_file(model.state_dict(), partial / "model.safetensors")
+        partial.mkdir(parents=True)
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(weights, partial / "model.safetensors")
         config = MODEL_FILE.dump_json(ModelFile(model=model.config), indent=2)
         (partial / "config.json").write_bytes(config + b"\n")
         if state is not None:
@@ -73,15 +76,26 @@ def point(folder: Path, link: str, name: str) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)
     fresh.replace(folder / link)
-    linked = {os.readlink(path) for path in folder.iterdir() if path.is_symlink()}
+    linked = {path.readlink().name for path in folder.iterdir() if path.is_symlink()}
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and path.name not in linked:
             shutil.rmtree(path)
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """What a checkpoint holds besides the model."""
-    return torch.load(folder / "state.pt", weights_only=True)
+    """What a checkpoint holds besides the model.
+
+    Raises:
+        FileNotFoundError: the checkpoint was made to be used, not to be gone on from.
+        ValueError: the file is damaged.
+    """
+    path = folder / "state.pt"
+    try:
+        return torch.load(path, weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): copy it anew, or train again in another --output-dir"
+        ) from error
 
 
 def find_checkpoint(source: Path) -> Path:
@@ -114,7 +128,7 @@ def load_model(source: Path) -> Flava | Codebook:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing: the checkpoint is incomplete") from error
     except ValidationError as error:
-        raise ValueError(f"{path} does not describe a model: {error}") from error
+        raise ValueError(f"{path} does not describe a model:{explain(error)}") from error
     model = build_model(config)
     load_weights(model, folder / "model.safetensors")
     return model.eval()

@@ -4,10 +4,10 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import psutil
 import torch
@@ -26,10 +26,12 @@ Probe = Callable[[nn.Module, int], dict[str, float]]
 """(model, step) -> named figures. The first of them chooses the best checkpoint: more is better."""
 
 
+@runtime_checkable
 class Objective(Protocol):
     """What the loop needs of a method."""
 
-    model: Flava | Codebook
+    @property
+    def model(self) -> Flava | Codebook: ...
 
     def __call__(self, batch: Batch) -> dict[str, Term]: ...
 
@@ -37,7 +39,7 @@ class Objective(Protocol):
         """Called when ``step`` updates have been made."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818
     """The run was stopped by the user; its message says how to go on."""
 
 
@@ -55,6 +57,7 @@ class Trainer:
         self.optimizer = build_optimizer(run.optimizer, self.model)
         self.trained = [p for p in self.model.parameters() if p.requires_grad]
         self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.saved: int | None = None
         self.checkpoints = run.output_dir / "checkpoints"
         self.interrupted = False
         self.claim_folder()
@@ -73,7 +76,13 @@ class Trainer:
                     "they were, or choose another --output-dir:\n  " + "\n  ".join(found)
                 )
             self.restore(last)
-        self.run.output_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run.output_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(
+                f"output_dir {self.run.output_dir} cannot be made ({error.strerror}): choose "
+                "another folder with --output-dir"
+            ) from error
         save_run(self.run, self.run.output_dir / "run.json")
 
     def train(self, batches: Iterator[Batch]) -> None:
@@ -84,18 +93,18 @@ class Trainer:
             FloatingPointError: a loss or gradient was not finite; what is known is saved.
             OSError: a checkpoint could not be written; earlier ones are untouched.
         """
-        metrics = Metrics(self.run.output_dir, self.step)
-        with Display(self.step, self.run.max_steps) as display, self.catch_signals():
-            try:
-                while self.step < self.run.max_steps and not self.interrupted:
-                    row = self.update(batches)
-                    metrics.write(row)
-                    display.update(row)
-                    self.look(metrics, display)
-            finally:
-                metrics.close()
-        if self.interrupted:
-            self.save("last")
+        with (
+            closing(Metrics(self.run.output_dir, self.step)) as metrics,
+            closing(Display(self.step, self.run.max_steps)) as display,
+            self.catch_signals(),
+        ):
+            while self.step < self.run.max_steps and not self.interrupted:
+                row = self.update(batches)
+                metrics.write(row)
+                display.update(row)
+                self.look(metrics, display)
+        if self.step < self.run.max_steps:
+            self.save()
             raise Interrupted(
                 f"stopped after {self.step} of {self.run.max_steps} updates; the checkpoint is in "
                 f"{self.checkpoints / 'last'}. To go on, run the same command with --resume"
@@ -105,17 +114,14 @@ class Trainer:
         """One update of the weights, over ``accumulate`` batches."""
         started = time.perf_counter()
         rate = self.set_learning_rate()
+        drawn = [next(batches) for _ in range(self.run.accumulate)]
+        waited = time.perf_counter() - started
         figures: dict[str, list[float]] = {}
-        samples, waited = 0, 0.0
-        for _ in range(self.run.accumulate):
-            before = time.perf_counter()
-            batch = to_device(next(batches), self.device)
-            waited += time.perf_counter() - before
-            samples += len(batch.keys)
-            for name, value in self.accumulate_gradients(batch).items():
+        for batch in drawn:
+            for name, value in self.accumulate_gradients(to_device(batch, self.device)).items():
                 figures.setdefault(name, []).append(value)
         norm = nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.max_grad_norm).item()
-        self.require_finite({"grad_norm": norm}, batch)
+        self.require_finite({"grad_norm": norm}, drawn)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -124,11 +130,11 @@ class Trainer:
         self.seconds += elapsed
         return {
             "step": self.step,
-            "batch": kind(batch),
+            "batch": kind(drawn[0]),
             **{name: sum(values) / len(values) for name, values in figures.items()},
             "lr": rate,
             "grad_norm": norm,
-            "samples_per_second": samples / elapsed,
+            "samples_per_second": sum(len(batch.keys) for batch in drawn) / elapsed,
             "data_seconds": waited,
             "seconds": self.seconds,
             "memory_gib": psutil.Process().memory_info().rss / 2**30,
@@ -140,7 +146,7 @@ class Trainer:
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             terms = self.objective(batch)
         figures = {f"loss/{name}": term.loss.item() for name, term in terms.items()}
-        self.require_finite(figures, batch)
+        self.require_finite(figures, [batch])
         total = torch.stack([term.loss for term in terms.values()]).sum()
         (total / self.run.accumulate).backward()
         accuracies = {
@@ -156,21 +162,23 @@ class Trainer:
             group["lr"] = self.run.optimizer.lr * factor
         return self.run.optimizer.lr * factor
 
-    def require_finite(self, figures: dict[str, float], batch: Batch) -> None:
+    def require_finite(self, figures: dict[str, float], batches: Sequence[Batch]) -> None:
         """Stop, with the evidence saved, before a bad number reaches the weights."""
         if all(math.isfinite(value) for value in figures.values()):
             return
-        path = self.run.output_dir / f"non-finite-step-{self.step}.json"
+        step = self.step + 1
+        path = self.run.output_dir / f"non-finite-step-{step}.json"
         evidence = {
-            "step": self.step,
+            "step": step,
             "figures": {name: repr(value) for name, value in figures.items()},
-            "keys": batch.keys,
+            "keys": [key for batch in batches for key in batch.keys],
         }
         path.write_text(json.dumps(evidence, indent=2))
         raise FloatingPointError(
-            f"update {self.step} gave a number that is not finite ({evidence['figures']}); the "
+            f"update {step} gave a number that is not finite ({evidence['figures']}); the "
             f"batch's samples are listed in {path}. Lower optimizer.lr (now "
-            f"{self.run.optimizer.lr}), or lengthen schedule.warmup_steps, and resume"
+            f"{self.run.optimizer.lr}) or lengthen schedule.warmup_steps, and train again in "
+            "another --output-dir"
         )
 
     def look(self, metrics: Metrics, display: Display) -> None:
@@ -189,11 +197,13 @@ class Trainer:
                 self.best = first
                 self.save("best")
         if done or self.step % self.run.checkpoint_every == 0:
-            self.save("last")
+            self.save()
 
-    def save(self, link: str) -> None:
+    def save(self, *links: str) -> None:
+        """Write a checkpoint and let ``links`` stand for it; it is the last one in any case."""
         name = f"step-{self.step:06d}"
-        if not (self.checkpoints / name).is_dir():
+        # Not "if there is none": a folder of that name may be the rest of a run that was killed.
+        if self.saved != self.step:
             state = {
                 "step": self.step,
                 "seconds": self.seconds,
@@ -202,13 +212,16 @@ class Trainer:
                 "random": torch.get_rng_state(),
             }
             save_checkpoint(self.checkpoints, name, self.model, state)
-        point(self.checkpoints, link, name)
+            self.saved = self.step
+        for link in (*links, "last"):
+            point(self.checkpoints, link, name)
 
     def restore(self, folder: Path) -> None:
         state: dict[str, Any] = load_state(folder)
         load_weights(self.model, folder / "model.safetensors")
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        self.saved = self.step
         torch.set_rng_state(state["random"])
         self.objective.after_step(self.step)
 

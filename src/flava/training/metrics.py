@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from torch.utils.tensorboard import SummaryWriter
+
+from flava.training.files import unwritable, write_whole
 
 Row = Mapping[str, float | int | str | None]
 
@@ -30,21 +31,23 @@ class Metrics:
     """``metrics.jsonl``: a row an update, and a row a probe. Rows after ``step`` are dropped."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        path = folder / "metrics.jsonl"
-        kept = [line for line in lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
-        self.file = path.open("a")
+        self.path = folder / "metrics.jsonl"
+        kept = [line for line in lines(self.path) if json.loads(line)["step"] <= step]
+        write_whole(self.path, "".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def write(self, row: Row) -> None:
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        """Raises OSError if the disk is full; rows before this one stay."""
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise unwritable(self.path, error) from error
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float):
                 self.board.add_scalar(name, value, int(row["step"] or 0))
 
     def close(self) -> None:
-        self.file.close()
         self.board.close()
 
 
@@ -76,17 +79,9 @@ class Display:
         )
         self.task = self.progress.add_task("", total=max_steps, completed=step, figures="")
         self.started, self.first_step = time.monotonic(), step
-
-    def __enter__(self) -> "Display":
         self.progress.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self.progress.stop()
 
     def update(self, row: Row) -> None:
@@ -99,7 +94,9 @@ class Display:
         now = time.monotonic()
         if not self.console.is_terminal and now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
-            left = (now - self.started) / (self.step - self.first_step) * (self.max_steps - self.step)
+            left = (
+                (now - self.started) / (self.step - self.first_step) * (self.max_steps - self.step)
+            )
             self.say(f"step {self.step}/{self.max_steps}, {left:.0f} s left, {self.figures()}")
 
     def figures(self) -> str:

@@ -24,9 +24,10 @@ class OptimizerConfig:
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm; the paper names none."""
 
-    def __post_init__(self) -> None:
-        mistakes = [
-            f"optimizer.{name} is {value}: use {remedy}"
+    def mistakes(self, field: str) -> list[str]:
+        """What is wrong with these settings, one line each."""
+        return [
+            f"{field}.{name} is {value}: use {remedy}"
             for name, value, holds, remedy in (
                 ("lr", self.lr, self.lr > 0, "a positive number"),
                 ("beta1", self.beta1, 0 <= self.beta1 < 1, "a number in [0, 1)"),
@@ -37,8 +38,6 @@ class OptimizerConfig:
             )
             if not holds
         ]
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:

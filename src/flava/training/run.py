@@ -4,13 +4,16 @@ import json
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flava.data.loader import DataConfig
 from flava.model import CodebookConfig, FlavaConfig
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
+from flava.training.files import explain, write_whole
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig
 
@@ -30,9 +33,10 @@ class Precision(Enum):
 class Run:
     """Everything that decides what a run does."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
+    # JSON has no infinity: by default pydantic writes null, which it would not read again.
+    __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
-    recipe: str
+    recipe: Annotated[str, tyro.conf.Suppress]
     """The recipe this run was made from."""
     output_dir: Path
     """Folder that the run writes to: checkpoints, metrics, the report."""
@@ -77,6 +81,7 @@ class Run:
                 f"objective is a {type(self.objective).__name__}, which does not train a "
                 f"{type(self.model).__name__}"
             )
+        mistakes += self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
         if mistakes:
             raise ValueError("the run's configuration does not hold:\n  " + "\n  ".join(mistakes))
 
@@ -88,7 +93,7 @@ FREE_ON_RESUME = {"output_dir", "resume", "max_steps", "probe_every", "checkpoin
 
 
 def save_run(run: Run, path: Path) -> None:
-    path.write_bytes(RUN.dump_json(run, indent=2) + b"\n")
+    write_whole(path, RUN.dump_json(run, indent=2) + b"\n")
 
 
 def load_run(path: Path) -> Run:
@@ -101,7 +106,7 @@ def load_run(path: Path) -> Run:
     try:
         return RUN.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} is not a run's configuration: {error}") from error
+        raise ValueError(f"{path} is not a run's configuration:{explain(error)}") from error
 
 
 def differences(saved: Run, asked: Run) -> list[str]:
@@ -119,5 +124,3 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
         return {prefix: value}
     nested = (flatten(v, f"{prefix}.{k}" if prefix else k) for k, v in value.items())
     return {k: v for each in nested for k, v in each.items()}
-
-

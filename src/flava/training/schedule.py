@@ -13,16 +13,14 @@ class ScheduleConfig:
     final_fraction: float = 0.0
     """What is left of the peak at the last update."""
 
-    def __post_init__(self) -> None:
-        mistakes = []
+    def mistakes(self, field: str) -> list[str]:
+        """What is wrong with these settings, one line each."""
+        found = []
         if self.warmup_steps < 0:
-            mistakes.append(f"schedule.warmup_steps is {self.warmup_steps}: use 0 or more")
+            found.append(f"{field}.warmup_steps is {self.warmup_steps}: use 0 or more")
         if not 0 <= self.final_fraction <= 1:
-            mistakes.append(
-                f"schedule.final_fraction is {self.final_fraction}: use a number in [0, 1]"
-            )
-        if mistakes:
-            raise ValueError("\n".join(mistakes))
+            found.append(f"{field}.final_fraction is {self.final_fraction}: use a number in [0, 1]")
+        return found
 
 
 def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> float:

@@ -1,0 +1,341 @@
+import itertools
+import logging
+import os
+import pickle
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from flava.batch import Batch, ImageBatch, PairBatch, TextBatch, unmap_pixels
+from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.mixture import choose
+from flava.data.tokenizer import Tokenizer
+from flava.data.transforms import ImageTransformConfig, denormalise
+from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
+
+KINDS = {"pairs": PairBatch, "images": ImageBatch, "text": TextBatch}
+TOKENIZER = Tokenizer()
+
+
+@pytest.fixture
+def config(tmp_path) -> DataConfig:
+    """Three small sources; loaded in process."""
+    pairs = write_tar(tmp_path / "pairs.tar", pair_files(range(21)))
+    images = write_tar(
+        tmp_path / "images.tar.gz", {f"i{n}.webp": encoded(picture(n), "WEBP") for n in range(9)}
+    )
+    text = write_lines(tmp_path / "text.jsonl", [f"sentence number {n}" for n in range(30)])
+    return DataConfig(
+        pairs=SourceConfig(shards=(str(pairs),), weight=0.5, batch_size=6),
+        images=SourceConfig(shards=(str(images),), weight=0.25, batch_size=4),
+        text=SourceConfig(shards=(str(text),), weight=0.25, batch_size=5),
+        image=ImageTransformConfig(image_size=24, codebook_size=48),
+        mismatch_probability=0.5,
+        workers=0,
+    )
+
+
+def only(config: DataConfig, name: str) -> DataConfig:
+    """The config with one of its sources."""
+    others = {other: None for other in KINDS if other != name}
+    return replace(config, **others)
+
+
+def take(config: DataConfig, count: int, **options: int) -> list[Batch]:
+    with Loader(config, **{"seed": 3, **options}) as loader:
+        return list(itertools.islice(loader, count))
+
+
+def tensors(batch: Batch) -> dict[str, torch.Tensor]:
+    if isinstance(batch, PairBatch):
+        parts = {"image": batch.image, "text": batch.text}
+        named = {f"{p}.{k}": v for p, part in parts.items() for k, v in tensors(part).items()}
+        return {**named, "matched": batch.matched}
+    return {k: v for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+
+
+def same(first: Batch, second: Batch) -> bool:
+    ours, theirs = tensors(first), tensors(second)
+    return (
+        type(first) is type(second)
+        and first.keys == second.keys
+        and ours.keys() == theirs.keys()
+        and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    )
+
+
+def all_same(first: list[Batch], second: list[Batch]) -> bool:
+    return all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+# What a batch holds
+
+
+def test_each_steps_batch_comes_from_the_mixtures_source(config):
+    for step, batch in enumerate(take(config, 30)):
+        assert type(batch) is KINDS[choose(3, step, config.weights)]
+
+
+def test_an_image_batch_shows_each_image_and_hides_patches(config):
+    whole = replace(config.image, crop_scale=(1.0, 1.0))
+    (batch,) = take(only(replace(config, image=whole), "images"), 1)
+    assert isinstance(batch, ImageBatch)
+    assert batch.pixels.shape == (4, 3, 24, 24)
+    assert batch.codebook_pixels.shape == (4, 3, 48, 48)
+    assert batch.selected.shape == (4, 6, 6)
+    assert (batch.selected.sum((1, 2)) > 8).all()
+    assert (batch.selected.sum((1, 2)) <= 13).all()
+    for key, pixels, codebook_pixels in zip(
+        batch.keys, batch.pixels, batch.codebook_pixels, strict=True
+    ):
+        mean = torch.from_numpy(np.asarray(picture(int(key[1:]))) / 255).mean((0, 1)).float()
+        # A crop of nearly all of a smooth image: its mean colour tells which one it is.
+        assert torch.allclose(denormalise(pixels).mean((1, 2)), mean, atol=0.1)
+        assert torch.allclose(unmap_pixels(codebook_pixels).mean((1, 2)), mean, atol=0.1)
+
+
+def test_a_pair_batch_joins_each_image_with_its_text_or_says_so(config):
+    for batch in take(only(config, "pairs"), 8):
+        assert isinstance(batch, PairBatch)
+        assert batch.keys == batch.image.keys
+        assert sorted(batch.text.keys) == sorted(batch.image.keys)
+        own = [a == b for a, b in zip(batch.image.keys, batch.text.keys, strict=True)]
+        assert batch.matched.tolist() == own
+        for key, ids, real in zip(batch.text.keys, batch.text.ids, batch.text.real, strict=True):
+            text = TOKENIZER.decode(ids[real].tolist())
+            assert text in (f"picture number {int(key)}", f"the {int(key)} th one")
+
+
+def test_identical_texts_match_wherever_they_are(config, tmp_path):
+    files = pair_files(range(8))
+    files = {n: b'{"caption": "a skunk"}' if n.endswith("json") else d for n, d in files.items()}
+    shard = write_tar(tmp_path / "same.tar", files)
+    pairs = SourceConfig(shards=(str(shard),), weight=1.0, batch_size=8)
+    for batch in take(only(replace(config, pairs=pairs, mismatch_probability=1.0), "pairs"), 2):
+        assert isinstance(batch, PairBatch)
+        assert batch.matched.all()
+        assert batch.text.keys != batch.image.keys
+
+
+def test_a_text_batch_is_masked_and_padded(config):
+    (batch,) = take(only(replace(config, mask_probability=0.5), "text"), 1)
+    assert isinstance(batch, TextBatch)
+    for key, ids, real in zip(batch.keys, batch.ids, batch.real, strict=True):
+        number = int(key.rpartition(":")[2]) - 1
+        assert ids[real].tolist() == TOKENIZER.encode(f"sentence number {number}", 512)
+    assert batch.selected.any()
+    assert (batch.ids == batch.masked_ids)[~batch.selected].all()
+    assert not (batch.selected & ~batch.real).any()
+
+
+def test_long_texts_are_cut(config, tmp_path):
+    shard = write_lines(tmp_path / "long.jsonl", ["word " * 10_000])
+    source = SourceConfig(shards=(str(shard),), weight=1.0, batch_size=2)
+    (batch,) = take(only(replace(config, text=source, text_max_length=40), "text"), 1)
+    assert isinstance(batch, TextBatch)
+    assert batch.ids.shape == (2, 40)
+
+
+# The order of batches
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("start", [1, 7])
+def test_a_resumed_loader_yields_what_an_uninterrupted_one_does(config, workers, start):
+    config = replace(config, workers=workers)
+    through = take(config, 14)
+    assert all_same(through[start:], take(config, 14 - start, start_step=start))
+
+
+def test_it_does_so_with_accumulation_and_corrupt_samples(config, tmp_path):
+    files = pair_files(range(21))
+    files["00004.png"] = files["00011.png"] = b"broken"
+    shard = write_tar(tmp_path / "broken.tar", files)
+    pairs = SourceConfig(shards=(str(shard),), weight=0.5, batch_size=6)
+    config = replace(config, pairs=pairs)
+    through = take(config, 30, accumulate=3)
+    for first in range(0, 30, 3):
+        assert len({type(batch) for batch in through[first : first + 3]}) == 1
+    assert all_same(through[12:], take(config, 18, accumulate=3, start_step=4))
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(config):
+    assert all_same(take(config, 8), take(replace(config, workers=2), 8))
+
+
+def test_seeds_give_other_batches(config):
+    first, second = take(only(config, "text"), 3), take(only(config, "text"), 3, seed=4)
+    assert not any(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_a_second_epoch_masks_and_crops_anew(config):
+    source = replace(config.images, batch_size=9)
+    first, second = take(only(replace(config, images=source), "images"), 2)
+    assert isinstance(first, ImageBatch)
+    assert isinstance(second, ImageBatch)
+    assert sorted(first.keys) == sorted(second.keys)
+    again = [second.keys.index(key) for key in first.keys]
+    assert not torch.equal(first.selected, second.selected[again])
+    assert not torch.equal(first.pixels, second.pixels[again])
+
+
+def test_loading_leaves_the_global_generator_alone(config):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    take(config, 5)
+    take(replace(config, workers=1), 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_workers_can_be_started_by_pickling(config):
+    # How Python 3.14 starts processes on Linux, and every version does on macOS and Windows.
+    with Loader(config, seed=3) as loader:
+        expected = list(itertools.islice(loader, 6))
+    with Loader(config, seed=3) as loader:
+        for name, batches in loader._sources.items():
+            dataset = batches._dataset_fetcher.dataset  # pyright: ignore[reportAttributeAccessIssue]
+            loader._sources[name] = iter(pickle.loads(pickle.dumps(dataset)))
+        assert all_same(list(itertools.islice(loader, 6)), expected)
+
+
+# Corrupt samples
+
+
+def broken_pairs(tmp_path: Path, broken: range, total: int) -> SourceConfig:
+    files = pair_files(range(total))
+    for number in broken:
+        files[f"{number:05d}.png"] = files[f"{number:05d}.png"][:50]
+    shard = write_tar(tmp_path / "broken.tar", files)
+    return SourceConfig(shards=(str(shard),), weight=1.0, batch_size=5)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_corrupt_samples_are_skipped_counted_and_named(config, tmp_path, caplog, workers):
+    pairs = broken_pairs(tmp_path, range(3), 10)
+    config = only(replace(config, pairs=pairs, workers=workers), "pairs")
+    with caplog.at_level(logging.WARNING), Loader(config, seed=0) as loader:
+        batches = list(itertools.islice(loader, 6))  # three epochs
+        assert loader.skipped["pairs"].total() == 9
+        assert set(loader.skipped["pairs"]) == {"image cannot be decoded"}
+    for batch in batches:
+        assert len(batch.keys) == 5
+        assert not {"00000", "00001", "00002"} & set(batch.keys)
+    # Once for each sample, not once for each time.
+    assert len(caplog.records) == 3
+    for key in ("00000", "00001", "00002"):
+        assert f"pairs: skipped broken.tar: {key}: image cannot be decoded" in caplog.text
+
+
+def test_only_the_first_ten_are_named(config, tmp_path, caplog):
+    pairs = broken_pairs(tmp_path, range(15), 40)
+    with caplog.at_level(logging.WARNING):
+        take(only(replace(config, pairs=pairs), "pairs"), 8)
+    assert len(caplog.records) == 10
+    assert caplog.records[-1].message.endswith("further ones are only counted")
+
+
+def test_an_empty_shard_among_others_is_a_warning(config, tmp_path, caplog):
+    empty = write_tar(tmp_path / "empty.tar", {})
+    assert config.pairs is not None
+    pairs = replace(config.pairs, shards=(*config.pairs.shards, str(empty)))
+    with caplog.at_level(logging.WARNING):
+        take(only(replace(config, pairs=pairs), "pairs"), 5)
+    assert "empty.tar: shard is empty" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_source_without_a_usable_sample_is_an_error_with_reasons(config, tmp_path, workers):
+    pairs = broken_pairs(tmp_path, range(4), 4)
+    config = only(replace(config, pairs=pairs, workers=workers), "pairs")
+    with Loader(config, seed=0) as loader, pytest.raises(ValueError, match=r"data\.pairs") as error:
+        next(loader)
+    assert "5 times: image cannot be decoded" in str(error.value)
+    assert "broken.tar: 0000" in str(error.value)
+
+
+def test_an_empty_source_is_an_error_that_names_the_shard(config, tmp_path):
+    empty = write_lines(tmp_path / "empty.jsonl", [])
+    config = only(replace(config, text=replace(config.text, shards=(str(empty),))), "text")
+    with pytest.raises(ValueError, match=r"data\.text.*shard is empty.*empty\.jsonl"):
+        take(config, 1)
+
+
+def test_a_source_with_most_samples_corrupt_is_an_error_in_the_end(config, tmp_path):
+    pairs = broken_pairs(tmp_path, range(6), 10)
+    config = only(replace(config, pairs=replace(pairs, batch_size=50)), "pairs")
+    with Loader(config, seed=0) as loader:
+        for _ in range(19):
+            assert len(next(loader).keys) == 50
+        with pytest.raises(ValueError, match=r"600 of 1000; 600 times: image cannot be decoded"):
+            next(loader)
+
+
+# Mistakes
+
+
+def test_every_mistake_in_a_config_is_listed_at_once(tmp_path):
+    config = DataConfig(
+        pairs=SourceConfig(shards=(f"{tmp_path}/nowhere.tar",), weight=-1.0, batch_size=0),
+        images=SourceConfig(shards=(), weight=1.0, batch_size=1),
+        image=ImageTransformConfig(image_size=50, codebook_size=48),
+        mask_probability=1.5,
+        patch_mask_fraction=-0.1,
+        pair_max_length=2,
+        workers=-1,
+    )
+    with pytest.raises(ValueError, match="the data cannot be loaded") as error:
+        Loader(config, seed=-1, start_step=-2, accumulate=0)
+    for expected in (
+        "pairs.weight = -1.0",
+        "pairs.batch_size = 0",
+        "nowhere.tar",
+        "images.shards is empty",
+        "image.image_size = 50",
+        "mask_probability = 1.5",
+        "patch_mask_fraction = -0.1",
+        "pair_max_length = 2",
+        "workers = -1",
+        "seed = -1",
+        "start_step = -2",
+        "accumulate = 0",
+    ):
+        assert expected in str(error.value)
+
+
+def test_no_source_is_a_mistake():
+    with pytest.raises(ValueError, match="no source: set at least one of pairs, images and text"):
+        Loader(DataConfig(), seed=0)
+
+
+# Worker processes
+
+
+def test_closing_ends_the_workers(config):
+    loader = Loader(replace(config, workers=1), seed=0)
+    next(loader)
+    children = psutil.Process().children()
+    assert len(children) >= 3
+    loader.close()
+    gone, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert len(gone) == len(children)
+    with pytest.raises(StopIteration):
+        next(loader)
+
+
+def test_workers_outlive_an_interrupt_of_the_process_group(config):
+    before = {child.pid for child in psutil.Process().children()}
+    with Loader(only(replace(config, workers=1), "text"), seed=0) as loader:
+        next(loader)
+        (worker,) = (c for c in psutil.Process().children() if c.pid not in before)
+        os.kill(worker.pid, signal.SIGINT)  # Ctrl-C reaches every process of the group
+        time.sleep(0.2)
+        assert worker.is_running()
+        for _ in range(10):
+            next(loader)

@@ -19,12 +19,13 @@ install: $(INSTALLED)  ## make .venv and install flava in it (PYTHON=python3.12 
 # Redone only when the dependencies may have changed.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-		echo "flava needs Python 3.11 or newer, and '$(PYTHON)' is not:" \
+		echo "flava needs Python 3.11 or newer; '$(PYTHON)' is older or missing:" \
 			"name another, as in 'make $(or $(MAKECMDGOALS),install) PYTHON=python3.12'" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { \
 		echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu, 'apt install python3-venv'" >&2; \
 		exit 1; }
-	$(BIN)/pip install --disable-pip-version-check --quiet --progress-bar off --editable '.[dev]'
+	@echo "installing flava and what it needs in $(VENV): this takes some minutes"
+	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED)  ## pretrain a small FLAVA, evaluate it, write a report (RUN=runs/demo)

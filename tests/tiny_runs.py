@@ -58,7 +58,9 @@ def flava_run(output_dir: Path, data: DataConfig, **changes: Any) -> Run:
         output_dir=output_dir,
         max_steps=8,
         model=FlavaConfig(
-            image=ImageConfig(image_size=16, patch_size=8, width=16, depth=1, heads=2, mlp_width=16),
+            image=ImageConfig(
+                image_size=16, patch_size=8, width=16, depth=1, heads=2, mlp_width=16
+            ),
             text=TextConfig(width=16, depth=1, heads=2, mlp_width=16, max_length=12),
             multimodal=MultimodalConfig(width=16, depth=1, heads=2, mlp_width=16),
             projection_width=8,
@@ -82,12 +84,14 @@ def flava_data(folder: Path, workers: int = 0) -> DataConfig:
         "images": write_tar(folder / "images.tar", images),
         "text": write_lines(folder / "text.jsonl", [f"sentence number {n}" for n in range(10)]),
     }
-    sources = {
-        name: SourceConfig(shards=(str(path),), weight=1.0, batch_size=4)
-        for name, path in written.items()
-    }
+
+    def source(name: str) -> SourceConfig:
+        return SourceConfig(shards=(str(written[name]),), weight=1.0, batch_size=4)
+
     return DataConfig(
-        **sources,
+        pairs=source("pairs"),
+        images=source("images"),
+        text=source("text"),
         image=IMAGE,
         mask_probability=0.5,
         pair_max_length=12,
@@ -160,3 +164,34 @@ def folders(checkpoints: Path) -> set[str]:
 def one_line(text: str) -> str:
     """Text as it reads, without the lines and frames of the command line's boxes."""
     return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
+
+
+WINDOW = {"data.image.image-size": 16, "data.image.codebook-size": 16, "data.workers": 0}
+FIELDS = {"codes": 16, "width": 8, "decoder-input-width": 8}
+TRANSFORMER = {"width": 16, "depth": 1, "heads": 2, "mlp-width": 16}
+SOURCES = ("pairs", "images", "text")
+
+
+def arguments(fields: dict[str, int]) -> list[str]:
+    return [f"--{name}={value}" for name, value in fields.items()]
+
+
+CODEBOOK_ARGUMENTS = arguments(
+    WINDOW
+    | {f"model.{name}": value for name, value in FIELDS.items()}
+    | {"data.images.batch-size": 4}
+)
+"""`CODEBOOK` on the command line."""
+
+FLAVA_ARGUMENTS = arguments(
+    WINDOW
+    | {"model.image.image-size": 16, "model.image.patch-size": 8, "model.projection-width": 8}
+    | {f"model.codebook.{name}": value for name, value in FIELDS.items()}
+    | {
+        f"model.{part}.{name}": value
+        for part in ("image", "text", "multimodal")
+        for name, value in TRANSFORMER.items()
+    }
+    | {f"data.{source}.batch-size": 4 for source in SOURCES}
+)
+"""`flava_run` on the command line, but for its data and its longer texts."""

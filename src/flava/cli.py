@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from flava.evaluation import evaluate_run, write_report
+from flava.model import FlavaConfig
 from flava.recipes import RECIPES
 from flava.recipes.start import start
 from flava.training.loop import Interrupted
@@ -32,7 +33,9 @@ def recipe_choice() -> Any:
 def train(run: Run) -> None:
     """Train a recipe, or go on with an interrupted run (--resume)."""
     start(run)
-    print(f"trained: {run.output_dir}. Next: flava evaluate {run.output_dir}")
+    is_flava = isinstance(run.model, FlavaConfig)
+    following = "flava evaluate" if is_flava else "flava train flava-tiny --codebook"
+    print(f"trained: {run.output_dir}. Next: {following} {run.output_dir}")
 
 
 def evaluate(run: tyro.conf.Positional[Path]) -> None:
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=arguments,
         )
     except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"flava: {stop or 'stopped'}", file=sys.stderr)
+        print(f"flava: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"flava: {error}", file=sys.stderr)

@@ -88,7 +88,9 @@ def test_codes(pair: Twins) -> None:
     theirs = published_codebook(pair.published)
     assert torch.equal(codes, theirs.get_codebook_indices(pixels))
     logits = theirs(pixels)
-    torch.testing.assert_close(pair.ours.codebook.encoder(pixels), logits, rtol=1e-5, atol=1e-6)
+    # Of the logits' spread, which is in the hundreds at these weights.
+    tolerance = 1e-5 * logits.std().item()
+    torch.testing.assert_close(pair.ours.codebook.encoder(pixels), logits, rtol=0, atol=tolerance)
 
 
 @torch.no_grad()

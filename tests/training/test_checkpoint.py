@@ -88,9 +88,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_part_of_the_new(tmp_pa
 
 
 @pytest.mark.parametrize("fails", ["torch.save", "pathlib.Path.write_bytes"])
-def test_whatever_cannot_be_written_is_an_error_that_names_the_folder(
-    tmp_path, monkeypatch, fails
-):
+def test_whatever_cannot_be_written_is_an_error_that_names_the_folder(tmp_path, monkeypatch, fails):
     saved(tmp_path)
 
     def full(*_args: object) -> None:
@@ -171,7 +169,9 @@ def test_a_missing_config_is_an_error(tmp_path):
 def test_a_config_that_describes_no_model_is_an_error(tmp_path, text, expected):
     _, path = saved(tmp_path)
     (path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=rf"config\.json does not describe a model:(.|\n)*{expected}"):
+    with pytest.raises(
+        ValueError, match=rf"config\.json does not describe a model:(.|\n)*{expected}"
+    ):
         load_model(path)
 
 
@@ -195,7 +195,7 @@ def test_a_truncated_state_is_an_error(tmp_path, size):
 
 def test_every_misfit_of_another_geometry_is_listed(tmp_path):
     model, path = saved(tmp_path)
-    weights = dict(model.state_dict())
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     del weights["encoder.input.bias"]
     weights["extra"] = torch.zeros(2)
     weights["encoder.output.weight"] = torch.zeros(5, 64, 1, 1)

@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 
 from flava.training.schedule import ScheduleConfig, learning_rate_factor
 
-CONFIGS = st.builds(
-    ScheduleConfig, warmup_steps=st.integers(0, 60), final_fraction=st.floats(0, 1)
-)
+CONFIGS = st.builds(ScheduleConfig, warmup_steps=st.integers(0, 60), final_fraction=st.floats(0, 1))
 
 
 def factors(config: ScheduleConfig, max_steps: int) -> list[float]:

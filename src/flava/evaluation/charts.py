@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 PAGE_COLOURS = {
     "#010101": "var(--ink)",
@@ -63,9 +63,10 @@ def smooth(values: Curve) -> Curve:
     return around(values) / around(np.ones_like(values))
 
 
-def draw_curve(name: str, steps: Curve, values: Curve, *, smoothed: bool) -> str:
+def draw_curve(name: str, steps: Curve, values: Curve, *, smoothed: bool, log: bool = False) -> str:
     """A curve over the updates: raw and light under its smoothed self, or with a dot a point.
 
+    With ``log`` the axis is logarithmic, if every value is positive.
     ``name`` keeps the ids of one drawing apart from those of the others in the page.
     """
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
@@ -79,7 +80,11 @@ def draw_curve(name: str, steps: Curve, values: Curve, *, smoothed: bool) -> str
             marker = "o" if len(steps) <= MARKED else None
             axes.plot(steps, values, color=ACCENT, linewidth=1.8, marker=marker, markersize=3)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        if log and (values > 0).all():
+            axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.02)
         return themed_svg(figure, name)
 

@@ -105,8 +105,8 @@ def chart(
     steps, values = points(course, name)
     if not len(steps):
         return None
-    svg = Markup(draw_curve(name, steps, values, smoothed=smoothed))
-    return Chart(title=title[0], meaning=title[1], svg=svg, kind=kind)
+    svg = draw_curve(name, steps, values, smoothed=smoothed, log=name == "grad_norm")
+    return Chart(title=title[0], meaning=title[1], svg=Markup(svg), kind=kind)
 
 
 def loss_chart(course: Course, name: str) -> Chart | None:

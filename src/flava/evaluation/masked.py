@@ -32,7 +32,7 @@ def mim(subject: Subject, split: str) -> Outcome:
     selected = patch_masks(pairs, subject.held_out.seed)
     states = subject.image_states(pairs.pixels, selected)
     guesses = guess(states, selected, subject, predictions.patches_alone)
-    return outcome(subject.codes(split)[selected], guesses)
+    return image_outcome(subject.codes(split)[selected], guesses)
 
 
 def mlm(subject: Subject, split: str) -> Outcome:
@@ -68,7 +68,7 @@ def mmm_image(subject: Subject, split: str) -> Outcome:
         return guesses[selected]
 
     other = guess_with(mismatched(pairs, subject.held_out.seed))
-    return outcome(subject.codes(split)[selected], guess_with(own), other)
+    return image_outcome(subject.codes(split)[selected], guess_with(own), other)
 
 
 def mmm_text(subject: Subject, split: str) -> Outcome:
@@ -129,6 +129,22 @@ def guess(
         predict(subject.model, states[rows].to(subject.device), selected[rows]) for rows in batches
     )
     return torch.cat([each.argmax(dim=1).cpu() for each in logits])
+
+
+def image_outcome(
+    targets: Int[Tensor, " hidden"],
+    guesses: Int[Tensor, " hidden"],
+    mismatched: Int[Tensor, " hidden"] | None = None,
+) -> Outcome:
+    """Of all hidden patches, and of those whose code is not the commonest, the plain background."""
+    drawn = targets != targets.mode().values
+    all_patches = outcome(targets, guesses, mismatched).metrics
+    if not drawn.any():
+        return Outcome(all_patches)
+    others = outcome(
+        targets[drawn], guesses[drawn], None if mismatched is None else mismatched[drawn]
+    )
+    return Outcome(all_patches | {"foreground_accuracy": others.metrics["accuracy"]})
 
 
 def outcome(

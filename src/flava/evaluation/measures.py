@@ -8,7 +8,7 @@ from flava.evaluation.linear_probe import Labelled, fit_probe
 from flava.evaluation.metrics import Measured, Outcome, accuracy, majority
 from flava.evaluation.record import Confusion
 from flava.evaluation.retrieval import RANKS, chance_recall, ranks, recall
-from flava.evaluation.subject import Featuriser, Subject
+from flava.evaluation.subject import PixelComponents, Subject
 from flava.evaluation.zero_shot import class_embeddings, classify, confusion
 
 PROBE_TRAIN, VALIDATION = "probe_train", "validation"
@@ -67,7 +67,7 @@ def labelled(subgroups: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(rows), torch.tensor([CLASS_OF[subgroups[row]] for row in rows])
 
 
-def linear_probe(subject: Featuriser, split: str) -> Outcome:
+def linear_probe(subject: Subject | PixelComponents, split: str) -> Outcome:
     """Accuracy in naming the group, of Unicode's, that an image belongs to."""
     train, validation, test = (
         Labelled(subject.features(name), np.array(subject.held_out.pairs(name).groups))

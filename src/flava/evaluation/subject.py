@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,14 +13,6 @@ from flava.evaluation.held_out import HeldOut, Texts, tokenizer
 from flava.evaluation.linear_probe import pca_of_pixels
 from flava.model import Flava
 from flava.training.run import Precision
-
-
-class Featuriser(Protocol):
-    """What a linear probe reads."""
-
-    held_out: HeldOut
-
-    def features(self, split: str) -> Float[np.ndarray, "images width"]: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +69,7 @@ class Subject:
 
     def image_states(
         self,
-        pixels: Float[Tensor, "images 3 height width"],
+        pixels: Float[Tensor, "images 3 h w"],
         selected: Bool[Tensor, "images rows columns"] | None = None,
     ) -> Float[Tensor, "images tokens width"]:
         """The image encoder's states before its norm, hiding the selected patches."""

@@ -73,8 +73,9 @@ TASKS = {
     ),
     "mmm_image": TaskWords(
         "Masked patches, with the caption",
-        "The codes of hidden patches. Mismatched: the same model given another concept's caption. "
-        "Majority: always the commonest code (plain background).",
+        "The codes of hidden patches. Without background: only those whose code is not the "
+        "commonest one. Mismatched: the same model given another concept's caption. Majority: "
+        "always the commonest code.",
     ),
     "mim": TaskWords(
         "Masked patches, image alone",
@@ -82,7 +83,11 @@ TASKS = {
     ),
 }
 
-METRICS = {"accuracy": "accuracy", "roc_auc": "area under ROC"}
+METRICS = {
+    "accuracy": "accuracy",
+    "roc_auc": "area under ROC",
+    "foreground_accuracy": "without background",
+}
 
 HEADLINES = (
     ("Caption finds its image: R@5", "retrieval", "unseen_style", "text_to_image_r@5"),

@@ -1,5 +1,6 @@
 """From a run's configuration to a trained model: here model, data, losses and probe are joined."""
 
+import logging
 from pathlib import Path
 
 import torch
@@ -18,6 +19,8 @@ from flava.training.checkpoint import build_model, load_model
 from flava.training.loop import Objective, Probe, Trainer
 from flava.training.memory import keep_freed_memory
 from flava.training.run import Run
+
+log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "weights"
 """Small weights that come with the package, each made by the recipe of its name."""
@@ -39,7 +42,18 @@ def start(run: Run) -> None:
     with Loader(
         run.data, seed=run.seed, start_step=trainer.step, accumulate=run.accumulate
     ) as batches:
-        trainer.train(batches)
+        try:
+            trainer.train(batches)
+        finally:
+            report_skipped(batches)
+
+
+def report_skipped(batches: Loader) -> None:
+    """How many samples were left out of each source, and why."""
+    for name, reasons in batches.skipped.items():
+        if reasons:
+            counts = ", ".join(f"{count} times: {reason}" for reason, count in reasons.items())
+            log.warning("data.%s: samples were skipped (%s)", name, counts)
 
 
 def join(run: Run) -> tuple[Objective, Probe | None]:

@@ -78,7 +78,7 @@ def codebook_tiny() -> Run:
             ),
             image=IMAGE,
         ),
-        optimizer=OptimizerConfig(lr=1e-3, weight_decay=1e-4),
+        optimizer=OptimizerConfig(lr=4e-3, weight_decay=1e-4, max_grad_norm=100.0),
         schedule=ScheduleConfig(warmup_steps=50),
         checkpoint_every=500,
     )

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -38,17 +39,23 @@ class Metrics:
 
     def write(self, row: Row) -> None:
         """Raises OSError if the disk is full; rows before this one stay."""
-        try:
+        with self.named_errors():
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise unwritable(self.path, error) from error
-        for name, value in row.items():
-            if name != "step" and isinstance(value, int | float):
-                self.board.add_scalar(name, value, int(row["step"] or 0))
+            for name, value in row.items():
+                if name != "step" and isinstance(value, int | float):
+                    self.board.add_scalar(name, value, int(row["step"] or 0))
 
     def close(self) -> None:
-        self.board.close()
+        with self.named_errors():
+            self.board.close()
+
+    @contextmanager
+    def named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
 
 def lines(path: Path) -> list[str]:

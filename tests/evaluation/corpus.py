@@ -1,0 +1,96 @@
+"""A corpus of plain-coloured pictures in the embedded corpus' form, and a model's geometry."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from flava.data.tokenizer import Tokenizer
+from flava.evaluation.classes import CLASSES
+from flava.evaluation.held_out import HeldOut, Split
+from flava.model import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
+from tests.data.shard_files import encoded, write_lines, write_tar
+
+WORDS = [
+    "ant",
+    "bear",
+    "cat",
+    "dog",
+    "elephant",
+    "fish",
+    "goat",
+    "horse",
+    "king",
+    "lion",
+    "moon",
+    "nut",
+    "owl",
+    "pig",
+    "queen",
+    "rat",
+]
+"""A concept each: its caption is the word, many times; its picture is of one colour."""
+
+STEP = 255 // len(WORDS)
+"""From one concept's red to the next one's."""
+
+
+def tiny_geometry() -> FlavaConfig:
+    size = {"depth": 1, "heads": 2, "mlp_width": 16}
+    return FlavaConfig(
+        image=ImageConfig(image_size=16, patch_size=4, width=16, **size),
+        text=TextConfig(width=12, max_length=24, **size),
+        multimodal=MultimodalConfig(width=8, **size),
+        projection_width=8,
+        codebook=CodebookConfig(codes=16, width=8, blocks=1, decoder_input_width=8),
+    )
+
+
+def picture(concept: int) -> Image.Image:
+    return Image.new("RGB", (20, 20), (STEP * concept, 90, 200))
+
+
+def write_pairs(path: Path, styles: int = 1, captions: list[str] | None = None) -> str:
+    """Pairs of all concepts in some styles, which are all alike."""
+    files = {}
+    for style in range(styles):
+        for i, word in enumerate(WORDS):
+            meta = {
+                "captions": [captions[i] if captions else " ".join([word] * 12), "never read"],
+                "concept": word,
+                "group": "odd" if i % 2 else "even",
+                "subgroup": CLASSES[i % 5].subgroups[0],
+            }
+            files[f"style{style}/{i:02d}.png"] = encoded(picture(i))
+            files[f"style{style}/{i:02d}.json"] = json.dumps(meta).encode()
+    return str(write_tar(path, files))
+
+
+def splits(folder: Path) -> dict[str, Split]:
+    """The names of the embedded corpus' splits, all of the same pictures."""
+    folder.mkdir(exist_ok=True)
+    one, three = write_pairs(folder / "one.tar"), write_pairs(folder / "three.tar", styles=3)
+    text = str(write_lines(folder / "text.jsonl", [f"a {word} and a {word}" for word in WORDS * 4]))
+    sources = {
+        "unseen_style": one,
+        "unseen_style_hard": one,
+        "unseen_concepts": one,
+        "unseen_concepts_all": three,
+        "unseen_both": one,
+        "validation": three,
+        "probe_train": three,
+        "wordnet": text,
+    }
+    return {n: Split(name=n, title=f"title of {n}", shards=(s,)) for n, s in sources.items()}
+
+
+def held_out(folder: Path, config: FlavaConfig) -> HeldOut:
+    return HeldOut(splits(folder), config, seed=0)
+
+
+@cache
+def word_ids() -> torch.Tensor:
+    """The token of each concept's word."""
+    return torch.tensor([Tokenizer().encode(word, 3)[1] for word in WORDS])

@@ -1,0 +1,136 @@
+"""A run that was stopped and goes on is the run that was not: bit for bit, row for row."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flava.batch import Batch
+from flava.model import Codebook
+from flava.objectives import FlavaObjective, Term
+from flava.recipes.start import start
+from flava.training.checkpoint import load_model, load_state, save_checkpoint
+from flava.training.loop import Interrupted
+from flava.training.run import RUN, Run
+from tests.tiny_runs import CODEBOOK, codebook_run, figures, flava_data, flava_run
+
+PROBES = (0.1, 0.4, 0.2)
+
+
+@pytest.fixture(autouse=True)
+def quick_probe(monkeypatch) -> None:
+    """Instead of a look at the held-out images: figures by the step, and a draw from the RNG."""
+
+    def probe(_model: object, step: int) -> dict[str, float]:
+        return {"good": PROBES[step % 3], "drawn": torch.rand(()).item()}
+
+    monkeypatch.setattr("flava.recipes.start.zero_shot_probe", lambda _: probe)
+
+
+def flava(folder: Path, workers: int) -> Run:
+    codebook = save_checkpoint(folder, "codebook", Codebook(CODEBOOK))
+    data = flava_data(folder / "data", workers)
+    return flava_run(folder / "through", data, codebook=str(codebook), accumulate=2, probe_every=3)
+
+
+def codebook(folder: Path, workers: int) -> Run:
+    """Its objective draws from torch's generator, and anneals by the step."""
+    data = replace(flava_data(folder / "data", workers), pairs=None, text=None)
+    return codebook_run(folder / "through", data=data, max_steps=8)
+
+
+def assert_same(first: Path, second: Path) -> None:
+    assert figures(first) == figures(second)
+    for link in ("last", "best"):
+        checkpoints = [folder / "checkpoints" / link for folder in (first, second)]
+        assert checkpoints[0].exists() == checkpoints[1].exists()
+        if checkpoints[0].exists():
+            ours, theirs = (load_model(path).state_dict() for path in checkpoints)
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+            ours, theirs = (load_state(path) for path in checkpoints)
+            assert ours["step"] == theirs["step"]
+            assert torch.equal(ours["random"], theirs["random"])
+
+
+@pytest.mark.parametrize("make", [flava, codebook])
+@pytest.mark.parametrize(("workers", "stops"), [(0, (2, 5)), (1, (3,))])
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, make, workers, stops):
+    through = make(tmp_path, workers)
+    start(through)
+    parts = replace(through, output_dir=tmp_path / "parts")
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            patch.setattr("flava.training.loop.Trainer.look", interrupting(stop))
+            with pytest.raises(Interrupted, match=f"stopped after {stop} of 8"):
+                start(parts)
+        parts = replace(parts, resume=True)
+        torch.rand(7)  # what is left in this process's generator must not matter
+    start(parts)
+    losses = [row for row in figures(parts.output_dir) if "lr" in row]
+    assert [row["step"] for row in losses] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert_same(through.output_dir, parts.output_dir)
+
+
+def interrupting(step: int) -> Callable[..., None]:
+    """`Trainer.look`, with Ctrl-C once it has looked at that step."""
+    from flava.training.loop import Trainer
+
+    look = Trainer.look
+
+    def looks(self: Trainer, *arguments: object) -> None:
+        look(self, *arguments)  # pyright: ignore[reportArgumentType]
+        if self.step == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return looks
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from flava.recipes.start import start
+from flava.training.loop import Trainer
+from flava.training.run import load_run
+
+look = Trainer.look
+def looks(self, *arguments):
+    if self.step == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    look(self, *arguments)
+Trainer.look = looks
+start(load_run(Path(sys.argv[1])))
+"""
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
+    through = replace(codebook(tmp_path, workers=1), checkpoint_every=4)
+    start(through)
+    parts = replace(through, output_dir=tmp_path / "parts")
+    (tmp_path / "run.json").write_bytes(RUN.dump_json(parts))
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "run.json")], capture_output=True, timeout=120
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    # Two rows stand there that no checkpoint knows of.
+    assert [row["step"] for row in figures(parts.output_dir)] == [1, 2, 3, 4, 5, 6]
+    assert load_state(parts.output_dir / "checkpoints" / "last")["step"] == 4
+    start(replace(parts, resume=True))
+    assert_same(through.output_dir, parts.output_dir)
+
+
+def test_a_resumed_run_that_is_done_trains_no_more(tmp_path, monkeypatch):
+    run = flava(tmp_path, workers=0)
+    start(run)
+    before = figures(run.output_dir)
+
+    def never(_self: object, _batch: Batch) -> dict[str, Term]:
+        raise AssertionError("it trains")
+
+    monkeypatch.setattr(FlavaObjective, "__call__", never)
+    start(replace(run, resume=True))
+    assert figures(run.output_dir) == before

@@ -29,7 +29,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED)  ## pretrain a small FLAVA, evaluate it, write a report (RUN=runs/demo)
-	$(BIN)/flava train flava-tiny --output-dir $(RUN)
+	$(BIN)/flava train flava-tiny --output-dir $(RUN) --resume
 	$(BIN)/flava evaluate $(RUN)
 	$(BIN)/flava report $(RUN)
 

@@ -1,10 +1,16 @@
 """The command line: `flava train`, `flava evaluate`, `flava report`."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Union
+
+# Before torch starts its threads: by default each spins for a millisecond at the end of every
+# operation, and where another process has its core the rest wait. A pair update took 2.5 s for
+# 4.8 s on a machine in use, and as long as before on a quiet one (docs/log.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import tyro
 

@@ -309,8 +309,15 @@ def test_every_mistake_in_a_config_is_listed_at_once(tmp_path):
 
 
 def test_no_source_is_a_mistake():
-    with pytest.raises(ValueError, match="no source: set at least one of pairs, images and text"):
+    with pytest.raises(ValueError, match="no source: give one of pairs, images and text a weight"):
         Loader(DataConfig(), seed=0)
+
+
+def test_a_source_of_no_weight_is_left_out(config):
+    missing = SourceConfig(shards=("nowhere.tar",), weight=0.0, batch_size=1)
+    without = replace(config, images=missing, workers=0)
+    with Loader(without, seed=0) as loader:
+        assert {type(next(loader)) for _ in range(20)} == {PairBatch, TextBatch}
 
 
 # Worker processes

@@ -16,7 +16,12 @@ from tests.tiny_runs import CODEBOOK_ARGUMENTS, rows
 
 
 @pytest.mark.parametrize(
-    ("number", "kill", "workers"), [(signal.SIGINT, os.killpg, 1), (signal.SIGTERM, os.kill, 0)]
+    ("number", "kill", "workers"),
+    [
+        (signal.SIGINT, os.killpg, 1),
+        (signal.SIGTERM, os.killpg, 1),
+        (signal.SIGTERM, os.kill, 0),
+    ],
 )
 def test_a_stopped_run_says_how_to_go_on_and_does(tmp_path, number, kill, workers):
     folder = tmp_path / "run"

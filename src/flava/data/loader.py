@@ -32,7 +32,8 @@ class SourceConfig:
     shards: tuple[str, ...]
     """Paths, globs and brace expansions, or "embedded:pairs/noto-train.tar"."""
     weight: float
-    """Share of the updates whose batch comes from this source, relative to the others' weights."""
+    """Share of the updates whose batch comes from this source, relative to the others' weights; 0
+    leaves it out."""
     batch_size: int
     """Samples in a batch."""
 
@@ -68,7 +69,7 @@ class DataConfig:
     def sources(self) -> dict[str, SourceConfig]:
         """The sources in use, by name."""
         every = {"pairs": self.pairs, "images": self.images, "text": self.text}
-        return {name: source for name, source in every.items() if source is not None}
+        return {name: source for name, source in every.items() if source and source.weight}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -77,7 +78,7 @@ class DataConfig:
 
     def problems(self) -> list[str]:
         """Every mistake, a sentence each with the field and its value; looks for the shards too."""
-        found = [] if self.sources else ["no source: set at least one of pairs, images and text"]
+        found = [] if self.sources else ["no source: give one of pairs, images and text a weight"]
         for name, source in self.sources.items():
             found += _source_problems(name, source)
         for name in ("patch_mask_fraction", "mask_probability", "mismatch_probability"):
@@ -96,7 +97,7 @@ class DataConfig:
 def _source_problems(name: str, source: SourceConfig) -> list[str]:
     found = []
     if not 0 < source.weight < float("inf"):
-        found.append(f"{name}.weight = {source.weight}: must be positive, or the source left out")
+        found.append(f"{name}.weight = {source.weight}: must be positive, or 0 to leave the source out")
     if source.batch_size < 1:
         found.append(f"{name}.batch_size = {source.batch_size}: must be at least 1")
     if not source.shards:

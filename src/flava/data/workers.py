@@ -57,5 +57,6 @@ class Batches(IterableDataset[Collated]):
 def _init_worker(_worker: int) -> None:
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # Ctrl-C reaches the whole process group: the training process decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # These reach the whole process group: the training process decides when workers end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1)
 """Candidates for scikit-learn's C, the inverse of the regularisation."""
@@ -62,7 +63,9 @@ def fit_probe(train: Labelled, validation: Labelled) -> LinearProbe:
     best, best_accuracy = None, -1.0
     for strength in STRENGTHS:
         classifier = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-        with warnings.catch_warnings():
+        # These products are so small that a second thread costs more than it brings, and much
+        # more where the processor is shared.
+        with warnings.catch_warnings(), threadpool_limits(1):
             # Where the limit of iterations is reached, it is part of the protocol.
             warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(scaled, train.labels)

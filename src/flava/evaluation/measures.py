@@ -37,7 +37,7 @@ def retrieval(subject: Subject, split: str) -> Outcome:
 
 def zero_shot(subject: Subject, split: str) -> Outcome:
     """Accuracy over ``CLASSES`` among the images that belong to one."""
-    rows, truth = labelled(subject.held_out.pairs(split).subgroups)
+    rows, truth = in_classes(subject.held_out.pairs(split).subgroups)
     classes = class_embeddings(subject.embed, CLASSES, TEMPLATES)
     predicted = classify(subject.image_embeddings(split)[rows], classes)
     counts = confusion(truth, predicted, len(CLASSES)).tolist()
@@ -52,7 +52,7 @@ def zero_shot(subject: Subject, split: str) -> Outcome:
     )
 
 
-def labelled(subgroups: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def in_classes(subgroups: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows that belong to one of ``CLASSES``, and which.
 
     Raises:
@@ -69,11 +69,15 @@ def labelled(subgroups: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def linear_probe(subject: Subject | PixelComponents, split: str) -> Outcome:
     """Accuracy in naming the group, of Unicode's, that an image belongs to."""
-    train, validation, test = (
-        Labelled(subject.features(name), np.array(subject.held_out.pairs(name).groups))
-        for name in (PROBE_TRAIN, VALIDATION, split)
-    )
+    if subject.probe is None:
+        subject.probe = fit_probe(labelled(subject, PROBE_TRAIN), labelled(subject, VALIDATION))
+    test = labelled(subject, split)
     counts = np.unique(test.labels, return_counts=True)[1]
     baselines = {"majority": float(counts.max() / counts.sum())}
-    value = fit_probe(train, validation).accuracy(test)
+    value = subject.probe.accuracy(test)
     return Outcome({"accuracy": Measured(value, len(test.labels), baselines)})
+
+
+def labelled(subject: Subject | PixelComponents, split: str) -> Labelled:
+    """A split's features with the groups of its images."""
+    return Labelled(subject.features(split), np.array(subject.held_out.pairs(split).groups))

@@ -7,7 +7,7 @@ from torch import nn
 
 from flava.evaluation.classes import CLASSES, TEMPLATES
 from flava.evaluation.held_out import HeldOut, Split
-from flava.evaluation.measures import VALIDATION, labelled
+from flava.evaluation.measures import VALIDATION, in_classes
 from flava.evaluation.metrics import accuracy
 from flava.evaluation.retrieval import ranks, recall
 from flava.evaluation.subject import Subject, evaluating
@@ -37,7 +37,7 @@ def zero_shot_probe(
     """
     held_out = HeldOut(splits, config, seed=0)
     pairs = held_out.pairs(VALIDATION)
-    rows, truth = labelled(pairs.subgroups)
+    rows, truth = in_classes(pairs.subgroups)
     ids = pairs.concept_ids
     once = np.unique(ids, return_index=True)[1]
     assert len(pairs.pixels) == len(ids)  # decoded now, for all calls

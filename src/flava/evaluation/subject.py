@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from flava.evaluation.held_out import HeldOut, Texts, tokenizer
-from flava.evaluation.linear_probe import pca_of_pixels
+from flava.evaluation.linear_probe import LinearProbe, pca_of_pixels
 from flava.model import Flava
 from flava.training.run import Precision
 
@@ -29,6 +29,8 @@ class Subject:
     def __init__(self, model: Flava, held_out: HeldOut, batch_size: int) -> None:
         self.model, self.held_out, self.batch_size = model, held_out, batch_size
         self.device = next(model.parameters()).device
+        self.probe: LinearProbe | None = None
+        """Fitted on the features by the first task that needs it."""
         self._images: dict[str, tuple[Tensor, Tensor]] = {}
         self._captions: dict[str, Tensor] = {}
         self._codes: dict[str, Tensor] = {}
@@ -146,6 +148,7 @@ class PixelComponents:
 
     def __init__(self, held_out: HeldOut, fitted_on: str, components: int) -> None:
         self.held_out = held_out
+        self.probe: LinearProbe | None = None
         self.pca = pca_of_pixels(self._pixels(fitted_on), components, held_out.seed)
 
     def features(self, split: str) -> Float[np.ndarray, "images width"]:

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flava.model.packing import Packing
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -67,18 +69,16 @@ class Attention(nn.Module):
 
     def forward(
         self,
-        states: Float[Tensor, "batch length width"],
-        real: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length width"]:
-        batch, length, width = states.shape
-        query, key, value = (
-            self.qkv(states)
-            .view(batch, length, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        mask = None if real is None else real[:, None, None, :]
-        mixed = attend(query, key, value, mask)
-        return self.output(mixed.transpose(1, 2).reshape(batch, length, width))
+        states: Float[Tensor, "*tokens width"],
+        packing: Packing | None,
+    ) -> Float[Tensor, "*tokens width"]:
+        projected = self.qkv(states)
+        padded = projected if packing is None else packing.unpack(projected)
+        batch, length = padded.shape[:2]
+        query, key, value = padded.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if packing is None else packing.real[:, None, None, :]
+        mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        return self.output(mixed if packing is None else packing.pack(mixed))
 
 
 class Block(nn.Module):
@@ -94,10 +94,10 @@ class Block(nn.Module):
 
     def forward(
         self,
-        states: Float[Tensor, "batch length width"],
-        real: Bool[Tensor, "batch length"] | None = None,
-    ) -> Float[Tensor, "batch length width"]:
-        states = states + self.attention(self.norm_before(states), real)
+        states: Float[Tensor, "*tokens width"],
+        packing: Packing | None,
+    ) -> Float[Tensor, "*tokens width"]:
+        states = states + self.attention(self.norm_before(states), packing)
         return states + self.mlp_out(functional.gelu(self.mlp_in(self.norm_after(states))))
 
 
@@ -133,7 +133,13 @@ class Transformer(nn.Module):
         states: Float[Tensor, "batch length width"],
         real: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length width"]:
-        """Hidden states before the final norm; keys where ``real`` is False are not attended to."""
+        """Hidden states before the final norm.
+
+        Padding, where ``real`` is False, is not attended to, and costs nothing but within the
+        attention itself: what stands there in the result means nothing.
+        """
+        packing = None if real is None else Packing.of(real)
+        states = states if packing is None else packing.pack(states)
         for block in self.blocks:
-            states = block(states, real)
-        return states
+            states = block(states, packing)
+        return states if packing is None else packing.unpack(states)

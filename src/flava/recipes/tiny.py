@@ -1,5 +1,6 @@
 """Small twins of the paper's recipes: the same code on the embedded corpus, for a CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from flava.data.loader import DataConfig, SourceConfig
@@ -24,7 +25,7 @@ def flava_tiny() -> Run:
     return Run(
         recipe="flava-tiny",
         output_dir=Path("runs/flava-tiny"),
-        max_steps=1000,
+        max_steps=900,
         model=FlavaConfig(
             image=ImageConfig(
                 image_size=IMAGE.image_size,
@@ -34,7 +35,7 @@ def flava_tiny() -> Run:
                 mlp_width=4 * width,
                 depth=4,
             ),
-            text=TextConfig(width=width, heads=heads, mlp_width=4 * width, depth=3, max_length=64),
+            text=TextConfig(width=width, heads=heads, mlp_width=4 * width, depth=2, max_length=64),
             multimodal=MultimodalConfig(width=width, heads=heads, mlp_width=4 * width, depth=2),
             projection_width=128,
             codebook=CODEBOOK,
@@ -52,13 +53,14 @@ def flava_tiny() -> Run:
             text=SourceConfig(
                 shards=("embedded:text/wordnet-train.jsonl",), weight=0.15, batch_size=128
             ),
-            image=IMAGE,
+            image=replace(IMAGE, crop_scale=(0.5, 1.0)),
             pair_max_length=32,
             text_max_length=64,
         ),
         optimizer=OptimizerConfig(lr=1.5e-3),
         schedule=ScheduleConfig(warmup_steps=100),
         codebook="shipped:codebook-tiny",
+        checkpoint_every=300,
     )
 
 

@@ -1,0 +1,34 @@
+"""Padded batches without their padding: what is computed token by token costs nothing for it."""
+
+import math
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+GRAIN = 64
+"""Packed tokens are a multiple of this where the batch has as many: a matrix product of a size not
+seen before costs the CPU's library a third more, to prepare for it (docs/log.md)."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where the tokens to compute stand in a padded batch: the real ones, then a few others."""
+
+    real: Bool[Tensor, "batch length"]
+    rows: Int[Tensor, " tokens"]
+
+    @classmethod
+    def of(cls, real: Bool[Tensor, "batch length"]) -> "Packing":
+        tokens = math.ceil(int(real.sum()) / GRAIN) * GRAIN
+        return cls(real, (~real).flatten().int().argsort(stable=True)[:tokens])
+
+    def pack(self, padded: Float[Tensor, "batch length width"]) -> Float[Tensor, "tokens width"]:
+        """The tokens to compute, one after another."""
+        return padded.flatten(0, 1).index_select(0, self.rows)
+
+    def unpack(self, packed: Float[Tensor, "tokens width"]) -> Float[Tensor, "batch length width"]:
+        """Padded again, with zeros where nothing was computed."""
+        zeros = packed.new_zeros(self.real.numel(), packed.shape[1])
+        return zeros.index_copy(0, self.rows, packed).unflatten(0, self.real.shape)

@@ -1,0 +1,21 @@
+"""Packing: the real tokens in order, filled up to a round number, and back again."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flava.model.packing import GRAIN, Packing
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.floats(0, 1))
+def test_packing_keeps_the_real_tokens_and_unpacking_puts_them_back(
+    batch: int, length: int, share: float
+) -> None:
+    real = torch.rand(batch, length) < share
+    padded = torch.arange(1.0, 1 + 3 * real.numel()).view(*real.shape, 3)
+    packing = Packing.of(real)
+    packed, count = packing.pack(padded), int(real.sum())
+    assert packed[:count].tolist() == padded[real].tolist()
+    assert len(packed) == min(-(-count // GRAIN) * GRAIN, real.numel())
+    assert packing.unpack(packed)[real].tolist() == padded[real].tolist()
+    assert set(packing.unpack(packed).flatten().tolist()) <= {0.0, *padded.flatten().tolist()}

@@ -97,7 +97,7 @@ class DataConfig:
 def _source_problems(name: str, source: SourceConfig) -> list[str]:
     found = []
     if not 0 < source.weight < float("inf"):
-        found.append(f"{name}.weight = {source.weight}: must be positive, or 0 to leave the source out")
+        found.append(f"{name}.weight = {source.weight}: must be positive, or 0 (left out)")
     if source.batch_size < 1:
         found.append(f"{name}.batch_size = {source.batch_size}: must be at least 1")
     if not source.shards:

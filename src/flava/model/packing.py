@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
 GRAIN = 64
 """Packed tokens are a multiple of this where the batch has as many: a matrix product of a size not
 seen before costs the CPU's library a third more, to prepare for it (docs/log.md)."""

@@ -25,7 +25,7 @@ def flava_tiny() -> Run:
     return Run(
         recipe="flava-tiny",
         output_dir=Path("runs/flava-tiny"),
-        max_steps=900,
+        max_steps=1500,
         model=FlavaConfig(
             image=ImageConfig(
                 image_size=IMAGE.image_size,
@@ -33,10 +33,10 @@ def flava_tiny() -> Run:
                 width=width,
                 heads=heads,
                 mlp_width=4 * width,
-                depth=4,
+                depth=3,
             ),
-            text=TextConfig(width=width, heads=heads, mlp_width=4 * width, depth=2, max_length=64),
-            multimodal=MultimodalConfig(width=width, heads=heads, mlp_width=4 * width, depth=2),
+            text=TextConfig(width=width, heads=heads, mlp_width=4 * width, depth=1, max_length=64),
+            multimodal=MultimodalConfig(width=width, heads=heads, mlp_width=4 * width, depth=1),
             projection_width=128,
             codebook=CODEBOOK,
             init_std=0.08,
@@ -53,7 +53,7 @@ def flava_tiny() -> Run:
             text=SourceConfig(
                 shards=("embedded:text/wordnet-train.jsonl",), weight=0.15, batch_size=128
             ),
-            image=replace(IMAGE, crop_scale=(0.5, 1.0)),
+            image=replace(IMAGE, crop_scale=(0.6, 1.0)),
             pair_max_length=32,
             text_max_length=64,
         ),

@@ -134,7 +134,7 @@ def test_a_mistake_is_named_with_what_is_possible(flava, arguments, expected):
 
 
 def test_a_mistake_ends_the_process_with_a_status_and_no_traceback():
-    command = [sys.executable, "-m", "flava.cli", "train", "flava-huge"]
+    command = [sys.executable, "-m", "flava", "train", "flava-huge"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert "flava-tiny, codebook-tiny" in ended.stderr
@@ -267,7 +267,7 @@ def test_ctrl_c_before_the_first_update_is_no_traceback(flava, tmp_path, images,
     def stop(_run: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flava.cli.start", stop)
+    monkeypatch.setattr("flava.cli.training.start", stop)
     ended = flava(*codebook_command(tmp_path / "run", images))
     assert ended.status == 130
     assert "flava: stopped" in ended.error

@@ -30,7 +30,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(tmp_path, number, kill, worker
     command = ["train", "codebook-tiny", f"--output-dir={folder}", f"--data.images.shards={shard}"]
     command += [*CODEBOOK_ARGUMENTS, f"--data.workers={workers}"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flava.cli", *command, "--max-steps=1000000"],
+        [sys.executable, "-m", "flava", *command, "--max-steps=1000000"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

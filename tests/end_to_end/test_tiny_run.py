@@ -17,7 +17,7 @@ from tests.tiny_runs import CODEBOOK_ARGUMENTS, FLAVA_ARGUMENTS, rows
 
 def flava(*arguments: str) -> str:
     """What the command prints."""
-    command = [sys.executable, "-m", "flava.cli", *arguments]
+    command = [sys.executable, "-m", "flava", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr

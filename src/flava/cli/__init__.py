@@ -1,0 +1,44 @@
+"""The command line: one module for each group of commands."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Before torch starts its threads: by default each spins for a millisecond at the end of every
+# operation, and where another process has its core the rest wait. A pair update took 2.5 s for
+# 4.8 s on a machine in use, and as long as before on a quiet one (docs/log.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+import tyro
+
+from flava.cli.evaluation import evaluate, report
+from flava.cli.training import train
+from flava.training.loop import Interrupted
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "report": report,
+}
+"""In the order that `flava --help` lists them."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, or 1 after an error, or 130 after Ctrl-C."""
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="flava",
+            description="FLAVA: one model for images, texts and both together.",
+            args=arguments,
+        )
+    except (Interrupted, KeyboardInterrupt) as stop:
+        print(f"flava: {str(stop) or 'stopped'}", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"flava: {error}", file=sys.stderr)
+        return 1
+    return 0

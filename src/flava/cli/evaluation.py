@@ -1,0 +1,25 @@
+"""`flava evaluate` and `flava report`: a run's figures, and the page that shows them."""
+
+from pathlib import Path
+
+import tyro
+
+from flava.evaluation import evaluate_run, write_report
+
+
+def evaluate(run: tyro.conf.Positional[Path]) -> None:
+    """Evaluate a run on held-out data, and write RUN/evaluation.json.
+
+    Args:
+        run: The run's folder, as given to `flava train` with --output-dir.
+    """
+    print(evaluate_run(run))
+
+
+def report(run: tyro.conf.Positional[Path]) -> None:
+    """Write RUN/report.html: curves, figures beside their baselines, and pictures.
+
+    Args:
+        run: The run's folder, as given to `flava train` with --output-dir.
+    """
+    print(f"report: {write_report(run)}")

@@ -1,0 +1,1 @@
+"""Checkpoints as others publish them, to and from ours: one module for each family of layouts."""

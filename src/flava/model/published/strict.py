@@ -1,0 +1,53 @@
+"""Weights into a model, with every misfit in one error."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+
+Sources = Mapping[str, tuple[str, ...]]
+"""Our parameter's name -> the entries whose rows, one after another, make it up."""
+
+
+def fill(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    sources: Sources,
+    *,
+    origin: str,
+    ignored: Collection[str] = (),
+) -> None:
+    """Copy ``tensors`` into ``model``; what ``sources`` does not name keeps its initial value.
+
+    ``ignored`` are entries that may be there and are not read, such as repeated biases.
+
+    Raises:
+        ValueError: entries are missing, unexpected or misshapen; all of them in one error.
+    """
+    wanted = model.state_dict()
+    asked = {entry for entries in sources.values() for entry in entries}
+    misfits = [f"missing: {entry}" for entry in sorted(asked - tensors.keys())]
+    misfits += [f"unexpected: {entry}" for entry in sorted(tensors.keys() - asked - set(ignored))]
+    whole = {n: e for n, e in sources.items() if all(entry in tensors for entry in e)}
+    misfits += [
+        f"{entry} is {list(tensors[entry].shape)} in the file, {list(shape)} in the model"
+        for name, entries in whole.items()
+        for entry in entries
+        if tensors[entry].shape != (shape := part_shape(wanted[name], len(entries)))
+    ]
+    if misfits:
+        raise ValueError(f"the weights of {origin} do not fit:\n  " + "\n  ".join(misfits))
+    with torch.no_grad():
+        for name, entries in whole.items():
+            wanted[name].copy_(
+                torch.cat([tensors[e] for e in entries])
+                if len(entries) > 1
+                else tensors[entries[0]]
+            )
+
+
+def part_shape(tensor: Tensor, parts: int) -> torch.Size:
+    """The shape of each of ``parts`` equal pieces of the rows; the whole's own for one part."""
+    if parts == 1:
+        return tensor.shape
+    return torch.Size([tensor.shape[0] // parts, *tensor.shape[1:]])

@@ -1,11 +1,11 @@
 """Weights into a model, with every misfit in one error."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-Sources = Mapping[str, tuple[str, ...]]
+Sources = Mapping[str, Sequence[str]]
 """Our parameter's name -> the entries whose rows, one after another, make it up."""
 
 
@@ -39,11 +39,8 @@ def fill(
         raise ValueError(f"the weights of {origin} do not fit:\n  " + "\n  ".join(misfits))
     with torch.no_grad():
         for name, entries in whole.items():
-            wanted[name].copy_(
-                torch.cat([tensors[e] for e in entries])
-                if len(entries) > 1
-                else tensors[entries[0]]
-            )
+            parts = [tensors[entry] for entry in entries]
+            wanted[name].copy_(torch.cat(parts) if len(parts) > 1 else parts[0])
 
 
 def part_shape(tensor: Tensor, parts: int) -> torch.Size:

@@ -20,6 +20,18 @@ MAX_LOGIT_SCALE = 4.6052
 """ln(100): the published code keeps the scale in [0, ln 100]."""
 
 
+OPTIONAL_PARTS = (
+    "mim_head",
+    "mlm_head",
+    "mmm_image_head",
+    "mmm_text_head",
+    "itm_head",
+    "codebook.encoder",
+    "codebook.decoder",
+)
+"""Parts that some published checkpoints do not hold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlavaConfig:
     """Geometry of the whole model; the defaults are the paper's base model.
@@ -79,6 +91,9 @@ class Flava(nn.Module):
         self.initialise()
         # After that, since the codebook has an initialisation of its own.
         self.codebook = Codebook(config.codebook).requires_grad_(False)
+        self.absent: frozenset[str] = frozenset()
+        """Of `OPTIONAL_PARTS`, those that the checkpoint it was loaded from does not hold: they
+        are at initial values, and `require` refuses them."""
 
     def initialise(self) -> None:
         """Weights and tokens from their normal distributions, biases 0, norms 1 and 0."""
@@ -90,6 +105,18 @@ class Flava(nn.Module):
         image, multimodal = self.image_encoder, self.multimodal_encoder
         for token in (image.cls_token, image.mask_token, image.positions, multimodal.cls_token):
             nn.init.normal_(token, std=self.config.token_init_std)
+
+    def require(self, *parts: str) -> None:
+        """Make sure that these of `OPTIONAL_PARTS` were loaded, before their output is used.
+
+        Raises:
+            ValueError: some were not.
+        """
+        if lost := [part for part in parts if part in self.absent]:
+            raise ValueError(
+                f"the checkpoint holds no weights for {', '.join(lost)}, which this needs: load "
+                "one that does, such as a FlavaForPreTraining"
+            )
 
     def project_image(
         self, hidden: Float[Tensor, "batch tokens width"]

@@ -28,6 +28,7 @@ OPTIONAL_PARTS = (
     "itm_head",
     "codebook.encoder",
     "codebook.decoder",
+    "logit_scale",
 )
 """Parts that some published checkpoints do not hold."""
 
@@ -69,7 +70,7 @@ class FlavaConfig:
 
 
 class Flava(nn.Module):
-    """The model of the paper. Names of parameters convert to the published ones by `convert`."""
+    """The model of the paper. Names of parameters convert to the published ones (`published`)."""
 
     def __init__(self, config: FlavaConfig) -> None:
         super().__init__()

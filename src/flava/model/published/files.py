@@ -24,6 +24,9 @@ NAMES = (
 SUFFIXES = (".safetensors", (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
 """Else the only file of such a name: of the first kind, or of the second."""
 
+DECODER = "codebook_decoder.safetensors"
+"""The codebook's decoder, which no published layout holds, beside the weights that we write."""
+
 INDEX = ".index.json"
 
 WRAPPERS = ("state_dict", "model", "module", "teacher")
@@ -56,7 +59,11 @@ def weights_in(folder: Path) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     for suffix in SUFFIXES:
-        found = sorted(p for p in folder.iterdir() if p.name.endswith(suffix) and p.is_file())
+        found = sorted(
+            path
+            for path in folder.iterdir()
+            if path.name.endswith(suffix) and path.name != DECODER and path.is_file()
+        )
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
             raise ValueError(f"{folder} holds several files of weights ({names}): name one of them")

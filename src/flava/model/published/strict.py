@@ -30,6 +30,11 @@ def fill(
     misfits += [f"unexpected: {entry}" for entry in sorted(tensors.keys() - asked - set(ignored))]
     whole = {n: e for n, e in sources.items() if all(entry in tensors for entry in e)}
     misfits += [
+        f"{entry} is of {tensors[entry].dtype}: only floating point can be read"
+        for entry in sorted(asked & tensors.keys())
+        if not tensors[entry].is_floating_point()
+    ]
+    misfits += [
         f"{entry} is {list(tensors[entry].shape)} in the file, {list(shape)} in the model"
         for name, entries in whole.items()
         for entry in entries

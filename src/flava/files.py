@@ -18,6 +18,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     Raises:
         OSError: it could not be written, and what was there before is untouched.
     """
+    target = target.absolute()  # "." has no name
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

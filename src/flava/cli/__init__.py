@@ -13,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import tyro
 
+from flava.cli.conversion import convert
 from flava.cli.evaluation import evaluate, report
 from flava.cli.training import train
 from flava.training.loop import Interrupted
@@ -21,6 +22,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "convert": convert,
 }
 """In the order that `flava --help` lists them."""
 

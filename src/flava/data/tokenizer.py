@@ -76,6 +76,10 @@ class Tokenizer:
             raise ValueError(f"token id {token_id} is outside the vocabulary of {self.size}")
         return token
 
+    def to_json(self) -> str:
+        """The whole tokeniser as the ``tokenizers`` library reads it: a ``tokenizer.json``."""
+        return self._backend.to_str()
+
 
 def pad(
     rows: Sequence[Sequence[int]], value: int

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from warnings import catch_warnings
 
 import torch
 from safetensors import SafetensorError
@@ -152,14 +153,20 @@ def read_pickle(path: Path) -> Any:
         ValueError: it is damaged, or holds anything else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with catch_warnings(action="ignore"):  # torch's advice to read a program as one
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
             f"{path} is refused: it is damaged, or holds objects whose reading runs code "
             f"({shortened(error)}). Where you trust it, save its tensors alone, by safetensors or "
             "torch.save(model.state_dict(), ...)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError) as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is refused: it is a TorchScript archive, which is a program. Where you "
+                "trust it: torch.save(torch.jit.load(...).state_dict(), ...), and give that file"
+            ) from error
         raise ValueError(
             f"{path} is damaged, or no file of weights ({shortened(error)}): copy or download it "
             "anew"

@@ -61,6 +61,8 @@ def read_config(config: Settings, origin: str) -> FlavaConfig:
         ValueError: settings that ours cannot compute, or that hold no number; all in one error.
     """
     given = {name: section(config, name) for name in DEFAULTS}
+    if odd := [name for name, values in given.items() if not isinstance(values, Mapping)]:
+        raise ValueError(f"the config.json of {origin} is refused: {', '.join(odd)} is no object")
     settings = {name: {**DEFAULTS[name], **values} for name, values in given.items()}
     mistakes = unsupported(given) + not_numbers(settings)
     image, text = settings["image_config"], settings["text_config"]
@@ -71,8 +73,11 @@ def read_config(config: Settings, origin: str) -> FlavaConfig:
             f"{codebook['vocab_size']}: ours predicts the codes of its own codebook"
         )
     projection = config.get("projection_dim", PROJECTION)
+    init_std = config.get("initializer_range", INITIALIZER_RANGE)
     if type(projection) is not int:
         mistakes.append(f"projection_dim is {projection!r}: a whole number is needed")
+    if not isinstance(init_std, int | float):
+        mistakes.append(f"initializer_range is {init_std!r}: a number is needed")
     if mistakes:
         raise ValueError(f"the config.json of {origin} is refused:\n  " + "\n  ".join(mistakes))
     return FlavaConfig(
@@ -93,11 +98,11 @@ def read_config(config: Settings, origin: str) -> FlavaConfig:
             width=codebook["hidden_size"],
             blocks=codebook["num_blocks_per_group"],
         ),
-        init_std=config.get("initializer_range", INITIALIZER_RANGE),
+        init_std=init_std,
     )
 
 
-def section(config: Settings, name: str) -> Settings:
+def section(config: Settings, name: str) -> Any:
     """A nested config as far as the file gives it; an older ``name_dict`` goes before it."""
     older = config.get(f"{name}_dict")
     return (config.get(name) or {}) if older is None else older

@@ -186,7 +186,7 @@ def test_theirs_there_and_back_is_the_same_state(pair: Twins, theirs: nn.Module,
 
 
 @pytest.mark.parametrize("pair", ["three-image-blocks"], indirect=True)
-def test_the_encoders_alone(pair: Twins, theirs: nn.Module, tmp_path) -> None:
+def test_the_encoders_alone(theirs: nn.Module, tmp_path) -> None:
     """`flava_model` has neither heads, codebook nor logit scale, and its names no prefix."""
     source, again = tmp_path / "encoders", tmp_path / "again"
     source.mkdir()

@@ -39,7 +39,7 @@ def pair(request: pytest.FixtureRequest) -> Twins:
     return twins(request.param)
 
 
-def for_pretraining(ours: Flava, arguments: dict[str, Any]) -> nn.Module:
+def for_pretraining(ours: Flava, arguments: dict[str, Any]) -> Any:
     """`flava_model_for_pretraining`, which always downloads a codebook of the base size."""
     config, codebook = ours.config, ours.config.codebook
     vae = flava_models.DalleVAEEncoder(pretrained=False)
@@ -56,7 +56,7 @@ def for_pretraining(ours: Flava, arguments: dict[str, Any]) -> nn.Module:
 
 
 @pytest.fixture
-def theirs(pair: Twins, tmp_path: Path) -> nn.Module:
+def theirs(pair: Twins, tmp_path: Path) -> Any:
     """What TorchMultimodal makes of the files that we write, loaded strictly."""
     torchmultimodal.write(pair.ours, tmp_path)
     model = for_pretraining(pair.ours, json.loads((tmp_path / "config.json").read_text()))
@@ -72,7 +72,7 @@ def whole_texts(pair: Twins) -> TextBatch:
 
 
 @torch.no_grad()
-def test_states(pair: Twins, theirs: nn.Module) -> None:
+def test_states(pair: Twins, theirs: Any) -> None:
     images, texts = random_images(pair.ours.config, 6), whole_texts(pair)
     found = theirs.model(
         images.pixels,
@@ -105,7 +105,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 
 
 @torch.no_grad()
-def test_codes(pair: Twins, theirs: nn.Module) -> None:
+def test_codes(pair: Twins, theirs: Any) -> None:
     pixels = random_images(pair.ours.config, 6).codebook_pixels
     codes = pair.ours.codebook.codes(pixels)
     assert len(codes.unique()) > 2
@@ -114,7 +114,7 @@ def test_codes(pair: Twins, theirs: nn.Module) -> None:
 
 @pytest.mark.parametrize("kind", ["pairs", "images", "texts"])
 @torch.no_grad()
-def test_losses(pair: Twins, theirs: nn.Module, kind: str) -> None:
+def test_losses(pair: Twins, theirs: Any, kind: str) -> None:
     """Within 1e-4: TorchMultimodal's heads normalise with an epsilon of 1e-5, ours of 1e-12."""
     images, texts = random_images(pair.ours.config, 6), whole_texts(pair)
     matched = torch.tensor([True, True, False, True, False, True])
@@ -164,7 +164,7 @@ def test_ours_there_and_back_is_the_same_bits(pair: Twins, tmp_path) -> None:
         assert not differing(model, pair.ours)
 
 
-def test_theirs_there_and_back_is_the_same_state(pair: Twins, theirs: nn.Module, tmp_path) -> None:
+def test_theirs_there_and_back_is_the_same_state(pair: Twins, theirs: Any, tmp_path) -> None:
     """By a file of theirs alone, of which the heads' widths must be the published 64."""
     for beside in ("config.json", "codebook_decoder.safetensors"):
         (tmp_path / beside).unlink()
@@ -186,7 +186,7 @@ def test_theirs_there_and_back_is_the_same_state(pair: Twins, theirs: nn.Module,
 
 
 @pytest.mark.parametrize("pair", ["three-image-blocks"], indirect=True)
-def test_the_encoders_alone(theirs: nn.Module, tmp_path) -> None:
+def test_the_encoders_alone(theirs: Any, tmp_path) -> None:
     """`flava_model` has neither heads, codebook nor logit scale, and its names no prefix."""
     source, again = tmp_path / "encoders", tmp_path / "again"
     source.mkdir()

@@ -45,12 +45,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # What transformers makes of it
 
 
+def published_from(kind: Any, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A model of transformers', and what it missed or did not expect in the files."""
+    return kind.from_pretrained(folder, output_loading_info=True)
+
+
 @pytest.mark.parametrize("name", GEOMETRIES)
 @torch.no_grad()
 def test_transformers_reads_every_tensor_and_computes_the_same(name, tmp_path) -> None:
     pair = twins(name)
     save_pretrained(pair.ours, tmp_path / "x")
-    published, info = FlavaForPreTraining.from_pretrained(tmp_path / "x", output_loading_info=True)
+    published, info = published_from(FlavaForPreTraining, tmp_path / "x")
     assert not any(info.values()), info
     batch = pair.pairs((0,))
     again = Twins(name, pair.ours, published.train())
@@ -71,14 +76,14 @@ def test_transformers_reads_every_tensor_and_computes_the_same(name, tmp_path) -
 def test_a_base_model_for_transformers(tmp_path) -> None:
     twins("odd-everything").published.flava.save_pretrained(tmp_path / "theirs")
     save_pretrained(load_pretrained(tmp_path / "theirs"), tmp_path / "ours")
-    model, info = FlavaModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    model, info = published_from(FlavaModel, tmp_path / "ours")
     assert not any(info.values()), info
     expected = twins("odd-everything").published.flava.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
 def test_the_processor_gives_our_ids(folder) -> None:
-    processor = FlavaProcessor.from_pretrained(folder)
+    processor: Any = FlavaProcessor.from_pretrained(folder)
     ids, real = Tokenizer().batch(SENTENCES, 16)
     found = processor(text=SENTENCES, padding=True, truncation=True, return_tensors="pt")
     assert torch.equal(found["input_ids"], ids)
@@ -93,7 +98,7 @@ def test_the_image_processor_gives_our_pixels(name, tmp_path) -> None:
     """By its PIL backend, which is what we resize with, at image sizes other than 224."""
     config = GEOMETRIES[name].image
     save_pretrained(twins(name).ours, tmp_path / "x")
-    processor = FlavaImageProcessorPil.from_pretrained(tmp_path / "x")
+    processor: Any = FlavaImageProcessorPil.from_pretrained(tmp_path / "x")
     drawn = np.random.default_rng(0).integers(0, 256, (2, 61, 83, 3), np.uint8)
     images = [Image.fromarray(pixels) for pixels in drawn]
     found = processor(

@@ -99,10 +99,7 @@ class Flava(nn.Module):
     def initialise(self) -> None:
         """Weights and tokens from their normal distributions, biases 0, norms 1 and 0."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-                nn.init.normal_(module.weight, std=self.config.init_std)
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+            initialise_module(module, self.config.init_std)
         image, multimodal = self.image_encoder, self.multimodal_encoder
         for token in (image.cls_token, image.mask_token, image.positions, multimodal.cls_token):
             nn.init.normal_(token, std=self.config.token_init_std)
@@ -156,6 +153,14 @@ class Flava(nn.Module):
     ) -> Float[Tensor, "batch projection"]:
         """Texts -> unit vectors of the contrastive space."""
         return self.project_text(self.text_encoder(ids, real))
+
+
+def initialise_module(module: nn.Module, std: float) -> None:
+    """Weights from N(0, std), biases 0; norms keep the 1 and 0 of their construction."""
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def unit_length(features: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:

@@ -86,6 +86,25 @@ def test_a_base_model_knows_what_it_lacks(pair: Twins, tmp_path) -> None:
         model.require("itm_head")
 
 
+def test_what_is_absent_has_the_values_of_a_new_model(pair: Twins, tmp_path) -> None:
+    """The same spread of every weight, and the same norms and biases; nothing is left unset."""
+    pair.published.flava.save_pretrained(tmp_path)
+    model = loaded(tmp_path)
+    fresh = Flava(model.config).state_dict()
+    for name, tensor in model.state_dict().items():
+        if not name.startswith(tuple(NOT_IN_A_BASE_MODEL)):
+            continue
+        spread = fresh[name].std() if tensor.numel() > 1 else torch.tensor(0.0)
+        if spread == 0:
+            assert torch.equal(tensor, fresh[name]), name
+        else:
+            # Twice five standard errors of a normal sample's spread, 1 / sqrt(2 n) of it.
+            relative = 10 * (2 * tensor.numel()) ** -0.5
+            torch.testing.assert_close(tensor.std(), spread, rtol=relative, atol=0)
+    assert not any(parameter.requires_grad for parameter in model.codebook.parameters())
+    assert model.codebook.encoder.input.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_shards_of_transformers_own_making(folder, tmp_path) -> None:
     pair = twins("odd-everything")
     pair.published.save_pretrained(tmp_path, max_shard_size="150KB")

@@ -5,13 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from flava.model.flava import Flava, FlavaConfig
+from flava.model.codebook import initialise_convolution
+from flava.model.flava import INITIAL_LOGIT_SCALE, Flava, FlavaConfig, initialise_module
 from flava.model.published.files import DECODER, read_tensors
 from flava.model.published.names import Table, export, sources
 from flava.model.published.stored import Stored
-from flava.model.published.strict import fill
+from flava.model.published.strict import fill, unfilled
 
 DECODER_PREFIX = "codebook.decoder."
 
@@ -38,13 +39,29 @@ def assemble(
         width = len(decoder.get(f"{DECODER_PREFIX}input.bias", ()))
         codebook = replace(config.codebook, decoder_input_width=max(1, width))
         config = replace(config, codebook=codebook)
-    model = Flava(config)
+    model = unfilled(lambda: Flava(config))
     model.absent = frozenset(absent) | (set() if decoder else {"codebook.decoder"})
     ours = loaded(model)
     entries = sources((n for n in ours if not n.startswith(DECODER_PREFIX)), table)
     entries |= {name: [name] for name in ours if name.startswith(DECODER_PREFIX)}
     fill(model, {**tensors, **decoder}, entries, origin=stored.origin)
+    for part in model.absent:
+        initialise_part(model, part)
     return model.eval()
+
+
+def initialise_part(model: Flava, part: str) -> None:
+    """Give an absent part the initial values that a new model has."""
+    if part == "logit_scale":
+        nn.init.constant_(model.logit_scale, INITIAL_LOGIT_SCALE)
+        return
+    for module in model.get_submodule(part).modules():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        if part.startswith("codebook."):
+            initialise_convolution(module)
+        else:
+            initialise_module(module, model.config.init_std)
 
 
 def loaded(model: Flava) -> dict[str, Tensor]:

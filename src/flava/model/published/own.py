@@ -11,7 +11,7 @@ from flava.files import explain
 from flava.model.codebook import Codebook, CodebookConfig
 from flava.model.flava import Flava, FlavaConfig
 from flava.model.published.stored import Layout, Stored
-from flava.model.published.strict import fill
+from flava.model.published.strict import fill, unfilled
 
 MODELS = {FlavaConfig: Flava, CodebookConfig: Codebook}
 
@@ -70,7 +70,7 @@ def build(stored: Stored) -> Flava | Codebook:
         raise ValueError(
             f"the config.json of {stored.origin} does not describe a model:{explain(error)}"
         ) from error
-    model = build_model(file.model)
+    model = unfilled(lambda: build_model(file.model))
     fill_own(model, stored)
     if isinstance(model, Flava):
         model.absent = frozenset(file.absent)

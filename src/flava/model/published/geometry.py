@@ -132,4 +132,9 @@ def check(stored: Stored, config: TransformerConfig, part: str) -> None:
 def refuse_if(reasons: list[str], what: str) -> None:
     """Raises ValueError: there are reasons to."""
     if reasons:
-        raise ValueError(f"{what}:\n  " + "\n  ".join(reasons))
+        raise refusal(what, reasons)
+
+
+def refusal(what: str, reasons: list[str]) -> ValueError:
+    """An error with a reason in each line."""
+    return ValueError(f"{what}:\n  " + "\n  ".join(reasons))

@@ -27,3 +27,15 @@ def split(*query_key_value: str) -> Callable[[str], list[str]]:
     return lambda name: (
         [name.replace("qkv", part) for part in query_key_value] if ".qkv." in name else [name]
     )
+
+
+TRANSFORMERS_BLOCKS: Names = (
+    (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
+    (r"\.norm_(before|after)\.", r".layernorm_\1."),
+    (r"\.attention\.qkv\.", ".attention.attention.qkv."),
+    (r"\.attention\.output\.", ".attention.output.dense."),
+    (r"\.mlp_in\.", ".intermediate.dense."),
+    (r"\.mlp_out\.", ".output.dense."),
+    (r"^norm\.", "layernorm."),
+)
+"""The blocks of transformers' ViT, BEiT and FLAVA, and the norm after them."""

@@ -6,7 +6,7 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from flava.model import Activation, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from flava.model.published.clips import OPENAI
-from flava.model.published.names import rename
+from flava.model.published.entries import rename
 from tests.support import randomise
 
 

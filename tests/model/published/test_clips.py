@@ -258,6 +258,8 @@ def test_a_damaged_config_of_open_clips_is_named(tmp_path: Path) -> None:
         ("vision_config", "image_size", 28, "image_size is 28, but the tensors have 21"),
         ("vision_config", "num_attention_heads", 0, "gives 0 attention heads"),
         ("vision_config", "num_attention_heads", 7, "image.heads is 7, which does not divide"),
+        ("text_config", "layer_norm_eps", "small", "text_config.layer_norm_eps is 'small'"),
+        ("text_config", "hidden_act", ["gelu"], "text_config.hidden_act is ['gelu']"),
     ],
 )
 def test_a_config_of_transformers_that_does_not_fit(
@@ -267,6 +269,15 @@ def test_a_config_of_transformers_that_does_not_fit(
     config: dict[str, Any] = dict(checkpoint.config or {})
     config[part] = {**config[part], field: value}
     assert reason in refusal(replace(checkpoint, config=config))
+
+
+def test_a_part_of_a_config_that_is_no_object(tmp_path: Path) -> None:
+    checkpoint = saved(hugging_face_model(), tmp_path)
+    config = {**(checkpoint.config or {}), "vision_config": "base"}
+    assert "vision_config in the config of" in refusal(replace(checkpoint, config=config))
+    folder = folder_with(tmp_path, text_cfg=[1])
+    told = refusal(stored(open_clip_model().state_dict(), folder=folder))
+    assert "text_cfg in the config of weights.pt is [1], not an object" in told
 
 
 def test_weights_of_transformers_without_their_config(tmp_path: Path) -> None:

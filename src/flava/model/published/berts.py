@@ -10,15 +10,16 @@ from typing import Any
 
 from torch.nn import functional
 
-from flava.model.published.geometry import (
+from flava.model.published.entries import TRANSFORMERS_BLOCKS, Names, rename, sources, split
+from flava.model.published.shapes import (
     check,
     count_blocks,
     heads,
     hugging_face,
     refusal,
+    section,
     shapes,
 )
-from flava.model.published.names import TRANSFORMERS_BLOCKS, Names, rename, sources, split
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill
 from flava.model.text import TextConfig, TextEncoder
@@ -101,8 +102,7 @@ def build_pre_layer_norm(stored: Stored) -> TextEncoder:
 
 
 def build(stored: Stored, names: Names, prefix: str, first_position: int = 0) -> TextEncoder:
-    config = stored.config or {}
-    config = config.get("text_config") or config
+    config = section(stored, stored.config, "text_config") or stored.config or {}
     geometry = read_geometry(stored, names, prefix)
     told = hugging_face(stored, config, "", geometry)
     geometry["max_length"] -= first_position
@@ -119,7 +119,7 @@ def build(stored: Stored, names: Names, prefix: str, first_position: int = 0) ->
     if len(types) == 1:  # RoBERTa's single type, which is the only one that ours read too
         tensors[f"{prefix}{TYPES}"] = functional.pad(types, (0, 0, 0, 1))
     if not any(name.startswith(f"{prefix}pooler.") for name in tensors):
-        model.absent = frozenset({"pooler."})
+        model.absent = frozenset({"pooler"})
         entries = {n: parts for n, parts in entries.items() if not n.startswith("pooler.")}
     ignored = [prefix + name for name in BUFFERS]
     fill(model, tensors, entries, origin=stored.origin, ignored=ignored)

@@ -6,7 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from flava.model.clip import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
-from flava.model.published.geometry import (
+from flava.model.published.entries import Names, sources, split
+from flava.model.published.shapes import (
     WIDE_VIT_HEADS,
     Config,
     count_blocks,
@@ -15,9 +16,9 @@ from flava.model.published.geometry import (
     hugging_face,
     image_geometry,
     refuse_if,
+    section,
     shapes,
 )
-from flava.model.published.names import Names, sources, split
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill
 from flava.model.transformer import Activation
@@ -111,7 +112,7 @@ def build_openai(stored: Stored) -> Clip:
     image["depth"] = count_blocks(stored.tensors, r"visual\.transformer\.resblocks\.(\d+)\.")
     text, projections = openai_geometry(stored, image, prefix)
     told = open_clip_config(stored)
-    vision_cfg, text_cfg = told.get("vision_cfg", {}), told.get("text_cfg", {})
+    vision_cfg, text_cfg = section(stored, told, "vision_cfg"), section(stored, told, "text_cfg")
     refuse_if(
         [
             *open_clip_misfits(vision_cfg, "vision_cfg.", image),
@@ -122,13 +123,14 @@ def build_openai(stored: Stored) -> Clip:
     activation = openai_activation(stored, told)
     image_heads = heads(stored, image["width"], open_clip_heads(vision_cfg, image["width"]))
     text_heads = heads(stored, text["width"], text_cfg.get("heads"))
-    config = ClipConfig(
+    model = clip_of(
+        stored,
         image=ClipImageConfig(**image, heads=image_heads, activation=activation),
         text=ClipTextConfig(**text, heads=text_heads, activation=activation),
         projection_width=projections,
     )
     return filled(
-        Clip(config),
+        model,
         stored,
         cls="visual.class_embedding",
         positions="visual.positional_embedding",
@@ -176,7 +178,7 @@ def open_clip_config(stored: Stored) -> dict[str, Any]:
     """
     path = stored.folder and stored.folder / OPEN_CLIP_CONFIG
     if path is None or not path.is_file():
-        return dict((stored.config or {}).get("model_cfg", {}))
+        return dict(section(stored, stored.config, "model_cfg"))
     try:
         return dict(json.loads(path.read_bytes())["model_cfg"])
     except (ValueError, TypeError, KeyError) as error:
@@ -240,7 +242,8 @@ def build_hugging_face(stored: Stored) -> Clip:
         + other_end(text_told, text["vocabulary_size"]),
         f"the config of {stored.origin} does not fit",
     )
-    config = ClipConfig(
+    model = clip_of(
+        stored,
         image=ClipImageConfig(
             **image,
             heads=heads(stored, image["width"], image_told.get("num_attention_heads", 12)),
@@ -254,7 +257,7 @@ def build_hugging_face(stored: Stored) -> Clip:
         projection_width=projections,
     )
     return filled(
-        Clip(config),
+        model,
         stored,
         cls=f"{embeddings}.class_embedding",
         positions=positions,
@@ -293,10 +296,21 @@ def hugging_face_geometry(stored: Stored, image: dict[str, Any]) -> tuple[dict[s
     return text, projection[0]
 
 
+def clip_of(
+    stored: Stored, *, image: ClipImageConfig, text: ClipTextConfig, projection_width: int
+) -> Clip:
+    """Raises ValueError: this geometry does not hold."""
+    mistakes = [*image.mistakes("image"), *text.mistakes("text")]
+    refuse_if(mistakes, f"the geometry of {stored.origin} does not hold")
+    return Clip(ClipConfig(image=image, text=text, projection_width=projection_width))
+
+
 def sub_config(stored: Stored, name: str) -> dict[str, Any]:
     """A part of transformers' config; what an old ``NAME_dict`` says goes before it, as there."""
-    config = stored.config or {}
-    return {**(config.get(name) or {}), **(config.get(f"{name}_dict") or {})}
+    return {
+        **section(stored, stored.config, name),
+        **section(stored, stored.config, f"{name}_dict"),
+    }
 
 
 OLD_END = 2

@@ -8,8 +8,8 @@ its decoder gives codes, and says so in `Codebook.absent`.
 import re
 
 from flava.model.codebook import Codebook, CodebookConfig
-from flava.model.published.geometry import count_blocks, disagreements, refuse_if, shapes
-from flava.model.published.names import Names, sources
+from flava.model.published.entries import Names, sources
+from flava.model.published.shapes import count_blocks, disagreements, refuse_if, shapes
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill
 
@@ -72,7 +72,7 @@ def build(stored: Stored) -> Codebook:
     entries = sources(model.state_dict(), names)
     if not with_decoder:
         entries = {name: e for name, e in entries.items() if not name.startswith(DECODER)}
-        model.absent = frozenset({DECODER})
+        model.absent = frozenset({"decoder"})
     fill(model, stored.tensors, entries, origin=stored.origin)
     return model.eval()
 

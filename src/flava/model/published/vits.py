@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from flava.model.image import ImageConfig, ImageEncoder
-from flava.model.published.geometry import (
+from flava.model.published.entries import TRANSFORMERS_BLOCKS, Names, rename, sources
+from flava.model.published.shapes import (
     WIDE_VIT_HEADS,
     Config,
     check,
@@ -25,9 +26,9 @@ from flava.model.published.geometry import (
     hugging_face,
     image_geometry,
     refuse_if,
+    section,
     shapes,
 )
-from flava.model.published.names import TRANSFORMERS_BLOCKS, Names, rename, sources
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill
 from flava.model.transformer import Block
@@ -40,7 +41,7 @@ NO_KEY_BIAS = "(zeros for the absent key bias)"
 SCALED = {"attention_scale": "attention.output", "mlp_scale": "mlp_out"}
 """A block's layer scales, and the layers whose output each multiplies."""
 
-OPTIONAL = ("mask_token", "pooler.")
+OPTIONAL = ("mask_token", "pooler")
 """Prefixes of our parameters that a ViT need not have: no pass without a mask reads them."""
 
 REFUSED = (
@@ -130,7 +131,7 @@ def is_hugging_face(stored: Stored) -> bool:
 
 def build_timm(stored: Stored) -> ImageEncoder:
     """From timm's names, which DINO, DINOv2 and BEiT share."""
-    model_args = (stored.config or {}).get("model_args") or {}
+    model_args = section(stored, stored.config, "model_args")
     return build(stored, TIMM, {"norm_eps": TIMM_EPS}, model_args.get("num_heads"))
 
 
@@ -141,8 +142,7 @@ def build_hugging_face(stored: Stored) -> ImageEncoder:
 
 def image_config(stored: Stored) -> Config:
     """Of a whole FLAVA's config, the part that tells of its image encoder."""
-    config = stored.config or {}
-    return config.get("image_config") or config
+    return section(stored, stored.config, "image_config") or stored.config or {}
 
 
 def build(

@@ -100,15 +100,29 @@ def hugging_face(
             it in one error.
     """
     wrong = disagreements(config, where, FIELDS, geometry)
-    known = {activation.value: activation for activation in Activation}
     found: dict[str, Any] = {}
-    if (activation := config.get("hidden_act")) in known:
-        found["activation"] = known[activation]
-    elif activation is not None:
-        wrong.append(f"{where}hidden_act is {activation!r}: ours compute {', '.join(known)}")
-    if isinstance(epsilon := config.get("layer_norm_eps"), int | float):
-        found["norm_eps"] = float(epsilon)
+    if (activation := config.get("hidden_act")) is not None:
+        found["activation"] = next((a for a in Activation if a.value == activation), None)
+        if found["activation"] is None:
+            known = ", ".join(a.value for a in Activation)
+            wrong.append(f"{where}hidden_act is {activation!r}: ours compute {known}")
+    if (epsilon := config.get("layer_norm_eps")) is not None:
+        found["norm_eps"] = epsilon
+        if not isinstance(epsilon, int | float):
+            wrong.append(f"{where}layer_norm_eps is {epsilon!r}: it should be a number")
     refuse_if(wrong, f"the config of {stored.origin} does not fit")
+    return found
+
+
+def section(stored: Stored, config: Config | None, name: str) -> Config:
+    """A part of a config; empty where it is not there.
+
+    Raises:
+        ValueError: it is no object.
+    """
+    found = (config or {}).get(name) or {}
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{name} in the config of {stored.origin} is {found!r}, not an object")
     return found
 
 

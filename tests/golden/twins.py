@@ -20,7 +20,7 @@ from flava.model import (
     TextConfig,
 )
 from flava.model.published import huggingface
-from flava.model.published.names import export, sources
+from flava.model.published.names import QUERY_KEY_VALUE, export, sources
 from flava.model.published.strict import fill
 from tests.support import random_images, random_pairs, random_texts, randomise
 
@@ -142,7 +142,7 @@ def twins(name: str, dtype: torch.dtype = torch.float32) -> Twins:
     # Within the bounds that the published code clamps to in its forward pass.
     torch.nn.init.constant_(published.flava.logit_scale, 1.7)
     ours = Flava(config)
-    entries = sources(without_decoder(ours.state_dict()), huggingface.NAMES)
+    entries = sources(without_decoder(ours.state_dict()), huggingface.NAMES, QUERY_KEY_VALUE)
     ignored = huggingface.SECOND_NAMES
     fill(ours, published.state_dict(), entries, origin="the twin", ignored=ignored)
     torch.nn.Module.to(published, dtype)  # the published class declares a `to` of another type

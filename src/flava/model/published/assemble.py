@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flava.model.codebook import initialise_convolution
 from flava.model.flava import INITIAL_LOGIT_SCALE, Flava, FlavaConfig, initialise_module
 from flava.model.published.files import DECODER, read_tensors
-from flava.model.published.names import Table, export, sources
+from flava.model.published.names import QUERY_KEY_VALUE, Table, export, sources
 from flava.model.published.stored import Stored
 from flava.model.published.strict import fill, unfilled
 
@@ -42,8 +42,11 @@ def assemble(
     model = unfilled(lambda: Flava(config))
     model.absent = frozenset(absent) | (set() if decoder else {"codebook.decoder"})
     ours = loaded(model)
-    entries = sources((n for n in ours if not n.startswith(DECODER_PREFIX)), table)
-    entries |= {name: [name] for name in ours if name.startswith(DECODER_PREFIX)}
+    published = (name for name in ours if not name.startswith(DECODER_PREFIX))
+    entries = {
+        **sources(published, table, QUERY_KEY_VALUE),
+        **{name: [name] for name in ours if name.startswith(DECODER_PREFIX)},
+    }
     fill(model, {**tensors, **decoder}, entries, origin=stored.origin)
     for part in model.absent:
         initialise_part(model, part)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from itertools import count, takewhile
 from math import isqrt
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,8 @@ from flava.model.flava import FlavaConfig
 from flava.model.image import ImageConfig
 from flava.model.multimodal import MultimodalConfig
 from flava.model.published.names import Table, rename
+from flava.model.published.shapes import HEAD_WIDTH
 from flava.model.text import TextConfig
-
-HEAD_WIDTH = 64
-"""Width of an attention head in every published model (ViT-B, BERT); tensors do not tell it."""
 
 
 class Shapes:
@@ -56,7 +55,7 @@ def infer(
         ValueError: entries that tell it are missing, or the number of heads cannot be known.
     """
     shapes = Shapes(tensors, table, origin)
-    found = {
+    found: dict[str, dict[str, Any]] = {
         kind: {
             "width": (width := shapes.size(f"{kind}_encoder.norm.weight", 0)),
             "depth": shapes.depth(f"{kind}_encoder.blocks.{{}}.norm_before.weight"),

@@ -133,7 +133,7 @@ def side(value: Any) -> Any:
     return value
 
 
-def encoder(settings: Settings) -> dict[str, int]:
+def encoder(settings: Settings) -> dict[str, Any]:
     return {
         "width": settings["hidden_size"],
         "depth": settings["num_hidden_layers"],

@@ -4,12 +4,28 @@ from pathlib import Path
 
 from torch import nn
 
-from flava.model.published import huggingface, own, torchmultimodal
+from flava.model.published import (
+    berts,
+    clips,
+    codebooks,
+    huggingface,
+    own,
+    torchmultimodal,
+    vits,
+)
 from flava.model.published.files import find_checkpoint, read_path
 from flava.model.published.hub import download, looks_like_hub_id
 from flava.model.published.stored import Stored
 
-LAYOUTS = (*own.LAYOUTS, *huggingface.LAYOUTS, *torchmultimodal.LAYOUTS)
+LAYOUTS = (
+    *own.LAYOUTS,
+    *huggingface.LAYOUTS,
+    *torchmultimodal.LAYOUTS,
+    *clips.LAYOUTS,
+    *codebooks.LAYOUTS,
+    *vits.LAYOUTS,
+    *berts.LAYOUTS,
+)
 """Every layout that is known; the first that recognises a checkpoint builds its model."""
 
 SHOWN = 8

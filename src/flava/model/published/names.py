@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from flava.model.published.strict import Sources
+
 Table = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """(pattern of our name, replacement), applied in this order."""
-
-QUERY_KEY_VALUE = ("query", "key", "value")
 
 
 def rename(name: str, table: Table) -> str:
@@ -23,20 +23,28 @@ def rename(name: str, table: Table) -> str:
     return name
 
 
-def sources(names: Iterable[str], table: Table) -> dict[str, list[str]]:
-    """For each of our names the published entries that make it up, as `strict.fill` takes them."""
-    return {
-        name: [theirs.replace("qkv", part) for part in QUERY_KEY_VALUE]
-        if ".qkv." in (theirs := rename(name, table))
-        else [theirs]
-        for name in names
-    }
+def sources(
+    ours: Iterable[str], table: Table, parts: Callable[[str], list[str]] = lambda name: [name]
+) -> Sources:
+    """For each of our names the published entries that make it up; ``parts`` of a renamed one."""
+    return {name: parts(rename(name, table)) for name in ours}
+
+
+def split(*query_key_value: str) -> Callable[[str], list[str]]:
+    """The three entries of a renamed ``qkv``, where a layout holds it in parts of these names."""
+    return lambda name: (
+        [name.replace("qkv", part) for part in query_key_value] if ".qkv." in name else [name]
+    )
+
+
+QUERY_KEY_VALUE = split("query", "key", "value")
+"""The parts as Hugging Face's and TorchMultimodal's models name them."""
 
 
 def export(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
     """Our tensors under the published names; parts of one matrix are views of it."""
     published: dict[str, Tensor] = {}
-    for name, entries in sources(state, table).items():
+    for name, entries in sources(state, table, QUERY_KEY_VALUE).items():
         parts = state[name].chunk(len(entries)) if len(entries) > 1 else (state[name],)
         published |= dict(zip(entries, parts, strict=True))
     return published
@@ -64,3 +72,15 @@ def without_second_names(
     ]:
         raise ValueError(f"the weights of {origin} do not fit:\n  " + "\n  ".join(different))
     return once
+
+
+TRANSFORMERS_BLOCKS: Table = (
+    (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
+    (r"\.norm_(before|after)\.", r".layernorm_\1."),
+    (r"\.attention\.qkv\.", ".attention.attention.qkv."),
+    (r"\.attention\.output\.", ".attention.output.dense."),
+    (r"\.mlp_in\.", ".intermediate.dense."),
+    (r"\.mlp_out\.", ".output.dense."),
+    (r"^norm\.", "layernorm."),
+)
+"""The blocks of transformers' ViT, BEiT and FLAVA, and the norm after them."""

@@ -1,7 +1,7 @@
 """Rows of a source in batches, their images decoded ahead by threads."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -72,15 +72,20 @@ Decoded = tuple[Row, Image.Image | None] | Skipped
 
 def _decoded(rows: Iterator[tuple[float, Found]]) -> Iterator[tuple[float, Decoded]]:
     with ThreadPoolExecutor(DECODERS) as pool:
-        waiting: deque[tuple[float, Future[Decoded]]] = deque()
+        waiting: deque[tuple[float, Future[Decoded] | Decoded]] = deque()
 
         def oldest() -> tuple[float, Decoded]:
-            done, future = waiting.popleft()
-            return done, future.result()
+            done, decoded = waiting.popleft()
+            return done, decoded.result() if isinstance(decoded, Future) else decoded
 
         try:
             for done, found in rows:
-                waiting.append((done, pool.submit(_decode, found)))
+                if isinstance(found, Skipped):
+                    waiting.append((done, found))
+                elif found.image is None:
+                    waiting.append((done, (found, None)))
+                else:
+                    waiting.append((done, pool.submit(_decode, found, found.image)))
                 if len(waiting) > AHEAD:
                     yield oldest()
             while waiting:
@@ -89,17 +94,13 @@ def _decoded(rows: Iterator[tuple[float, Found]]) -> Iterator[tuple[float, Decod
             pool.shutdown(cancel_futures=True)
 
 
-def _decode(found: Found) -> Decoded:
-    if isinstance(found, Skipped):
-        return found
-    if found.image is None:
-        return found, None
+def _decode(row: Row, image: Path | bytes) -> Decoded:
     try:
-        image = open_image(found.image)
+        opened = open_image(image)
     except SampleError as error:
-        return Skipped(shard="", key=found.path or "", reason=error.reason, message=str(error))
+        return Skipped(shard="", key=row.path or "", reason=error.reason, message=str(error))
     # Its bytes are not needed any more, and a batch's would add up.
-    return Row(path=found.path, text=found.text), image
+    return Row(path=row.path, text=row.text), opened
 
 
 def open_image(image: Path | bytes) -> Image.Image:
@@ -108,6 +109,3 @@ def open_image(image: Path | bytes) -> Image.Image:
     except OSError as error:
         raise SampleError("file cannot be read", error.strerror or str(error)) from error
     return decode_image(data)
-
-
-Open = Callable[[Path | bytes], Image.Image]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from PIL import Image
@@ -27,6 +27,7 @@ SHOWN_ROWS = 20
 """Rows that are computed when there is no output to write all of them to."""
 
 
+@runtime_checkable
 class Scores(Protocol):
     """Of each pair the probability that image and text match, and the contrastive cosine."""
 
@@ -36,6 +37,7 @@ class Scores(Protocol):
     def cosine(self) -> Float[Tensor, " pairs"]: ...
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """What rows need of a model."""
 

@@ -30,12 +30,18 @@ class Wide(KnownEncoder):
         return torch.ones(len(texts), 512)
 
 
-def main(kind: str, source: str, output: str) -> None:
+def main(kind: str, *sources: str) -> None:
+    """Prints the peak memory in MB after each source."""
     encoder, size = (Slow(), 4) if kind == "images" else (Wide(), 256)
     unfinished.SECONDS_BETWEEN_COMMITS = 0.05
-    opened = open_source(Kind(kind), source)
-    print(embed_rows(encoder, opened, Path(output), model="a/b", batch_size=size))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    for source in sources:
+        opened, output = open_source(Kind(kind), source), output_of(Path(source))
+        embed_rows(encoder, opened, output, model="a/b", batch_size=size)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+
+def output_of(source: Path) -> Path:
+    return source.with_name("out.parquet") if source.is_dir() else source.with_suffix(".parquet")
 
 
 if __name__ == "__main__":

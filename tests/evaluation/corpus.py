@@ -38,11 +38,10 @@ STEP = 255 // len(WORDS)
 
 
 def tiny_geometry() -> FlavaConfig:
-    size = {"depth": 1, "heads": 2, "mlp_width": 16}
     return FlavaConfig(
-        image=ImageConfig(image_size=16, patch_size=4, width=16, **size),
-        text=TextConfig(width=12, max_length=24, **size),
-        multimodal=MultimodalConfig(width=8, **size),
+        image=ImageConfig(image_size=16, patch_size=4, width=16, depth=1, heads=2, mlp_width=16),
+        text=TextConfig(width=12, max_length=24, depth=1, heads=2, mlp_width=16),
+        multimodal=MultimodalConfig(width=8, depth=1, heads=2, mlp_width=16),
         projection_width=8,
         codebook=CodebookConfig(codes=16, width=8, blocks=1, decoder_input_width=8),
     )

@@ -14,6 +14,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import tyro
 
 from flava.cli.evaluation import evaluate, report
+from flava.cli.masked import fill_mask, reconstruct
 from flava.cli.training import train
 from flava.training.loop import Interrupted
 
@@ -21,6 +22,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "fill-mask": fill_mask,
+    "reconstruct": reconstruct,
 }
 """In the order that `flava --help` lists them."""
 

@@ -125,6 +125,9 @@ class CodebookDecoder(nn.Module):
 class Codebook(nn.Module):
     """The dVAE: pixels to codes and back."""
 
+    absent: frozenset[str] = frozenset()
+    """Prefixes of parameters that the loaded file did not hold: they are still as at the start."""
+
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
         if mistakes := config.mistakes("codebook"):

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flava.model.transformer import Transformer, TransformerConfig
+from flava.model.transformer import Pooler, Transformer, TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class ImageEncoder(Transformer):
 
     def __init__(self, config: ImageConfig) -> None:
         super().__init__(config)
+        self.pooler = Pooler(config.width)
         self.patches = nn.Conv2d(3, config.width, config.patch_size, stride=config.patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.width))
@@ -58,26 +59,41 @@ class ImageEncoder(Transformer):
         Raises:
             ValueError: an image that is not whole patches.
         """
-        if any(side % self.patches.stride[0] for side in pixels.shape[-2:]):
-            raise ValueError(
-                f"an image of {pixels.shape[-2]} x {pixels.shape[-1]} pixels is not whole patches "
-                f"of {self.patches.stride[0]}: resize it to a multiple"
-            )
+        whole_patches(pixels, self.patches.stride[0])
         embedded = self.patches(pixels)
         rows, columns = embedded.shape[-2:]
         states = embedded.flatten(2).transpose(1, 2)
         if selected is not None:
             states = torch.where(selected.flatten(1)[..., None], self.mask_token, states)
         states = torch.cat([self.cls_token.expand(len(states), -1, -1), states], dim=1)
-        return self.run_blocks(states + self.positions_for(rows, columns))
+        positions = resize_positions(self.positions, self.grid, rows, columns)
+        return self.run_blocks(states + positions)
 
-    def positions_for(self, rows: int, columns: int) -> Float[Tensor, "1 tokens hidden"]:
-        """Position embeddings for a grid: bicubic to the explicit size, as published."""
-        if (rows, columns) == (self.grid, self.grid):
-            return self.positions
-        cls, patches = self.positions[:, :1], self.positions[:, 1:]
-        square = patches.unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
-        resized = functional.interpolate(
-            square, size=(rows, columns), mode="bicubic", align_corners=False
+
+def whole_patches(pixels: Float[Tensor, "batch 3 height width"], patch: int) -> None:
+    """Raises:
+    ValueError: an image that is not whole patches.
+    """
+    height, width = pixels.shape[-2:]
+    if height % patch or width % patch:
+        raise ValueError(
+            f"an image of {height} x {width} pixels is not whole patches of {patch}: "
+            "resize it to a multiple"
         )
-        return torch.cat([cls, resized.flatten(2).transpose(1, 2)], dim=1)
+
+
+def resize_positions(
+    positions: Float[Tensor, "1 tokens hidden"], grid: int, rows: int, columns: int
+) -> Float[Tensor, "1 resized hidden"]:
+    """Position embeddings ([CLS], then ``grid`` x ``grid`` patches) for another grid.
+
+    Bicubic to the explicit size, as published.
+    """
+    if (rows, columns) == (grid, grid):
+        return positions
+    cls, patches = positions[:, :1], positions[:, 1:]
+    square = patches.unflatten(1, (grid, grid)).permute(0, 3, 1, 2)
+    resized = functional.interpolate(
+        square, size=(rows, columns), mode="bicubic", align_corners=False
+    )
+    return torch.cat([cls, resized.flatten(2).transpose(1, 2)], dim=1)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flava.model.transformer import Transformer, TransformerConfig
+from flava.model.transformer import Pooler, Transformer, TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,7 @@ class MultimodalEncoder(Transformer):
 
     def __init__(self, config: MultimodalConfig) -> None:
         super().__init__(config)
+        self.pooler = Pooler(config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
 
     def forward(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flava.model.transformer import NORM_EPS, Transformer, TransformerConfig
+from flava.model.transformer import Pooler, Transformer, TransformerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,11 @@ class TextEncoder(Transformer):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__(config)
+        self.pooler = Pooler(config.width)
         self.words = nn.Embedding(config.vocabulary_size, config.width)
         self.positions = nn.Embedding(config.max_length, config.width)
         self.types = nn.Embedding(TOKEN_TYPES, config.width)
-        self.embedding_norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.embedding_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def forward(
         self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
@@ -51,12 +52,21 @@ class TextEncoder(Transformer):
         Raises:
             ValueError: a text longer than the position embeddings.
         """
-        length, longest = ids.shape[1], self.positions.num_embeddings
-        if length > longest:
-            raise ValueError(
-                f"a text of {length} tokens is longer than the encoder's max_length {longest}: "
-                "truncate it when tokenising"
-            )
-        positions = torch.arange(length, device=ids.device)
+        positions = positions_of(ids, self.positions.num_embeddings)
         embedded = self.words(ids) + self.positions(positions) + self.types.weight[0]
         return self.run_blocks(self.embedding_norm(embedded), real)
+
+
+def positions_of(ids: Int[Tensor, "batch length"], longest: int) -> Int[Tensor, " length"]:
+    """0, 1, 2, ... to the end of the texts.
+
+    Raises:
+        ValueError: texts of more than ``longest`` tokens.
+    """
+    length = ids.shape[1]
+    if length > longest:
+        raise ValueError(
+            f"a text of {length} tokens is longer than the encoder's max_length {longest}: "
+            "truncate it when tokenising"
+        )
+    return torch.arange(length, device=ids.device)

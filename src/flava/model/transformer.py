@@ -1,6 +1,7 @@
 """The one transformer that all three encoders are built from: pre-norm, as in ViT."""
 
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from jaxtyping import Bool, Float
@@ -8,6 +9,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.model.packing import Packing
+
+NORM_EPS = 1e-12
+"""LayerNorm's epsilon in FLAVA's published weights, heads included."""
+
+
+class Activation(Enum):
+    """What stands between the two layers of a block's MLP."""
+
+    GELU = "gelu"
+    """The exact one, FLAVA's."""
+    QUICK_GELU = "quick_gelu"
+    """x * sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
+
+    def __call__(self, x: Float[Tensor, "*tokens width"]) -> Float[Tensor, "*tokens width"]:
+        return functional.gelu(x) if self is Activation.GELU else x * torch.sigmoid(1.702 * x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +38,10 @@ class TransformerConfig:
     """Attention heads; must divide the width."""
     mlp_width: int = 3072
     """Hidden size of each block's MLP."""
+    activation: Activation = Activation.GELU
+    """Activation of each block's MLP."""
+    norm_eps: float = NORM_EPS
+    """Epsilon of every LayerNorm; ViTs elsewhere have 1e-6, CLIP 1e-5."""
 
     def mistakes(self, field: str) -> list[str]:
         """What is wrong with this geometry, one line each, every name prefixed with ``field``."""
@@ -34,18 +54,16 @@ class TransformerConfig:
             found.append(
                 f"{field}.heads is {self.heads}, which does not divide {field}.width {self.width}"
             )
+        if not self.norm_eps > 0:
+            found.append(f"{field}.norm_eps is {self.norm_eps}: use a positive number")
         return found
-
-
-NORM_EPS = 1e-12
-"""LayerNorm's epsilon in the published weights, heads included."""
 
 
 def attend(
     query: Float[Tensor, "batch heads length size"],
     key: Float[Tensor, "batch heads length size"],
     value: Float[Tensor, "batch heads length size"],
-    mask: Bool[Tensor, "batch 1 1 length"] | None,
+    mask: Bool[Tensor, "#batch 1 #length length"] | None,
 ) -> Float[Tensor, "batch heads length size"]:
     """Scaled dot-product attention over the keys where ``mask`` is True."""
     if query.is_cuda:
@@ -71,34 +89,36 @@ class Attention(nn.Module):
         self,
         states: Float[Tensor, "*tokens width"],
         packing: Packing | None,
+        mask: Bool[Tensor, "#batch 1 #length length"] | None,
     ) -> Float[Tensor, "*tokens width"]:
         projected = self.qkv(states)
         padded = projected if packing is None else packing.unpack(projected)
         batch, length = padded.shape[:2]
         query, key, value = padded.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mask = None if packing is None else packing.real[:, None, None, :]
         mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
         return self.output(mixed if packing is None else packing.pack(mixed))
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + MLP(norm(x)) with the exact GELU."""
+    """x + attention(norm(x)), then x + MLP(norm(x))."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.norm_before = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.norm_before = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config)
-        self.norm_after = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.norm_after = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.mlp_in = nn.Linear(config.width, config.mlp_width)
+        self.activation = config.activation
         self.mlp_out = nn.Linear(config.mlp_width, config.width)
 
     def forward(
         self,
         states: Float[Tensor, "*tokens width"],
         packing: Packing | None,
+        mask: Bool[Tensor, "#batch 1 #length length"] | None,
     ) -> Float[Tensor, "*tokens width"]:
-        states = states + self.attention(self.norm_before(states), packing)
-        return states + self.mlp_out(functional.gelu(self.mlp_in(self.norm_after(states))))
+        states = states + self.attention(self.norm_before(states), packing, mask)
+        return states + self.mlp_out(self.activation(self.mlp_in(self.norm_after(states))))
 
 
 class Pooler(nn.Module):
@@ -117,29 +137,49 @@ class Pooler(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks; the final ``norm`` and the ``pooler`` are the caller's to apply where they are read.
+    """Blocks; the final ``norm`` is the caller's to apply where it is read.
 
     The multimodal encoder reads the states *before* the final norm, the losses those after it.
     """
 
+    absent: frozenset[str] = frozenset()
+    """Prefixes of parameters that the loaded file did not hold: they are still as at the start."""
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.pooler = Pooler(config.width)
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def run_blocks(
         self,
         states: Float[Tensor, "batch length width"],
         real: Bool[Tensor, "batch length"] | None = None,
+        *,
+        causal: bool = False,
     ) -> Float[Tensor, "batch length width"]:
         """Hidden states before the final norm.
 
         Padding, where ``real`` is False, is not attended to, and costs nothing but within the
-        attention itself: what stands there in the result means nothing.
+        attention itself: what stands there in the result means nothing. ``causal`` states attend to
+        themselves and to those before them.
         """
         packing = None if real is None else Packing.of(real)
+        mask = attention_mask(states, real, causal)
         states = states if packing is None else packing.pack(states)
         for block in self.blocks:
-            states = block(states, packing)
+            states = block(states, packing, mask)
         return states if packing is None else packing.unpack(states)
+
+
+def attention_mask(
+    states: Float[Tensor, "batch length width"],
+    real: Bool[Tensor, "batch length"] | None,
+    causal: bool,
+) -> Bool[Tensor, "#batch 1 #length length"] | None:
+    """True where a state (next to last axis) attends to another (last); None if everywhere."""
+    mask = None if real is None else real[:, None, None, :]
+    if not causal:
+        return mask
+    length = states.shape[1]
+    past = states.new_ones(length, length, dtype=torch.bool).tril()[None, None]
+    return past if mask is None else mask & past

@@ -2,34 +2,34 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
+
+from flava.inference.images import Images, image_list
+from flava.inference.pretrained import Pretrained
+from flava.inference.results import Match
 
 WIDTH = 12
 
 
-@dataclass(frozen=True)
-class Known:
-    probability: Float[Tensor, " pairs"]
-    cosine: Float[Tensor, " pairs"]
-
-
-class KnownEncoder:
+class KnownEncoder(Pretrained):
     """An embedding depends on the row alone: on the image's pixels, on the text's characters."""
 
     def __init__(self, identity: str = "model-a") -> None:
         self.identity = identity
-        self.logit_scale = 2.0
         self.batches: list[int] = []
         """Sizes of the batches that it was asked for."""
 
-    def encode_image(self, images: Sequence[Image.Image]) -> Float[Tensor, "images width"]:
+    @property
+    def logit_scale(self) -> float:
+        return 2.0
+
+    def encode_image(self, images: Images) -> Float[Tensor, "images width"]:
+        images = image_list(images)
         self.batches.append(len(images))
         return torch.stack([vector(np.asarray(image).tobytes()) for image in images])
 
@@ -37,14 +37,12 @@ class KnownEncoder:
         self.batches.append(len(texts))
         return torch.stack([vector(text.encode()) for text in texts])
 
-    def encode_pair(
-        self, images: Sequence[Image.Image], texts: Sequence[str]
-    ) -> Float[Tensor, "pairs width"]:
+    def encode_pair(self, images: Images, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
         return self.encode_image(images) - 2 * self.encode_text(texts)
 
-    def match(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Known:
+    def match(self, images: Images, texts: Sequence[str]) -> Match:
         cosine = (self.encode_image(images) * self.encode_text(texts)).sum(dim=1)
-        return Known(probability=torch.sigmoid(3 * cosine), cosine=cosine)
+        return Match(probability=torch.sigmoid(3 * cosine), cosine=cosine)
 
 
 def vector(data: bytes) -> Float[Tensor, " width"]:

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from flava.inference import unfinished
+from flava.inference.images import Images
 from flava.inference.rows import embed_rows
 from flava.inference.sources import Kind, open_source
 from tests.inference.encoders import KnownEncoder
 
 
 class Slow(KnownEncoder):
-    def encode_image(self, images: Sequence[Image.Image]) -> Float[Tensor, "images width"]:
+    def encode_image(self, images: Images) -> Float[Tensor, "images width"]:
         time.sleep(0.03)
         return super().encode_image(images)
 

@@ -15,6 +15,8 @@ import tyro
 
 from flava.cli.evaluation import evaluate, report
 from flava.cli.masked import fill_mask, reconstruct
+from flava.cli.searching import search
+from flava.cli.tables import classify, embed, match
 from flava.cli.training import train
 from flava.training.loop import Interrupted
 
@@ -22,6 +24,10 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "embed": embed,
+    "classify": classify,
+    "match": match,
+    "search": search,
     "fill-mask": fill_mask,
     "reconstruct": reconstruct,
 }

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from flava.data.errors import Skipped
 
-FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""Files with these endings are images; any others in a folder are passed over."""
+FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+"""Files that end so are images (``transforms.FORMATS``); a folder's others are passed over."""
 
 Links = frozenset[tuple[int, int]]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -174,7 +174,9 @@ def _text(line: bytes, number: int) -> str:
 
 
 def _csv_rows(path: Path, stream: io.BufferedIOBase) -> Any:
-    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    text = io.TextIOWrapper(
+        cast(IO[bytes], stream), "utf-8-sig", errors="surrogateescape", newline=""
+    )
     return csv.reader(text, delimiter="\t" if _ending(path) == ".tsv" else ",")
 
 

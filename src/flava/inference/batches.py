@@ -10,15 +10,15 @@ from pathlib import Path
 from PIL import Image
 
 from flava.data.errors import SampleError, Skipped
-from flava.data.transforms import decode_image
+from flava.inference.images import open_image
 from flava.inference.sources import Found, Row, Source
 
 DECODERS = 2
 """Threads that decode images. PIL lets go of Python's lock, so they do not wait for each other."""
 AHEAD = 8
 """Images decoded before they are asked for: more would only take memory."""
-BATCH_PIXELS = 64 * 2**20
-"""A batch is closed early when its images have this many pixels: 192 MB in RGB."""
+BATCH_PIXELS = 128 * 2**20
+"""A batch is closed early when its images have this many pixels: 384 MB in RGB."""
 
 
 @dataclass(kw_only=True)
@@ -101,11 +101,3 @@ def _decode(row: Row, image: Path | bytes) -> Decoded:
         return Skipped(shard="", key=row.path or "", reason=error.reason, message=str(error))
     # Its bytes are not needed any more, and a batch's would add up.
     return Row(path=row.path, text=row.text), opened
-
-
-def open_image(image: Path | bytes) -> Image.Image:
-    try:
-        data = image if isinstance(image, bytes) else image.read_bytes()
-    except OSError as error:
-        raise SampleError("file cannot be read", error.strerror or str(error)) from error
-    return decode_image(data)

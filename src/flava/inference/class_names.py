@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flava.evaluation.classes import ImageClass
-
-TEMPLATES = ("{}", "a photo of a {}.")
+from flava.inference.pretrained import TEMPLATES, check_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,25 +15,7 @@ class Classes:
     templates: tuple[str, ...] = TEMPLATES
 
     def __post_init__(self) -> None:
-        mistakes = []
-        if len(self.names) < 2:
-            mistakes.append(f"there is {len(self.names)} class: give two or more")
-        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
-            mistakes.append(f"classes stand there twice: {', '.join(twice)}")
-        mistakes += [
-            f"template {template!r}: write {{}} once, where the class goes, and no other brace"
-            for template in self.templates
-            if template.count("{}") != 1 or set("{}") & set(template.replace("{}", ""))
-        ]
-        if not self.templates:
-            mistakes.append("there is no template")
-        if mistakes:
-            raise ValueError("the classes cannot be used:\n  " + "\n  ".join(mistakes))
-
-    @property
-    def named(self) -> list[ImageClass]:
-        """As the evaluation takes them."""
-        return [ImageClass((name,), ()) for name in self.names]
+        check_classes(self.names, self.templates)
 
     def __str__(self) -> str:
         return f"{', '.join(self.names)} in {', '.join(map(repr, self.templates))}"

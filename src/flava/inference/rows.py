@@ -3,78 +3,48 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
-
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
 
 from flava.data.errors import Skipped
+from flava.evaluation.classes import ImageClass
 from flava.evaluation.zero_shot import class_embeddings
 from flava.inference.batches import Batch, batches
 from flava.inference.class_names import Classes
 from flava.inference.outputs import check_output
+from flava.inference.pretrained import Pretrained
 from flava.inference.sources import Kind, Source
 from flava.inference.streaming import Compute, Computed, Outcome, stream
 from flava.inference.unfinished import Columns
 
 EMBEDDING_FORMATS = (".parquet", ".npy")
 TABLE_FORMATS = (".csv", ".parquet", ".jsonl")
-BATCH_SIZE = 64
+BATCH_SIZE = 128
 METRIC = {Kind.IMAGES: "cosine", Kind.TEXTS: "cosine", Kind.PAIRS: "none"}
 """How embeddings are compared: states of pairs were not trained to be."""
 SHOWN_ROWS = 20
 """Rows that are computed when there is no output to write all of them to."""
 
 
-@runtime_checkable
-class Scores(Protocol):
-    """Of each pair the probability that image and text match, and the contrastive cosine."""
-
-    @property
-    def probability(self) -> Float[Tensor, " pairs"]: ...
-    @property
-    def cosine(self) -> Float[Tensor, " pairs"]: ...
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """What rows need of a model."""
-
-    @property
-    def identity(self) -> str:
-        """Names the weights: embeddings of two identities must not be mixed."""
-        ...
-
-    @property
-    def logit_scale(self) -> float:
-        """The natural logarithm of what cosines are multiplied with."""
-        ...
-
-    def encode_image(self, images: Sequence[Image.Image]) -> Float[Tensor, "images width"]: ...
-    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]: ...
-    def encode_pair(
-        self, images: Sequence[Image.Image], texts: Sequence[str]
-    ) -> Float[Tensor, "pairs width"]: ...
-    def match(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Scores: ...
-
-
 def embed_rows(
-    encoder: Encoder, source: Source, output: Path, *, model: str, batch_size: int = BATCH_SIZE
+    pretrained: Pretrained,
+    source: Source,
+    output: Path,
+    *,
+    model: str,
+    batch_size: int = BATCH_SIZE,
 ) -> Outcome:
     """The embedding of every row, to .parquet, or to .npy with the rows' names beside it.
 
     Images and texts are unit vectors of the contrastive space, pairs the multimodal [CLS] state.
-    ``model`` is where the encoder was loaded from, which is written down with the embeddings.
+    ``model`` is where it was loaded from, which is written down with the embeddings.
 
     Raises:
         ValueError, FileExistsError: the output's name; and as ``stream``.
     """
     check_output(output, EMBEDDING_FORMATS)
-    about = {"command": "embed", "model": encoder.identity, "kind": source.kind.value}
+    about = {"command": "embed", "model": pretrained.identity, "kind": source.kind.value}
     return stream(
         source,
-        embedder(encoder, source.kind),
+        embedder(pretrained, source.kind),
         output,
         about=about,
         notes={"source": model, "root": str(source.root.resolve()), "metric": METRIC[source.kind]},
@@ -82,23 +52,23 @@ def embed_rows(
     )
 
 
-def embedder(encoder: Encoder, kind: Kind) -> Compute:
+def embedder(pretrained: Pretrained, kind: Kind) -> Compute:
     """The function that embeds a batch of that kind."""
 
     def compute(batch: Batch) -> Computed:
         if kind is Kind.IMAGES:
-            vectors = encoder.encode_image(batch.images)
+            vectors = pretrained.encode_image(batch.images)
         elif kind is Kind.TEXTS:
-            vectors = encoder.encode_text(batch.texts)
+            vectors = pretrained.encode_text(batch.texts)
         else:
-            vectors = encoder.encode_pair(batch.images, batch.texts)
+            vectors = pretrained.encode_pair(batch.images, batch.texts)
         return Computed(columns=[row.columns() for row in batch.rows], vectors=vectors.numpy())
 
     return compute
 
 
 def classify_rows(
-    encoder: Encoder,
+    pretrained: Pretrained,
     source: Source,
     output: Path,
     classes: Classes,
@@ -116,21 +86,22 @@ def classify_rows(
     check_output(output, TABLE_FORMATS)
     about = {
         "command": "classify",
-        "model": encoder.identity,
+        "model": pretrained.identity,
         "classes": str(classes),
         "top": str(top),
     }
-    compute = classifier(encoder, classes, top)
+    compute = classifier(pretrained, classes, top)
     return stream(source, compute, output, about=about, batch_size=batch_size)
 
 
-def classifier(encoder: Encoder, classes: Classes, top: int) -> Compute:
+def classifier(pretrained: Pretrained, classes: Classes, top: int) -> Compute:
     """The function that classifies a batch of images."""
-    vectors = class_embeddings(encoder.encode_text, classes.named, classes.templates)
-    scale = math.exp(encoder.logit_scale)
+    named = [ImageClass((name,), ()) for name in classes.names]
+    vectors = class_embeddings(pretrained.encode_text, named, classes.templates)
+    scale = math.exp(pretrained.logit_scale)
 
     def compute(batch: Batch) -> Computed:
-        logits = scale * encoder.encode_image(batch.images) @ vectors.T
+        logits = scale * pretrained.encode_image(batch.images) @ vectors.T
         best = logits.softmax(dim=1).topk(min(top, len(classes.names)), dim=1)
         return Computed(
             columns=[
@@ -152,29 +123,34 @@ def _ranked(names: Sequence[str], probabilities: list[float], indices: list[int]
 
 
 def match_rows(
-    encoder: Encoder, source: Source, output: Path, *, batch_size: int = BATCH_SIZE
+    pretrained: Pretrained, source: Source, output: Path, *, batch_size: int = BATCH_SIZE
 ) -> Outcome:
     """How well each pair's image and text match, to .csv, .parquet or .jsonl.
 
-    Columns are path, text, probability (of the matching head) and cosine (of the contrastive
-    space).
+    Columns are path, text, cosine (of the contrastive space) and probability (of the matching
+    head; CLIP has none).
 
     Raises:
         ValueError, FileExistsError: the output's name; and as ``stream``.
     """
     check_output(output, TABLE_FORMATS)
-    about = {"command": "match", "model": encoder.identity}
-    return stream(source, matcher(encoder), output, about=about, batch_size=batch_size)
+    about = {"command": "match", "model": pretrained.identity}
+    return stream(source, matcher(pretrained), output, about=about, batch_size=batch_size)
 
 
-def matcher(encoder: Encoder) -> Compute:
+def matcher(pretrained: Pretrained) -> Compute:
     """The function that scores a batch of pairs."""
 
     def compute(batch: Batch) -> Computed:
-        scores = encoder.match(batch.images, batch.texts)
-        both = zip(batch.rows, scores.probability.tolist(), scores.cosine.tolist(), strict=True)
+        scores = pretrained.match(batch.images, batch.texts)
+        measured = {"cosine": scores.cosine.tolist()}
+        if scores.probability is not None:
+            measured["probability"] = scores.probability.tolist()
         return Computed(
-            columns=[{**row.columns(), "probability": p, "cosine": c} for row, p, c in both]
+            columns=[
+                {**row.columns(), **{name: values[i] for name, values in measured.items()}}
+                for i, row in enumerate(batch.rows)
+            ]
         )
 
     return compute

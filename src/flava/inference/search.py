@@ -20,7 +20,8 @@ from usearch.compiled import MetricKind
 from usearch.index import search as nearest
 
 from flava.inference.outputs import ABOUT, METADATA, beside
-from flava.inference.rows import BATCH_SIZE, Encoder, embed_rows
+from flava.inference.pretrained import Pretrained
+from flava.inference.rows import BATCH_SIZE, embed_rows
 from flava.inference.sources import Kind, Source
 from flava.inference.streaming import Outcome, finish, progress
 from flava.inference.unfinished import ROWS, Unfinished
@@ -126,10 +127,6 @@ class Index:
             for place, row in enumerate(order, 1)
         ]
 
-    def image_path(self, hit: Hit) -> Path:
-        """Where a hit's image lies, if nobody moved it."""
-        return Path(self.about.root) / hit.name
-
     def _names(self, rows: list[int]) -> dict[int, str]:
         """Lines are passed over without parsing them: a million take 0.1 s."""
         names: dict[int, str] = {}
@@ -144,18 +141,23 @@ class Index:
 
 
 def build_index(
-    encoder: Encoder, source: Source, folder: Path, *, model: str, batch_size: int = BATCH_SIZE
+    pretrained: Pretrained,
+    source: Source,
+    folder: Path,
+    *,
+    model: str,
+    batch_size: int = BATCH_SIZE,
 ) -> Outcome:
-    """Index the rows of a source; ``model`` is where the encoder was loaded from.
+    """Index the rows of a source; ``model`` is where it was loaded from.
 
     Raises:
         FileExistsError: the folder holds an index.
         ValueError, OSError: as ``embed_rows``.
     """
-    _check_free(folder)
+    check_free(folder)
     if source.kind is Kind.PAIRS:
         raise ValueError(NO_PAIRS)
-    return embed_rows(encoder, source, folder / VECTORS, model=model, batch_size=batch_size)
+    return embed_rows(pretrained, source, folder / VECTORS, model=model, batch_size=batch_size)
 
 
 def index_embeddings(file: Path, folder: Path) -> Outcome:
@@ -167,7 +169,7 @@ def index_embeddings(file: Path, folder: Path) -> Outcome:
         ValueError: it was not written by ``flava embed``, or holds pairs.
         OSError: the index cannot be written.
     """
-    _check_free(folder)
+    check_free(folder)
     notes = _metadata(file)
     name = "path" if notes["kind"] == Kind.IMAGES.value else "text"
     about = {"embeddings": str(file), "model": notes.pop("model"), "input": notes.pop("input")}
@@ -216,6 +218,7 @@ def _metadata(file: Path) -> dict[str, str]:
     return found
 
 
-def _check_free(folder: Path) -> None:
+def check_free(folder: Path) -> None:
+    """Raises FileExistsError if the folder holds an index."""
     if (folder / VECTORS).exists():
         raise FileExistsError(f"{folder} holds an index: delete it, or give another --output")

@@ -7,6 +7,7 @@ into memory: a million of 512 dimensions take 0.2 s (docs/decisions/0013-rows-an
 """
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -106,7 +107,7 @@ class Index:
                 f"Leave out --model to take the index's own, or index again with {source}"
             )
 
-    def search(self, query: Float32[np.ndarray, " width"], top: int = 10) -> list[Hit]:
+    def search(self, query: Float32[np.ndarray, " query_width"], top: int = 10) -> list[Hit]:
         """The most similar rows, the best first; of equal ones the earlier row first.
 
         Raises:
@@ -115,7 +116,7 @@ class Index:
         if top < 1:
             raise ValueError(f"--top is {top}: use at least 1")
         if query.shape != (self.about.width,):
-            raise ValueError(f"the query is {query.shape}, the index's vectors {self.about.width}")
+            raise ValueError(f"the query has {query.size} dimensions, the index {self.about.width}")
         found = nearest(
             self.vectors, query, min(top, self.about.rows), MetricKind.IP, exact=True, threads=0
         )
@@ -129,14 +130,17 @@ class Index:
 
     def _names(self, rows: list[int]) -> dict[int, str]:
         """Lines are passed over without parsing them: a million take 0.1 s."""
+        path = beside(self.folder / VECTORS, ROWS)
+        column = "path" if self.about.kind == Kind.IMAGES.value else "text"
         names: dict[int, str] = {}
-        with beside(self.folder / VECTORS, ROWS).open("rb") as lines:
+        with path.open("rb") as lines:
             at = 0
             for row in sorted(rows):
-                line = next(islice(lines, row - at, None))
+                line = next(islice(lines, row - at, None), None)
+                if line is None:
+                    raise ValueError(f"{path} has fewer rows than vectors: index again")
+                names[row] = json.loads(line)[column]
                 at = row + 1
-                columns = json.loads(line)
-                names[row] = columns["path" if self.about.kind == Kind.IMAGES.value else "text"]
         return names
 
 
@@ -175,7 +179,7 @@ def index_embeddings(file: Path, folder: Path) -> Outcome:
     about = {"embeddings": str(file), "model": notes.pop("model"), "input": notes.pop("input")}
     unfinished = Unfinished(folder / VECTORS, about, notes)
     earlier, seen = unfinished.journal.consumed, 0
-    with pq.ParquetFile(file) as table, progress(unfinished) as show:
+    with pq.ParquetFile(file) as table, closing(unfinished), progress(unfinished) as show:
         for batch in table.iter_batches(CHUNK_ROWS):
             seen += batch.num_rows
             if seen <= earlier:
@@ -183,8 +187,7 @@ def index_embeddings(file: Path, folder: Path) -> Outcome:
             rows = [{name: each} for each in batch.column(name).to_pylist()]
             unfinished.append(rows, unit_vectors(batch.column("embedding"), file), (), seen)
             show(seen / table.metadata.num_rows)
-    unfinished.commit()
-    unfinished.close()
+        unfinished.commit()
     return finish(unfinished, earlier)
 
 

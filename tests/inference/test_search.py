@@ -166,7 +166,8 @@ def test_a_missing_or_damaged_index_is_refused(tmp_path, folder):
         ("vectors.npy", lambda _: b"", "vectors.npy is damaged"),
         ("vectors.about.json", lambda _: b'{"rows": 3}', "model: Field required"),
         ("vectors.about.json", lambda data: data.replace(b": 20", b": 21"), "has not the shape"),
-        ("vectors.rows.jsonl", lambda _: b"", r"vectors\.rows\.jsonl has fewer rows"),
+        ("vectors.rows.jsonl", lambda _: b"", r"vectors\.rows\.jsonl is damaged"),
+        ("vectors.rows.jsonl", lambda data: data[:-9], r"vectors\.rows\.jsonl has not as many"),
     ):
         path = tmp_path / "index" / name
         whole = path.read_bytes()

@@ -9,7 +9,6 @@ into memory: a million of 512 dimensions take 0.2 s (docs/decisions/0013-rows-an
 import json
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -129,19 +128,18 @@ class Index:
         ]
 
     def _names(self, rows: list[int]) -> dict[int, str]:
-        """Lines are passed over without parsing them: a million take 0.1 s."""
+        """Without parsing the lines of other rows: finding a million's ends takes 0.03 s."""
         path = beside(self.folder / VECTORS, ROWS)
         column = "path" if self.about.kind == Kind.IMAGES.value else "text"
-        names: dict[int, str] = {}
-        with path.open("rb") as lines:
-            at = 0
-            for row in sorted(rows):
-                line = next(islice(lines, row - at, None), None)
-                if line is None:
-                    raise ValueError(f"{path} has fewer rows than vectors: index again")
-                names[row] = json.loads(line)[column]
-                at = row + 1
-        return names
+        try:
+            lines = np.memmap(path, np.uint8, "r")
+            ends = np.flatnonzero(lines == ord("\n"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): index again") from error
+        if len(ends) != self.about.rows:
+            raise ValueError(f"{path} has not as many rows as there are vectors: index again")
+        starts = np.concatenate(([0], ends + 1))
+        return {row: json.loads(lines[starts[row] : ends[row]].tobytes())[column] for row in rows}
 
 
 def build_index(

@@ -15,6 +15,9 @@ import tyro
 
 from flava.cli.conversion import convert
 from flava.cli.evaluation import evaluate, report
+from flava.cli.masked import fill_mask, reconstruct
+from flava.cli.searching import search
+from flava.cli.tables import classify, embed, match
 from flava.cli.training import train
 from flava.training.loop import Interrupted
 
@@ -23,6 +26,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "report": report,
     "convert": convert,
+    "embed": embed,
+    "classify": classify,
+    "match": match,
+    "search": search,
+    "fill-mask": fill_mask,
+    "reconstruct": reconstruct,
 }
 """In the order that `flava --help` lists them."""
 

@@ -45,18 +45,28 @@ def caption_of(raw: Raw, rng: np.random.Generator) -> str:
     Raises:
         SampleError: there is none, it is empty, or the file is not UTF-8 or not JSON.
     """
+    captions = _captions(raw)
+    return _nonempty(captions[int(rng.integers(len(captions)))], "caption")
+
+
+def first_caption(raw: Raw) -> str:
+    """As ``caption_of``, but of several captions always the first.
+
+    Raises:
+        SampleError: as ``caption_of``.
+    """
+    return _nonempty(_captions(raw)[0], "caption")
+
+
+def _captions(raw: Raw) -> list[object]:
+    """At least one, though it may be no text."""
     if "txt" in raw.files:
-        text: object = _utf8(raw.files["txt"])
-    elif "json" in raw.files:
-        meta = _json(raw.files["json"])
-        captions = meta.get("captions", meta.get("caption"))
-        if isinstance(captions, list) and captions:
-            text = captions[int(rng.integers(len(captions)))]
-        else:
-            text = captions
-    else:
+        return [_utf8(raw.files["txt"])]
+    if "json" not in raw.files:
         raise SampleError("sample has no caption", f"files: {', '.join(sorted(raw.files))}")
-    return _nonempty(text, "caption")
+    meta = _json(raw.files["json"])
+    captions = meta.get("captions", meta.get("caption"))
+    return captions if isinstance(captions, list) and captions else [captions]
 
 
 def text_of(raw: Raw, _rng: np.random.Generator) -> str:

@@ -15,6 +15,8 @@ from jaxtyping import Bool, Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
+from flava.data.errors import SampleError
+
 VOCABULARY = Path(__file__).parent / "vocabulary" / "bert-uncased.txt"
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -27,16 +29,23 @@ class Tokenizer:
     ``special[id]`` is True for them, and ``continues[id]`` for the pieces that continue a word.
     """
 
-    def __init__(self) -> None:
-        words = VOCABULARY.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    def __init__(self, words: Sequence[str] | None = None, *, lower_case: bool = True) -> None:
+        """``words`` by id, BERT's uncased vocabulary unless given.
+
+        Raises:
+            ValueError: some of the special tokens are not among them.
+        """
+        words = read_vocabulary(VOCABULARY) if words is None else words
         ids = {word: index for index, word in enumerate(words)}
+        if missing := [token for token in SPECIAL_TOKENS if token not in ids]:
+            raise ValueError(f"a BERT vocabulary needs {', '.join(missing)} too")
         self.size = len(words)
         self.pad, self.unknown, self.cls, self.sep, self.mask = (ids[t] for t in SPECIAL_TOKENS)
         self.special = np.array([word in SPECIAL_TOKENS for word in words])
         self.continues = np.array([word.startswith("##") for word in words])
         self._backend = tokenizers.Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
         self._backend.add_special_tokens(list(SPECIAL_TOKENS))
-        self._backend.normalizer = normalizers.BertNormalizer()
+        self._backend.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
         self._backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         self._backend.post_processor = processors.BertProcessing(
             ("[SEP]", self.sep), ("[CLS]", self.cls)
@@ -47,10 +56,12 @@ class Tokenizer:
         """The ids of one text: [CLS] ... [SEP], cut to ``max_length`` with the [SEP] kept.
 
         Raises:
-            ValueError: ``max_length`` leaves no room for [CLS] and [SEP].
+            ValueError: ``max_length`` leaves no room for [CLS] and [SEP], or the text is not
+                Unicode (a `SampleError`, see ``check_unicode``).
         """
         if max_length < 2:
             raise ValueError(f"max_length must be at least 2 ([CLS] and [SEP]), not {max_length}")
+        check_unicode(text)
         ids = self._backend.encode(text).ids
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.sep]
 
@@ -79,6 +90,28 @@ class Tokenizer:
     def to_json(self) -> str:
         """The whole tokeniser as the ``tokenizers`` library reads it: a ``tokenizer.json``."""
         return self._backend.to_str()
+
+
+def check_unicode(text: str) -> None:
+    """Raises SampleError if half of a surrogate pair stands alone: no tokeniser can encode it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise SampleError(
+            "text is not Unicode", f"a lone surrogate at character {error.start} of {text!a:.60}"
+        ) from error
+
+
+def read_vocabulary(path: Path) -> list[str]:
+    """A ``vocab.txt``: a word a line, in the order of their ids.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}): copy it anew") from error
 
 
 def pad(

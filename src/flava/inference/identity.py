@@ -1,0 +1,30 @@
+"""A name for what makes embeddings, by which those of two models are told apart."""
+
+import hashlib
+import json
+from dataclasses import asdict
+
+import torch
+
+from flava.inference.processor import Processor
+from flava.model import Clip, Flava
+
+NOT_GEOMETRY = ("init_std", "token_init_std")
+"""Fields of a model's configuration that only matter before its training."""
+
+
+def identity(model: Flava | Clip, processor: Processor) -> str:
+    """The SHA-256, in hexadecimal, of weights, geometry and the image encoder's view.
+
+    It depends neither on the format that the model was loaded from, nor on the device; and not on
+    parts that the checkpoint does not hold.
+    """
+    geometry = {k: v for k, v in asdict(model.config).items() if k not in NOT_GEOMETRY}
+    settings = {"model": geometry, "image": asdict(processor.image)}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    without = tuple(f"{part}." for part in getattr(model, "absent", ()))
+    for name, tensor in sorted(model.state_dict().items()):
+        if not name.startswith(without):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

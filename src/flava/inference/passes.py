@@ -1,0 +1,152 @@
+"""A model's encoders over many inputs, in groups that say which of the inputs they are."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from flava.data.errors import SampleError
+from flava.evaluation.subject import evaluating
+from flava.inference.grouping import groups, prepare
+from flava.inference.images import ImageLike, Images, image_list, open_image
+from flava.inference.processor import Processor, attempt, usable
+from flava.inference.views import View
+from flava.model import Clip, Flava
+from flava.training.run import Precision
+
+Levels = tuple[UInt8[np.ndarray, "height width 3"], ...]
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Some of the images, as every view asked for sees them."""
+
+    rows: list[int]
+    pixels: tuple[Float[Tensor, "batch 3 _ _"], ...]
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Some of the texts, padded to the longest of them."""
+
+    rows: list[int]
+    ids: Int[Tensor, "batch length"]
+    real: Bool[Tensor, "batch length"]
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """Some of the pairs: both encoders' states before their norms, and the multimodal ones after
+    theirs."""
+
+    rows: list[int]
+    ids: Int[Tensor, "batch length"]
+    real: Bool[Tensor, "batch length"]
+    pixels: tuple[Float[Tensor, "batch 3 _ _"], ...]
+    image: Float[Tensor, "batch patches image_width"]
+    text: Float[Tensor, "batch length text_width"]
+    joint: Float[Tensor, "batch tokens width"]
+
+
+class Passes:
+    """The encoders of one model; what is yielded is on the model's device."""
+
+    def __init__(self, model: Flava | Clip, processor: Processor, precision: Precision) -> None:
+        self.model, self.processor, self.precision = model, processor, precision
+        self.device = model.logit_scale.device
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches of every image."""
+        height, width = self.processor.image.crop
+        patch = self.model.config.image.patch_size
+        return height // patch, width // patch
+
+    @property
+    def image_tokens(self) -> int:
+        """The image's states: [CLS] and the patches."""
+        return 1 + self.grid[0] * self.grid[1]
+
+    def computing(self) -> AbstractContextManager[None]:
+        """Everything that is computed must stand within this."""
+        return evaluating(self.model, self.precision)
+
+    def images(
+        self,
+        images: Images,
+        *more: View,
+        order: Sequence[list[int]] | None = None,
+    ) -> Iterator[ImageRows]:
+        """The images as the encoder sees them and as ``more`` views do, in the groups of ``order``.
+
+        Raises:
+            ValueError: some images cannot be used; all those of one group are named.
+        """
+        listed, views = image_list(images), (self.processor.image, *more)
+
+        def see(row: int) -> Levels | SampleError:
+            return attempt(lambda image: look(image, views), listed[row])
+
+        order = list(groups([self.image_tokens] * len(listed))) if order is None else order
+        for rows, results in zip(order, prepare(see, iter(order)), strict=True):
+            seen = zip(*usable(results, rows, "images"), strict=True)
+            pixels = (v.normalise(levels) for v, levels in zip(views, seen, strict=True))
+            yield ImageRows(rows, tuple(each.to(self.device) for each in pixels))
+
+    def texts(
+        self, ids: Sequence[list[int]], order: Sequence[list[int]] | None = None
+    ) -> Iterator[TextRows]:
+        """The texts of these ids, from short to long, or in the groups of ``order``."""
+        for rows in groups([len(each) for each in ids]) if order is None else order:
+            padded, real = self.processor.padded([ids[row] for row in rows])
+            yield TextRows(rows, padded.to(self.device), real.to(self.device))
+
+    def pairs(
+        self,
+        model: Flava,
+        images: Images,
+        ids: Sequence[list[int]],
+        *more: View,
+        selected: Bool[Tensor, "pairs rows columns"] | None = None,
+    ) -> Iterator[PairRows]:
+        """The pairs from short texts to long, with the selected patches hidden.
+
+        Raises:
+            ValueError: there are not as many images as texts; or as ``images``.
+        """
+        listed = image_list(images)
+        check_pairs(len(listed), len(ids))
+        order = list(groups([1 + self.image_tokens + len(each) for each in ids]))
+        both = zip(self.images(listed, *more, order=order), self.texts(ids, order), strict=True)
+        for seen, read in both:
+            hidden = None if selected is None else selected[seen.rows].to(self.device)
+            image = model.image_encoder(seen.pixels[0], hidden)
+            text = model.text_encoder(read.ids, read.real)
+            joint = model.multimodal(image, text, read.real)
+            yield PairRows(seen.rows, read.ids, read.real, seen.pixels, image, text, joint)
+
+
+def check_pairs(images: int, texts: int) -> None:
+    """Raises ValueError if there are not as many of one as of the other."""
+    if images != texts:
+        raise ValueError(f"there are {images} images and {texts} texts: give a text for each image")
+
+
+def look(image: ImageLike, views: Sequence[View]) -> Levels:
+    """One image as all views see it; errors as `open_image`."""
+    opened = open_image(image)
+    return tuple(view.levels(opened) for view in views)
+
+
+def gather(
+    parts: Iterator[tuple[list[int], Tensor]], count: int, width: int
+) -> Float[Tensor, "count width"]:
+    """Rows that come in any order, each in its place, in 32 bits on the CPU."""
+    whole = torch.zeros(count, width)
+    for rows, values in parts:
+        whole[rows] = values.float().cpu()
+    return whole

@@ -1,0 +1,196 @@
+"""A loaded model with its processor: what it can be used for, from whatever a user has."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flava.evaluation.classes import ImageClass
+from flava.evaluation.zero_shot import class_embeddings
+from flava.inference import masked, states
+from flava.inference.identity import identity
+from flava.inference.images import Images, image_list
+from flava.inference.passes import Passes, check_pairs, gather
+from flava.inference.processor import Processor
+from flava.inference.results import (
+    Candidate,
+    Classification,
+    HiddenStates,
+    Match,
+    Reconstruction,
+)
+from flava.model import Clip, Flava
+from flava.training.run import Precision
+
+TEMPLATES = ("a photo of a {}.",)
+"""CLIP's prompt for a class (Radford et al. 2021, section 3.1.4)."""
+
+
+class Pretrained:
+    """What `flava.load` returns.
+
+    Images may be PIL images, arrays, tensors, paths or files' bytes (see
+    `flava.inference.images.open_image`). All results are in 32 bits, on the CPU, and in the order
+    asked. Every method raises ValueError for inputs that cannot be used, and names them.
+    """
+
+    def __init__(
+        self,
+        model: Flava | Clip,
+        processor: Processor,
+        *,
+        precision: Precision = Precision.FP32,
+    ) -> None:
+        self.model, self.processor, self.precision = model, processor, precision
+        self._passes = Passes(model, processor, precision)
+
+    @cached_property
+    def identity(self) -> str:
+        """Names what made an embedding: see `flava.inference.identity`. Takes a second or two for a
+        base model, once."""
+        return identity(self.model, self.processor)
+
+    @property
+    def logit_scale(self) -> float:
+        """The natural logarithm of what cosines are multiplied with to be logits."""
+        return self.model.logit_scale.item()
+
+    def encode_image(self, images: Images) -> Float[Tensor, "images width"]:
+        """Unit vectors of the contrastive space."""
+        images = image_list(images)
+        with self._passes.computing():
+            encoded = (
+                (each.rows, self.model.encode_image(each.pixels[0]))
+                for each in self._passes.images(images)
+            )
+            return gather(encoded, len(images), self.model.config.projection_width)
+
+    def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
+        """Unit vectors of the contrastive space."""
+        ids = self.processor.ids(texts)
+        with self._passes.computing():
+            encoded = (
+                (each.rows, self.model.encode_text(each.ids, each.real))
+                for each in self._passes.texts(ids)
+            )
+            return gather(encoded, len(ids), self.model.config.projection_width)
+
+    def encode_pair(self, images: Images, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
+        """Of each image with its text the multimodal [CLS_M] after the final norm, h_CLS,M."""
+        model, ids = self._flava(), self.processor.ids(texts)
+        with self._passes.computing():
+            encoded = (
+                (each.rows, each.joint[:, 0]) for each in self._passes.pairs(model, images, ids)
+            )
+            return gather(encoded, len(ids), model.config.multimodal.width)
+
+    def hidden_states(
+        self, images: Images | None = None, texts: Sequence[str] | None = None
+    ) -> HiddenStates:
+        """All states of the encoders that read what is given, after their final norms.
+
+        Raises:
+            ValueError: neither images nor texts are given; or some cannot be used.
+        """
+        return states.hidden_states(self._flava(), self._passes, images, texts)
+
+    def match(self, images: Images, texts: Sequence[str]) -> Match:
+        """How well each image goes with its text."""
+        if isinstance(self.model, Clip):
+            images = image_list(images)
+            check_pairs(len(images), len(texts))
+            cosine = (self.encode_image(images) * self.encode_text(texts)).sum(dim=1)
+            return Match(cosine=cosine, probability=None)
+        model, ids = self._flava("itm_head"), self.processor.ids(texts)
+        cosine, probability = torch.zeros(2, len(ids))
+        with self._passes.computing():
+            for each in self._passes.pairs(model, images, ids):
+                image, text = model.project_image(each.image), model.project_text(each.text)
+                cosine[each.rows] = (image * text).sum(dim=1).cpu()
+                logits = model.itm_head(each.joint).float()
+                probability[each.rows] = logits.softmax(dim=1)[:, 1].cpu()
+        return Match(cosine=cosine, probability=probability)
+
+    def classify(
+        self,
+        images: Images,
+        class_names: Sequence[str],
+        templates: Sequence[str] = TEMPLATES,
+    ) -> Classification:
+        """Zero-shot classes: which of the names, each put in all templates, fits an image best.
+
+        A class's vector is the mean of the unit vectors of its prompts, as in CLIP.
+        """
+        check_classes(class_names, templates)
+        named = [ImageClass((name,), ()) for name in class_names]
+        classes = class_embeddings(self.encode_text, named, templates)
+        logits = self.model.logit_scale.detach().exp().cpu() * self.encode_image(images) @ classes.T
+        return Classification(names=tuple(class_names), probabilities=logits.softmax(dim=1))
+
+    def fill_mask(
+        self, texts: Sequence[str], images: Images | None = None, *, top: int = 5
+    ) -> list[list[list[Candidate]]]:
+        """For each text, for each [MASK] in it, the likeliest tokens, best first.
+
+        From the text alone by the head of masked language modelling; with an image each, by that of
+        masked multimodal modelling, which sees both.
+        """
+        model = self._flava("mlm_head" if images is None else "mmm_text_head")
+        return masked.fill_mask(model, self._passes, texts, images, top)
+
+    def reconstruct(
+        self,
+        images: Images,
+        texts: Sequence[str] | None = None,
+        *,
+        mask: Bool[Tensor, "*images rows columns"] | None = None,
+        seed: int = 0,
+    ) -> list[Reconstruction]:
+        """Hides patches of each image, predicts their codes, and draws those with the codebook.
+
+        From the rest of the image alone by the head of masked image modelling; with a text each, by
+        that of masked multimodal modelling. ``mask`` is True at patches to hide, one for all images
+        or one each; without it, blocks are drawn by ``seed`` as in pretraining.
+        """
+        head = "mim_head" if texts is None else "mmm_image_head"
+        model = self._flava(head, "codebook.encoder", "codebook.decoder")
+        return masked.reconstruct(model, self._passes, images, texts, mask, seed)
+
+    def _flava(self, *parts: str) -> Flava:
+        """The model, if it is a FLAVA whose checkpoint held these parts."""
+        if not isinstance(self.model, Flava):
+            raise ValueError(
+                f"a {type(self.model).__name__} has no multimodal encoder and no heads: load a "
+                "FLAVA for this, or use encode_image, encode_text, classify or match"
+            )
+        absent: frozenset[str] = getattr(self.model, "absent", frozenset())
+        if lost := sorted(absent.intersection(parts)):
+            raise ValueError(
+                f"the checkpoint holds no weights for {', '.join(lost)}, which this needs: load "
+                "one that does"
+            )
+        return self.model
+
+
+def check_classes(names: Sequence[str], templates: Sequence[str]) -> None:
+    """Raises ValueError, with every mistake, if these cannot be classes."""
+    mistakes = [
+        f"{field} is a single text: give a list"
+        for field, value in (("class_names", names), ("templates", templates))
+        if isinstance(value, str)
+    ]
+    if not names:
+        mistakes.append("class_names is empty: give the names to choose from")
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        mistakes.append(f"class_names holds {', '.join(map(repr, twice))} twice")
+    if not templates:
+        mistakes.append('templates is empty: give at least one, such as "a photo of a {}."')
+    mistakes += [
+        f'template {each!r}: write one "{{}}" where the name goes, and no other brace'
+        for each in templates
+        if each.count("{}") != 1 or set("{}") & set(each.replace("{}", ""))
+    ]
+    if mistakes:
+        raise ValueError("these are no classes:\n  " + "\n  ".join(mistakes))

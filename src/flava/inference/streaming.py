@@ -1,0 +1,190 @@
+"""Any number of rows through a model, into one output: in bounded memory, and resumable."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from flava.data.errors import Skipped
+from flava.inference.batches import Batch, batches
+from flava.inference.outputs import write_output
+from flava.inference.sources import Source
+from flava.inference.unfinished import Columns, Unfinished
+
+SHARES = 1_000_000
+"""Steps of the progress bar."""
+SECONDS_BETWEEN_LINES = 15
+"""Where there is no terminal to draw a bar on, a line is printed this often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed:
+    """What a batch's rows became: the columns of each, and its vector if it has one."""
+
+    columns: Sequence[Columns]
+    vectors: Float32[np.ndarray, "rows width"] | None = None
+
+
+Compute = Callable[[Batch], Computed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a command did; ``str`` says it."""
+
+    output: Path
+    rows: int
+    went_on_from: int
+    """Rows that an earlier process had done."""
+    reasons: Mapping[str, int]
+    """Why rows were skipped, and how many for each reason."""
+    listed: Path | None
+    """The file that names each skipped row."""
+
+    def __str__(self) -> str:
+        earlier = f", {self.went_on_from:,} of them done earlier" if self.went_on_from else ""
+        said = f"{self.output}: {self.rows:,} rows{earlier}"
+        if self.listed:
+            said += f"\n{told(self.reasons)}; each is named in {self.listed}"
+        return said
+
+
+def told(reasons: Mapping[str, int]) -> str:
+    """How many rows were skipped, and why, the commonest reason first."""
+    counts = sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
+    return f"skipped {sum(reasons.values()):,}: " + ", ".join(
+        f"{reason} ({count:,})" for reason, count in counts
+    )
+
+
+def stream(
+    source: Source,
+    compute: Compute,
+    output: Path,
+    *,
+    about: Mapping[str, str],
+    notes: Mapping[str, str] | None = None,
+    batch_size: int,
+) -> Outcome:
+    """Compute every row of the source and write the output.
+
+    A row that cannot be used is skipped and listed beside the output. A process that is killed
+    loses a second's work or so: the same call goes on from there, and the output is the same.
+    ``about`` is what must be the same then; the source is added to it. ``notes`` are written into
+    Parquet and beside .npy together with it.
+
+    Raises:
+        ValueError: the output was begun with something else, or no row could be used.
+        OSError: something cannot be written; what is done stays.
+        KeyboardInterrupt: with what to do to go on.
+    """
+    if batch_size < 1:
+        raise ValueError(f"--batch-size is {batch_size}: use at least 1")
+    unfinished = Unfinished(output, {**about, "input": source.fingerprint}, notes)
+    earlier = unfinished.journal.rows
+    try:
+        with progress(unfinished) as show:
+            for batch in batches(source, batch_size, unfinished.journal.consumed):
+                computed = compute(batch) if batch.rows else Computed(columns=())
+                keep(unfinished, batch, computed)
+                show(batch.done)
+        unfinished.commit()
+    except KeyboardInterrupt:
+        unfinished.commit()
+        raise KeyboardInterrupt(
+            f"stopped after {unfinished.journal.rows:,} rows: run the same command to go on"
+        ) from None
+    finally:
+        unfinished.close()
+    return finish(unfinished, earlier)
+
+
+def keep(unfinished: Unfinished, batch: Batch, computed: Computed) -> None:
+    """Append a batch, without the rows that came out as no numbers."""
+    columns, vectors, skipped = computed.columns, computed.vectors, list(batch.skipped)
+    if vectors is not None:
+        finite = np.isfinite(vectors).all(axis=1)
+        skipped += [_not_finite(columns[int(index)]) for index in np.flatnonzero(~finite)]
+        columns = [columns[int(index)] for index in np.flatnonzero(finite)]
+        vectors = vectors[finite]
+    unfinished.append(columns, vectors, skipped, batch.consumed)
+
+
+def finish(unfinished: Unfinished, earlier: int) -> Outcome:
+    """The whole output, written from the rows; then these are not needed any more."""
+    journal = unfinished.journal
+    if not journal.rows:
+        raise ValueError(
+            f"no row could be used, and {unfinished.output} is not written. {told(journal.reasons)}"
+            f"; each is named in {unfinished.folder / 'skipped.jsonl'}"
+        )
+    listed = write_output(unfinished)
+    unfinished.remove()
+    return Outcome(
+        output=unfinished.output,
+        rows=journal.rows,
+        went_on_from=earlier,
+        reasons=journal.reasons,
+        listed=listed,
+    )
+
+
+@contextmanager
+def progress(unfinished: Unfinished) -> Iterator[Callable[[float], None]]:
+    """Shows rows, rate and time left; it is called with the share done."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn(unfinished.output.name),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("", total=SHARES, figures="")
+    journal = unfinished.journal
+    # Where the rate is counted from: after what was done earlier, and after the first batch, which
+    # is slower than the others.
+    start: tuple[float, float, int] | None = None
+    said = time.monotonic()
+
+    def show(done: float) -> None:
+        nonlocal start, said
+        now = time.monotonic()
+        if start is None:
+            start = now, done, journal.rows
+            bar.reset(task, completed=round(done * SHARES))
+        seconds = max(now - start[0], 1e-9)
+        figures = f"{journal.rows:,} rows, {(journal.rows - start[2]) / seconds:,.0f} rows/s"
+        if count := sum(journal.reasons.values()):
+            figures += f", {count:,} skipped"
+        bar.update(task, completed=round(done * SHARES), figures=figures)
+        if not console.is_terminal and now - said > SECONDS_BETWEEN_LINES:
+            said = now
+            left = seconds * (1 - done) / max(done - start[1], 1e-9)
+            console.print(f"{done:.0%}, about {left:.0f} s left, {figures}", highlight=False)
+
+    with bar:
+        yield show
+
+
+def _not_finite(columns: Columns) -> Skipped:
+    key = str(columns.get("path", columns.get("text", "")))
+    reason = "embedding is not finite"
+    return Skipped(shard="", key=key, reason=reason, message=f"{reason}: use --precision fp32")

@@ -1,7 +1,7 @@
 """A model's encoders over many inputs, in groups that say which of the inputs they are."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,6 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from flava.data.errors import SampleError
-from flava.evaluation.subject import evaluating
 from flava.inference.grouping import groups, prepare
 from flava.inference.images import ImageLike, Images, image_list, open_image
 from flava.inference.processor import Processor, attempt, usable
@@ -71,9 +70,18 @@ class Passes:
         """The image's states: [CLS] and the patches."""
         return 1 + self.grid[0] * self.grid[1]
 
-    def computing(self) -> AbstractContextManager[None]:
-        """Everything that is computed must stand within this."""
-        return evaluating(self.model, self.precision)
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Everything that is computed must stand within this.
+
+        Once around all groups of a call: in bf16 each weight is then converted once.
+        """
+        lower = self.precision is not Precision.FP32
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, self.precision.dtype, enabled=lower),
+        ):
+            yield
 
     def images(
         self,

@@ -43,7 +43,7 @@ class Pretrained:
         *,
         precision: Precision = Precision.FP32,
     ) -> None:
-        self.model, self.processor, self.precision = model, processor, precision
+        self.model, self.processor, self.precision = model.eval(), processor, precision
         self._passes = Passes(model, processor, precision)
 
     @cached_property

@@ -1,6 +1,8 @@
 """What is computed: the encoders, the heads and the codebook. No loss, no data, no training."""
 
+from flava.model.classifier import Classifier, ClassifierConfig, classifier_of
 from flava.model.codebook import Codebook, CodebookConfig
+from flava.model.features import Features, FeaturesConfig, features_of
 from flava.model.flava import MAX_LOGIT_SCALE, Flava, FlavaConfig
 from flava.model.image import ImageConfig, ImageEncoder
 from flava.model.multimodal import MultimodalConfig, MultimodalEncoder
@@ -8,8 +10,12 @@ from flava.model.text import TextConfig, TextEncoder
 
 __all__ = [
     "MAX_LOGIT_SCALE",
+    "Classifier",
+    "ClassifierConfig",
     "Codebook",
     "CodebookConfig",
+    "Features",
+    "FeaturesConfig",
     "Flava",
     "FlavaConfig",
     "ImageConfig",
@@ -18,4 +24,6 @@ __all__ = [
     "MultimodalEncoder",
     "TextConfig",
     "TextEncoder",
+    "classifier_of",
+    "features_of",
 ]

@@ -17,10 +17,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from flava.model import Codebook, CodebookConfig, Flava, FlavaConfig
+from flava.model import (
+    Classifier,
+    ClassifierConfig,
+    Codebook,
+    CodebookConfig,
+    Flava,
+    FlavaConfig,
+)
 from flava.training.files import explain
 
-MODELS = {FlavaConfig: Flava, CodebookConfig: Codebook}
+Model = Flava | Codebook | Classifier
+ModelConfig = FlavaConfig | CodebookConfig | ClassifierConfig
+MODELS = {FlavaConfig: Flava, CodebookConfig: Codebook, ClassifierConfig: Classifier}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +38,19 @@ class ModelFile:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: FlavaConfig | CodebookConfig
+    model: ModelConfig
 
 
 MODEL_FILE = TypeAdapter(ModelFile)
 
 
-def build_model(config: FlavaConfig | CodebookConfig) -> Flava | Codebook:
+def build_model(config: ModelConfig) -> Model:
     """A model of that geometry with initial weights."""
     return MODELS[type(config)](config)
 
 
 def save_checkpoint(
-    folder: Path, name: str, model: Flava | Codebook, state: dict[str, Any] | None = None
+    folder: Path, name: str, model: Model, state: dict[str, Any] | None = None
 ) -> Path:
     """Write ``folder/name`` as a whole or not at all, and return it.
 
@@ -114,7 +123,7 @@ def find_checkpoint(source: Path) -> Path:
     )
 
 
-def load_model(source: Path) -> Flava | Codebook:
+def load_model(source: Path) -> Model:
     """The model of a checkpoint's or a run's folder, on the CPU, in evaluation mode.
 
     Raises:

@@ -3,7 +3,7 @@
 The type of a batch selects its losses, so no field is optional and none is there "for others".
 """
 
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -117,7 +117,7 @@ def to_device(batch: Moved, device: torch.device) -> Moved:
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value.to(device, non_blocking=True)
-        return to_device(value, device) if is_dataclass(value) else value
+        return to_device(value, device) if isinstance(value, Batch | Inputs) else value
 
     return type(batch)(**{f.name: move(getattr(batch, f.name)) for f in fields(batch)})
 

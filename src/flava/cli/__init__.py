@@ -15,12 +15,16 @@ import tyro
 
 from flava.cli.evaluation import evaluate, report
 from flava.cli.training import train
+from flava.cli.tuning import finetune, predict, probe
 from flava.training.loop import Interrupted
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "evaluate": evaluate,
     "report": report,
+    "finetune": finetune,
+    "probe": probe,
+    "predict": predict,
 }
 """In the order that `flava --help` lists them."""
 

@@ -264,7 +264,7 @@ def label_cell(cell: Any) -> str:
     """A class's name: any text or number, without the blanks around it."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)  # what a column of integers becomes where one is missing
-    if cell is None or cell != cell or not str(cell).strip():  # noqa: PLR0124 (NaN)
+    if cell is None or cell != cell or not str(cell).strip():
         raise SampleError("label is missing")
     if not isinstance(cell, str | int | float):
         raise SampleError("label is neither text nor number", f"a {type(cell).__name__}")
@@ -280,24 +280,29 @@ def class_names(rows: Rows) -> tuple[str, ...]:
 
 
 def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
-    """Training and validation rows, drawn by the seed so that both have each class's share.
+    """Training rows, and validation rows `drawn` from them; both keep the order."""
+    chosen = drawn(rows.rows, fraction, seed)
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for index, row in enumerate(rows.rows):
+        parts[index in chosen].append(row)
+    return replace(rows, rows=tuple(parts[0])), replace(rows, rows=tuple(parts[1]))
 
-    Of n rows of a class, ``fraction`` times n are for validation, rounded; but of two or more at
-    least one is on either side, and a single row is for training. A row's lot depends on the seed
-    and its key alone: the order of the rows changes nothing, and of new rows little.
+
+def drawn(rows: Sequence[Row], fraction: float, seed: int) -> set[int]:
+    """The places of rows that are drawn by the seed, from each class its share.
+
+    Of n rows of a class, ``fraction`` times n are drawn, rounded; but of two or more at least one
+    is drawn and one stays, and a single row stays. A row's lot depends on the seed and its key
+    alone: the order of the rows changes nothing, and new rows little.
     """
-    members: dict[str, list[int]] = {}
-    for index, label in enumerate(rows.labels):
-        members.setdefault(label, []).append(index)
+    members: dict[str | None, list[int]] = {}
+    for index, row in enumerate(rows):
+        members.setdefault(row.label, []).append(index)
     chosen: set[int] = set()
     for indices in members.values():
         count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
-        chosen.update(sorted(indices, key=lambda i: lot(seed, rows.rows[i].key))[:count])
-    parts = ([], [])
-    for index, row in enumerate(rows.rows):
-        parts[index in chosen].append(row)
-    train, validation = (replace(rows, rows=tuple(part)) for part in parts)
-    return train, validation
+        chosen.update(sorted(indices, key=lambda i: lot(seed, rows[i].key))[:count])
+    return chosen
 
 
 def lot(seed: int, key: str) -> bytes:

@@ -91,9 +91,7 @@ class PairReader(Reader[tuple[Pixels, list[int]]]):
     image: ImageReader
     text: TextReader
 
-    def read(
-        self, row: Row, rng: np.random.Generator | None
-    ) -> tuple[Pixels, list[int]]:
+    def read(self, row: Row, rng: np.random.Generator | None) -> tuple[Pixels, list[int]]:
         return self.image.read(row, rng), self.text.read(row, rng)
 
     def batch(self, read: Sequence[tuple[Pixels, list[int]]], /) -> PairInputs:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -104,7 +104,9 @@ def _read_json_lines(path: Path, _columns: Collection[str]) -> Read:
             if isinstance(cells, dict):
                 yield Record(number=number, cells=cells, done=done())
             else:
-                yield skip_record(path, number, SampleError("json is not an object", type(cells).__name__))
+                yield skip_record(
+                    path, number, SampleError("json is not an object", type(cells).__name__)
+                )
 
 
 def _read_csv(path: Path, columns: Collection[str]) -> Read:
@@ -120,12 +122,14 @@ def _read_csv(path: Path, columns: Collection[str]) -> Read:
             if row is None:
                 return
             if len(row) == len(header):
-                cells = {name: cell for name, cell in zip(header, row, strict=True)}
+                cells = dict(zip(header, row, strict=True))
                 wanted = {name: cells[name] for name in cells.keys() & columns}
                 yield Record(number=rows.line_num, cells=wanted, done=done())
             elif row:
                 detail = f"{len(row)} cells, and {len(header)} in the first line"
-                yield skip_record(path, rows.line_num, SampleError("line does not fit the columns", detail))
+                yield skip_record(
+                    path, rows.line_num, SampleError("line does not fit the columns", detail)
+                )
 
 
 def _read_parquet(path: Path, columns: Collection[str]) -> Read:
@@ -169,15 +173,17 @@ def _text(line: bytes, number: int) -> str:
     return line.decode("utf-8-sig" if number == 1 else "utf-8", errors="surrogateescape")
 
 
-def _csv_rows(path: Path, stream: BinaryIO) -> Any:
-    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+def _csv_rows(path: Path, stream: io.BufferedIOBase) -> Any:
+    text = io.TextIOWrapper(
+        cast(IO[bytes], stream), "utf-8-sig", errors="surrogateescape", newline=""
+    )
     return csv.reader(text, delimiter="\t" if _ending(path) == ".tsv" else ",")
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], float]]]:
+def _opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, Callable[[], float]]]:
     """A file, unpacked if it is compressed, and what share of it has been read."""
     size = max(1, path.stat().st_size)
     with path.open("rb") as raw:
-        stream: Any = gzip.open(raw) if path.suffix.lower() == ".gz" else raw
+        stream: Any = gzip.GzipFile(fileobj=raw) if path.suffix.lower() == ".gz" else raw
         yield stream, lambda: raw.tell() / size

@@ -127,7 +127,8 @@ def resize(
     image: Image.Image, config: ImageTransformConfig
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:
     """The encoder's (bicubic) and the codebook's (Lanczos) view of one RGB image."""
-    codebook_view = image.resize((config.codebook_size,) * 2, Image.Resampling.LANCZOS)
+    size = config.codebook_size
+    codebook_view = image.resize((size, size), Image.Resampling.LANCZOS)
     return resize_for_encoder(image, config.image_size), np.asarray(codebook_view)
 
 

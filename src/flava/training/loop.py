@@ -69,7 +69,9 @@ class Trainer:
                     f"output_dir {self.run.output_dir} already holds a run: add --resume to go on "
                     "with it, or choose another folder with --output-dir"
                 )
-            if found := differences(load_run(self.run.output_dir / "run.json", type(self.run)), self.run):
+            if found := differences(
+                load_run(self.run.output_dir / "run.json", type(self.run)), self.run
+            ):
                 raise ValueError(
                     f"the run in {self.run.output_dir} is another one; to resume it leave these as "
                     "they were, or choose another --output-dir:\n  " + "\n  ".join(found)

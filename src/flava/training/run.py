@@ -75,9 +75,7 @@ class LoopConfig:
         ]
         if self.seed < 0:
             found.append(f"seed is {self.seed}: use 0 or more")
-        return (
-            found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
-        )
+        return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
 
 
 @dataclass(frozen=True, kw_only=True)

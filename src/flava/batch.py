@@ -4,11 +4,14 @@ The type of a batch selects its losses, so no field is optional and none is ther
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Kind = Literal["images", "text", "pairs"]
+"""What a batch, a model or a data set is about."""
 
 LOGIT_LAPLACE_EPS = 0.1
 """DALL-E's margin: the dVAE sees pixels in [0.1, 0.9] (Ramesh et al. 2021, appendix A.3)."""
@@ -23,6 +26,7 @@ class ImageBatch:
     at the patches that are hidden and to be predicted. ``keys`` name the samples in errors.
     """
 
+    kind: ClassVar[Kind] = "images"
     keys: tuple[str, ...]
     pixels: Float[Tensor, "batch 3 height width"]
     codebook_pixels: Float[Tensor, "batch 3 codebook_height codebook_width"]
@@ -37,6 +41,7 @@ class TextBatch:
     stand in ``ids``, their replacements ([MASK], a random token or the same) in ``masked_ids``.
     """
 
+    kind: ClassVar[Kind] = "text"
     keys: tuple[str, ...]
     ids: Int[Tensor, "batch length"]
     real: Bool[Tensor, "batch length"]
@@ -48,6 +53,7 @@ class TextBatch:
 class PairBatch:
     """Images with texts; ``matched`` is False where the text was exchanged for another image's."""
 
+    kind: ClassVar[Kind] = "pairs"
     image: ImageBatch
     text: TextBatch
     matched: Bool[Tensor, " batch"]
@@ -57,17 +63,61 @@ class PairBatch:
         return self.image.keys
 
 
-Batch = ImageBatch | TextBatch | PairBatch
-AnyBatch = TypeVar("AnyBatch", bound=Batch)
+@dataclass(frozen=True, kw_only=True)
+class ImageInputs:
+    """Whole images, normalised for the image encoder."""
+
+    kind: ClassVar[Kind] = "images"
+    pixels: Float[Tensor, "batch 3 height width"]
 
 
-def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
+@dataclass(frozen=True, kw_only=True)
+class TextInputs:
+    """Whole texts, padded to the longest of the batch; ``real`` is False at padding."""
+
+    kind: ClassVar[Kind] = "text"
+    ids: Int[Tensor, "batch length"]
+    real: Bool[Tensor, "batch length"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairInputs:
+    """Whole images with whole texts."""
+
+    kind: ClassVar[Kind] = "pairs"
+    image: ImageInputs
+    text: TextInputs
+
+
+Inputs = ImageInputs | TextInputs | PairInputs
+"""What a model reads when nothing is hidden from it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledBatch:
+    """Inputs with the number of the class that each belongs to."""
+
+    keys: tuple[str, ...]
+    inputs: Inputs
+    labels: Int[Tensor, " batch"]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its inputs."""
+        return self.inputs.kind
+
+
+Batch = ImageBatch | TextBatch | PairBatch | LabelledBatch
+Moved = TypeVar("Moved", bound=Batch | Inputs)
+
+
+def to_device(batch: Moved, device: torch.device) -> Moved:
     """The same batch with every tensor on ``device``."""
 
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):
             return value.to(device, non_blocking=True)
-        return to_device(value, device) if isinstance(value, Batch) else value
+        return to_device(value, device) if isinstance(value, Batch | Inputs) else value
 
     return type(batch)(**{f.name: move(getattr(batch, f.name)) for f in fields(batch)})
 

@@ -107,7 +107,7 @@ def test_get_features_are_the_same_before_their_length_is_made_one(both: Both) -
         assert (own - functional.normalize(theirs[:, 0], dim=1)).abs().max() < 1e-5
 
 
-def twins_of(both: Both):  # noqa: ANN201
+def twins_of(both: Both):
     (name,) = (n for n in GEOMETRIES if twins(n).ours is both.ours.model)
     return twins(name)
 

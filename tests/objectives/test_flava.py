@@ -1,15 +1,18 @@
 """The five objectives on a tiny model: what they read, their edges, and that they can be learnt."""
 
 from dataclasses import fields, replace
+from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import AnyBatch, Batch, PairBatch
+from flava.batch import Batch, ImageBatch, PairBatch, TextBatch
 from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig, Term
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
+
+Pretraining = TypeVar("Pretraining", ImageBatch, TextBatch, PairBatch)
 
 PAIR_LOSSES = {"gc", "mmm_image", "mmm_text", "itm"}
 
@@ -32,7 +35,7 @@ def total(terms: dict[str, Term]) -> Tensor:
     return torch.stack([term.loss for term in terms.values()]).sum()
 
 
-def unmasked(batch: Batch) -> Batch:
+def unmasked(batch: Pretraining) -> Pretraining:
     if isinstance(batch, PairBatch):
         return replace(
             batch,
@@ -117,7 +120,7 @@ def test_mismatched_pairs_are_left_out_of_masked_modelling(objective: FlavaObjec
     assert terms["gc"].loss > expected["gc"].loss
 
 
-def rows(batch: AnyBatch, kept: list[int]) -> AnyBatch:
+def rows(batch: Pretraining, kept: list[int]) -> Pretraining:
     """The batch of these samples alone."""
     tensors = {
         field.name: getattr(batch, field.name)[kept]

@@ -19,6 +19,7 @@ from flava.cli.masked import fill_mask, reconstruct
 from flava.cli.searching import search
 from flava.cli.tables import classify, embed, match
 from flava.cli.training import train
+from flava.cli.tuning import finetune, predict, probe
 from flava.training.loop import Interrupted
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -32,6 +33,9 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "search": search,
     "fill-mask": fill_mask,
     "reconstruct": reconstruct,
+    "finetune": finetune,
+    "probe": probe,
+    "predict": predict,
 }
 """In the order that `flava --help` lists them."""
 

@@ -4,6 +4,10 @@ from pathlib import Path
 
 import tyro
 
+from flava.evaluation.classification_report import (
+    is_classification,
+    write_classification_report,
+)
 from flava.evaluation.report import write_report
 from flava.evaluation.run import evaluate_run
 
@@ -21,6 +25,7 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     """Write RUN/report.html: curves, figures beside their baselines, and pictures.
 
     Args:
-        run: The run's folder, as given to `flava train` with --output-dir.
+        run: The run's folder, as given with --output-dir.
     """
-    print(f"report: {write_report(run)}")
+    write = write_classification_report if is_classification(run) else write_report
+    print(f"report: {write(run)}")

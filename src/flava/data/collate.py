@@ -15,7 +15,7 @@ from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
 from flava.data.seeding import generator
 from flava.data.shards import Raw
 from flava.data.source import image_of, skip_sample
-from flava.data.stream import Window
+from flava.data.stream import Content, Window
 from flava.data.tokenizer import Tokenizer, pad
 from flava.data.transforms import (
     ImageTransformConfig,
@@ -31,11 +31,11 @@ PATIENCE = 1000
 Example = TypeVar("Example")
 
 
-class Collator(ABC, Generic[Example]):
+class Collator(ABC, Generic[Content, Example]):
     """How one kind of batch is made."""
 
     @abstractmethod
-    def decode(self, raw: Raw, rng: np.random.Generator) -> Example:
+    def decode(self, raw: Content, rng: np.random.Generator, /) -> Example:
         """One sample decoded, augmented and masked; SampleError if it cannot be used."""
 
     @abstractmethod
@@ -53,13 +53,13 @@ class Collated:
 
 
 @dataclass(frozen=True)
-class Builder(Generic[Example]):
+class Builder(Generic[Content, Example]):
     """Windows to batches."""
 
-    collator: Collator[Example]
+    collator: Collator[Content, Example]
     seed: int
 
-    def __call__(self, window: Window) -> Collated:
+    def __call__(self, window: Window[Content]) -> Collated:
         """The window's batch, full: a spare takes the place of each corrupt sample."""
         examples, skipped = [], []
         for item in window.items:
@@ -76,7 +76,7 @@ class Builder(Generic[Example]):
         batch = self.collator.collate(examples, rng) if full else None
         return Collated(batch, len(window.items), tuple(skipped))
 
-    def _decode(self, epoch: int, content: Raw | Skipped) -> Example | Skipped:
+    def _decode(self, epoch: int, content: Content | Skipped) -> Example | Skipped:
         if isinstance(content, Skipped):
             return content
         rng = generator(self.seed, epoch, f"{content.shard}/{content.key}")
@@ -102,7 +102,7 @@ class TextExample:
 
 
 @dataclass(frozen=True)
-class ImageCollator(Collator[ImageExample]):
+class ImageCollator(Collator[Raw, ImageExample]):
     """One random crop for the encoder and the codebook, and a blockwise mask."""
 
     config: ImageTransformConfig
@@ -126,7 +126,7 @@ class ImageCollator(Collator[ImageExample]):
 
 
 @dataclass(frozen=True)
-class TextCollator(Collator[TextExample]):
+class TextCollator(Collator[Raw, TextExample]):
     """Token ids padded to the longest, with some of them masked."""
 
     tokenizer: Tokenizer
@@ -153,7 +153,7 @@ class TextCollator(Collator[TextExample]):
 
 
 @dataclass(frozen=True)
-class PairCollator(Collator[tuple[ImageExample, TextExample]]):
+class PairCollator(Collator[Raw, tuple[ImageExample, TextExample]]):
     """An image and its text each, some texts exchanged for image-text matching."""
 
     images: ImageCollator

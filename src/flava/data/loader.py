@@ -1,28 +1,22 @@
 """The loader: one batch for each update, from worker processes, and the same again on resuming."""
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 
 from flava.batch import Batch
 from flava.data import mixture
-from flava.data.collate import Collated, ImageCollator, PairCollator, TextCollator
-from flava.data.errors import Skipped
+from flava.data.collate import ImageCollator, PairCollator, TextCollator
 from flava.data.masking import TokenMasker
 from flava.data.shards import resolve_all
+from flava.data.skips import Skips
 from flava.data.source import caption_of, text_of
+from flava.data.stream import windows
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
 from flava.data.workers import Batches
-
-MIN_TRIED = 1000
-"""A source may fail once this many of its samples were tried, if most of them were corrupt."""
-MAX_WARNINGS = 10
-"""Skipped samples that are named in the log for each source; the rest is counted."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,17 +129,22 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         problems += [f"accumulate = {accumulate}: must be at least 1"] if accumulate < 1 else []
         if problems:
             raise ValueError("the data cannot be loaded:\n" + "\n".join(f"- {p}" for p in problems))
-        self.skipped: dict[str, Counter[str]] = {name: Counter() for name in config.sources}
-        self._tried: Counter[str] = Counter()
-        self._warned: dict[str, set[Skipped]] = {name: set() for name in config.sources}
+        self._skips = {
+            name: Skips(name, f"data.{name}", f"check {name}.shards") for name in config.sources
+        }
+        self.skipped: dict[str, Counter[str]] = {n: s.counts for n, s in self._skips.items()}
         self._seed, self._weights = seed, config.weights
         self._step, self._part, self._accumulate = start_step, 0, accumulate
         before = mixture.counts_before(seed, start_step, config.weights)
         tokenizer = Tokenizer()
         self._sources = {
             name: Batches(
-                paths=resolve_all(source.shards),
-                batch_size=source.batch_size,
+                windows=partial(
+                    windows,
+                    resolve_all(source.shards),
+                    batch_size=source.batch_size,
+                    seed=seed,
+                ),
                 collator=_collator(config, name, tokenizer),
                 seed=seed,
                 first=before[name] * accumulate,
@@ -157,14 +156,11 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         name = mixture.choose(self._seed, self._step, self._weights)
         if name not in self._sources:  # closed
             raise StopIteration
-        collated = next(self._sources[name])
-        self._report(name, collated)
-        if collated.batch is None:
-            raise ValueError(self._failure(name))
+        batch = self._skips[name].batch_of(next(self._sources[name]))
         self._part += 1
         if self._part == self._accumulate:
             self._step, self._part = self._step + 1, 0
-        return collated.batch
+        return batch
 
     def close(self) -> None:
         """Ends the worker processes; the loader yields nothing afterwards."""
@@ -172,29 +168,6 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-    def _report(self, name: str, collated: Collated) -> None:
-        self._tried[name] += collated.tried
-        self.skipped[name].update(report.reason for report in collated.skipped)
-        warned = self._warned[name]
-        for report in collated.skipped:
-            if report not in warned and len(warned) < MAX_WARNINGS:
-                warned.add(report)
-                more = "; further ones are only counted" if len(warned) == MAX_WARNINGS else ""
-                log.warning("%s: skipped %s%s", name, report, more)
-        failed = self.skipped[name].total()
-        if self._tried[name] >= MIN_TRIED and failed > self._tried[name] / 2:
-            raise ValueError(self._failure(name))
-
-    def _failure(self, name: str) -> str:
-        counts = self.skipped[name].most_common()
-        reasons = ", ".join(f"{count} times: {reason}" for reason, count in counts)
-        examples = "; ".join(str(report) for report in list(self._warned[name])[:3])
-        return (
-            f"most samples of data.{name} cannot be used "
-            f"({self.skipped[name].total()} of {self._tried[name]}; {reasons}), for example "
-            f"{examples}: check {name}.shards"
-        )
 
 
 def _collator(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from flava.data.errors import SampleError, Skipped
 from flava.data.shards import Raw, read_shard, resolve_all
+from flava.data.stream import Sampled
 from flava.data.transforms import decode_image
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -111,9 +112,18 @@ def read_samples(shards: Sequence[str]) -> list[Sample]:
     return samples
 
 
-def skip_sample(raw: Raw, error: SampleError) -> Skipped:
+def skip_sample(raw: Sampled, error: SampleError) -> Skipped:
     """A report on one sample."""
     return Skipped(shard=raw.shard, key=raw.key, reason=error.reason, message=str(error))
+
+
+def usable_text(content: str | bytes, what: str = "text") -> str:
+    """A text, or the bytes of one, if it can be used; ``what`` names it in the error.
+
+    Raises:
+        SampleError: it is empty, or not UTF-8.
+    """
+    return _nonempty(_utf8(content) if isinstance(content, bytes) else content, what)
 
 
 def _sample(raw: Raw) -> Sample:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -33,21 +34,35 @@ SAMPLE_OVERHEAD_BYTES = 500
 """What Python's objects add to a sample's bytes."""
 
 
+@runtime_checkable
+class Sampled(Protocol):
+    """A sample before decoding: where it is from, and its name there."""
+
+    @property
+    def shard(self) -> str: ...
+
+    @property
+    def key(self) -> str: ...
+
+
+Content = TypeVar("Content", bound=Sampled)
+
+
 @dataclass(frozen=True)
-class Item:
+class Item(Generic[Content]):
     """A raw sample, or the report on one that could not be read, in one epoch."""
 
     epoch: int
-    content: Raw | Skipped
+    content: Content | Skipped
 
 
 @dataclass(frozen=True)
-class Window:
+class Window(Generic[Content]):
     """The places of the source's batch number ``number``, and endless spares for corrupt ones."""
 
     number: int
-    items: list[Item]
-    spares: Iterator[Item]
+    items: list[Item[Content]]
+    spares: Iterator[Item[Content]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +80,17 @@ class Share:
         return max(0, -(-(self.start - self.stream) // self.streams))
 
 
-def windows(paths: Sequence[Path], *, batch_size: int, seed: int, share: Share) -> Iterator[Window]:
+def windows(
+    paths: Sequence[Path], *, batch_size: int, seed: int, share: Share
+) -> Iterator[Window[Raw]]:
     """The windows of a source that fall to one worker, without end.
 
     Raises:
         ValueError: the source is so small that a worker of many has no sample to read.
     """
     if sum(_unpacked_bytes(path) for path in paths) <= IN_MEMORY_BYTES:
-        return _memory_windows(paths, batch_size, seed, share)
+        contents = [content for path in paths for content in read_shard(path)]
+        return memory_windows(contents, batch_size=batch_size, seed=seed, share=share)
     return _streamed_windows(paths, batch_size, seed, share)
 
 
@@ -82,16 +100,16 @@ def _unpacked_bytes(path: Path) -> int:
     return path.stat().st_size * (GZIP_RATIO if path.suffix in (".gz", ".tgz") else 1)
 
 
-def _memory_windows(
-    paths: Sequence[Path], batch_size: int, seed: int, share: Share
-) -> Iterator[Window]:
-    contents = [content for path in paths for content in read_shard(path)]
+def memory_windows(
+    contents: Sequence[Content | Skipped], *, batch_size: int, seed: int, share: Share
+) -> Iterator[Window[Content]]:
+    """The windows of samples that are at hand, that fall to one worker, without end."""
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> list[int]:
         return generator(seed, epoch, "order").permutation(len(contents)).tolist()
 
-    def item(position: int) -> Item:
+    def item(position: int) -> Item[Content]:
         epoch, index = divmod(position, len(contents))
         return Item(epoch, contents[order(epoch)[index]])
 
@@ -104,11 +122,11 @@ def _memory_windows(
 
 def _streamed_windows(
     paths: Sequence[Path], batch_size: int, seed: int, share: Share
-) -> Iterator[Window]:
-    ahead: deque[Item] = deque()
+) -> Iterator[Window[Raw]]:
+    ahead: deque[Item[Raw]] = deque()
     stream = chain.from_iterable(_epoch(paths, seed, epoch, share) for epoch in count())
 
-    def spares() -> Iterator[Item]:
+    def spares() -> Iterator[Item[Raw]]:
         for index in count():
             if index == len(ahead):
                 ahead.append(next(stream))
@@ -120,7 +138,7 @@ def _streamed_windows(
             yield Window(share.stream + local * share.streams, items, spares())
 
 
-def _epoch(paths: Sequence[Path], seed: int, epoch: int, share: Share) -> Iterator[Item]:
+def _epoch(paths: Sequence[Path], seed: int, epoch: int, share: Share) -> Iterator[Item[Raw]]:
     """One worker's share of one epoch: whole shards, or every n-th sample when those are few."""
     rng = generator(seed, epoch, "shards")
     shards = [paths[i] for i in rng.permutation(len(paths))]

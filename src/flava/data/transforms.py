@@ -172,12 +172,14 @@ def resize(
     image: Image.Image, config: ImageTransformConfig
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:
     """The encoder's (bicubic) and the codebook's (Lanczos) view of one RGB image."""
-    size, codebook_size = config.image_size, config.codebook_size
-    codebook_view = image.resize((codebook_size, codebook_size), Image.Resampling.LANCZOS)
-    return (
-        np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)),
-        np.asarray(codebook_view),
-    )
+    size = config.codebook_size
+    codebook_view = image.resize((size, size), Image.Resampling.LANCZOS)
+    return resize_for_encoder(image, config.image_size), np.asarray(codebook_view)
+
+
+def resize_for_encoder(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The encoder's view of one RGB image: straight to a square of ``size`` pixels, bicubic."""
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:

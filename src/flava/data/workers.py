@@ -2,28 +2,33 @@
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from flava.data.collate import Builder, Collated, Collator
-from flava.data.stream import Share, windows
+from flava.data.stream import Share, Window
 
 PREFETCH = 2
 """Batches that each worker keeps ready."""
+
+
+@runtime_checkable
+class Windows(Protocol):
+    """The windows of a source that fall to one worker, without end."""
+
+    def __call__(self, *, share: Share) -> Iterator[Window[Any]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches(IterableDataset[Collated]):
     """All batches of a source from number ``first`` on; each worker makes every n-th."""
 
-    paths: Sequence[Path]
-    batch_size: int
-    collator: Collator[Any]
+    windows: Windows
+    collator: Collator[Any, Any]
     seed: int
     first: int
 
@@ -32,10 +37,7 @@ class Batches(IterableDataset[Collated]):
         worker, streams = (0, 1) if info is None else (info.id, info.num_workers)
         # PyTorch asks the workers in turn from the first one on: that one makes batch ``first``.
         share = Share(stream=(worker + self.first) % streams, streams=streams, start=self.first)
-        return map(
-            Builder(self.collator, self.seed),
-            windows(self.paths, batch_size=self.batch_size, seed=self.seed, share=share),
-        )
+        return map(Builder(self.collator, self.seed), self.windows(share=share))
 
     def start(self, workers: int) -> Iterator[Collated]:
         """Starts the workers; with 0 of them this process makes the batches when they are due.

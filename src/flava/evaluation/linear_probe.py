@@ -48,6 +48,25 @@ class LinearProbe:
 def fit_probe(train: Labelled, validation: Labelled) -> LinearProbe:
     """The probe on ``train`` whose regularisation serves ``validation`` best; the stronger on ties.
 
+    Raises:
+        ValueError: as `fit_at`.
+    """
+    return max(try_strengths(train, validation), key=lambda trial: trial[1])[0]
+
+
+def try_strengths(train: Labelled, validation: Labelled) -> list[tuple[LinearProbe, float]]:
+    """A probe on ``train`` for each strength, the strongest first, and its accuracy elsewhere.
+
+    Raises:
+        ValueError: as `fit_at`.
+    """
+    probes = (fit_at(train, strength) for strength in STRENGTHS)
+    return [(probe, probe.accuracy(validation)) for probe in probes]
+
+
+def fit_at(train: Labelled, strength: float) -> LinearProbe:
+    """The probe on ``train`` with ``strength`` for scikit-learn's C.
+
     One scale for all dimensions, not one each: standardised dimensions would turn the small
     components of a PCA, which are noise, into large ones.
 
@@ -60,20 +79,14 @@ def fit_probe(train: Labelled, validation: Labelled) -> LinearProbe:
     # Features that are all the same tell nothing, whatever they are divided by.
     scale = float(train.features.std(axis=0).mean()) or 1.0
     scaled = (train.features - mean) / scale
-    best, best_accuracy = None, -1.0
-    for strength in STRENGTHS:
-        classifier = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-        # These products are so small that a second thread costs more than it brings, and much
-        # more where the processor is shared.
-        with warnings.catch_warnings(), threadpool_limits(1):
-            # Where the limit of iterations is reached, it is part of the protocol.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            classifier.fit(scaled, train.labels)
-        probe = LinearProbe(mean, scale, classifier)
-        if (accuracy := probe.accuracy(validation)) > best_accuracy:
-            best, best_accuracy = probe, accuracy
-    assert best is not None
-    return best
+    classifier = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
+    # These products are so small that a second thread costs more than it brings, and much more
+    # where the processor is shared.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        # Where the limit of iterations is reached, it is part of the protocol.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        classifier.fit(scaled, train.labels)
+    return LinearProbe(mean, scale, classifier)
 
 
 def pca_of_pixels(train: Features, components: int, seed: int) -> PCA:

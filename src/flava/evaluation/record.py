@@ -127,18 +127,23 @@ Pictures = Mapping[str, Image.Image]
 
 
 def save_evaluation(evaluation: Evaluation, pictures: Pictures, run_folder: Path) -> Path:
-    """Write RUN/evaluation.json, and the examples' pictures as RUN/evaluation/NAME.png."""
+    """Write RUN/evaluation.json, and the examples' pictures."""
+    save_pictures(pictures, run_folder)
+    path = run_folder / FILE
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(EVALUATION.dump_json(evaluation, indent=2) + b"\n")
+    partial.replace(path)
+    return path
+
+
+def save_pictures(pictures: Pictures, run_folder: Path) -> None:
+    """Write the examples' pictures as RUN/evaluation/NAME.png, in place of earlier ones."""
     folder = run_folder / PICTURES
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
     for name, picture in pictures.items():
         picture.save(folder / f"{name}.png", optimize=True)
-    path = run_folder / FILE
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(EVALUATION.dump_json(evaluation, indent=2) + b"\n")
-    partial.replace(path)
-    return path
 
 
 def load_evaluation(run_folder: Path) -> Evaluation:

@@ -49,8 +49,8 @@ def write_report(run_folder: Path) -> Path:
     notes += remarks(course, config)
     page = environment(run_folder).get_template("report.html.jinja")
     html = page.render(
-        style=Markup((PAGE / "style.css").read_text(encoding="utf-8")),
         name=config.get("recipe", run_folder.name),
+        command="flava report",
         facts=facts(course, config, evaluation),
         notes=notes,
         charts=charts_of(course) if course else [],
@@ -76,6 +76,7 @@ def environment(run_folder: Path) -> Environment:
         lstrip_blocks=True,
     )
     made.globals.update(
+        style=Markup((PAGE / "style.css").read_text(encoding="utf-8")),
         picture=lambda name: picture(run_folder, name),
         best=words.strongest_baseline,
         baseline_names=words.BASELINES,

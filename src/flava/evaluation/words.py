@@ -13,11 +13,13 @@ LOSSES = {
     "mim": ("masked patches, image alone (MIM)", "The code of each hidden patch."),
     "mlm": ("masked tokens, text alone (MLM)", "The hidden tokens of dictionary texts."),
     "reconstruction": ("reconstruction", "Nats a pixel channel: lower is closer."),
+    "classification": ("loss", "Cross-entropy of the labels, in training."),
     "divergence": ("divergence", "The weighted KL divergence from evenly used codes."),
 }
 """Loss -> (title, what it is)."""
 
 COURSES = {
+    "accuracy/classification": ("training accuracy", "Of each batch, as it was trained on."),
     "lr": ("learning rate", "Warm-up, then a cosine."),
     "grad_norm": ("gradient norm", "Before clipping."),
     "samples_per_second": ("samples per second", "Each update for itself."),
@@ -29,6 +31,11 @@ PROBES = {
         "zero-shot accuracy",
         "On validation concepts; chooses the best checkpoint.",
     ),
+    "probe/validation_accuracy": (
+        "validation accuracy",
+        "Chooses the checkpoint that is kept.",
+    ),
+    "probe/validation_loss": ("validation loss", "Cross-entropy of the labels, in nats."),
     "probe/retrieval_r@5": ("retrieval R@5", "Mean of both ways, on validation concepts."),
 }
 
@@ -86,6 +93,7 @@ TASKS = {
 METRICS = {
     "accuracy": "accuracy",
     "roc_auc": "area under ROC",
+    "mean_recall": "mean recall of the classes",
     "foreground_accuracy": "without background",
 }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import CODE_PIXELS
 from flava.inference.files import read_image_file, read_tokenizer, read_view
@@ -12,7 +13,7 @@ from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor, TextTokenizer
 from flava.inference.views import View, clip_view, codebook_view, encoder_view
 from flava.model import Clip, Flava
-from flava.training.checkpoint import find_checkpoint, load_model
+from flava.model.published.load import build, read
 from flava.training.run import Precision
 
 
@@ -26,7 +27,8 @@ def load(
     """A model with its processor, ready to use, in evaluation mode.
 
     Args:
-        source: A run's or a checkpoint's folder.
+        source: A hub id ("facebook/flava-full"), a folder or a file in any published layout, or a
+            run's folder.
         device: As torch names it, such as "cuda:1"; "auto" is a GPU if there is one, else the CPU.
         precision: What matrix products are computed in. "bf16" is three to four times as fast on a
             CPU that knows it, and changes a cosine by about 0.01.
@@ -52,8 +54,8 @@ def load(
 
 def read_model(source: str | Path) -> tuple[nn.Module, Path | None]:
     """The model, and the folder that may hold the files of its processor."""
-    folder = find_checkpoint(Path(source).expanduser())
-    return load_model(folder), folder
+    stored = read(source)
+    return build(stored), stored.folder
 
 
 def device_named(name: str) -> torch.device:
@@ -119,7 +121,7 @@ def views_for(model: Flava | Clip, folder: Path | None) -> tuple[View, View | No
 
 def tokenizer_for(model: Flava | Clip, folder: Path | None) -> TextTokenizer:
     if isinstance(model, Clip):
-        return Tokenizer()
+        return ClipTokenizer()
     return (folder and read_tokenizer(folder)) or Tokenizer()
 
 

@@ -1,7 +1,9 @@
 """What is computed: the encoders, the heads and the codebook. No loss, no data, no training."""
 
+from flava.model.classifier import Classifier, ClassifierConfig, classifier_of
 from flava.model.clip import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from flava.model.codebook import Codebook, CodebookConfig
+from flava.model.features import Features, FeaturesConfig, features_of
 from flava.model.flava import MAX_LOGIT_SCALE, Flava, FlavaConfig
 from flava.model.image import ImageConfig, ImageEncoder
 from flava.model.multimodal import MultimodalConfig, MultimodalEncoder
@@ -11,12 +13,16 @@ from flava.model.transformer import Activation
 __all__ = [
     "MAX_LOGIT_SCALE",
     "Activation",
+    "Classifier",
+    "ClassifierConfig",
     "Clip",
     "ClipConfig",
     "ClipImageConfig",
     "ClipTextConfig",
     "Codebook",
     "CodebookConfig",
+    "Features",
+    "FeaturesConfig",
     "Flava",
     "FlavaConfig",
     "ImageConfig",
@@ -25,4 +31,6 @@ __all__ = [
     "MultimodalEncoder",
     "TextConfig",
     "TextEncoder",
+    "classifier_of",
+    "features_of",
 ]

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 
 from flava.files import whole_folder
-from flava.model import Codebook, Flava
-from flava.model.published.own import write_model
+from flava.model.published.own import OwnModel, write_model
 
 
 def save_checkpoint(
-    folder: Path, name: str, model: Flava | Codebook, state: dict[str, Any] | None = None
+    folder: Path, name: str, model: OwnModel, state: dict[str, Any] | None = None
 ) -> Path:
     """Write ``folder/name`` as a whole or not at all, and return it.
 

@@ -13,15 +13,14 @@ import psutil
 import torch
 from torch import nn
 
-from flava.batch import Batch, ImageBatch, PairBatch, to_device
-from flava.model import Codebook, Flava
+from flava.batch import Batch, to_device
 from flava.model.published.files import read_path
-from flava.model.published.own import fill_own
+from flava.model.published.own import OwnModel, fill_own
 from flava.objectives import Term
 from flava.training.checkpoint import load_state, point, save_checkpoint
 from flava.training.metrics import Display, Metrics, Row
 from flava.training.optimizer import build_optimizer
-from flava.training.run import Run, differences, load_run, save_run
+from flava.training.run import LoopConfig, differences, load_run, save_run
 from flava.training.schedule import learning_rate_factor
 
 Probe = Callable[[nn.Module, int], dict[str, float]]
@@ -33,7 +32,7 @@ class Objective(Protocol):
     """What the loop needs of a method."""
 
     @property
-    def model(self) -> Flava | Codebook: ...
+    def model(self) -> OwnModel: ...
 
     def __call__(self, batch: Batch) -> dict[str, Term]: ...
 
@@ -52,7 +51,7 @@ class Trainer:
         ValueError: the folder holds another run, or this one and ``resume`` was not asked for.
     """
 
-    def __init__(self, run: Run, objective: Objective, probe: Probe | None) -> None:
+    def __init__(self, run: LoopConfig, objective: Objective, probe: Probe | None) -> None:
         self.run, self.objective, self.probe = run, objective, probe
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = objective.model.to(self.device)
@@ -72,7 +71,9 @@ class Trainer:
                     f"output_dir {self.run.output_dir} already holds a run: add --resume to go on "
                     "with it, or choose another folder with --output-dir"
                 )
-            if found := differences(load_run(self.run.output_dir / "run.json"), self.run):
+            if found := differences(
+                load_run(self.run.output_dir / "run.json", type(self.run)), self.run
+            ):
                 raise ValueError(
                     f"the run in {self.run.output_dir} is another one; to resume it leave these as "
                     "they were, or choose another --output-dir:\n  " + "\n  ".join(found)
@@ -132,7 +133,7 @@ class Trainer:
         self.seconds += elapsed
         return {
             "step": self.step,
-            "batch": kind(drawn[0]),
+            "batch": drawn[0].kind,
             **{name: sum(values) / len(values) for name, values in figures.items()},
             "lr": rate,
             "grad_norm": norm,
@@ -242,10 +243,3 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def kind(batch: Batch) -> str:
-    """The name of a batch's data in the metrics."""
-    if isinstance(batch, PairBatch):
-        return "pairs"
-    return "images" if isinstance(batch, ImageBatch) else "text"

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 import tyro
@@ -31,8 +31,11 @@ class Precision(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """Everything that decides what a run does."""
+class LoopConfig:
+    """What the loop reads of a run's configuration; each kind of run adds what it trains on what.
+
+    All of it is saved beside the checkpoints, and compared when the run is resumed.
+    """
 
     # JSON has no infinity: by default pydantic writes null, which it would not read again.
     __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
@@ -44,15 +47,9 @@ class Run:
     max_steps: int
     """Updates to train for; the learning rate's cosine ends there."""
     seed: int = 0
-    """Decides the initial weights, the order of the data, the masks and the mixture."""
+    """Decides all that is drawn: initial weights, the order of the data, crops and masks."""
     resume: bool = False
     """Go on from the last checkpoint in output_dir, if there is one."""
-    model: FlavaConfig | CodebookConfig
-    """Geometry of the model."""
-    objective: FlavaObjectiveConfig | CodebookObjectiveConfig
-    """The losses' settings."""
-    data: DataConfig
-    """What is read, how it is mixed, transformed and masked."""
     optimizer: OptimizerConfig
     """AdamW's settings."""
     schedule: ScheduleConfig
@@ -65,54 +62,74 @@ class Run:
     """Updates between two probes, which choose the checkpoint that is kept as best."""
     checkpoint_every: int = 200
     """Updates between two checkpoints; one is written at the end and on Ctrl-C in any case."""
-    codebook: str | None = None
-    """Where the frozen codebook's weights come from: a run's or a checkpoint's folder, or
-    "shipped:NAME". A FLAVA run needs one; a codebook run has none."""
 
     def __post_init__(self) -> None:
-        mistakes = [
+        if mistakes := self.mistakes():
+            raise ValueError("the run's configuration does not hold:\n  " + "\n  ".join(mistakes))
+
+    def mistakes(self) -> list[str]:
+        """What is wrong with these settings, one line each."""
+        found = [
             f"{name} is {value}: use at least 1"
             for name in ("max_steps", "accumulate", "probe_every", "checkpoint_every")
             if (value := getattr(self, name)) < 1
         ]
         if self.seed < 0:
-            mistakes.append(f"seed is {self.seed}: use 0 or more")
+            found.append(f"seed is {self.seed}: use 0 or more")
+        return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(LoopConfig):
+    """Everything that decides what a pretraining run, or a codebook's, does."""
+
+    model: FlavaConfig | CodebookConfig
+    """Geometry of the model."""
+    objective: FlavaObjectiveConfig | CodebookObjectiveConfig
+    """The losses' settings."""
+    data: DataConfig
+    """What is read, how it is mixed, transformed and masked."""
+    codebook: str | None = None
+    """Where the frozen codebook's weights come from: a run's or a checkpoint's folder, or
+    "shipped:NAME". A FLAVA run needs one; a codebook run has none."""
+
+    def mistakes(self) -> list[str]:
+        found = super().mistakes()
         if isinstance(self.model, FlavaConfig) != isinstance(self.objective, FlavaObjectiveConfig):
-            mistakes.append(
+            found.append(
                 f"objective is a {type(self.objective).__name__}, which does not train a "
                 f"{type(self.model).__name__}"
             )
-        mistakes += self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
-        if mistakes:
-            raise ValueError("the run's configuration does not hold:\n  " + "\n  ".join(mistakes))
+        return found
 
 
 RUN = TypeAdapter(Run)
+AnyRun = TypeVar("AnyRun", bound=LoopConfig)
 
 FREE_ON_RESUME = {"output_dir", "resume", "max_steps", "probe_every", "checkpoint_every"}
 """Fields that may differ when a run is resumed; any other would make it another run."""
 
 
-def save_run(run: Run, path: Path) -> None:
-    write_whole(path, RUN.dump_json(run, indent=2) + b"\n")
+def save_run(run: LoopConfig, path: Path) -> None:
+    write_whole(path, TypeAdapter(type(run)).dump_json(run, indent=2) + b"\n")
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path, kind: type[AnyRun] = Run) -> AnyRun:
     """Raises:
     FileNotFoundError: there is no run there.
-    ValueError: the file is not a run's configuration; every mistake is listed.
+    ValueError: the file is not the configuration of a run of that kind; every mistake is listed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no run at {path.parent}: it holds no {path.name}")
     try:
-        return RUN.validate_json(path.read_bytes())
+        return TypeAdapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
         raise ValueError(f"{path} is not a run's configuration:{explain(error)}") from error
 
 
-def differences(saved: Run, asked: Run) -> list[str]:
+def differences(saved: AnyRun, asked: AnyRun) -> list[str]:
     """The fields, beyond those free on resume, in which two runs differ: one line each."""
-    ours, theirs = (flatten(json.loads(RUN.dump_json(run))) for run in (saved, asked))
+    ours, theirs = (flatten(json.loads(TypeAdapter(type(r)).dump_json(r))) for r in (saved, asked))
     return [
         f"{name}: {ours.get(name)} in the saved run, {theirs.get(name)} now"
         for name in sorted(ours.keys() | theirs.keys())

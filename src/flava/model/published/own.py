@@ -8,12 +8,21 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flava.files import explain
+from flava.model.classifier import Classifier, ClassifierConfig
+from flava.model.clip import Clip, ClipConfig
 from flava.model.codebook import Codebook, CodebookConfig
 from flava.model.flava import Flava, FlavaConfig
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill, unfilled
 
-MODELS = {FlavaConfig: Flava, CodebookConfig: Codebook}
+OwnModel = Flava | Codebook | Classifier | Clip
+OwnConfig = FlavaConfig | CodebookConfig | ClassifierConfig | ClipConfig
+MODELS = {
+    FlavaConfig: Flava,
+    CodebookConfig: Codebook,
+    ClassifierConfig: Classifier,
+    ClipConfig: Clip,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +31,7 @@ class ModelFile:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: FlavaConfig | CodebookConfig
+    model: OwnConfig
     absent: tuple[str, ...] = ()
     """As `Flava.absent`."""
 
@@ -30,12 +39,12 @@ class ModelFile:
 MODEL_FILE = TypeAdapter(ModelFile)
 
 
-def build_model(config: FlavaConfig | CodebookConfig) -> Flava | Codebook:
+def build_model(config: OwnConfig) -> OwnModel:
     """A model of that geometry with initial weights."""
     return MODELS[type(config)](config)
 
 
-def write_model(model: Flava | Codebook, folder: Path) -> None:
+def write_model(model: OwnModel, folder: Path) -> None:
     """Write both files into a folder that is there."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
@@ -54,11 +63,12 @@ def matches(stored: Stored) -> bool:
         return True
     # Without its config, so that the error can say that this is what is missing.
     return any(
-        name.startswith(("image_encoder.blocks.", "encoder.groups.")) for name in stored.tensors
+        name.startswith(("image_encoder.blocks.", "encoder.groups.", "features."))
+        for name in stored.tensors
     )
 
 
-def build(stored: Stored) -> Flava | Codebook:
+def build(stored: Stored) -> OwnModel:
     if stored.config is None:
         raise FileNotFoundError(
             f"the config.json beside the weights of {stored.origin} is missing: the checkpoint is "

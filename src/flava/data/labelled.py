@@ -1,0 +1,309 @@
+"""One's own labelled data: a folder with a subfolder for each class, or a table, to rows.
+
+What is classified follows from the data: images, texts, or pairs of both. A sample that cannot be
+used is left out and reported by name; a mistake in the data as a whole is an error.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from flava.batch import Kind
+from flava.data.errors import SampleError, Skipped
+from flava.data.skips import Skips
+from flava.data.source import IMAGE_SUFFIXES, skip_sample, usable_text
+from flava.data.tables import READERS, columns_of, is_table, read_table
+
+TEXT_SUFFIX = "txt"
+COLUMNS = ("image", "text", "label")
+SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test"}
+"""Subfolders of these names alone are splits, not classes."""
+
+KINDS: dict[tuple[bool, bool], Kind] = {
+    (True, False): "images",
+    (False, True): "text",
+    (True, True): "pairs",
+}
+"""(has an image, has a text) -> what it is."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A sample before decoding. ``image`` is a file's path, or a file's bytes."""
+
+    shard: str
+    key: str
+    image: Path | bytes | None = None
+    text: str | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """All usable samples of one kind, in the order of the source, and what was left out."""
+
+    kind: Kind
+    rows: tuple[Row, ...]
+    skips: Skips
+
+    @property
+    def labels(self) -> list[str]:
+        """The class of each row."""
+        return [row.label or "" for row in self.rows]
+
+    @property
+    def digest(self) -> str:
+        """Names the rows with their labels, in order: another digest is another data set."""
+        lines = "".join(f"{row.key}\0{row.label}\n" for row in self.rows)
+        return hashlib.sha256(lines.encode(errors="replace")).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_rows(path: Path, *, labelled: bool = True) -> Rows:
+    """The samples of a folder or a table.
+
+    A folder has a subfolder for each class, at any depth within it images (jpg, jpeg, png, webp),
+    texts (txt), or both under one name. A table (CSV, TSV, JSON lines, Parquet) has the columns
+    "image" (a path, from the table's folder; or, in Parquet, a file's bytes), "text" or both, and
+    "label". Without labels the folder's own files count, and no column "label" is needed.
+
+    Raises:
+        FileNotFoundError: there is nothing at ``path``.
+        ValueError: it is no such folder or table, or most of its samples cannot be used.
+    """
+    if path.is_dir():
+        found = list(folder_rows(path) if labelled else unlabelled_rows(path))
+    elif not path.exists():
+        raise FileNotFoundError(f"no data at {path}: give a folder or a table")
+    elif is_table(path) and path.suffix != ".txt":
+        found = list(table_rows(path, labelled=labelled))
+    else:
+        known = ", ".join(ending for ending in READERS if ending != ".txt")
+        raise ValueError(f"{path} is no table that can be read: it must end in {known}")
+    return of_one_kind(path, found)
+
+
+def of_one_kind(path: Path, found: Sequence[Row | Skipped]) -> Rows:
+    """The rows of the commonest kind; those that have less are left out, what is more is dropped.
+
+    Raises:
+        ValueError: no row can be used, or most of them cannot.
+    """
+    skips = Skips(str(path), str(path), "correct the data, or leave these out of it")
+    rows = [row for row in found if isinstance(row, Row)]
+    has = Counter((row.image is not None, row.text is not None) for row in rows)
+    if not has:
+        skips.add(len(found), [each for each in found if isinstance(each, Skipped)])
+        raise skips.failure() if found else empty(path)
+    image, text = has.most_common(1)[0][0]
+    kept: list[Row] = []
+    skipped: list[Skipped] = []
+    for each in found:
+        if isinstance(each, Skipped):
+            skipped.append(each)
+        elif (image and each.image is None) or (text and each.text is None):
+            lacking = "image" if image and each.image is None else "text"
+            error = SampleError(f"sample has no {lacking}", f"the others of {path} have one")
+            skipped.append(skip_sample(each, error))
+        else:
+            one = replace(each, image=each.image if image else None)
+            kept.append(replace(one, text=one.text if text else None))
+    skips.add(len(found), skipped)
+    if len(skipped) > len(kept):
+        raise skips.failure()
+    return Rows(kind=KINDS[image, text], rows=tuple(kept), skips=skips)
+
+
+def empty(path: Path) -> ValueError:
+    return ValueError(f"{path} holds no sample: give a folder or a table with some")
+
+
+# Folders
+
+
+def folder_rows(folder: Path) -> Iterator[Row | Skipped]:
+    """Rows of the subfolders, whose names are the classes.
+
+    Raises:
+        ValueError: there are no subfolders, or they are splits.
+    """
+    inside = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
+    classes = [each for each in inside if each.is_dir()]
+    if not classes:
+        raise ValueError(f"{folder} has no subfolders: put the samples of each class into one")
+    if {each.name.lower() for each in classes} <= SPLIT_NAMES:
+        names = ", ".join(each.name for each in classes)
+        raise ValueError(
+            f"the subfolders of {folder} are splits, not classes ({names}): give one of them with "
+            f"--data, and the one to validate on with --validation"
+        )
+    for each in inside:
+        if each in classes:
+            yield from samples_below(each, label=each.name)
+        else:
+            yield skipped_file(folder, each, "file is in no class's folder")
+
+
+def unlabelled_rows(folder: Path) -> Iterator[Row | Skipped]:
+    """Rows of everything below a folder."""
+    return samples_below(folder, label=None)
+
+
+def samples_below(folder: Path, label: str | None) -> Iterator[Row | Skipped]:
+    """Rows of the files below a folder; files of one name but for the ending are one sample."""
+    root = folder if label is None else folder.parent
+    files = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
+    ]
+    stems = groupby(sorted(files, key=lambda path: (str(path.with_suffix("")), path.name)), stem)
+    for name, group in stems:
+        by_suffix = {path.suffix.lower().removeprefix("."): path for path in group}
+        images = [by_suffix[suffix] for suffix in IMAGE_SUFFIXES if suffix in by_suffix]
+        text = by_suffix.get(TEXT_SUFFIX)
+        if not images and text is None:
+            for path in by_suffix.values():
+                yield skipped_file(root, path, "file is neither image nor text")
+            continue
+        key = Path(name).relative_to(root).as_posix()
+        # Two images may share a name: each is a sample, under its whole name.
+        for image in images or [None]:
+            own = key if image is None or len(images) == 1 else key + image.suffix
+            row = Row(shard=str(root), key=own, image=image, label=label)
+            yield row if text is None else with_text(row, text)
+
+
+def stem(path: Path) -> str:
+    return str(path.with_suffix(""))
+
+
+def with_text(row: Row, path: Path) -> Row | Skipped:
+    try:
+        return replace(row, text=usable_text(path.read_bytes()))
+    except SampleError as error:
+        return skip_sample(row, error)
+    except OSError as error:
+        return skip_sample(row, SampleError("file cannot be read", str(error.strerror)))
+
+
+def skipped_file(root: Path, path: Path, reason: str) -> Skipped:
+    name = path.relative_to(root).as_posix()
+    return Skipped(shard=str(root), key=name, reason=reason, message=reason)
+
+
+# Tables
+
+
+def table_rows(path: Path, *, labelled: bool) -> Iterator[Row | Skipped]:
+    """Rows of a table.
+
+    Raises:
+        ValueError: columns are missing; all of them in one error.
+    """
+    columns = columns_of(path)
+    # A table without a readable head is reported by the reader, in its first record.
+    missing = [] if columns is None else missing_columns(columns, labelled=labelled)
+    if columns and missing:
+        raise ValueError(
+            f"{path} has no column {' and no column '.join(missing)}; its columns are "
+            f"{', '.join(columns)}: rename or add them"
+        )
+    for record in read_table(path, COLUMNS):
+        if isinstance(record, Skipped):
+            yield record
+            continue
+        row = Row(shard=str(path), key=f"{path.name}:{record.number}")
+        try:
+            yield replace(
+                row,
+                image=image_cell(record.cells.get("image"), path.parent),
+                text=text_cell(record.cells.get("text")),
+                label=label_cell(record.cells.get("label")) if labelled else None,
+            )
+        except SampleError as error:
+            yield skip_sample(row, error)
+
+
+def missing_columns(columns: Sequence[str], *, labelled: bool) -> list[str]:
+    missing = [] if {"image", "text"} & set(columns) else ['"image" or "text"']
+    return missing + (['"label"'] if labelled and "label" not in columns else [])
+
+
+def image_cell(cell: Any, folder: Path) -> Path | bytes | None:
+    """A path; or a file's bytes, alone or as Hugging Face's ``datasets`` stores them."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if cell is None or cell in ("", b""):
+        return None
+    if isinstance(cell, bytes):
+        return cell
+    if not isinstance(cell, str):
+        raise SampleError("image is neither a path nor bytes", f"a {type(cell).__name__}")
+    path = folder / usable_text(cell, "image").strip()
+    if not path.is_file():
+        raise SampleError("image is missing", f"no file {path}")
+    return path
+
+
+def text_cell(cell: Any) -> str | None:
+    if cell is None or cell == "":
+        return None
+    if not isinstance(cell, str):
+        raise SampleError("text is no text", f"a {type(cell).__name__}")
+    return usable_text(cell)
+
+
+def label_cell(cell: Any) -> str:
+    """A class's name: any text or number, without the blanks around it."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)  # what a column of integers becomes where one is missing
+    if cell is None or cell != cell or not str(cell).strip():
+        raise SampleError("label is missing")
+    if not isinstance(cell, str | int | float):
+        raise SampleError("label is neither text nor number", f"a {type(cell).__name__}")
+    return usable_text(str(cell).strip(), "label")
+
+
+# Splits
+
+
+def class_names(rows: Rows) -> tuple[str, ...]:
+    """The classes that occur, sorted as strings: `ImageFolder`'s order."""
+    return tuple(sorted(set(rows.labels)))
+
+
+def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Training rows, and validation rows `drawn` from them; both keep the order."""
+    chosen = drawn(rows.rows, fraction, seed)
+    parts: tuple[list[Row], list[Row]] = ([], [])
+    for index, row in enumerate(rows.rows):
+        parts[index in chosen].append(row)
+    return replace(rows, rows=tuple(parts[0])), replace(rows, rows=tuple(parts[1]))
+
+
+def drawn(rows: Sequence[Row], fraction: float, seed: int) -> set[int]:
+    """The places of rows that are drawn by the seed, from each class its share.
+
+    Of n rows of a class, ``fraction`` times n are drawn, rounded; but of two or more at least one
+    is drawn and one stays, and a single row stays. A row's lot depends on the seed and its key
+    alone: the order of the rows changes nothing, and new rows little.
+    """
+    members: dict[str | None, list[int]] = {}
+    for index, row in enumerate(rows):
+        members.setdefault(row.label, []).append(index)
+    chosen: set[int] = set()
+    for indices in members.values():
+        count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
+        chosen.update(sorted(indices, key=lambda i: lot(seed, rows[i].key))[:count])
+    return chosen
+
+
+def lot(seed: int, key: str) -> bytes:
+    return hashlib.blake2b(f"{seed}\0split\0{key}".encode(errors="replace")).digest()

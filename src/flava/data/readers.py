@@ -1,0 +1,99 @@
+"""Rows to what a model reads: one class for each kind of input."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+
+from flava.batch import ImageInputs, Inputs, PairInputs, TextInputs
+from flava.data.errors import SampleError
+from flava.data.labelled import Row
+from flava.data.tokenizer import Tokenizer, pad
+from flava.data.transforms import decode_image, normalise, random_crop, resize_for_encoder
+
+Read = TypeVar("Read")
+
+
+Pixels = UInt8[np.ndarray, "size size 3"]
+
+
+class Reader(ABC, Generic[Read]):
+    """How one kind of input is read."""
+
+    @abstractmethod
+    def read(self, row: Row, rng: np.random.Generator | None) -> Read:
+        """One row decoded, augmented from ``rng`` if there is one; SampleError if it cannot be."""
+
+    @abstractmethod
+    def batch(self, read: Sequence[Read], /) -> Inputs:
+        """Many of them as one."""
+
+
+def row_image(row: Row) -> Image.Image:
+    """The row's image in RGB.
+
+    Raises:
+        SampleError: the file cannot be read, or ``decode_image`` fails.
+    """
+    assert row.image is not None
+    try:
+        data = row.image.read_bytes() if isinstance(row.image, Path) else row.image
+    except OSError as error:
+        raise SampleError("image cannot be read", f"{row.image}: {error.strerror}") from error
+    return decode_image(data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageReader(Reader[Pixels]):
+    """Whole images; in training a random crop of each."""
+
+    size: int
+    """Pixels a side that the image encoder reads."""
+    crop_scale: tuple[float, float]
+    """Share of the image's area in a crop."""
+
+    def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:
+        image = row_image(row)
+        if rng is not None:
+            image = image.crop(random_crop(rng, image, self.crop_scale))
+        return resize_for_encoder(image, self.size)
+
+    def batch(self, read: Sequence[Pixels], /) -> ImageInputs:
+        return ImageInputs(pixels=normalise(np.stack(read)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReader(Reader[list[int]]):
+    """Token ids, cut to ``max_length``."""
+
+    tokenizer: Tokenizer
+    max_length: int
+
+    def read(self, row: Row, rng: np.random.Generator | None) -> list[int]:  # noqa: ARG002
+        assert row.text is not None
+        return self.tokenizer.encode(row.text, self.max_length)
+
+    def batch(self, read: Sequence[list[int]], /) -> TextInputs:
+        ids, real = pad(read, self.tokenizer.pad)
+        return TextInputs(ids=torch.from_numpy(ids), real=torch.from_numpy(real))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairReader(Reader[tuple[Pixels, list[int]]]):
+    """An image and its text each."""
+
+    image: ImageReader
+    text: TextReader
+
+    def read(self, row: Row, rng: np.random.Generator | None) -> tuple[Pixels, list[int]]:
+        return self.image.read(row, rng), self.text.read(row, rng)
+
+    def batch(self, read: Sequence[tuple[Pixels, list[int]]], /) -> PairInputs:
+        images, texts = zip(*read, strict=True)
+        return PairInputs(image=self.image.batch(images), text=self.text.batch(texts))

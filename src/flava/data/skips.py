@@ -1,0 +1,66 @@
+"""Samples that are left out: counted by reason, the first of them named, never too many."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+
+from flava.batch import Batch
+from flava.data.collate import Collated
+from flava.data.errors import Skipped
+
+MIN_TRIED = 1000
+"""A source may fail once this many of its samples were tried, if most of them were corrupt."""
+MAX_WARNINGS = 10
+"""Skipped samples that are named in the log for each source; the rest is counted."""
+
+log = logging.getLogger(__name__)
+
+
+class Skips:
+    """What was left out of one source.
+
+    ``counts`` counts the reasons. ``name`` begins each line of the log, ``source`` and ``remedy``
+    stand in the error.
+    """
+
+    def __init__(self, name: str, source: str, remedy: str) -> None:
+        self.name, self.source, self.remedy = name, source, remedy
+        self.counts: Counter[str] = Counter()
+        self.named: dict[Skipped, None] = {}
+        self.tried = 0
+
+    def batch_of(self, collated: Collated) -> Batch:
+        """The batch, after what was left out of it has been reported.
+
+        Raises:
+            ValueError: no batch could be filled, or most of many samples cannot be used.
+        """
+        self.add(collated.tried, collated.skipped)
+        if collated.batch is None:
+            raise self.failure()
+        return collated.batch
+
+    def add(self, tried: int, skipped: Iterable[Skipped]) -> None:
+        """Count some, and name them in the log if none of them were.
+
+        Raises:
+            ValueError: most of many samples cannot be used.
+        """
+        self.tried += tried
+        for report in skipped:
+            self.counts[report.reason] += 1
+            if report not in self.named and len(self.named) < MAX_WARNINGS:
+                self.named[report] = None
+                more = "; further ones are only counted" if len(self.named) == MAX_WARNINGS else ""
+                log.warning("%s: skipped %s%s", self.name, report, more)
+        if self.tried >= MIN_TRIED and self.counts.total() > self.tried / 2:
+            raise self.failure()
+
+    def failure(self) -> ValueError:
+        """An error that tells how many cannot be used, why, and some of them by name."""
+        reasons = ", ".join(f"{n} times: {reason}" for reason, n in self.counts.most_common())
+        examples = "; ".join(str(report) for report in list(self.named)[:3])
+        return ValueError(
+            f"most samples of {self.source} cannot be used ({self.counts.total()} of {self.tried}; "
+            f"{reasons}), for example {examples}: {self.remedy}"
+        )

@@ -1,0 +1,106 @@
+"""What a model makes of one's own rows: features for a probe, probabilities of a classifier."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor, nn
+
+from flava.batch import to_device
+from flava.data.errors import Skipped
+from flava.data.labelled import Row
+from flava.data.labelled_loader import Part, in_order
+from flava.data.readers import ImageReader, PairReader, Reader, TextReader
+from flava.data.tokenizer import Tokenizer
+from flava.data.transforms import ImageTransformConfig
+from flava.evaluation.subject import evaluating
+from flava.model import FeaturesConfig, ImageConfig, TextConfig
+from flava.training.run import Precision
+
+BATCH_SIZE = 64
+"""Rows that are computed at once; changes no figure."""
+
+TEXT_MAX_LENGTH, PAIR_MAX_LENGTH = 512, 77
+"""Longest texts in tokens, alone and in pairs: those of pretraining."""
+
+CROP_SCALE = ImageTransformConfig().crop_scale
+
+
+def reader_of(encoder: FeaturesConfig, crop_scale: tuple[float, float] = CROP_SCALE) -> Reader[Any]:
+    """How rows are read for encoders of that geometry; ``crop_scale`` is for training alone."""
+    match encoder:
+        case ImageConfig():
+            return ImageReader(size=encoder.image_size, crop_scale=crop_scale)
+        case TextConfig():
+            return TextReader(
+                tokenizer=Tokenizer(), max_length=min(TEXT_MAX_LENGTH, encoder.max_length)
+            )
+    return PairReader(
+        image=ImageReader(size=encoder.image.image_size, crop_scale=crop_scale),
+        text=TextReader(
+            tokenizer=Tokenizer(), max_length=min(PAIR_MAX_LENGTH, encoder.text.max_length)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """A row of ``values``, in 32 bits on the CPU, for each of ``rows`` that could be decoded."""
+
+    rows: tuple[Row, ...]
+    values: Float[Tensor, "rows width"]
+    skipped: tuple[Skipped, ...]
+
+
+def outputs_of(
+    model: nn.Module,
+    rows: Sequence[Row],
+    reader: Reader,
+    precision: Precision,
+    *,
+    shown_as: str | None = None,
+) -> Outputs:
+    """The model's output for every row, in order; with a progress bar if it has a name."""
+    device = next(model.parameters()).device
+    kept: list[Row] = []
+    values: list[Tensor] = []
+    skipped: list[Skipped] = []
+    with evaluating(model, precision):
+        for part in tracked(in_order(rows, reader, BATCH_SIZE), len(rows), shown_as):
+            if part.inputs is not None:
+                values.append(model(to_device(part.inputs, device)).float().cpu())
+            kept += part.rows
+            skipped += part.skipped
+    return Outputs(tuple(kept), torch.cat(values) if values else torch.empty(0, 0), tuple(skipped))
+
+
+def tracked(parts: Iterable[Part], total: int, shown_as: str | None) -> Iterable[Part]:
+    """The same parts under a progress bar with rate and time left."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn(shown_as or ""),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=shown_as is None or not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("", total=total)
+        for part in parts:
+            yield part
+            bar.advance(task, len(part.rows) + len(part.skipped))

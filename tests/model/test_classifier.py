@@ -6,8 +6,9 @@ from torch.nn import functional
 
 from flava.batch import ImageInputs, Inputs, Kind, LabelledBatch, PairInputs, TextInputs, to_device
 from flava.model import Classifier, ClassifierConfig, Codebook, Flava, ImageConfig, classifier_of
+from flava.model.published.load import load_pretrained
 from flava.objectives import FinetuneObjective
-from flava.training.checkpoint import load_model, save_checkpoint
+from flava.training.checkpoint import save_checkpoint
 from tests.support import random_texts, randomise, tiny_config, tiny_model
 
 KINDS: tuple[Kind, ...] = ("images", "text", "pairs")
@@ -90,7 +91,7 @@ def test_gradients_reach_head_and_encoders(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_classifier_comes_back_from_its_checkpoint(tmp_path, kind):
     before = made(kind, tiny_model(), 8 if kind == "pairs" else None)
-    after = load_model(save_checkpoint(tmp_path, "here", before))
+    after = load_pretrained(save_checkpoint(tmp_path, "here", before))
     assert isinstance(after, Classifier)
     assert after.config == before.config
     assert after.config.kind == kind

@@ -1,12 +1,13 @@
 """The five objectives on a tiny model: what they read, their edges, and that they can be learnt."""
 
 from dataclasses import fields, replace
+from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import AnyBatch, Batch, PairBatch
+from flava.batch import Batch, ImageBatch, LabelledBatch, PairBatch, TextBatch
 from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig, Term
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
@@ -39,6 +40,7 @@ def unmasked(batch: Batch) -> Batch:
             image=replace(batch.image, selected=torch.zeros_like(batch.image.selected)),
             text=replace(batch.text, selected=torch.zeros_like(batch.text.selected)),
         )
+    assert not isinstance(batch, LabelledBatch)
     return replace(batch, selected=torch.zeros_like(batch.selected))
 
 
@@ -117,7 +119,10 @@ def test_mismatched_pairs_are_left_out_of_masked_modelling(objective: FlavaObjec
     assert terms["gc"].loss > expected["gc"].loss
 
 
-def rows(batch: AnyBatch, kept: list[int]) -> AnyBatch:
+OneSide = TypeVar("OneSide", ImageBatch, TextBatch)
+
+
+def rows(batch: OneSide, kept: list[int]) -> OneSide:
     """The batch of these samples alone."""
     tensors = {
         field.name: getattr(batch, field.name)[kept]

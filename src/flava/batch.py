@@ -108,10 +108,10 @@ class LabelledBatch:
 
 
 Batch = ImageBatch | TextBatch | PairBatch | LabelledBatch
-Moved = TypeVar("Moved", bound=Batch | Inputs)
+AnyBatch = TypeVar("AnyBatch", bound=Batch | Inputs)
 
 
-def to_device(batch: Moved, device: torch.device) -> Moved:
+def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
     """The same batch with every tensor on ``device``."""
 
     def move(value: Any) -> Any:

@@ -114,7 +114,7 @@ def test_without_labels_everything_below_a_folder_counts(tmp_path):
 
 
 def test_folders_that_are_no_data_are_errors_with_a_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no data at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"no data at .*nowhere"):
         read_rows(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="has no subfolders: put the samples of each class"):
         read_rows(tmp_path)
@@ -171,7 +171,7 @@ def test_images_are_paths_from_the_tables_folder_or_bytes(tmp_path):
 
 def test_missing_columns_are_all_named_with_those_that_there_are(tmp_path):
     path = table(tmp_path / "t.csv", [{"sentence": "x", "class": "a"}])
-    with pytest.raises(ValueError, match="t.csv has no column") as error:
+    with pytest.raises(ValueError, match=r"t\.csv has no column") as error:
         read_rows(path)
     for part in ('"image" or "text"', '"label"', "its columns are sentence, class"):
         assert part in str(error.value)

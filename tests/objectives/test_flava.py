@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import Batch, ImageBatch, PairBatch, TextBatch
+from flava.batch import Batch, ImageBatch, LabelledBatch, PairBatch, TextBatch
 from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig, Term
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
-
-Pretraining = TypeVar("Pretraining", ImageBatch, TextBatch, PairBatch)
 
 PAIR_LOSSES = {"gc", "mmm_image", "mmm_text", "itm"}
 
@@ -35,13 +33,14 @@ def total(terms: dict[str, Term]) -> Tensor:
     return torch.stack([term.loss for term in terms.values()]).sum()
 
 
-def unmasked(batch: Pretraining) -> Pretraining:
+def unmasked(batch: Batch) -> Batch:
     if isinstance(batch, PairBatch):
         return replace(
             batch,
             image=replace(batch.image, selected=torch.zeros_like(batch.image.selected)),
             text=replace(batch.text, selected=torch.zeros_like(batch.text.selected)),
         )
+    assert not isinstance(batch, LabelledBatch)
     return replace(batch, selected=torch.zeros_like(batch.selected))
 
 
@@ -120,7 +119,10 @@ def test_mismatched_pairs_are_left_out_of_masked_modelling(objective: FlavaObjec
     assert terms["gc"].loss > expected["gc"].loss
 
 
-def rows(batch: Pretraining, kept: list[int]) -> Pretraining:
+OneSide = TypeVar("OneSide", ImageBatch, TextBatch)
+
+
+def rows(batch: OneSide, kept: list[int]) -> OneSide:
     """The batch of these samples alone."""
     tensors = {
         field.name: getattr(batch, field.name)[kept]

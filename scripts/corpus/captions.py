@@ -1,4 +1,4 @@
-"""About nine captions for a pair, different from style to style."""
+"""About ten captions for a pair, different from style to style."""
 
 import random
 import re
@@ -31,7 +31,7 @@ _KIND_TEMPLATES_EACH = 3
 def captions_of(concept: Concept, style: str, gloss: str | None) -> list[str]:
     """The captions of a concept in a style: the canonical one first ("skunk, animal, stink":
     the label, then all tags), then, without repeats, the label alone, subsets of the tags with
-    and without it, templates, some of which name the subgroup, and the label with WordNet's gloss."""
+    and without it, templates, some of which name the kind, and the label with WordNet's gloss."""
     # Seeded by the pair, so that the texts differ from style to style and never from run to run.
     chance = random.Random(f"captions/{style}/{concept.code}")
     tags = chance.sample(concept.tags, len(concept.tags))

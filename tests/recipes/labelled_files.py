@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -50,7 +51,7 @@ def write_table(path: Path, *columns: str) -> Path:
 def write_model(folder: Path) -> Path:
     """A small untrained FLAVA with the tokeniser's vocabulary."""
     torch.manual_seed(1)
-    small = {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64}
+    small: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64}
     config = FlavaConfig(
         image=ImageConfig(image_size=32, patch_size=8, **small),
         text=TextConfig(max_length=24, **small),

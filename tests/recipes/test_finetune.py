@@ -13,9 +13,10 @@ import torch
 from flava.batch import Kind
 from flava.evaluation.classification import load_classification
 from flava.model import Codebook
+from flava.model.published.load import load_pretrained
 from flava.recipes.finetune import FinetuneConfig, FinetuneRun, finetune
 from flava.recipes.predict import PredictConfig, load_classifier, predict
-from flava.training.checkpoint import load_model, load_state, save_checkpoint
+from flava.training.checkpoint import load_state, save_checkpoint
 from flava.training.loop import Interrupted, Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Precision, load_run
@@ -127,7 +128,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(bench, tmp_path, monkeypat
     first, second = through.output_dir, parts.output_dir
     assert figures(first) == figures(second)
     for link in ("last", "best"):
-        ours, theirs = (load_model(each / "checkpoints" / link) for each in (first, second))
+        ours, theirs = (load_pretrained(each / "checkpoints" / link) for each in (first, second))
         state, other = ours.state_dict(), theirs.state_dict()
         assert all(torch.equal(state[name], other[name]) for name in state | other)
         random = [load_state(each / "checkpoints" / link)["random"] for each in (first, second)]

@@ -9,9 +9,9 @@ from flava.data.tokenizer import Tokenizer
 from flava.evaluation.classification import load_classification
 from flava.evaluation.linear_probe import try_strengths
 from flava.model import Flava
+from flava.model.published.load import load_pretrained
 from flava.recipes.predict import load_classifier
 from flava.recipes.probe import ProbeConfig, probe
-from flava.training.checkpoint import load_model
 from flava.training.run import Precision
 from tests.recipes.labelled_files import write_model, write_table
 
@@ -37,7 +37,7 @@ def test_the_probe_is_scikit_learns_on_features_computed_one_by_one(bench, tmp_p
     )
     said = probe(asked)
     found = load_classification(tmp_path)
-    model, tokenizer = load_model(bench / "model"), Tokenizer()
+    model, tokenizer = load_pretrained(bench / "model"), Tokenizer()
     assert isinstance(model, Flava)
 
     def features(texts: list[str]) -> np.ndarray:

@@ -27,8 +27,8 @@ def load(
     """A model with its processor, ready to use, in evaluation mode.
 
     Args:
-        source: A hub id ("facebook/flava-full"), a folder or a file in any published layout, or a
-            run's folder.
+        source: A model's id on the Hugging Face hub, a folder or a file: see
+            `flava.model.published.load`.
         device: As torch names it, such as "cuda:1"; "auto" is a GPU if there is one, else the CPU.
         precision: What matrix products are computed in. "bf16" is three to four times as fast on a
             CPU that knows it, and changes a cosine by about 0.01.
@@ -36,7 +36,7 @@ def load(
             embeddings are interpolated as published, so more of an image's detail can be seen.
 
     Raises:
-        FileNotFoundError: there is no such source.
+        FileNotFoundError: there is no such source, or the hub cannot be reached.
         ValueError: it is damaged, holds another kind of model, or a field is out of range.
     """
     model, folder = read_model(source)
@@ -122,7 +122,8 @@ def views_for(model: Flava | Clip, folder: Path | None) -> tuple[View, View | No
 def tokenizer_for(model: Flava | Clip, folder: Path | None) -> TextTokenizer:
     if isinstance(model, Clip):
         return ClipTokenizer()
-    return (folder and read_tokenizer(folder)) or Tokenizer()
+    own = None if folder is None else read_tokenizer(folder)
+    return Tokenizer() if own is None else own
 
 
 def check_fit(processor: Processor, model: Flava | Clip, folder: Path | None) -> None:

@@ -111,9 +111,12 @@ class Flava(nn.Module):
             ValueError: some were not.
         """
         if lost := [part for part in parts if part in self.absent]:
+            # The published layouts have no place for a decoder.
+            drawn = "codebook.decoder" in lost
+            remedy = "a run of `flava train`" if drawn else "a FlavaForPreTraining"
             raise ValueError(
                 f"the checkpoint holds no weights for {', '.join(lost)}, which this needs: load "
-                "one that does, such as a FlavaForPreTraining"
+                f"one that does, such as {remedy}"
             )
 
     def project_image(

@@ -6,10 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flava.evaluation import EvaluationConfig, evaluate, load_evaluation, save_evaluation
-from flava.evaluation.harness import untrained
+from flava.evaluation.harness import EvaluationConfig, evaluate, untrained
 from flava.evaluation.masked import patch_masks
-from flava.evaluation.record import Evaluation, Pictures
+from flava.evaluation.record import Evaluation, Pictures, load_evaluation, save_evaluation
 from flava.evaluation.tasks import SPLITS, TASKS
 from flava.model import Flava
 from flava.training.run import Precision

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flava.evaluation import zero_shot_probe
 from flava.evaluation.classes import CLASS_OF, CLASSES, TEMPLATES
 from flava.evaluation.held_out import tokenizer
+from flava.evaluation.probe import zero_shot_probe
 from flava.evaluation.tasks import SPLITS, TASKS
 from flava.model import Flava
 from flava.training.run import Precision

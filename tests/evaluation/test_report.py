@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from flava.evaluation import Evaluation, Figure, save_evaluation, write_report
 from flava.evaluation.record import (
     Blank,
     Confusion,
+    Evaluation,
     Examples,
+    Figure,
     MaskedImage,
     MaskedText,
     Ranked,
+    save_evaluation,
 )
+from flava.evaluation.report import write_report
 
 HOSTILE = """<script>alert("1")</script> & ' onload=x <img src=http://evil.example/a.png>"""
 

@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from flava.evaluation import evaluate_run
-from flava.evaluation.run import summary
+from flava.evaluation.run import evaluate_run, summary
 from flava.model import Codebook
 from flava.training.checkpoint import save_checkpoint
 from tests.evaluation.corpus import tiny_geometry

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import tyro
 
-from flava.evaluation import evaluate_run, write_report
+from flava.evaluation.report import write_report
+from flava.evaluation.run import evaluate_run
 
 
 def evaluate(run: tyro.conf.Positional[Path]) -> None:

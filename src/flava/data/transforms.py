@@ -1,7 +1,7 @@
 """Image files to the two pixel tensors of a batch: the encoder's and the codebook's.
 
 PIL decodes, crops and resizes each image (its resampling is antialiased, exact, and the fastest
-there is on one core); torchvision's v2 functions then normalise the whole batch at once.
+there is on one core); the whole batch is then normalised at once.
 """
 
 import io
@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional
 
 from flava.batch import map_pixels
 from flava.data.errors import SampleError
@@ -183,7 +182,8 @@ def resize(
 
 def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
     """For the image encoder: to [0, 1], then CLIP's mean and standard deviation a channel."""
-    return functional.normalize(_unit(pixels), list(CLIP_MEAN), list(CLIP_STD), inplace=True)
+    mean, std = torch.tensor([CLIP_MEAN, CLIP_STD])[..., None, None]
+    return _unit(pixels).sub_(mean).div_(std)
 
 
 def denormalise(pixels: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
@@ -215,5 +215,4 @@ def evaluation_pixels(
 
 
 def _unit(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
-    channels_first = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    return functional.to_dtype(channels_first, torch.float32, scale=True)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)

@@ -11,6 +11,7 @@ from torch import Tensor
 from flava.batch import unmap_pixels
 from flava.data.seeding import generator
 from flava.evaluation import predictions
+from flava.evaluation.drawing import HIDDEN_GREY, paste, to_picture
 from flava.evaluation.held_out import Pairs, tokenizer
 from flava.evaluation.masked import hidden_tokens, patch_masks
 from flava.evaluation.record import (
@@ -30,8 +31,6 @@ BLANKS = 2
 """Hidden tokens of a caption that is shown, at most."""
 SHOWN = 5
 """Retrieved items, and fillings of a hidden token, that are shown."""
-HIDDEN_GREY = 0.6
-"""The grey, of [0, 1], that stands for a hidden patch."""
 
 
 class Album:
@@ -42,10 +41,7 @@ class Album:
 
     def add(self, name: str, picture: Image.Image | Float[Tensor, "3 h w"]) -> str:
         """Store a picture, or pixels in [0, 1], and return the name."""
-        if isinstance(picture, Tensor):
-            eight_bits = (picture.float().clamp(0, 1) * 255).round().byte()
-            picture = Image.fromarray(eight_bits.permute(1, 2, 0).cpu().numpy())
-        self.pictures[name] = picture
+        self.pictures[name] = to_picture(picture) if isinstance(picture, Tensor) else picture
         return name
 
 
@@ -185,17 +181,6 @@ def filled_in(
     guessed = codes.clone()
     guessed[selected] = guesses
     return paste(original, decode(subject, guessed), selected)
-
-
-def paste(
-    below: Float[Tensor, "n 3 h w"],
-    above: Float[Tensor, "n 3 h w"],
-    selected: Bool[Tensor, "n rows columns"],
-) -> Float[Tensor, "n 3 h w"]:
-    """``above`` at the selected patches, ``below`` elsewhere."""
-    size = below.shape[-1] // selected.shape[-1]
-    mask = selected.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
-    return torch.where(mask[:, None], above, below)
 
 
 def masked_texts(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from flava.evaluation.held_out import HeldOut, Texts, tokenizer
 from flava.evaluation.linear_probe import LinearProbe, pca_of_pixels
@@ -159,7 +159,7 @@ class PixelComponents:
 
 
 @contextmanager
-def evaluating(model: nn.Module, precision: Precision) -> Iterator[None]:
+def evaluating(model: Flava, precision: Precision) -> Iterator[None]:
     """No gradients and no dropout within; the model's mode is as before afterwards."""
     was_training, device = model.training, next(model.parameters()).device.type
     model.eval()

@@ -6,8 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-GROUP_TOKENS = 8192
-"""Padded tokens computed at once. Attention over 512-token texts then takes 200 MB in ViT-B."""
 THREADS = 2
 """Preparing images. PIL lets go of Python's lock, so they do not wait for each other."""
 
@@ -15,7 +13,7 @@ Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
 
 
-def groups(lengths: Sequence[int], tokens: int = GROUP_TOKENS) -> Iterator[list[int]]:
+def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Indices from short to long, in groups of at most ``tokens`` when padded to the longest.
 
     Equal lengths stay in the order given. What is longer than ``tokens`` is a group of its own.

@@ -46,6 +46,7 @@ def load(
         model.to(device_named(device)),
         processor_for(model, folder, image_size),
         precision=precision_named(precision),
+        folder=folder,
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
 from flava.batch import unmap_pixels
@@ -14,7 +13,7 @@ from flava.data.masking import blockwise_mask
 from flava.data.seeding import generator
 from flava.data.tokenizer import Tokenizer
 from flava.evaluation import predictions
-from flava.evaluation.examples import HIDDEN_GREY, paste
+from flava.evaluation.drawing import HIDDEN_GREY, paste, to_picture
 from flava.inference.images import Images, image_list
 from flava.inference.passes import Passes
 from flava.inference.results import Candidate, Reconstruction
@@ -101,7 +100,7 @@ def reconstruct(
             grey = torch.full_like(original, HIDDEN_GREY)
             drawn = (original, paste(original, grey, hidden), paste(original, decoded, hidden))
             for row, *three in zip(rows, *drawn, strict=True):
-                seen, masked, filled = map(picture, three)
+                seen, masked, filled = map(to_picture, three)
                 done[row] = Reconstruction(
                     original=seen, masked=masked, filled=filled, mask=selected[row]
                 )
@@ -151,9 +150,3 @@ def patches_to_hide(
             f"patches, or {[count, *grid]}, one for each image"
         )
     return mask.cpu().expand(count, *grid)
-
-
-def picture(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
-    """Pixels in [0, 1] as an image."""
-    levels = (pixels.float().clamp(0, 1) * 255).round().byte()
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float
@@ -42,8 +43,11 @@ class Pretrained:
         processor: Processor,
         *,
         precision: Precision = Precision.FP32,
+        folder: Path | None = None,
     ) -> None:
-        self.model, self.processor, self.precision = model, processor, precision
+        """``folder`` is where the checkpoint's files are, if it is a folder's."""
+        self.model, self.processor, self.precision = model.eval(), processor, precision
+        self.folder = folder
         self._passes = Passes(model, processor, precision)
 
     @cached_property

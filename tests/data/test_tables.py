@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -140,3 +141,19 @@ def test_json_with_half_a_surrogate_pair_is_read_as_it_stands(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": "\ud800"}) + "\n")
     assert texts(path) == ["\ud800"]
+
+
+def test_parquet_is_not_held_in_memory(tmp_path):
+    """64 MB of images in row groups of 2 MB."""
+    path, blob = tmp_path / "a.parquet", random.Random(0).randbytes(2**18)
+    with pq.ParquetWriter(path, pa.schema({"image": pa.binary()}), use_dictionary=False) as writer:
+        for start in range(0, 256, 8):
+            rows = [bytes([start + n]) + blob for n in range(8)]
+            writer.write_table(pa.table({"image": rows}))
+    before, peak, count = pa.total_allocated_bytes(), 0, 0
+    for each in read_table(path, COLUMNS):
+        assert isinstance(each, Record)
+        assert each.cells["image"][0] == count
+        peak, count = max(peak, pa.total_allocated_bytes() - before), count + 1
+    assert count == 256
+    assert peak < 40 * 2**20

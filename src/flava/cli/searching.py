@@ -95,6 +95,8 @@ def ask(given: Query) -> None:
     index = Index(given.index)
     if (given.text is None) == (given.image is None):
         raise ValueError("give one of --text and --image")
+    if given.top < 1:
+        raise ValueError(f"--top is {given.top}: use at least 1")
     source = given.model or index.about.source
     pretrained = load(source, device=given.device)
     index.check_model(pretrained.identity, source)

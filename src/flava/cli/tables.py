@@ -157,7 +157,8 @@ def show(rows: Sequence[Columns], skipped: Sequence[Skipped]) -> None:
     """The first rows as a table."""
     table = Table(title=f"the first {len(rows)} rows; --output FILE computes all", title_style="")
     for name, value in rows[0].items():
-        table.add_column(name, justify="right" if isinstance(value, float) else "left")
+        justify = "right" if isinstance(value, float) else "left"
+        table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     console = Console()

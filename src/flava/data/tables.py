@@ -22,6 +22,7 @@ from flava.data.errors import SampleError, Skipped
 
 FIRST_RECORDS = 100
 """Objects of JSON lines that are looked into for the names of their fields."""
+PARQUET_BUFFER_BYTES = 2**20
 PARQUET_ROWS = 64
 """Records read at once from Parquet: images may stand in them."""
 
@@ -80,6 +81,11 @@ def columns_of(path: Path) -> list[str] | None:
     return list(names) or None
 
 
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Reads as it goes: by default pyarrow holds all that it has read until the end."""
+    return pq.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BUFFER_BYTES)
+
+
 def skip_record(path: Path, number: int | None, error: SampleError) -> Skipped:
     """A report on one record, or on a whole table."""
     key = "" if number is None else f"{path.name}:{number}"
@@ -136,7 +142,7 @@ def _read_csv(path: Path, columns: Collection[str]) -> Read:
 
 
 def _read_parquet(path: Path, columns: Collection[str]) -> Read:
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         rows, number = file.metadata.num_rows, 0
         wanted = [name for name in file.schema_arrow.names if name in columns]
         for batch in file.iter_batches(PARQUET_ROWS, columns=wanted):

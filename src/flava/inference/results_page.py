@@ -33,7 +33,7 @@ def results_page(index: Index, query: str | Path, hits: Sequence[Hit], seconds: 
     of_images = index.about.kind == Kind.IMAGES.value
     return environment.get_template("results.html.jinja").render(
         style=Markup((REPORT_PAGE / "style.css").read_text(encoding="utf-8")),
-        query=str(query),
+        query=query.name if isinstance(query, Path) else query,
         query_picture=thumbnail(query) if isinstance(query, Path) else None,
         hits=[
             (hit, stored_picture(Path(index.about.root), hit.name) if of_images else None)

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from usearch.compiled import MetricKind
 from usearch.index import search as nearest
 
+from flava.data.tables import open_parquet
 from flava.files import explain
 from flava.inference.outputs import ABOUT, METADATA, beside
 from flava.inference.pretrained import Pretrained
@@ -177,7 +178,7 @@ def index_embeddings(file: Path, folder: Path) -> Outcome:
     about = {"embeddings": str(file), "model": notes.pop("model"), "input": notes.pop("input")}
     unfinished = Unfinished(folder / VECTORS, about, notes)
     earlier, seen = unfinished.journal.consumed, 0
-    with pq.ParquetFile(file) as table, closing(unfinished), progress(unfinished) as show:
+    with open_parquet(file) as table, closing(unfinished), progress(unfinished) as show:
         for batch in table.iter_batches(CHUNK_ROWS):
             seen += batch.num_rows
             if seen <= earlier:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from flava.batch import Kind
 from flava.evaluation.classification import load_classification
@@ -236,7 +237,7 @@ def test_models_that_cannot_start_are_named(bench, tmp_path):
     said = refused(config(bench, tmp_path / "run", model=str(codebook)))
     assert "model: a Codebook does not read images" in said
     (tmp_path / "odd").mkdir()
-    (tmp_path / "odd" / "model.safetensors").write_bytes(b"")
+    save_file({"weight": torch.zeros(1)}, tmp_path / "odd" / "model.safetensors")
     (tmp_path / "odd" / "config.json").write_text('{"model": {"layers": 3}}')
     said = refused(config(bench, tmp_path / "run", model=str(tmp_path / "odd")))
     assert "config.json does not describe a model" in said

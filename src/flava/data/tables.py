@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -19,6 +20,8 @@ import pyarrow.parquet as pq
 
 from flava.data.errors import SampleError, Skipped
 
+FIRST_RECORDS = 100
+"""Objects of JSON lines that are looked into for the names of their fields."""
 PARQUET_ROWS = 64
 """Records read at once from Parquet: images may stand in them."""
 
@@ -60,7 +63,7 @@ def read_table(path: Path, columns: Collection[str]) -> Read:
 
 
 def columns_of(path: Path) -> list[str] | None:
-    """The names of a table's columns (of JSON lines, its first object's); None if unreadable."""
+    """The names of a table's columns (of JSON lines, its first objects'); None if unreadable."""
     if _ending(path) == ".parquet":
         try:
             return pq.read_schema(path).names
@@ -73,8 +76,8 @@ def columns_of(path: Path) -> list[str] | None:
         except (OSError, EOFError, zlib.error, csv.Error):
             return None
     records = (each for each in read_table(path, ()) if isinstance(each, Record))
-    first = next(records, None)
-    return None if first is None else list(first.cells)
+    names = {name: None for each in islice(records, FIRST_RECORDS) for name in each.cells}
+    return list(names) or None
 
 
 def skip_record(path: Path, number: int | None, error: SampleError) -> Skipped:

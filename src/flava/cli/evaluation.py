@@ -25,7 +25,8 @@ def report(run: tyro.conf.Positional[Path]) -> None:
     """Write RUN/report.html: curves, figures beside their baselines, and pictures.
 
     Args:
-        run: The run's folder, as given with --output-dir.
+        run: The run's folder, as given to `flava train` with --output-dir, or to `flava finetune`
+            or `flava probe`.
     """
     write = write_classification_report if is_classification(run) else write_report
     print(f"report: {write(run)}")

@@ -47,7 +47,7 @@ class LoopConfig:
     max_steps: int
     """Updates to train for; the learning rate's cosine ends there."""
     seed: int = 0
-    """Decides all that is drawn: initial weights, the order of the data, crops and masks."""
+    """Decides the initial weights, the order of the data, crops, masks and the mixture."""
     resume: bool = False
     """Go on from the last checkpoint in output_dir, if there is one."""
     optimizer: OptimizerConfig

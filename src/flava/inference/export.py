@@ -15,6 +15,7 @@ from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import CLIP_MEAN, CLIP_STD, CODE_PIXELS
 from flava.files import whole_folder
 from flava.inference.card import find_run, model_card
+from flava.inference.files import read_image_file
 from flava.model import Codebook, Flava, FlavaConfig
 from flava.model.published import huggingface, own, torchmultimodal
 
@@ -42,7 +43,7 @@ def export(model: nn.Module, folder: Path, layout: str, *, source: Path | None =
 
     Args:
         layout: a key of `WRITERS`.
-        source: the folder that the model came from, whose tokeniser goes along.
+        source: the folder that the model came from, whose image processor and tokeniser go along.
 
     Raises:
         ValueError: the layout cannot hold this model; every reason is listed.
@@ -61,7 +62,9 @@ def export(model: nn.Module, folder: Path, layout: str, *, source: Path | None =
         if isinstance(model, Flava):
             write_tokenizer(model.config, partial, source, ours=layout == "hf")
         if isinstance(model, Flava) and layout == "hf":
-            write_json(partial / "preprocessor_config.json", image_processor(model.config))
+            found = None if source is None else read_image_file(source)
+            fields = image_processor(model.config) if found is None else dict(found[1])
+            write_json(partial / "preprocessor_config.json", fields)
     return folder
 
 
@@ -111,7 +114,7 @@ def push_to_hub(
 
 def write_tokenizer(config: FlavaConfig, folder: Path, source: Path | None, *, ours: bool) -> None:
     """The source's tokeniser if it has one, else ours if the layout wants one and it fits."""
-    if source is not None and (source / "vocab.txt").is_file():
+    if source is not None and any((source / name).is_file() for name in TOKENIZER_FILES[:2]):
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)

@@ -111,7 +111,7 @@ def test_the_help_of_a_command_says_what_it_reads_and_writes(flava, command):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("", "Expected one of {train, evaluate, report,"),
+        ("", "Expected one of {train, evaluate, report"),
         ("teach", "train, evaluate, report"),
         ("train", "Expected one of {flava-tiny, codebook-tiny}"),
         ("train flava-huge", "flava-tiny, codebook-tiny"),

@@ -1,7 +1,7 @@
 """The README's first block of Python, run as it stands by a new process.
 
-Names that it loads from the hub are folders here: `flava.load` takes a folder of that name first, so
-nothing of the package is replaced.
+Names that it loads from the hub are folders here: `flava.load` takes a folder of that name first,
+so nothing of the package is replaced.
 """
 
 import ast
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def strings(code: str) -> Iterator[str]:
 
 def small_model() -> Flava:
     """Of the shipped vocabulary."""
-    sides = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
+    sides: Any = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     config = FlavaConfig(
         image=ImageConfig(image_size=16, patch_size=8, **sides),
         text=TextConfig(vocabulary_size=Tokenizer().size, **sides),

@@ -9,14 +9,15 @@ from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 
 from flava.batch import map_pixels, unmap_pixels
 from flava.model import Codebook, CodebookConfig
-from flava.model.convert import published_name
+from flava.model.published.huggingface import NAMES
+from flava.model.published.names import rename
 
 
 def published_encoder_state(codebook: Codebook) -> dict[str, Tensor]:
     state = codebook.encoder.state_dict()
     prefix = "image_codebook."
     return {
-        published_name(f"codebook.encoder.{n}").removeprefix(prefix): t for n, t in state.items()
+        rename(f"codebook.encoder.{n}", NAMES).removeprefix(prefix): t for n, t in state.items()
     }
 
 
@@ -37,7 +38,7 @@ def test_encoder_is_the_published_one(blocks: int, width: int) -> None:
 
 def openai_state(part: torch.nn.Module) -> dict[str, Tensor]:
     """OpenAI's names, which are the published ones without `group` and `path`, with w and b."""
-    renamed = {published_name(f"codebook.encoder.{n}"): t for n, t in part.state_dict().items()}
+    renamed = {rename(f"codebook.encoder.{n}", NAMES): t for n, t in part.state_dict().items()}
     return {
         re.sub(r"\.weight$", ".w", re.sub(r"\.bias$", ".b", name))
         .removeprefix("image_codebook.")

@@ -4,6 +4,7 @@ Theirs is given padded batches in the order asked, ours sorts and groups them.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,12 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 from transformers import BertTokenizer, FlavaImageProcessorPil
-from transformers.models.flava.modeling_flava import FlavaForPreTrainingOutput
 
 from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor
 from flava.model import Flava
 from tests.data.shard_files import picture
-from tests.golden.twins import GEOMETRIES, twins
+from tests.golden.twins import GEOMETRIES, Twins, twins
 from tests.inference.models import processor_of, vocabulary
 
 TEXTS = ["a b [MASK]", "[MASK]", "é, c [MASK] d [MASK]", "ab [MASK] z", "q r [MASK]"]
@@ -30,7 +30,7 @@ class Both:
     ours: Pretrained
     inputs: dict[str, Tensor]
     """What transformers' own processor makes of the images and texts."""
-    output: FlavaForPreTrainingOutput
+    output: Any
     """What its model makes of those, with the texts' masks and no patch hidden."""
 
 
@@ -42,11 +42,12 @@ def both(request: pytest.FixtureRequest) -> Both:
     words = vocabulary(config.text.vocabulary_size)
     tokenizer = BertTokenizer(vocab={word: i for i, word in enumerate(words)})
     size, codes = config.image.image_size, config.image.grid * 8
+    seen_codes = {"height": codes, "width": codes}
     images = FlavaImageProcessorPil(
         size=size,
         crop_size=size,
-        codebook_size=codes,
-        codebook_crop_size=codes,
+        codebook_size=seen_codes,
+        codebook_crop_size=seen_codes,
         return_codebook_pixels=True,
     )
     read = tokenizer(TEXTS, padding=True, return_tensors="pt")
@@ -57,7 +58,7 @@ def both(request: pytest.FixtureRequest) -> Both:
         "attention_mask": read["attention_mask"],
     }
     with torch.no_grad():
-        output = pair.published.eval()(
+        output: Any = pair.published.eval()(
             **inputs,
             input_ids_masked=read["input_ids"],
             codebook_pixel_values=seen["codebook_pixel_values"],
@@ -70,7 +71,7 @@ def both(request: pytest.FixtureRequest) -> Both:
 
 
 def test_hidden_states(both: Both) -> None:
-    states = both.ours.hidden_states(IMAGES, TEXTS)
+    states: Any = both.ours.hidden_states(IMAGES, TEXTS)
     real = both.inputs["attention_mask"].bool()
     assert torch.equal(states.text_real, real)
     assert (states.image - both.output.image_embeddings).abs().max() < 1e-5
@@ -87,7 +88,7 @@ def test_embeddings_are_those_of_the_published_contrastive_loss(both: Both) -> N
     logits = scale * images @ texts.T
     expected = both.output.contrastive_logits_per_image
     assert (logits - expected).abs().max() < 1e-5 * scale
-    match = both.ours.match(IMAGES, TEXTS)
+    match: Any = both.ours.match(IMAGES, TEXTS)
     assert (match.cosine - expected.diag() / scale).abs().max() < 1e-5
     found = both.ours.classify(IMAGES, TEXTS, ["{}"])
     assert (found.probabilities - expected.softmax(dim=1)).abs().max() < 1e-5
@@ -96,7 +97,7 @@ def test_embeddings_are_those_of_the_published_contrastive_loss(both: Both) -> N
 @torch.no_grad()
 def test_get_features_are_the_same_before_their_length_is_made_one(both: Both) -> None:
     """They project every state; the first is what the contrastive loss reads."""
-    published = twins_of(both).published.flava.eval()
+    published: Any = twins_of(both).published.flava.eval()
     image = published.get_image_features(both.inputs["pixel_values"]).pooler_output
     text = published.get_text_features(
         both.inputs["input_ids"], attention_mask=both.inputs["attention_mask"]
@@ -107,14 +108,14 @@ def test_get_features_are_the_same_before_their_length_is_made_one(both: Both) -
         assert (own - functional.normalize(theirs[:, 0], dim=1)).abs().max() < 1e-5
 
 
-def twins_of(both: Both):  # noqa: ANN201
+def twins_of(both: Both) -> Twins:
     (name,) = (n for n in GEOMETRIES if twins(n).ours is both.ours.model)
     return twins(name)
 
 
 def test_matching(both: Both) -> None:
     expected = both.output.itm_logits.softmax(dim=1)[:, 1]
-    match = both.ours.match(IMAGES, TEXTS)
+    match: Any = both.ours.match(IMAGES, TEXTS)
     assert (match.probability - expected).abs().max() < 1e-5
     assert expected.std() > 1e-4
 
@@ -127,7 +128,9 @@ def test_masks_filled_with_an_image(both: Both) -> None:
 def test_masks_filled_without_an_image(both: Both) -> None:
     published = twins_of(both).published.eval()
     ids, real = both.inputs["input_ids"], both.inputs["attention_mask"]
-    output = published(input_ids=ids, input_ids_masked=ids, attention_mask=real, return_loss=False)
+    output: Any = published(
+        input_ids=ids, input_ids_masked=ids, attention_mask=real, return_loss=False
+    )
     check_filled(both, both.ours.fill_mask(TEXTS), output.mlm_logits)
 
 
@@ -160,7 +163,7 @@ def test_codes_of_hidden_patches(both: Both, with_texts: bool) -> None:
         ids, real = both.ours.processor.texts(texts)
         inputs |= {"input_ids": ids, "input_ids_masked": ids, "attention_mask": real.long()}
     pixels = both.ours.processor.codebook_images(IMAGES)
-    output = pair.published.eval()(**inputs, codebook_pixel_values=pixels, return_loss=False)
+    output: Any = pair.published.eval()(**inputs, codebook_pixel_values=pixels, return_loss=False)
     logits = output.mim_logits if texts is None else output.mmm_image_logits
     # Without labels they keep every position, and of an image alone its [CLS] too.
     guesses = logits.argmax(dim=-1)[:, -(grid**2) :].view(len(IMAGES), grid, grid)
@@ -196,11 +199,12 @@ def test_other_sizes_in_the_whole_model(grid: int) -> None:
     )
     everywhere = torch.cat([torch.ones(len(TEXTS), 2 + grid**2), real.float()], dim=1)
     joint = flava.multimodal_model(joined, attention_mask=everywhere).last_hidden_state
-    states = ours.hidden_states(IMAGES, TEXTS)
+    states: Any = ours.hidden_states(IMAGES, TEXTS)
     assert (states.image - image.last_hidden_state).abs().max() < 1e-5
     assert (states.multimodal - joint)[states.multimodal_real].abs().max() < 1e-5
     matched = pair.published.itm_head(joint).softmax(dim=1)[:, 1]
-    assert (ours.match(IMAGES, TEXTS).probability - matched).abs().max() < 1e-5
+    match: Any = ours.match(IMAGES, TEXTS)
+    assert (match.probability - matched).abs().max() < 1e-5
     features = functional.normalize(flava.image_projection(image.last_hidden_state[:, 0]), dim=1)
     assert (ours.encode_image(IMAGES) - features).abs().max() < 1e-5
 

@@ -10,9 +10,15 @@ from transformers import FlavaForPreTraining
 
 from flava.batch import Batch, PairBatch
 from flava.model import Flava, FlavaConfig
-from flava.model.convert import to_published
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
-from tests.golden.twins import GEOMETRIES, Twins, published_codebook, run_published, twins
+from tests.golden.twins import (
+    GEOMETRIES,
+    Twins,
+    published_codebook,
+    run_published,
+    to_published,
+    twins,
+)
 
 PUBLISHED_LOSSES = {"gc": "global_contrastive"}
 """Ours by another name; the others are called the same."""

@@ -16,7 +16,8 @@ SQUARE = {"size": 24, "crop_size": 24, "codebook_size": 32, "codebook_crop_size"
 
 
 def published(**changes: Any) -> FlavaImageProcessorPil:
-    return FlavaImageProcessorPil(**{**SQUARE, "return_codebook_pixels": True, **changes})
+    fields: Any = {**SQUARE, "return_codebook_pixels": True, **changes}
+    return FlavaImageProcessorPil(**fields)
 
 
 def write(folder: Path, name: str, fields: object) -> None:

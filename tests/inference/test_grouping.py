@@ -1,3 +1,4 @@
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ def test_every_index_comes_once_from_short_to_long_within_the_bound(lengths, tok
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(60, 200))
 def test_no_two_neighbouring_groups_could_be_one(lengths, tokens):
     found = list(groups(lengths, tokens))
-    for first, second in zip(found, found[1:], strict=False):
+    for first, second in itertools.pairwise(found):
         # One more from the next group would not have fitted.
         assert (len(first) + 1) * lengths[second[0]] > tokens
 

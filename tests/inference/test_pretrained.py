@@ -1,6 +1,7 @@
 """The methods of a loaded model against its parts one by one, and against brute force."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -301,7 +302,7 @@ def test_what_clip_cannot_do_is_refused(clip, method):
 )
 def test_only_what_needs_an_absent_part_is_refused(absent, use):
     model = tiny_model()
-    object.__setattr__(model, "absent", frozenset({absent}))
+    model.absent = frozenset({absent})
     pretrained = Pretrained(model, processor_of(model))
     with pytest.raises(ValueError, match=f"holds no weights for {absent}, which this needs"):
         use(pretrained)
@@ -327,7 +328,7 @@ def test_the_identity_names_weights_geometry_and_view_but_not_how_they_are_held(
 
 def test_the_identity_does_not_depend_on_what_the_checkpoint_does_not_hold():
     model = tiny_model()
-    object.__setattr__(model, "absent", frozenset({"codebook.decoder"}))
+    model.absent = frozenset({"codebook.decoder"})
     first = Pretrained(model, processor_of(model)).identity
     torch.nn.init.zeros_(model.codebook.decoder.output.weight)
     assert Pretrained(model, processor_of(model)).identity == first
@@ -358,11 +359,12 @@ def test_bf16_is_close_and_changes_no_weight(tmp_path):
 def test_another_image_size_reaches_every_method(tmp_path, size):
     pretrained = loaded(tmp_path, image_size=size)
     patches = (size // 6) ** 2
-    states = pretrained.hidden_states(IMAGES[:2], TEXTS[:2])
+    states: Any = pretrained.hidden_states(IMAGES[:2], TEXTS[:2])
     assert states.image.shape[1] == 1 + patches
     assert states.multimodal.shape[1] == 2 + patches + states.text.shape[1]
     close(pretrained.encode_pair(IMAGES[:2], TEXTS[:2]), states.multimodal[:, 0])
-    assert pretrained.match(IMAGES[:2], TEXTS[:2]).probability.isfinite().all()
+    match: Any = pretrained.match(IMAGES[:2], TEXTS[:2])
+    assert match.probability.isfinite().all()
     assert pretrained.fill_mask(["[MASK]"], IMAGES[:1])
     (done,) = pretrained.reconstruct(IMAGES[:1])
     assert done.mask.shape == (size // 6, size // 6)

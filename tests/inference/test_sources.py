@@ -1,186 +1,126 @@
-import io
-import json
-import os
+"""Published folders with their processors' files, loaded whole; and what is written for others."""
+
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-
-from flava.data.errors import Skipped
-from flava.inference.sources import Kind, Row, open_source
-from tests.data.shard_files import encoded, pair_files, picture, write_tar
-
-
-def rows(kind: Kind, name: object) -> list[Row]:
-    return [found for _, found in open_source(kind, str(name)).rows() if isinstance(found, Row)]
-
-
-def reports(kind: Kind, name: object) -> list[tuple[str, str]]:
-    source = open_source(kind, str(name))
-    return [(r.key, r.reason) for _, r in source.rows() if isinstance(r, Skipped)]
-
-
-def test_images_of_a_folder_come_sorted_by_path(tmp_path):
-    for name in ("b.png", "a/z.png", "a-b/c.png", "a.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = rows(Kind.IMAGES, tmp_path)
-    assert [row.path for row in found] == ["a-b/c.png", "a.png", "a/z.png", "b.png"]
-    assert [row.image for row in found] == [tmp_path / str(row.path) for row in found]
-
-
-def test_images_of_tars_come_tar_after_tar(tmp_path):
-    write_tar(tmp_path / "b.tar", pair_files(range(2)))
-    write_tar(tmp_path / "a.tar.gz", {"x/2.png": b"two", "x/1.png": b"one", "x/1.jpg": b"uno"})
-    found = rows(Kind.IMAGES, tmp_path / "*.tar*")
-    assert [row.path for row in found] == [
-        "a.tar.gz/x/2.png",
-        "a.tar.gz/x/1.png",
-        "a.tar.gz/x/1.jpg",
-        "b.tar/00000.png",
-        "b.tar/00001.png",
-    ]
-    assert [row.image for row in found[:3]] == [b"two", b"one", b"uno"]
-
-
-def test_pairs_and_texts_of_a_tar_have_the_first_caption(tmp_path):
-    files = pair_files(range(2)) | {"2.png": b"", "3.json": b'{"captions": ["alone"]}'}
-    tar = write_tar(tmp_path / "a.tar", files)
-    assert [row.columns() for row in rows(Kind.PAIRS, tar)] == [
-        {"path": "a.tar/00000.png", "text": "picture number 0"},
-        {"path": "a.tar/00001.png", "text": "picture number 1"},
-    ]
-    assert reports(Kind.PAIRS, tar) == [
-        ("a.tar/2.png", "sample has no caption"),
-        ("a.tar/3", "sample has no image"),
-    ]
-    assert [row.text for row in rows(Kind.TEXTS, tar)] == [
-        "picture number 0",
-        "picture number 1",
-        "alone",
-    ]
-
-
-@pytest.mark.parametrize(("image", "text"), [("image", "text"), ("file", "caption")])
-def test_pairs_of_a_table_lie_beside_it(tmp_path, image, text):
-    table = tmp_path / "pairs.csv"
-    table.write_text(f"{text},{image}\na cat,cats/1.png\na dog,{tmp_path}/2.png\n")
-    assert rows(Kind.PAIRS, table) == [
-        Row(path="cats/1.png", image=tmp_path / "cats/1.png", text="a cat"),
-        Row(path=f"{tmp_path}/2.png", image=tmp_path / "2.png", text="a dog"),
-    ]
-
-
-def test_texts_of_several_files_keep_the_order_of_their_lines(tmp_path):
-    (tmp_path / "b.txt").write_text("one\ntwo\n")
-    (tmp_path / "a.jsonl").write_text('{"text": "zero"}\n')
-    names = tmp_path / "{b.txt,a.jsonl}"
-    assert [row.text for row in rows(Kind.TEXTS, names)] == ["one", "two", "zero"]
-
-
-def test_images_inside_parquet(tmp_path):
-    path = tmp_path / "a.parquet"
-    images = [{"bytes": b"1", "path": "x.png"}, {"bytes": b"2", "path": None}, None]
-    pq.write_table(pa.table({"image": images}), path)
-    assert rows(Kind.IMAGES, path) == [
-        Row(path="x.png", image=b"1"),
-        Row(path="a.parquet:2", image=b"2"),
-    ]
-    assert reports(Kind.IMAGES, path) == [("a.parquet:3", "path of an image is missing")]
-
-
-def test_rows_that_cannot_be_used_are_reported(tmp_path):
-    table = tmp_path / "a.jsonl"
-    lines = [{"text": "a"}, {"text": " "}, {"text": 3}, {}, {"text": "\ud800"}, {"text": "b"}]
-    table.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert [row.text for row in rows(Kind.TEXTS, table)] == ["a", "b"]
-    assert reports(Kind.TEXTS, table) == [
-        ("a.jsonl:2", "text is empty"),
-        ("a.jsonl:3", "text is missing"),
-        ("a.jsonl:4", "column is missing"),
-        ("a.jsonl:5", "text is not UTF-8"),
-    ]
-
-
-def test_one_damaged_file_of_several_is_reported(tmp_path):
-    (tmp_path / "a.parquet").write_bytes(b"")
-    pq.write_table(pa.table({"text": ["x"]}), tmp_path / "b.parquet")
-    assert [row.text for row in rows(Kind.TEXTS, tmp_path / "*.parquet")] == ["x"]
-    assert reports(Kind.TEXTS, tmp_path / "*.parquet") == [("", "table cannot be read")]
-    write_tar(tmp_path / "b.tar", {"1.png": b"1"})
-    (tmp_path / "c.tar").write_bytes((tmp_path / "b.tar").read_bytes()[:700])
-    (tmp_path / "d.tar").touch()
-    assert [row.path for row in rows(Kind.IMAGES, tmp_path / "*.tar")][:1] == ["b.tar/1.png"]
-    assert [reason for _, reason in reports(Kind.IMAGES, tmp_path / "*.tar")] == [
-        "shard is damaged",
-        "shard is damaged",
-    ]
-
-
-def test_the_share_done_grows_to_one(tmp_path):
-    for name in "abc":
-        (tmp_path / f"{name}.txt").write_text("line\n" * 5)
-    shares = [done for done, _ in open_source(Kind.TEXTS, f"{tmp_path}/*.txt").rows()]
-    assert shares == sorted(shares)
-    assert shares[-1] == 1
-    assert shares[4] <= 1 / 3
-
-
-def test_the_fingerprint_changes_with_the_files_and_not_with_their_place(tmp_path):
-    def fingerprint(folder: Path) -> str:
-        return open_source(Kind.IMAGES, str(folder)).fingerprint
-
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.png").write_bytes(b"1")
-        os.utime(tmp_path / name / "x.png", (1, 1))
-    first = fingerprint(tmp_path / "a")
-    assert fingerprint(tmp_path / "b") == first
-    os.utime(tmp_path / "a" / "x.png", (2, 2))
-    assert fingerprint(tmp_path / "a") != first
-    (tmp_path / "b" / "y.png").write_bytes(b"2")
-    assert fingerprint(tmp_path / "b") != first
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "expected"),
-    [
-        (Kind.IMAGES, "nowhere", "no file"),
-        (Kind.IMAGES, "empty", "empty holds no image (in it: nothing): images end in .jpg"),
-        (Kind.IMAGES, "tars", "holds no image (in it: 1 with .tar, 1 with no ending)"),
-        (Kind.IMAGES, "tars", "for tars give '"),
-        (Kind.IMAGES, "a.zip", "a.zip is of an unknown kind: give a folder, or a file that ends"),
-        (Kind.TEXTS, "tars", "tars is a folder: give a table"),
-        (Kind.TEXTS, "a.csv", "no column text or caption; its columns are 'id', 'wörd'"),
-        (Kind.PAIRS, "a.csv", "no column image or path or file; its columns are 'id', 'wörd'"),
-        (Kind.PAIRS, "a.txt", "no column image or path or file; its columns are 'text'"),
-    ],
+import torch
+from PIL import Image
+from torch.nn import functional
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    FlavaForPreTraining,
+    FlavaImageProcessorPil,
 )
-def test_an_input_that_cannot_be_read_is_refused(tmp_path, kind, name, expected):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "tars").mkdir()
-    (tmp_path / "tars" / "a.tar").touch()
-    (tmp_path / "tars" / "README").touch()
-    (tmp_path / "a.zip").touch()
-    (tmp_path / "a.csv").write_text("id,wörd\n1,2\n")
-    (tmp_path / "a.txt").write_text("line\n")
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        open_source(kind, str(tmp_path / name))
-    assert expected in str(caught.value)
+
+from flava.data.clip_tokenizer import ClipTokenizer
+from flava.inference.load import load
+from flava.inference.pretrained import Pretrained
+from tests.data.shard_files import picture
+from tests.golden.twins import twins
+from tests.inference.models import save_flava, vocabulary
+
+IMAGES = [picture(n, 20 + 9 * n, 40 - 5 * n) for n in range(4)]
+TEXTS = ["a b c", "d", "é f", "g h i j"]
 
 
-def test_all_mistakes_are_named_at_once(tmp_path):
-    for name in ("a.csv", "b.csv"):
-        (tmp_path / name).write_text("id\n1\n")
-    with pytest.raises(ValueError, match=r"(?s)a\.csv.*image.*a\.csv.*text.*b\.csv.*b\.csv"):
-        open_source(Kind.PAIRS, f"{tmp_path}/*.csv")
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder as transformers writes it, with an image processor that is not the default one."""
+    pair = twins("three-image-blocks")
+    pair.published.save_pretrained(tmp_path / "hf")
+    processor: Any = {"size": 40, "crop_size": 40, "image_std": [0.3, 0.4, 0.5]}
+    codes = {"height": 40, "width": 40}
+    FlavaImageProcessorPil(
+        **processor, codebook_size=codes, codebook_crop_size=codes
+    ).save_pretrained(tmp_path / "hf")
+    (tmp_path / "hf" / "vocab.txt").write_text("\n".join(vocabulary(57)) + "\n")
+    return tmp_path / "hf"
 
 
-def test_files_are_not_read_before_their_turn(tmp_path):
-    """What is over already is passed over quickly: a folder's rows hold no bytes."""
-    (tmp_path / "a.png").write_bytes(encoded(picture(1)))
-    ((_, row),) = open_source(Kind.IMAGES, str(tmp_path)).rows()
-    assert isinstance(row, Row)
-    assert isinstance(row.image, Path)
-    assert not isinstance(row.image, bytes | io.BytesIO)
+@torch.no_grad()
+def test_a_folder_of_transformers_is_loaded_with_its_processor(published: Path) -> None:
+    pretrained = load(str(published), device="cpu")
+    flava: Any = twins("three-image-blocks").published.flava.eval()
+    images = FlavaImageProcessorPil.from_pretrained(published)(IMAGES, return_tensors="pt")
+    theirs = flava.get_image_features(images["pixel_values"]).pooler_output[:, 0]
+    expected = functional.normalize(theirs, dim=1)
+    assert (pretrained.encode_image(IMAGES) - expected).abs().max() < 1e-5
+    assert pretrained.processor.ids(["a z"]) == [[2, 5, 30, 4]]
+    assert pretrained.match(IMAGES, TEXTS).probability is not None
+
+
+def test_what_a_published_folder_does_not_hold_is_refused_by_name(published: Path) -> None:
+    pretrained = load(published)
+    with pytest.raises(ValueError, match=r"no weights for codebook.decoder.*`flava train`"):
+        pretrained.reconstruct(IMAGES)
+
+
+def test_the_identity_is_the_same_in_every_format(published: Path, tmp_path: Path) -> None:
+    """Also from one load to the next, though a decoder that is not there has random weights."""
+    pretrained = load(published)
+    assert load(published).identity == pretrained.identity
+    again = load(pretrained.save_pretrained(tmp_path / "again"))
+    assert (again.model.state_dict()["text_projection.weight"]).equal(
+        pretrained.model.state_dict()["text_projection.weight"]
+    )
+
+
+def test_what_is_saved_is_read_by_transformers_and_by_us(tmp_path: Path) -> None:
+    from tests.support import randomise
+
+    pair = twins("odd-everything")
+    ours = Pretrained(pair.ours, load(save_flava(tmp_path / "m", pair.ours)).processor)
+    folder = load(tmp_path / "m").save_pretrained(tmp_path / "out")
+    model: Any
+    model, report = FlavaForPreTraining.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    size = {"height": 21, "width": 21}
+    images = FlavaImageProcessorPil.from_pretrained(folder)
+    assert dict(images.size) == size or images.size.height == 21
+    with torch.no_grad():
+        pixels = images(IMAGES, return_tensors="pt")["pixel_values"]
+        theirs = model.flava.eval().get_image_features(pixels).pooler_output[:, 0]
+    assert (ours.encode_image(IMAGES) - functional.normalize(theirs, dim=1)).abs().max() < 1e-5
+    again = load(folder)
+    assert torch.equal(again.encode_text(TEXTS), ours.encode_text(TEXTS))
+    assert again.identity == ours.identity
+    assert randomise is not None
+
+
+def test_a_folder_that_is_in_use_is_not_written_to(tmp_path: Path) -> None:
+    pretrained = load(save_flava(tmp_path / "m"))
+    with pytest.raises(OSError, match=str(tmp_path)):
+        pretrained.save_pretrained(tmp_path / "m")
+
+
+@torch.no_grad()
+def test_clip_is_loaded_with_its_tokeniser_and_its_view(tmp_path: Path) -> None:
+    sides: Any = {"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2}
+    config = CLIPConfig(
+        text_config={**sides, "intermediate_size": 48, "eos_token_id": 49407},
+        vision_config={**sides, "intermediate_size": 40, "image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    theirs: Any = CLIPModel(config).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(std=0.1)
+    theirs.save_pretrained(tmp_path / "clip")
+    images = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)
+    images.save_pretrained(tmp_path / "clip")
+    ours = load(tmp_path / "clip", device="cpu")
+    pictures: list[Any] = [picture(n, 50 + 9 * n, 70 - 5 * n) for n in range(4)]
+    pixels = images(pictures, return_tensors="pt")["pixel_values"]
+    # By the parts, since what `get_image_features` returns differs between versions.
+    seen = theirs.visual_projection(theirs.vision_model(pixels).pooler_output)
+    expected = functional.normalize(seen, dim=1)
+    assert (ours.encode_image(pictures) - expected).abs().max() < 1e-5
+    texts = ["A photo of a cat", "two   dogs &amp; a bird!", "car"]
+    ids, real = ClipTokenizer().batch(texts, 77)
+    read = theirs.text_model(ids, attention_mask=real.long()).pooler_output
+    expected = functional.normalize(theirs.text_projection(read), dim=1)
+    assert (ours.encode_text(texts) - expected).abs().max() < 1e-5
+    assert isinstance(pictures[0], Image.Image)

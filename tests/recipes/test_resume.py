@@ -12,9 +12,10 @@ import torch
 
 from flava.batch import Batch
 from flava.model import Codebook
+from flava.model.published.load import load_pretrained
 from flava.objectives import FlavaObjective, Term
 from flava.recipes.start import start
-from flava.training.checkpoint import load_model, load_state, save_checkpoint
+from flava.training.checkpoint import load_state, save_checkpoint
 from flava.training.loop import Interrupted
 from flava.training.run import RUN, Run
 from tests.tiny_runs import CODEBOOK, codebook_run, figures, flava_data, flava_run
@@ -50,7 +51,7 @@ def assert_same(first: Path, second: Path) -> None:
         checkpoints = [folder / "checkpoints" / link for folder in (first, second)]
         assert checkpoints[0].exists() == checkpoints[1].exists()
         if checkpoints[0].exists():
-            ours, theirs = (load_model(path).state_dict() for path in checkpoints)
+            ours, theirs = (load_pretrained(path).state_dict() for path in checkpoints)
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
             ours, theirs = (load_state(path) for path in checkpoints)
             assert ours["step"] == theirs["step"]

@@ -8,8 +8,11 @@ import torch
 from flava.data.loader import SourceConfig
 from flava.data.transforms import ImageTransformConfig
 from flava.model import Codebook, FlavaConfig
+from flava.model.published.files import find_checkpoint
+from flava.model.published.load import load_pretrained
+from flava.model.published.own import build_model
 from flava.recipes.start import load_codebook, misfits, start
-from flava.training.checkpoint import build_model, find_checkpoint, load_model, save_checkpoint
+from flava.training.checkpoint import save_checkpoint
 from flava.training.run import Run
 from tests.tiny_runs import CODEBOOK, codebook_run, flava_data, flava_run
 
@@ -105,8 +108,8 @@ def test_the_codebook_is_that_of_the_file_and_stays_so(run, monkeypatch):
     monkeypatch.setattr("flava.recipes.start.zero_shot_probe", lambda _: None)
     start(replace(run, max_steps=2))
     assert run.codebook is not None
-    expected = load_model(Path(run.codebook)).state_dict()
-    trained = load_model(run.output_dir).state_dict()
+    expected = load_pretrained(Path(run.codebook)).state_dict()
+    trained = load_pretrained(run.output_dir).state_dict()
     for name, value in expected.items():
         assert torch.equal(trained[f"codebook.{name}"], value)
 
@@ -116,7 +119,7 @@ def test_a_codebooks_run_can_be_named_instead_of_its_checkpoint(run, tmp_path):
     trained = codebook_run(tmp_path / "codebook-run", data=images, max_steps=1)
     start(trained)
     found = load_codebook(replace(run, codebook=str(trained.output_dir)))
-    expected = load_model(find_checkpoint(trained.output_dir)).state_dict()
+    expected = load_pretrained(find_checkpoint(trained.output_dir)).state_dict()
     assert all(torch.equal(expected[name], value) for name, value in found.state_dict().items())
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from flava.batch import Batch
-from flava.training.checkpoint import load_model, load_state
+from flava.model.published.load import load_pretrained
+from flava.training.checkpoint import load_state
 from flava.training.loop import Interrupted
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import load_run
@@ -55,8 +56,8 @@ def test_the_best_checkpoint_is_that_of_the_highest_first_figure(run):
     assert folders(checkpoints) == {"step-000004", "step-000009"}
     assert load_state(checkpoints / "best")["step"] == 4
     assert load_state(checkpoints / "last")["step"] == 9
-    assert same(load_model(checkpoints / "last").state_dict(), weights(trainer))
-    assert same(load_model(checkpoints / "best").state_dict(), probe.seen[1])
+    assert same(load_pretrained(checkpoints / "last").state_dict(), weights(trainer))
+    assert same(load_pretrained(checkpoints / "best").state_dict(), probe.seen[1])
 
 
 def test_the_last_checkpoint_is_never_older_than_the_best(run):
@@ -75,7 +76,7 @@ def test_the_rest_of_a_killed_run_is_not_taken_for_this_runs_checkpoint(run):
     rest.mkdir(parents=True)
     (rest / "model.safetensors").write_bytes(b"of another run")
     trainer = trained(run)
-    assert same(load_model(run.output_dir).state_dict(), weights(trainer))
+    assert same(load_pretrained(run.output_dir).state_dict(), weights(trainer))
 
 
 # Signals
@@ -196,7 +197,7 @@ def test_a_full_disk_during_training_keeps_rows_and_checkpoint(run, monkeypatch)
     def batches() -> Iterator[Batch]:
         for number, batch in enumerate(image_batches()):
             if number == 3:
-                monkeypatch.setattr("flava.training.checkpoint.save_file", full)
+                monkeypatch.setattr("flava.model.published.own.save_file", full)
             yield batch
 
     with pytest.raises(OSError, match=r"step-000004 could not be written.*No space left"):

@@ -8,8 +8,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from flava.batch import Batch
 from flava.model import Codebook
+from flava.model.published.load import load_pretrained
 from flava.objectives import Term
-from flava.training.checkpoint import load_model, load_state
+from flava.training.checkpoint import load_state
 from flava.training.loop import Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig, learning_rate_factor
@@ -177,4 +178,4 @@ def test_a_number_that_is_not_finite_stops_the_run_with_evidence(run, kind, figu
     assert found["keys"] == [f"{number}-{i}" for number in drawn for i in range(4)]
     assert [row["step"] for row in rows(run.output_dir)] == [1, 2, 3]
     assert load_state(run.output_dir / "checkpoints" / "last")["step"] == 2
-    assert same(load_model(run.output_dir).state_dict(), seen[1])
+    assert same(load_pretrained(run.output_dir).state_dict(), seen[1])

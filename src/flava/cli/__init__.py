@@ -13,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import tyro
 
+from flava.cli.conversion import convert
 from flava.cli.evaluation import evaluate, report
 from flava.cli.masked import fill_mask, reconstruct
 from flava.cli.searching import search
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "search": search,
     "fill-mask": fill_mask,
     "reconstruct": reconstruct,
+    "convert": convert,
 }
 """In the order that `flava --help` lists them."""
 

@@ -19,7 +19,7 @@ def fill_mask(model: str, text: str, image: Path | None = None, top: int = 5) ->
     """Print the likeliest tokens for each [MASK] in a text.
 
     Args:
-        model: Where the model comes from: a run's or a checkpoint's folder.
+        model: A model's id on the Hugging Face hub, a folder or a file.
         text: The text, with [MASK] where a word is to come.
         image: An image that the text is about; the model then sees both.
         top: How many tokens are printed for each.
@@ -43,7 +43,7 @@ def reconstruct(
     """Hide blocks of an image, fill them in, and write both beside the original.
 
     Args:
-        model: Where the model comes from: a run's or a checkpoint's folder.
+        model: A model's id on the Hugging Face hub, a folder or a file.
         image: The image.
         output: The picture to write: original, masked, filled in.
         text: A text about the image; the model then sees both.

@@ -87,6 +87,10 @@ class Tokenizer:
             raise ValueError(f"token id {token_id} is outside the vocabulary of {self.size}")
         return token
 
+    def to_json(self) -> str:
+        """The whole tokeniser as the ``tokenizers`` library reads it: a ``tokenizer.json``."""
+        return self._backend.to_str()
+
 
 def check_unicode(text: str) -> None:
     """Raises SampleError if half of a surrogate pair stands alone: no tokeniser can encode it."""

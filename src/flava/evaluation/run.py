@@ -8,7 +8,8 @@ from flava.evaluation.record import Evaluation, save_evaluation
 from flava.evaluation.tasks import SPLITS
 from flava.evaluation.words import headlines
 from flava.model import Flava
-from flava.training.checkpoint import find_checkpoint, load_model
+from flava.model.published.files import find_checkpoint
+from flava.model.published.load import load_pretrained
 
 
 def evaluate_run(run_folder: Path, config: EvaluationConfig = DEFAULT) -> str:
@@ -19,7 +20,7 @@ def evaluate_run(run_folder: Path, config: EvaluationConfig = DEFAULT) -> str:
         ValueError: the checkpoint is damaged, or no FLAVA's; or as `evaluate`.
     """
     checkpoint = find_checkpoint(run_folder)
-    model = load_model(checkpoint)
+    model = load_pretrained(checkpoint)
     if not isinstance(model, Flava):
         raise ValueError(
             f"{checkpoint} holds a {type(model).__name__}: only a FLAVA can be evaluated. For the "

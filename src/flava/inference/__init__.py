@@ -1,1 +1,1 @@
-"""What a user calls: models that are loaded, and what passes through them."""
+"""What a user calls: a loaded model, and any number of images and texts through it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import CODE_PIXELS
 from flava.inference.files import read_image_file, read_tokenizer, read_view
@@ -12,7 +13,7 @@ from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor, TextTokenizer
 from flava.inference.views import View, clip_view, codebook_view, encoder_view
 from flava.model import Clip, Flava
-from flava.training.checkpoint import find_checkpoint, load_model
+from flava.model.published.load import build, read
 from flava.training.run import Precision
 
 
@@ -26,7 +27,8 @@ def load(
     """A model with its processor, ready to use, in evaluation mode.
 
     Args:
-        source: A run's or a checkpoint's folder.
+        source: A model's id on the Hugging Face hub, a folder or a file: see
+            `flava.model.published.load`.
         device: As torch names it, such as "cuda:1"; "auto" is a GPU if there is one, else the CPU.
         precision: What matrix products are computed in. "bf16" is three to four times as fast on a
             CPU that knows it, and changes a cosine by about 0.01.
@@ -34,7 +36,7 @@ def load(
             embeddings are interpolated as published, so more of an image's detail can be seen.
 
     Raises:
-        FileNotFoundError: there is no such source.
+        FileNotFoundError: there is no such source, or the hub cannot be reached.
         ValueError: it is damaged, holds another kind of model, or a field is out of range.
     """
     model, folder = read_model(source)
@@ -52,8 +54,8 @@ def load(
 
 def read_model(source: str | Path) -> tuple[nn.Module, Path | None]:
     """The model, and the folder that may hold the files of its processor."""
-    folder = find_checkpoint(Path(source).expanduser())
-    return load_model(folder), folder
+    stored = read(source)
+    return build(stored), stored.folder
 
 
 def device_named(name: str) -> torch.device:
@@ -119,8 +121,9 @@ def views_for(model: Flava | Clip, folder: Path | None) -> tuple[View, View | No
 
 def tokenizer_for(model: Flava | Clip, folder: Path | None) -> TextTokenizer:
     if isinstance(model, Clip):
-        return Tokenizer()
-    return (folder and read_tokenizer(folder)) or Tokenizer()
+        return ClipTokenizer()
+    own = None if folder is None else read_tokenizer(folder)
+    return Tokenizer() if own is None else own
 
 
 def check_fit(processor: Processor, model: Flava | Clip, folder: Path | None) -> None:

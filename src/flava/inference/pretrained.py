@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flava.evaluation.classes import ImageClass
 from flava.evaluation.zero_shot import class_embeddings
-from flava.inference import masked, states
+from flava.inference import export, masked, states
 from flava.inference.identity import identity
 from flava.inference.images import Images, image_list
 from flava.inference.passes import Passes, check_pairs, gather
@@ -162,6 +162,23 @@ class Pretrained:
         model = self._flava(head, "codebook.encoder", "codebook.decoder")
         return masked.reconstruct(model, self._passes, images, texts, mask, seed)
 
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the model for transformers, with its processor's files, into a new folder.
+
+        Raises:
+            ValueError: transformers has no such model; every reason is listed.
+            OSError: the folder is there and not empty, or could not be written.
+        """
+        return export.save_pretrained(self.model, Path(folder), source=self.folder)
+
+    def push_to_hub(
+        self, repo_id: str, *, licence: str, private: bool = False, token: str | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes, with a model card: see `flava.inference.export`."""
+        return export.push_to_hub(
+            self.model, repo_id, licence=licence, private=private, token=token, source=self.folder
+        )
+
     def _flava(self, *parts: str) -> Flava:
         """The model, if it is a FLAVA whose checkpoint held these parts."""
         if not isinstance(self.model, Flava):
@@ -169,12 +186,7 @@ class Pretrained:
                 f"a {type(self.model).__name__} has no multimodal encoder and no heads: load a "
                 "FLAVA for this, or use encode_image, encode_text, classify or match"
             )
-        absent: frozenset[str] = getattr(self.model, "absent", frozenset())
-        if lost := sorted(absent.intersection(parts)):
-            raise ValueError(
-                f"the checkpoint holds no weights for {', '.join(lost)}, which this needs: load "
-                "one that does"
-            )
+        self.model.require(*parts)
         return self.model
 
 

@@ -20,6 +20,19 @@ MAX_LOGIT_SCALE = 4.6052
 """ln(100): the published code keeps the scale in [0, ln 100]."""
 
 
+OPTIONAL_PARTS = (
+    "mim_head",
+    "mlm_head",
+    "mmm_image_head",
+    "mmm_text_head",
+    "itm_head",
+    "codebook.encoder",
+    "codebook.decoder",
+    "logit_scale",
+)
+"""Parts that some published checkpoints do not hold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlavaConfig:
     """Geometry of the whole model; the defaults are the paper's base model.
@@ -57,7 +70,7 @@ class FlavaConfig:
 
 
 class Flava(nn.Module):
-    """The model of the paper. Names of parameters convert to the published ones by `convert`."""
+    """The model of the paper. Names of parameters convert to the published ones (`published`)."""
 
     def __init__(self, config: FlavaConfig) -> None:
         super().__init__()
@@ -79,17 +92,32 @@ class Flava(nn.Module):
         self.initialise()
         # After that, since the codebook has an initialisation of its own.
         self.codebook = Codebook(config.codebook).requires_grad_(False)
+        self.absent: frozenset[str] = frozenset()
+        """Of `OPTIONAL_PARTS`, those that the checkpoint it was loaded from does not hold: they
+        are at initial values, and `require` refuses them."""
 
     def initialise(self) -> None:
         """Weights and tokens from their normal distributions, biases 0, norms 1 and 0."""
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-                nn.init.normal_(module.weight, std=self.config.init_std)
-            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-                nn.init.zeros_(module.bias)
+            initialise_module(module, self.config.init_std)
         image, multimodal = self.image_encoder, self.multimodal_encoder
         for token in (image.cls_token, image.mask_token, image.positions, multimodal.cls_token):
             nn.init.normal_(token, std=self.config.token_init_std)
+
+    def require(self, *parts: str) -> None:
+        """Make sure that these of `OPTIONAL_PARTS` were loaded, before their output is used.
+
+        Raises:
+            ValueError: some were not.
+        """
+        if lost := [part for part in parts if part in self.absent]:
+            # The published layouts have no place for a decoder.
+            drawn = "codebook.decoder" in lost
+            remedy = "a run of `flava train`" if drawn else "a FlavaForPreTraining"
+            raise ValueError(
+                f"the checkpoint holds no weights for {', '.join(lost)}, which this needs: load "
+                f"one that does, such as {remedy}"
+            )
 
     def project_image(
         self, hidden: Float[Tensor, "batch tokens width"]
@@ -128,6 +156,14 @@ class Flava(nn.Module):
     ) -> Float[Tensor, "batch projection"]:
         """Texts -> unit vectors of the contrastive space."""
         return self.project_text(self.text_encoder(ids, real))
+
+
+def initialise_module(module: nn.Module, std: float) -> None:
+    """Weights from N(0, std), biases 0; norms keep the 1 and 0 of their construction."""
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+        nn.init.normal_(module.weight, std=std)
+    if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+        nn.init.zeros_(module.bias)
 
 
 def unit_length(features: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:

@@ -9,13 +9,14 @@ from flava.data.loader import Loader
 from flava.data.tokenizer import Tokenizer
 from flava.evaluation.probe import zero_shot_probe
 from flava.model import Codebook, Flava, FlavaConfig
+from flava.model.published.load import load_pretrained
+from flava.model.published.own import build_model
 from flava.objectives import (
     CodebookObjective,
     CodebookObjectiveConfig,
     FlavaObjective,
     FlavaObjectiveConfig,
 )
-from flava.training.checkpoint import build_model, load_model
 from flava.training.loop import Objective, Probe, Trainer
 from flava.training.memory import keep_freed_memory
 from flava.training.run import Run
@@ -116,7 +117,7 @@ def load_codebook(run: Run) -> Codebook:
             f"codebook is not set, and FLAVA's image losses predict its codes: {remedy}"
         )
     name = run.codebook.removeprefix("shipped:")
-    codebook = load_model(SHIPPED / name if name != run.codebook else Path(run.codebook))
+    codebook = load_pretrained(SHIPPED / name if name != run.codebook else Path(run.codebook))
     if not isinstance(codebook, Codebook):
         raise ValueError(f"codebook {run.codebook} holds a {type(codebook).__name__}: {remedy}")
     assert isinstance(run.model, FlavaConfig)

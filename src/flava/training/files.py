@@ -1,8 +1,6 @@
-"""Files of a run: written whole or not at all, and readable errors about what stands in them."""
+"""Files of a run: written whole or not at all."""
 
 from pathlib import Path
-
-from pydantic import ValidationError
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -26,12 +24,4 @@ def unwritable(path: Path, error: Exception) -> OSError:
     return OSError(
         f"{path} could not be written ({error}): free some space there, or choose another folder "
         "with --output-dir. What was written before is untouched"
-    )
-
-
-def explain(error: ValidationError) -> str:
-    """Every mistake in a file, one line each with its field."""
-    return "".join(
-        f"\n  {'.'.join(map(str, each['loc']))}: {each['msg']}"
-        for each in error.errors(include_url=False)
     )

@@ -15,8 +15,10 @@ from torch import nn
 
 from flava.batch import Batch, ImageBatch, PairBatch, to_device
 from flava.model import Codebook, Flava
+from flava.model.published.files import read_path
+from flava.model.published.own import fill_own
 from flava.objectives import Term
-from flava.training.checkpoint import load_state, load_weights, point, save_checkpoint
+from flava.training.checkpoint import load_state, point, save_checkpoint
 from flava.training.metrics import Display, Metrics, Row
 from flava.training.optimizer import build_optimizer
 from flava.training.run import Run, differences, load_run, save_run
@@ -218,7 +220,7 @@ class Trainer:
 
     def restore(self, folder: Path) -> None:
         state: dict[str, Any] = load_state(folder)
-        load_weights(self.model, folder / "model.safetensors")
+        fill_own(self.model, read_path(folder))
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.saved = self.step

@@ -11,9 +11,10 @@ import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flava.data.loader import DataConfig
+from flava.files import explain
 from flava.model import CodebookConfig, FlavaConfig
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
-from flava.training.files import explain, write_whole
+from flava.training.files import write_whole
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig
 

@@ -1,12 +1,22 @@
 """Weights into a model, with every misfit in one error."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Model = TypeVar("Model", bound=nn.Module)
+
 Sources = Mapping[str, Sequence[str]]
 """Our parameter's name -> the entries whose rows, one after another, make it up."""
+
+
+def unfilled(make: Callable[[], Model]) -> Model:
+    """A model on the CPU whose weights hold nothing yet: drawing a base model's takes seconds."""
+    with torch.device("meta"):
+        model = make()
+    return model.to_empty(device="cpu")
 
 
 def fill(
@@ -17,7 +27,7 @@ def fill(
     origin: str,
     ignored: Collection[str] = (),
 ) -> None:
-    """Copy ``tensors`` into ``model``; what ``sources`` does not name keeps its initial value.
+    """Copy ``tensors`` into ``model``; what ``sources`` does not name keeps its value.
 
     ``ignored`` are entries that may be there and are not read, such as repeated biases.
 
@@ -29,6 +39,11 @@ def fill(
     misfits = [f"missing: {entry}" for entry in sorted(asked - tensors.keys())]
     misfits += [f"unexpected: {entry}" for entry in sorted(tensors.keys() - asked - set(ignored))]
     whole = {n: e for n, e in sources.items() if all(entry in tensors for entry in e)}
+    misfits += [
+        f"{entry} is of {tensors[entry].dtype}: only floating point can be read"
+        for entry in sorted(asked & tensors.keys())
+        if not tensors[entry].is_floating_point()
+    ]
     misfits += [
         f"{entry} is {list(tensors[entry].shape)} in the file, {list(shape)} in the model"
         for name, entries in whole.items()

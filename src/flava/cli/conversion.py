@@ -1,0 +1,25 @@
+"""`flava convert`: a checkpoint from any layout to another."""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from flava.inference.export import export
+from flava.model.published.load import build, read
+
+
+def convert(
+    source: tyro.conf.Positional[str],
+    dest: tyro.conf.Positional[Path],
+    to: Literal["hf", "torchmultimodal", "flava"],
+) -> None:
+    """Write a model in another layout: transformers', TorchMultimodal's or our own.
+
+    Args:
+        source: A model's id on the Hugging Face hub, a folder (a run's too) or a file of weights.
+        dest: A new folder.
+        to: The layout to write.
+    """
+    stored = read(source)
+    print(f"written: {export(build(stored), dest, to, source=stored.folder)}")

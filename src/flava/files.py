@@ -1,0 +1,44 @@
+"""Folders written whole or not at all, and readable errors about what stands in a file."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of ``target`` when the block ends well.
+
+    Whatever happens, ``target`` is what it was before or the whole new folder.
+
+    Raises:
+        OSError: it could not be written, and what was there before is untouched.
+    """
+    target = target.absolute()  # "." has no name
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        shutil.rmtree(target, ignore_errors=True)
+        partial.replace(target)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors report a full disk as errors of their own.
+        raise OSError(
+            f"{target} could not be written ({error}): free some space there, or choose another "
+            "folder. What was there before is untouched"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def explain(error: ValidationError) -> str:
+    """Every mistake in a file, one line each with its field."""
+    return "".join(
+        f"\n  {'.'.join(map(str, each['loc']))}: {each['msg']}"
+        for each in error.errors(include_url=False)
+    )

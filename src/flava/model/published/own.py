@@ -1,0 +1,80 @@
+"""Our own layout: ``config.json`` with the geometry, ``model.safetensors`` with our names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from safetensors.torch import save_file
+from torch import nn
+
+from flava.files import explain
+from flava.model.codebook import Codebook, CodebookConfig
+from flava.model.flava import Flava, FlavaConfig
+from flava.model.published.stored import Layout, Stored
+from flava.model.published.strict import fill, unfilled
+
+MODELS = {FlavaConfig: Flava, CodebookConfig: Codebook}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """What ``config.json`` beside the weights holds."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    model: FlavaConfig | CodebookConfig
+    absent: tuple[str, ...] = ()
+    """As `Flava.absent`."""
+
+
+MODEL_FILE = TypeAdapter(ModelFile)
+
+
+def build_model(config: FlavaConfig | CodebookConfig) -> Flava | Codebook:
+    """A model of that geometry with initial weights."""
+    return MODELS[type(config)](config)
+
+
+def write_model(model: Flava | Codebook, folder: Path) -> None:
+    """Write both files into a folder that is there."""
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    absent = tuple(sorted(model.absent)) if isinstance(model, Flava) else ()
+    config = MODEL_FILE.dump_json(ModelFile(model=model.config, absent=absent), indent=2)
+    (folder / "config.json").write_bytes(config + b"\n")
+
+
+def fill_own(model: nn.Module, stored: Stored) -> None:
+    """Fill a model from exactly its parameters; errors as `strict.fill`."""
+    fill(model, stored.tensors, {n: [n] for n in model.state_dict()}, origin=stored.origin)
+
+
+def matches(stored: Stored) -> bool:
+    if stored.config is not None and isinstance(stored.config.get("model"), dict):
+        return True
+    # Without its config, so that the error can say that this is what is missing.
+    return any(
+        name.startswith(("image_encoder.blocks.", "encoder.groups.")) for name in stored.tensors
+    )
+
+
+def build(stored: Stored) -> Flava | Codebook:
+    if stored.config is None:
+        raise FileNotFoundError(
+            f"the config.json beside the weights of {stored.origin} is missing: the checkpoint is "
+            "incomplete"
+        )
+    try:
+        file = MODEL_FILE.validate_python(stored.config)
+    except ValidationError as error:
+        raise ValueError(
+            f"the config.json of {stored.origin} does not describe a model:{explain(error)}"
+        ) from error
+    model = unfilled(lambda: build_model(file.model))
+    fill_own(model, stored)
+    if isinstance(model, Flava):
+        model.absent = frozenset(file.absent)
+    return model.eval()
+
+
+LAYOUTS = (Layout(name="flava", matches=matches, build=build),)

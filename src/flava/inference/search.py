@@ -20,13 +20,13 @@ from usearch.compiled import MetricKind
 from usearch.index import search as nearest
 
 from flava.data.tables import open_parquet
+from flava.files import explain
 from flava.inference.outputs import ABOUT, METADATA, beside
 from flava.inference.pretrained import Pretrained
 from flava.inference.rows import BATCH_SIZE, embed_rows
 from flava.inference.sources import Kind, Source
 from flava.inference.streaming import Outcome, finish, progress
 from flava.inference.unfinished import ROWS, Unfinished
-from flava.training.files import explain
 
 VECTORS = "vectors.npy"
 CHUNK_ROWS = 4096

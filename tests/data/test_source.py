@@ -259,3 +259,11 @@ def test_an_unreadable_shard_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(type(path), "open", deny)  # root reads anything, whatever the mode says
     with pytest.raises(ValueError, match=r"a\.jsonl cannot be opened \(Permission denied\)"):
         resolve_all([str(path)])
+
+
+def test_gzip_with_damaged_content_is_reported(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 20)
+    (report,) = read_shard(path)
+    assert isinstance(report, Skipped)
+    assert report.reason == "shard cannot be read"

@@ -7,6 +7,7 @@ line. What cannot be read comes out as ``Skipped``, in its place: never an error
 
 import gzip
 import os
+import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,8 @@ def read_shard(path: Path) -> Iterator[Raw | Skipped]:
         for item in _reader(path)(path):
             count += 1
             yield item
-    except (OSError, EOFError) as error:  # gzip's CRC, a disk that fails, a shard removed meanwhile
+    # gzip's CRC or content, a disk that fails, a shard removed meanwhile
+    except (OSError, EOFError, zlib.error) as error:
         yield skip_shard(path, "shard cannot be read", str(error))
         return
     if not count:

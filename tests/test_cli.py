@@ -85,7 +85,7 @@ def test_the_help_of_a_recipe_shows_its_fields_with_meaning_and_default(flava):
         "--output-dir PATH Folder that the run writes to",
         "(default: runs/flava-tiny)",
         "--max-steps INT Updates to train for",
-        "--seed INT Decides all that is drawn: initial weights",
+        "--seed INT Decides the initial weights",
         "--resume, --no-resume Go on from the last checkpoint",
         "--precision {bf16,fp32}",
         "--codebook",

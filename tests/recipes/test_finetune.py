@@ -240,7 +240,7 @@ def test_models_that_cannot_start_are_named(bench, tmp_path):
     save_file({"weight": torch.zeros(1)}, tmp_path / "odd" / "model.safetensors")
     (tmp_path / "odd" / "config.json").write_text('{"model": {"layers": 3}}')
     said = refused(config(bench, tmp_path / "run", model=str(tmp_path / "odd")))
-    assert "config.json does not describe a model" in said
+    assert f"the config.json of {tmp_path / 'odd'} does not describe a model" in said
 
 
 def test_no_decodable_image_is_an_error(bench, tmp_path):

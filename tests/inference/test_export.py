@@ -234,7 +234,7 @@ def test_upload(hub, tmp_path) -> None:
     assert asked == [
         ("token", "secret"),
         ("create", "me/mine", {"private": True, "exist_ok": True}),
-        ("upload", "me/mine", "Upload FLAVA"),
+        ("upload", "me/mine", "Upload weights"),
     ]
     assert isinstance(load_pretrained(find_checkpoint(uploaded)), Flava)
     card = (uploaded / "README.md").read_text()

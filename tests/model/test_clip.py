@@ -5,7 +5,7 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from flava.model import Activation, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
-from flava.model.published.clips import OPENAI
+from flava.model.published.clips_openai import NAMES as OPENAI
 from flava.model.published.names import rename
 from tests.support import randomise
 

@@ -157,8 +157,14 @@ def test_a_missing_config_is_an_error(tmp_path):
     ("text", "expected"),
     [
         ("{}", "model: "),
-        ('{"model": {"codes": "many", "width": 8}}', r"model\.CodebookConfig\.codes: "),
-        ('{"model": {"codes": 16, "depth": 8}}', r"model\.CodebookConfig\.depth: "),
+        (
+            '{"model": {"kind": "CodebookConfig", "codes": "many", "width": 8}}',
+            r"model\.CodebookConfig\.codes: ",
+        ),
+        (
+            '{"model": {"kind": "CodebookConfig", "codes": 16, "depth": 8}}',
+            r"model\.CodebookConfig\.depth: ",
+        ),
     ],
 )
 def test_a_config_that_describes_no_model_is_an_error(tmp_path, text, expected):

@@ -53,6 +53,8 @@ class ClipTokenizer:
         words = [*alphabet, *(character + END_OF_WORD for character in alphabet)]
         words += ["".join(merge) for merge in merges]
         words += SPECIAL_TOKENS
+        self.words = tuple(words)
+        """What each id stands for."""
         ids = {word: index for index, word in enumerate(words)}
         self.size = len(ids)
         self.start, self.end = (ids[token] for token in SPECIAL_TOKENS)

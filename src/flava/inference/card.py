@@ -1,16 +1,24 @@
 """The model card that a model is given away with: what it is, and how to load it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from flava.model import Flava, FlavaConfig
+from torch import Tensor
+
+from flava.model import Clip, Flava
 from flava.model.published.assemble import loaded
 from flava.model.published.files import read_json
+from flava.model.transformer import TransformerConfig
 
-ABOUT = (
+FLAVA = (
     "FLAVA ([Singh et al., CVPR 2022](https://arxiv.org/abs/2112.04482)): one model for images, "
     "texts and both together."
+)
+CLIP = (
+    "CLIP ([Radford et al., 2021](https://arxiv.org/abs/2103.00020)): an image encoder and a text "
+    "encoder that meet in one space."
 )
 
 
@@ -24,63 +32,81 @@ def find_run(source: Path | None) -> dict[str, Any] | None:
     return None
 
 
-def model_card(model: Flava, repo_id: str, licence: str, run: dict[str, Any] | None) -> str:
+def model_card(model: Flava | Clip, repo_id: str, licence: str, run: dict[str, Any] | None) -> str:
     """``README.md`` for the hub, with the header that it reads."""
-    whole = "itm_head" not in model.absent
-    kind = "FlavaForPreTraining" if whole else "FlavaModel"
+    kind, processor, about = described(model)
     parts = (
-        header(licence),
+        header(licence, processor.removesuffix("Processor").lower()),
         f"# {repo_id.split('/')[-1]}",
-        ABOUT if whole else f"{ABOUT} These are the encoders, without the heads of pretraining.",
+        about,
         "## Geometry",
         geometry(model),
         "## Training",
         training(run),
         "## Use",
-        usage(repo_id, kind),
+        usage(repo_id, kind, processor),
         "## Licence",
         f"`{licence}`, for the weights.",
     )
     return "\n\n".join(parts) + "\n"
 
 
-def header(licence: str) -> str:
+def described(model: Flava | Clip) -> tuple[str, str, str]:
+    """transformers' classes of the model and of its processor, and what the model is."""
+    if isinstance(model, Clip):
+        return "CLIPModel", "CLIPProcessor", CLIP
+    if "itm_head" in model.absent:
+        without = f"{FLAVA} These are the encoders, without the heads of pretraining."
+        return "FlavaModel", "FlavaProcessor", without
+    return "FlavaForPreTraining", "FlavaProcessor", FLAVA
+
+
+def header(licence: str, tag: str) -> str:
     return dedent(f"""\
         ---
         license: {licence}
         library_name: transformers
         tags:
-        - flava
+        - {tag}
         - multimodal
         - vision-language
         ---""")
 
 
-def geometry(model: Flava) -> str:
-    config = model.config
+def geometry(model: Flava | Clip) -> str:
+    encoders: dict[str, TransformerConfig] = {
+        "image": model.config.image,
+        "text": model.config.text,
+    }
+    if isinstance(model, Flava):
+        encoders["multimodal"] = model.config.multimodal
     rows = [
         f"| {name} | {part.width} | {part.depth} | {part.heads} | {part.mlp_width} |"
-        for name, part in (
-            ("image", config.image),
-            ("text", config.text),
-            ("multimodal", config.multimodal),
-        )
+        for name, part in encoders.items()
     ]
     table = ["| encoder | width | blocks | heads | MLP |", "| --- | --- | --- | --- | --- |", *rows]
-    return "\n".join([*table, "", *sizes(model, config)])
+    return "\n".join([*table, "", *sizes(model)])
 
 
-def sizes(model: Flava, config: FlavaConfig) -> list[str]:
-    image, text, codebook = config.image, config.text, config.codebook
-    parameters = sum(tensor.numel() for tensor in loaded(model).values())
-    return [
+def sizes(model: Flava | Clip) -> list[str]:
+    image, text = model.config.image, model.config.text
+    found = [
         f"- images of {image.image_size} x {image.image_size} pixels in patches of "
         f"{image.patch_size} x {image.patch_size}",
         f"- texts of up to {text.max_length} tokens of {text.vocabulary_size}",
-        f"- a contrastive space of {config.projection_width} dimensions",
-        f"- a codebook of {codebook.codes} codes",
-        f"- {parameters / 1e6:.1f} M parameters, codebook included",
+        f"- a contrastive space of {model.config.projection_width} dimensions",
     ]
+    if isinstance(model, Clip):
+        return [*found, f"- {millions(model.parameters())} M parameters"]
+    return [
+        *found,
+        f"- a codebook of {model.config.codebook.codes} codes",
+        f"- {millions(loaded(model).values())} M parameters, codebook included",
+    ]
+
+
+def millions(tensors: Iterable[Tensor]) -> str:
+    return f"{sum(tensor.numel() for tensor in tensors) / 1e6:.1f}"
 
 
 def training(run: dict[str, Any] | None) -> str:
@@ -95,7 +121,7 @@ def training(run: dict[str, Any] | None) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in settings.items() if value is not None)
 
 
-def usage(repo_id: str, kind: str) -> str:
+def usage(repo_id: str, kind: str, processor: str) -> str:
     return dedent(f"""\
         With flava:
 
@@ -109,8 +135,8 @@ def usage(repo_id: str, kind: str) -> str:
         With transformers:
 
         ```python
-        from transformers import {kind}, FlavaProcessor
+        from transformers import {kind}, {processor}
 
         model = {kind}.from_pretrained("{repo_id}")
-        processor = FlavaProcessor.from_pretrained("{repo_id}")
+        processor = {processor}.from_pretrained("{repo_id}")
         ```""")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from flava.model.features import (
     fill_features,
     kind_of,
 )
+from flava.named import Named
 
 PAIR_HIDDEN_WIDTH = 1536
 """Hidden width of the paper's two-layer head on h_CLS,M."""
@@ -29,7 +31,7 @@ HEAD_INIT_STD = 0.02
 class ClassifierConfig:
     """Geometry of a classifier, and the names of what it tells apart."""
 
-    encoder: FeaturesConfig
+    encoder: Annotated[FeaturesConfig, Named()]
     """Geometry of the encoders; its type tells what they read: images, text or pairs."""
     classes: tuple[str, ...]
     """The classes' names, in the order of the logits."""

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from flava.data.loader import DataConfig
 from flava.files import explain
 from flava.model import CodebookConfig, FlavaConfig
+from flava.named import Named
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
 from flava.training.files import write_whole
 from flava.training.optimizer import OptimizerConfig
@@ -83,9 +84,9 @@ class LoopConfig:
 class Run(LoopConfig):
     """Everything that decides what a pretraining run, or a codebook's, does."""
 
-    model: FlavaConfig | CodebookConfig
+    model: Annotated[FlavaConfig | CodebookConfig, Named()]
     """Geometry of the model."""
-    objective: FlavaObjectiveConfig | CodebookObjectiveConfig
+    objective: Annotated[FlavaObjectiveConfig | CodebookObjectiveConfig, Named()]
     """The losses' settings."""
     data: DataConfig
     """What is read, how it is mixed, transformed and masked."""

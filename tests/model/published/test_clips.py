@@ -18,11 +18,12 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from flava.model import Activation, Clip
-from flava.model.published.clips import LAYOUTS
+from flava.model.published import clips_huggingface, clips_openai
 from flava.model.published.stored import Stored
 from tests.model.published.checkpoints import recognised, saved, spread, stored
 from tests.support import randomise
 
+LAYOUTS = (*clips_openai.LAYOUTS, *clips_huggingface.LAYOUTS)
 IMAGE = {"layers": 2, "width": 96, "head_width": 24, "patch_size": 5, "image_size": 15}
 TEXT = {"context_length": 13, "vocab_size": 67, "width": 60, "heads": 3, "layers": 3}
 LENGTHS = [13, 2, 7, 5]

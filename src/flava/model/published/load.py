@@ -6,7 +6,8 @@ from torch import nn
 
 from flava.model.published import (
     berts,
-    clips,
+    clips_huggingface,
+    clips_openai,
     codebooks,
     huggingface,
     own,
@@ -21,7 +22,8 @@ LAYOUTS = (
     *own.LAYOUTS,
     *huggingface.LAYOUTS,
     *torchmultimodal.LAYOUTS,
-    *clips.LAYOUTS,
+    *clips_openai.LAYOUTS,
+    *clips_huggingface.LAYOUTS,
     *codebooks.LAYOUTS,
     *vits.LAYOUTS,
     *berts.LAYOUTS,

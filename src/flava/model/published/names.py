@@ -41,12 +41,16 @@ QUERY_KEY_VALUE = split("query", "key", "value")
 """The parts as Hugging Face's and TorchMultimodal's models name them."""
 
 
-def export(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
-    """Our tensors under the published names; parts of one matrix are views of it."""
+def export(
+    state: Mapping[str, Tensor],
+    table: Table,
+    parts: Callable[[str], list[str]] = QUERY_KEY_VALUE,
+) -> dict[str, Tensor]:
+    """Our tensors under the published names; ``parts`` of one matrix are views of it."""
     published: dict[str, Tensor] = {}
-    for name, entries in sources(state, table, QUERY_KEY_VALUE).items():
-        parts = state[name].chunk(len(entries)) if len(entries) > 1 else (state[name],)
-        published |= dict(zip(entries, parts, strict=True))
+    for name, entries in sources(state, table, parts).items():
+        pieces = state[name].chunk(len(entries)) if len(entries) > 1 else (state[name],)
+        published |= dict(zip(entries, pieces, strict=True))
     return published
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from flava.model.codebook import Codebook, CodebookConfig
 from flava.model.flava import Flava, FlavaConfig
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill, unfilled
+from flava.named import Named
 
 OwnModel = Flava | Codebook | Classifier | Clip
 OwnConfig = FlavaConfig | CodebookConfig | ClassifierConfig | ClipConfig
@@ -31,9 +33,9 @@ class ModelFile:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: OwnConfig
+    model: Annotated[OwnConfig, Named()]
     absent: tuple[str, ...] = ()
-    """As `Flava.absent`."""
+    """As `Flava.absent` and `Codebook.absent`; the other models are always whole."""
 
 
 MODEL_FILE = TypeAdapter(ModelFile)
@@ -48,7 +50,7 @@ def write_model(model: OwnModel, folder: Path) -> None:
     """Write both files into a folder that is there."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
-    absent = tuple(sorted(model.absent)) if isinstance(model, Flava) else ()
+    absent = tuple(sorted(model.absent)) if isinstance(model, Flava | Codebook) else ()
     config = MODEL_FILE.dump_json(ModelFile(model=model.config, absent=absent), indent=2)
     (folder / "config.json").write_bytes(config + b"\n")
 
@@ -82,7 +84,7 @@ def build(stored: Stored) -> OwnModel:
         ) from error
     model = unfilled(lambda: build_model(file.model))
     fill_own(model, stored)
-    if isinstance(model, Flava):
+    if isinstance(model, Flava | Codebook):
         model.absent = frozenset(file.absent)
     return model.eval()
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from flava.batch import ImageBatch, PairBatch, TextBatch, map_pixels
+from flava.data.transforms import CLIP_MEAN, CLIP_STD
 from flava.model import (
     CodebookConfig,
     Flava,
@@ -77,3 +78,9 @@ def random_pairs(config: FlavaConfig, lengths: list[int], matched: Tensor) -> Pa
         text=random_texts(config, lengths),
         matched=matched,
     )
+
+
+def denormalise(pixels: Tensor) -> Tensor:
+    """The image encoder's pixels, (..., 3, height, width), as levels in [0, 1]."""
+    mean, std = pixels.new_tensor([CLIP_MEAN, CLIP_STD])[..., None, None]
+    return (pixels * std + mean).clamp(0, 1)

@@ -2,9 +2,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -14,35 +13,16 @@ from flava.cli import main
 from flava.model import Codebook
 from flava.recipes.tiny import flava_tiny
 from flava.training.checkpoint import save_checkpoint
+from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
-from tests.tiny_runs import CODEBOOK, CODEBOOK_ARGUMENTS, FLAVA_ARGUMENTS, one_line, rows
+from tests.tiny_runs import CODEBOOK, CODEBOOK_ARGUMENTS, FLAVA_ARGUMENTS, rows
 
 NOBODY = 65534
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended, and what it said, boxes and line breaks taken away."""
-
-    status: int
-    out: str
-    error: str
-
-
 @pytest.fixture
-def flava(capsys) -> Callable[..., Ended]:
-    """The command in this process: any exception but SystemExit would be a traceback."""
-
-    def run(*arguments: object) -> Ended:
-        try:
-            status = main([str(each) for each in arguments])
-        except SystemExit as stop:
-            assert isinstance(stop.code, int)
-            status = stop.code
-        said = capsys.readouterr()
-        return Ended(status, one_line(said.out), one_line(said.err))
-
-    return run
+def flava(capsys) -> Command:
+    return in_this_process(capsys)
 
 
 @pytest.fixture

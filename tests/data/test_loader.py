@@ -16,8 +16,9 @@ from flava.batch import Batch, ImageBatch, PairBatch, TextBatch, unmap_pixels
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.mixture import choose
 from flava.data.tokenizer import Tokenizer
-from flava.data.transforms import ImageTransformConfig, denormalise
+from flava.data.transforms import ImageTransformConfig
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
+from tests.support import denormalise
 
 KINDS = {"pairs": PairBatch, "images": ImageBatch, "text": TextBatch}
 TOKENIZER = Tokenizer()

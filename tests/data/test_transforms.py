@@ -15,13 +15,13 @@ from flava.data.errors import SampleError
 from flava.data.transforms import (
     ImageTransformConfig,
     decode_image,
-    denormalise,
     evaluation_pixels,
     random_crop,
     resize,
     to_rgb,
 )
 from tests.data.shard_files import encoded, picture
+from tests.support import denormalise
 
 SMALL = ImageTransformConfig(image_size=12, codebook_size=16)
 

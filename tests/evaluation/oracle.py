@@ -5,10 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.batch import unmap_pixels
-from flava.data.transforms import denormalise
 from flava.evaluation.held_out import tokenizer
 from flava.model import Flava, FlavaConfig, ImageConfig, TextConfig
 from tests.evaluation.corpus import STEP, WORDS, word_ids
+from tests.support import denormalise
 
 GRID = 4
 CODES = len(WORDS)

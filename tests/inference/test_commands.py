@@ -3,8 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import torch
 from PIL import Image
 
 import flava
-from flava.cli import main
 from flava.data.embedded import CORPUS
 from flava.data.shards import Raw, read_shard
 from flava.model import (
@@ -28,38 +25,17 @@ from flava.model import (
     TextConfig,
 )
 from flava.training.checkpoint import save_checkpoint
+from tests.commands import Command, in_this_process
 from tests.support import randomise
-from tests.tiny_runs import one_line
 
 TRANSFORMER: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
 IMAGES = 12
 CLASSES = ["animal", "fruit", "red car"]
 
 
-@dataclass(frozen=True)
-class Ended:
-    status: int
-    out: str
-    error: str
-
-
-Run = Callable[..., Ended]
-
-
 @pytest.fixture
-def run(capsys) -> Run:
-    """The command in this process; what it says without boxes and line breaks."""
-
-    def run(*arguments: object) -> Ended:
-        try:
-            status = main([str(each) for each in arguments])
-        except SystemExit as stop:
-            assert isinstance(stop.code, int)
-            status = stop.code
-        said = capsys.readouterr()
-        return Ended(status, one_line(said.out), one_line(said.err))
-
-    return run
+def run(capsys) -> Command:
+    return in_this_process(capsys)
 
 
 def saved(folder: Path, name: str, seed: int) -> Path:

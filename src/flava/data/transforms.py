@@ -188,12 +188,6 @@ def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 
     return _unit(pixels).sub_(mean).div_(std)
 
 
-def denormalise(pixels: Float[Tensor, "*batch 3 h w"]) -> Float[Tensor, "*batch 3 h w"]:
-    """The inverse of ``normalise``, in [0, 1]: for pictures."""
-    mean, std = pixels.new_tensor([CLIP_MEAN, CLIP_STD])[..., None, None]
-    return (pixels * std + mean).clamp(0, 1)
-
-
 def for_codebook(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
     """For the codebook: to [0, 1], then DALL-E's pixel map."""
     return map_pixels(_unit(pixels))

@@ -17,8 +17,6 @@ from torch.nn import functional
 from flava.batch import unmap_pixels
 
 GROUPS = 4
-REDUCTION = 8
-"""Pixels a side for each code: three poolings by two."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class LabelledConfig:
     """A model, and one's own labelled data."""
 
     model: str
-    """The model to start from: a run's or a checkpoint's folder."""
+    """The model to start from: anything that flava.load takes."""
     data: Path
     """A folder with a subfolder of samples for each class (images; texts as .txt; or both under one
     name), or a table (.csv, .tsv, .jsonl, .parquet) with the columns "label" and "image", "text" or

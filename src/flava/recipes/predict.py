@@ -19,7 +19,7 @@ class PredictConfig:
     """A classifier, and what it shall classify."""
 
     model: str
-    """The classifier: the folder of a `flava finetune` or a `flava probe`."""
+    """The classifier: the folder of a `flava finetune` or a `flava probe`, or its id on the hub."""
     data: Path
     """A folder of samples, or a table with the columns "image", "text" or both."""
     output: Path
@@ -35,7 +35,7 @@ def predict(config: PredictConfig) -> str:
         ValueError: the model is no classifier, or does not read such data.
         OSError: something could not be read or written.
     """
-    classifier = load_classifier(Path(config.model))
+    classifier = load_classifier(config.model)
     rows = read_rows(config.data, labelled=False)
     if rows.kind != classifier.config.kind:
         raise ValueError(
@@ -54,8 +54,8 @@ def predict(config: PredictConfig) -> str:
     return "\n".join([f"predicted {len(predictions.rows):,}: {config.output}", *lines])
 
 
-def load_classifier(source: Path) -> Classifier:
-    """The classifier of a run's or a checkpoint's folder, on the CPU, in evaluation mode.
+def load_classifier(source: str | Path) -> Classifier:
+    """A classifier on the CPU, in evaluation mode, from a run, a checkpoint or the hub.
 
     Raises:
         FileNotFoundError: there is no checkpoint.

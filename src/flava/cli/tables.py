@@ -156,16 +156,25 @@ def one_source(
 def show(rows: Sequence[Columns], skipped: Sequence[Skipped]) -> None:
     """The first rows as a table."""
     table = Table(title=f"the first {len(rows)} rows; --output FILE computes all", title_style="")
-    for name, value in rows[0].items():
-        justify = "right" if isinstance(value, float) else "left"
+    for name in _cells(rows[0]):
+        justify = "right" if isinstance(rows[0][name], float) else "left"
         table.add_column(name, justify=justify, overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*_cells(row).values())
     console = Console()
     console.print(table)
     for each in skipped[:SHOWN_SKIPPED]:
         console.print(f"skipped {each}", markup=False, highlight=False)
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value).replace("[", r"\[")
+def _cells(row: Columns) -> dict[str, str]:
+    """What is shown of a row: a class and its probability in one cell, so that a line holds all."""
+    cells: dict[str, str] = {}
+    for name, value in row.items():
+        of_class = name.replace("probability_", "class_")
+        if name != of_class and of_class in cells:
+            cells[of_class] += f" {value:.3f}"
+        else:
+            text = f"{value:.3f}" if isinstance(value, float) else str(value)
+            cells[name] = text.replace("[", r"\[")
+    return cells

@@ -14,8 +14,9 @@ from flava.training.schedule import ScheduleConfig
 STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
 """The drawing styles that are trained on; twemoji and openmoji are held out."""
 
-IMAGE = ImageTransformConfig(image_size=48, codebook_size=48)
+IMAGE = ImageTransformConfig(image_size=40, codebook_size=40)
 PATCH = IMAGE.image_size // IMAGE.grid
+CODEBOOK_IMAGE = ImageTransformConfig(image_size=48, codebook_size=48)
 CODEBOOK = CodebookConfig(codes=512, width=32, blocks=1, decoder_input_width=64)
 
 
@@ -25,7 +26,7 @@ def flava_tiny() -> Run:
     return Run(
         recipe="flava-tiny",
         output_dir=Path("runs/flava-tiny"),
-        max_steps=900,
+        max_steps=1150,
         model=FlavaConfig(
             image=ImageConfig(
                 image_size=IMAGE.image_size,
@@ -57,13 +58,13 @@ def flava_tiny() -> Run:
             pair_max_length=32,
             text_max_length=64,
         ),
-        # On so little data five times the paper's decay helps words that were never seen (docs/log.md).
+        # Five times the paper's decay: on so little data it helps unseen concepts (docs/log.md).
         optimizer=OptimizerConfig(lr=1.5e-3, weight_decay=0.5),
         schedule=ScheduleConfig(warmup_steps=100),
         codebook="shipped:codebook-tiny",
         # Its 250 images leave the probe an error of 2.7 points: more probes would find luck.
-        probe_every=225,
-        checkpoint_every=225,
+        probe_every=230,
+        checkpoint_every=230,
     )
 
 
@@ -81,7 +82,7 @@ def codebook_tiny() -> Run:
                 weight=1.0,
                 batch_size=64,
             ),
-            image=IMAGE,
+            image=CODEBOOK_IMAGE,
         ),
         optimizer=OptimizerConfig(lr=4e-3, weight_decay=1e-4, max_grad_norm=100.0),
         schedule=ScheduleConfig(warmup_steps=50),

@@ -50,6 +50,23 @@ def test_another_model_has_other_figures_but_the_same_untrained_ones(tmp_path: P
     assert moved >= 5
 
 
+def test_what_a_checkpoint_did_not_hold_is_left_out(tmp_path: Path) -> None:
+    """And all else is as before. Hugging Face's files hold no decoder: nothing is drawn with it."""
+    whole, _ = run(tiny_model(1), tmp_path)
+    model = tiny_model(1)
+    model.absent = frozenset({"mim_head", "itm_head", "codebook.decoder"})
+    partial, _ = run(model, tmp_path)
+    kept = [figure for figure in whole.figures if figure.task not in ("mim", "itm")]
+    assert list(partial.figures) == kept
+    assert len(kept) < len(whole.figures)
+    assert whole.examples.masked_images
+    assert whole.examples.reconstructions
+    assert not partial.examples.masked_images
+    assert not partial.examples.reconstructions
+    assert partial.examples.masked_texts == whole.examples.masked_texts
+    assert partial.settings["absent"] == ["codebook.decoder", "itm_head", "mim_head"]
+
+
 def test_figures_do_not_depend_on_the_batch_size_or_the_time(tmp_path: Path) -> None:
     model = tiny_model(1)
     once, _ = run(model, tmp_path)

@@ -240,7 +240,7 @@ def test_an_evaluation_without_any_example_is_shown(tmp_path: Path) -> None:
     found, _ = evaluation()
     save_evaluation(replace(found, examples=Examples(), confusions=(), figures=()), {}, tmp_path)
     page = Page(write_report(tmp_path).read_text())
-    assert page.text.count("No examples were drawn.") == 4
+    assert page.text.count("No examples were drawn.") == 5
     assert "There is no confusion matrix." in page.text
 
 

@@ -1,11 +1,17 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from flava.evaluation import run
+from flava.evaluation.harness import evaluate
+from flava.evaluation.record import load_evaluation
 from flava.evaluation.run import evaluate_run, summary
-from flava.model import Codebook
+from flava.inference.export import export
+from flava.model import Codebook, Flava
 from flava.training.checkpoint import save_checkpoint
-from tests.evaluation.corpus import tiny_geometry
+from tests.evaluation.corpus import splits, tiny_geometry
 from tests.evaluation.test_report import evaluation
 
 
@@ -19,6 +25,23 @@ def test_a_codebook_is_not_evaluated_as_a_flava(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds a Codebook: only a FLAVA can be evaluated"):
         evaluate_run(tmp_path)
     assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_a_published_checkpoint_is_evaluated_to_another_folder(tmp_path, monkeypatch) -> None:
+    """The figures of the run that it was written from; a file has no folder of its own."""
+    torch.manual_seed(0)
+    model = Flava(tiny_geometry())
+    monkeypatch.setattr(run, "evaluate", partial(evaluate, splits=splits(tmp_path)))
+    save_checkpoint(tmp_path / "run" / "checkpoints", "last", model)
+    export(model, tmp_path / "published", "flava")
+    evaluate_run(tmp_path / "run")
+    weights = tmp_path / "published" / "model.safetensors"
+    with pytest.raises(ValueError, match=f"{weights} is no folder to write to: give one with"):
+        evaluate_run(weights)
+    evaluate_run(weights, output_dir=tmp_path / "figures" / "new")
+    ours, theirs = (load_evaluation(tmp_path / name) for name in ("run", "figures/new"))
+    assert ours.figures == theirs.figures
+    assert len(ours.figures) > 30
 
 
 def test_the_summary_gives_each_headline_beside_its_baselines() -> None:

@@ -12,13 +12,15 @@ from flava.evaluation.report import write_report
 from flava.evaluation.run import evaluate_run
 
 
-def evaluate(run: tyro.conf.Positional[Path]) -> None:
-    """Evaluate a run on held-out data, and write RUN/evaluation.json.
+def evaluate(run: tyro.conf.Positional[str], output_dir: Path | None = None) -> None:
+    """Evaluate a run, or a published FLAVA, on held-out data, and write RUN/evaluation.json.
 
     Args:
-        run: The run's folder, as given to `flava train` with --output-dir.
+        run: The run's folder, as given to `flava train` with --output-dir; or anything that
+            flava.load takes.
+        output_dir: The folder to write to instead of RUN, which a file or a hub id needs.
     """
-    print(evaluate_run(run))
+    print(evaluate_run(run, output_dir=output_dir))
 
 
 def report(run: tyro.conf.Positional[Path]) -> None:

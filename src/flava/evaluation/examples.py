@@ -45,18 +45,26 @@ class Album:
         return name
 
 
+CODEBOOK = ("codebook.encoder", "codebook.decoder")
+MASKED_IMAGES = ("mim_head", "mmm_image_head", *CODEBOOK)
+MASKED_TEXTS = ("mlm_head", "mmm_text_head")
+"""What examples are drawn with, of the parts that not every checkpoint holds."""
+
+
 def draw_examples(subject: Subject, split: str = "unseen_style") -> tuple[Examples, Pictures]:
-    """Examples of everything that can be looked at, and the pictures they name."""
-    album = Album()
+    """Examples of everything that the model has the parts for, and the pictures they name."""
+    album, has = Album(), subject.model.absent.isdisjoint
     pairs = subject.held_out.pairs(split)
     rng = generator(subject.held_out.seed, 0, "examples")
     rows = torch.from_numpy(rng.permutation(len(pairs))[:QUERIES])
     examples = Examples(
         images_for_captions=tuple(images_for_captions(subject, split, rows, album)),
         captions_for_images=tuple(captions_for_images(subject, split, rows, album)),
-        masked_images=tuple(masked_images(subject, split, rows, album)),
-        masked_texts=tuple(masked_texts(subject, split, rng, album)),
-        reconstructions=tuple(reconstructions(subject, split, rng, album)),
+        masked_images=tuple(
+            masked_images(subject, split, rows, album) if has(MASKED_IMAGES) else ()
+        ),
+        masked_texts=tuple(masked_texts(subject, split, rng, album) if has(MASKED_TEXTS) else ()),
+        reconstructions=tuple(reconstructions(subject, split, rng, album) if has(CODEBOOK) else ()),
     )
     return examples, album.pictures
 

@@ -118,7 +118,8 @@ def evaluate(
 ) -> tuple[Evaluation, Pictures]:
     """Every figure and example of a trained model, and the examples' pictures by name.
 
-    The model is evaluated on the device and in the precision that its weights have.
+    The model is evaluated on the device that its weights are on. What needs a part that its
+    checkpoint did not hold (`Flava.absent`) is left out.
 
     Raises:
         FileNotFoundError: a split's shard is missing.
@@ -126,6 +127,7 @@ def evaluate(
     """
     started = time.perf_counter()
     held_out = HeldOut(splits, model.config, config.seed)
+    tasks = [task for task in tasks if model.absent.isdisjoint(task.needs)]
     figures, confusions = measure(model, held_out, config, tasks)
     with evaluating(model, config.precision):
         examples, pictures = draw_examples(Subject(model, held_out, config.batch_size))
@@ -149,6 +151,7 @@ def describe(model: Flava, config: EvaluationConfig, splits: Mapping[str, Split]
         "templates": list(TEMPLATES),
         "linear_probe_strengths": list(STRENGTHS),
         "token_probability": TOKEN_PROBABILITY,
+        "absent": sorted(model.absent),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "machine": machine(),
     }

@@ -47,6 +47,11 @@ def write_report(run_folder: Path) -> Path:
         )
     config = read_config(run_folder, notes)
     notes += remarks(course, config)
+    if evaluation and (absent := evaluation.settings.get("absent")):
+        notes.append(
+            f"The checkpoint holds no {', '.join(absent)}: figures and examples that need them are "
+            "left out."
+        )
     page = environment(run_folder).get_template("report.html.jinja")
     html = page.render(
         name=config.get("recipe", run_folder.name),

@@ -1,4 +1,4 @@
-"""Evaluation of a run's folder: its best checkpoint, to RUN/evaluation.json."""
+"""Evaluation of a run's best checkpoint, or of a published one, to a folder's evaluation.json."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,29 +8,43 @@ from flava.evaluation.record import Evaluation, save_evaluation
 from flava.evaluation.tasks import SPLITS
 from flava.evaluation.words import headlines
 from flava.model import Flava
-from flava.model.published.files import find_checkpoint
-from flava.model.published.load import load_pretrained
+from flava.model.published.hub import looks_like_hub_id
+from flava.model.published.load import build, read
 
 
-def evaluate_run(run_folder: Path, config: EvaluationConfig = DEFAULT) -> str:
-    """Evaluate a run, write RUN/evaluation.json, and return the headlines as text.
+def evaluate_run(
+    source: str | Path, config: EvaluationConfig = DEFAULT, *, output_dir: Path | None = None
+) -> str:
+    """Evaluate a model, write evaluation.json, and return the headlines as text.
+
+    Args:
+        source: A run's folder, whose best checkpoint is evaluated, or anything that
+            `flava.model.published.load.read` takes.
+        output_dir: Where evaluation.json goes; else into the source, which then is a folder.
 
     Raises:
-        FileNotFoundError: the run has no checkpoint, or a split's shard is missing.
-        ValueError: the checkpoint is damaged, or no FLAVA's; or as `evaluate`.
+        FileNotFoundError: there is no checkpoint, or a split's shard is missing.
+        ValueError: the checkpoint is damaged, or no FLAVA's; or it is no folder and no
+            ``output_dir`` is given; or as `evaluate`.
     """
-    checkpoint = find_checkpoint(run_folder)
-    model = load_pretrained(checkpoint)
+    folder = Path(source) if output_dir is None else output_dir
+    on_the_hub = not folder.exists() and looks_like_hub_id(str(source))
+    if output_dir is None and (folder.is_file() or on_the_hub):
+        raise ValueError(f"{source} is no folder to write to: give one with --output-dir")
+    stored = read(source)
+    model = build(stored)
     if not isinstance(model, Flava):
         raise ValueError(
-            f"{checkpoint} holds a {type(model).__name__}: only a FLAVA can be evaluated. For the "
-            f"curves of this run: flava report {run_folder}"
+            f"{source} holds a {type(model).__name__}: only a FLAVA can be evaluated. For the "
+            f"curves of a run: flava report {source}"
         )
     evaluation, pictures = evaluate(model, config=config)
-    settings = {"checkpoint": checkpoint.resolve().name, **evaluation.settings}
-    evaluation = replace(evaluation, settings=settings)
-    path = save_evaluation(evaluation, pictures, run_folder)
-    return "\n".join([f"evaluated {checkpoint}: {path}", *summary(evaluation)])
+    # Where the weights are: in a run "best" stands for one of its updates.
+    place = stored.folder or Path(source)
+    settings = {"checkpoint": place.resolve().name, **evaluation.settings}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = save_evaluation(replace(evaluation, settings=settings), pictures, folder)
+    return "\n".join([f"evaluated {place}: {path}", *summary(evaluation)])
 
 
 def summary(evaluation: Evaluation) -> list[str]:

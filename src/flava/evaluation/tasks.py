@@ -66,15 +66,25 @@ class Task:
     name: str
     split: str
     measure: Callable[[Subject, str], Outcome]
+    needs: tuple[str, ...] = ()
+    """Parts of the model that not every checkpoint holds: without them the row is left out."""
     pca: bool = False
     """Whether principal components of the pixels can stand in for the model's features."""
 
 
 def rows(
-    name: str, measure: Callable[[Subject, str], Outcome], splits: str, *, pca: bool = False
+    name: str,
+    measure: Callable[[Subject, str], Outcome],
+    splits: str,
+    *,
+    needs: tuple[str, ...] = (),
+    pca: bool = False,
 ) -> tuple[Task, ...]:
     """The same task on several splits."""
-    return tuple(Task(name=name, split=split, measure=measure, pca=pca) for split in splits.split())
+    return tuple(
+        Task(name=name, split=split, measure=measure, needs=needs, pca=pca)
+        for split in splits.split()
+    )
 
 
 TASKS = (
@@ -89,10 +99,17 @@ TASKS = (
         "unseen_style unseen_style_hard unseen_concepts_all unseen_both",
     ),
     *rows("linear_probe", measures.linear_probe, "unseen_concepts_all unseen_both", pca=True),
-    *rows("itm", masked.itm, "unseen_style unseen_concepts"),
-    *rows("mmm_text", masked.mmm_text, "unseen_style unseen_concepts"),
-    *rows("mlm_captions", masked.mlm_captions, "unseen_style unseen_concepts"),
-    *rows("mlm", masked.mlm, "wordnet"),
-    *rows("mmm_image", masked.mmm_image, "unseen_style unseen_concepts"),
-    *rows("mim", masked.mim, "unseen_style unseen_concepts"),
+    *rows("itm", masked.itm, "unseen_style unseen_concepts", needs=("itm_head",)),
+    *rows("mmm_text", masked.mmm_text, "unseen_style unseen_concepts", needs=("mmm_text_head",)),
+    *rows("mlm_captions", masked.mlm_captions, "unseen_style unseen_concepts", needs=("mlm_head",)),
+    *rows("mlm", masked.mlm, "wordnet", needs=("mlm_head",)),
+    *rows(
+        "mmm_image",
+        masked.mmm_image,
+        "unseen_style unseen_concepts",
+        needs=("mmm_image_head", "codebook.encoder"),
+    ),
+    *rows(
+        "mim", masked.mim, "unseen_style unseen_concepts", needs=("mim_head", "codebook.encoder")
+    ),
 )

@@ -27,7 +27,7 @@ def test_a_codebook_is_not_evaluated_as_a_flava(tmp_path: Path) -> None:
     assert not (tmp_path / "evaluation.json").exists()
 
 
-def test_a_published_checkpoint_is_evaluated_to_another_folder(tmp_path, monkeypatch) -> None:
+def test_a_file_of_weights_is_evaluated_to_another_folder(tmp_path, monkeypatch) -> None:
     """The figures of the run that it was written from; a file has no folder of its own."""
     torch.manual_seed(0)
     model = Flava(tiny_geometry())

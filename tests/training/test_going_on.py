@@ -60,6 +60,15 @@ def test_the_best_checkpoint_is_that_of_the_highest_first_figure(run):
     assert same(load_pretrained(checkpoints / "best").state_dict(), probe.seen[1])
 
 
+def test_within_the_tolerance_of_the_highest_figure_the_later_checkpoint_is_best(run):
+    """0.45 and 0.42 are within 0.1 of 0.5, 0.35 is not; the highest is not forgotten."""
+    run = replace(run, max_steps=10, probe_every=2, checkpoint_every=3, probe_tolerance=0.1)
+    trainer_of(run, Probing(0.1, 0.5, 0.45, 0.42, 0.35)).train(image_batches())
+    checkpoints = run.output_dir / "checkpoints"
+    assert load_state(checkpoints / "best")["step"] == 8
+    assert load_state(checkpoints / "best")["best"] == 0.5
+
+
 def test_the_last_checkpoint_is_never_older_than_the_best(run):
     # Else a resumed run would go back behind it, and a fresh one would not notice it.
     run = replace(run, probe_every=2, checkpoint_every=100)

@@ -142,11 +142,12 @@ def test_differences_are_all_listed_but_those_free_on_resume():
         "resume": True,
         "max_steps": 7,
         "probe_every": 3,
+        "probe_tolerance": 0.5,
         "checkpoint_every": 4,
     }
     assert differences(saved, replace(saved, **free)) == []
     data: DataConfig = replace(saved.data, text=None, mask_probability=0.3)
-    asked: Run = replace(saved, seed=1, data=data, optimizer=OptimizerConfig(lr=0.5), **free)
+    asked: Run = replace(saved, seed=1, data=data, optimizer=replace(saved.optimizer, lr=0.5), **free)
     found = differences(saved, asked)
     assert {line.split(":")[0] for line in found} == {
         "seed",

@@ -62,8 +62,9 @@ def flava_tiny() -> Run:
         optimizer=OptimizerConfig(lr=1.5e-3, weight_decay=0.5),
         schedule=ScheduleConfig(warmup_steps=100),
         codebook="shipped:codebook-tiny",
-        # Its 250 images leave the probe an error of 2.7 points: more probes would find luck.
+        # Of 250 images the zero-shot accuracy has a standard error of 2.8 points.
         probe_every=230,
+        probe_tolerance=0.028,
         checkpoint_every=230,
     )
 

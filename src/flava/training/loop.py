@@ -196,8 +196,8 @@ class Trainer:
             shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             display.say(f"probe at step {self.step}: {shown}")
             first = next(iter(figures.values()))
-            if first > self.best:
-                self.best = first
+            if first > self.best - self.run.probe_tolerance:
+                self.best = max(first, self.best)
                 self.save("best")
         if done or self.step % self.run.checkpoint_every == 0:
             self.save()

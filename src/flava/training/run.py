@@ -61,6 +61,9 @@ class LoopConfig:
     """Batches whose gradients are added up for one update."""
     probe_every: int = 100
     """Updates between two probes, which choose the checkpoint that is kept as best."""
+    probe_tolerance: float = 0.0
+    """A later checkpoint becomes the best one unless its figure is lower than the highest by more
+    than this. Set to the figure's standard error, it keeps no checkpoint for its luck."""
     checkpoint_every: int = 200
     """Updates between two checkpoints; one is written at the end and on Ctrl-C in any case."""
 
@@ -75,8 +78,11 @@ class LoopConfig:
             for name in ("max_steps", "accumulate", "probe_every", "checkpoint_every")
             if (value := getattr(self, name)) < 1
         ]
-        if self.seed < 0:
-            found.append(f"seed is {self.seed}: use 0 or more")
+        found += [
+            f"{name} is {value}: use 0 or more"
+            for name in ("seed", "probe_tolerance")
+            if not (value := getattr(self, name)) >= 0
+        ]
         return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
 
 
@@ -107,7 +113,14 @@ class Run(LoopConfig):
 RUN = TypeAdapter(Run)
 AnyRun = TypeVar("AnyRun", bound=LoopConfig)
 
-FREE_ON_RESUME = {"output_dir", "resume", "max_steps", "probe_every", "checkpoint_every"}
+FREE_ON_RESUME = {
+    "output_dir",
+    "resume",
+    "max_steps",
+    "probe_every",
+    "probe_tolerance",
+    "checkpoint_every",
+}
 """Fields that may differ when a run is resumed; any other would make it another run."""
 
 

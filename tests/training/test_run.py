@@ -147,7 +147,8 @@ def test_differences_are_all_listed_but_those_free_on_resume():
     }
     assert differences(saved, replace(saved, **free)) == []
     data: DataConfig = replace(saved.data, text=None, mask_probability=0.3)
-    asked: Run = replace(saved, seed=1, data=data, optimizer=replace(saved.optimizer, lr=0.5), **free)
+    optimizer = replace(saved.optimizer, lr=0.5)
+    asked: Run = replace(saved, seed=1, data=data, optimizer=optimizer, **free)
     found = differences(saved, asked)
     assert {line.split(":")[0] for line in found} == {
         "seed",

@@ -116,7 +116,7 @@ def image_beit() -> Run:
         recipe="image-beit",
         output_dir=Path("runs/image-beit"),
         max_steps=800 * BEIT_EPOCH,
-        model=MaskedImageConfig(image=ImageConfig()),
+        model=MaskedImageConfig(image=ImageConfig(drop_path=0.1)),
         objective=MaskedObjectiveConfig(),
         data=DataConfig(
             images=SourceConfig(shards=IMAGENET, weight=1.0, batch_size=2048),
@@ -184,7 +184,7 @@ def mim_tiny() -> Run:
             ),
             image=parent.data.image,
         ),
-        optimizer=parent.optimizer,
+        optimizer=OptimizerConfig(lr=parent.optimizer.lr),
         schedule=ScheduleConfig(warmup_steps=50),
         codebook=parent.codebook,
         held_out=(f"embedded:pairs/{STYLES}-val.tar",),
@@ -208,7 +208,7 @@ def mlm_tiny() -> Run:
             ),
             text_max_length=parent.data.pair_max_length,
         ),
-        optimizer=parent.optimizer,
+        optimizer=OptimizerConfig(lr=parent.optimizer.lr),
         schedule=ScheduleConfig(warmup_steps=50),
         held_out=(f"embedded:pairs/{STYLES}-val.tar",),
         probe_every=100,
@@ -243,12 +243,14 @@ def text_mlm_tiny() -> Run:
 def image_beit_tiny() -> Run:
     """`image-beit` on the embedded images without text."""
     parent, paper = mim_tiny(), image_beit()
+    model = parent.model
+    assert isinstance(model, MaskedImageConfig)
     return replace(
         paper,
         recipe="image-beit-tiny",
         output_dir=Path("runs/image-beit-tiny"),
         max_steps=300,
-        model=parent.model,
+        model=replace(model, image=replace(model.image, drop_path=0.1)),
         data=replace(
             parent.data,
             images=SourceConfig(

@@ -204,7 +204,7 @@ def test_special_tokens_within_a_sequence_are_never_hidden(config):
         inner += int((special.sum(dim=1) - 2).sum())
         assert not (batch.selected & special).any()
         assert (batch.selected == (batch.real & ~special)).all()
-    assert inner > 3
+    assert inner > 0
 
 
 # The captions and images of pairs, alone

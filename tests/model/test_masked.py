@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
-from flava.batch import ImageInputs, TextInputs
+from flava.batch import ImageInputs, Inputs, Kind, TextInputs
 from flava.model import (
     Flava,
     MaskedImage,
@@ -78,9 +79,14 @@ def test_features_are_those_of_the_whole_model():
         model.load_state_dict({n: whole.state_dict()[n] for n in model.state_dict()})
     pixels = ImageInputs(pixels=torch.randn(2, 3, 24, 24))
     words = TextInputs(ids=torch.randint(5, 50, (2, 7)), real=torch.ones(2, 7, dtype=torch.bool))
-    for model, kind, inputs in ((image, "images", pixels), (text, "text", words)):
+    readings: list[tuple[nn.Module, Kind, Inputs]] = [
+        (image, "images", pixels),
+        (text, "text", words),
+    ]
+    for model, kind, inputs in readings:
         assert torch.equal(features_of(model, kind)(inputs), features_of(whole, kind)(inputs))
-    for model, kind in ((image, "text"), (text, "images"), (image, "pairs")):
+    unread: list[tuple[nn.Module, Kind]] = [(image, "text"), (text, "images"), (image, "pairs")]
+    for model, kind in unread:
         with pytest.raises(ValueError, match=f"does not read {kind}"):
             features_of(model, kind)
 

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from flava.data import stream
-from flava.data.shards import Raw
+from flava.data.shards import Raw, read_shard
 from flava.data.stream import Share, Window, windows
 from tests.data.shard_files import write_lines
 
@@ -41,7 +41,7 @@ def keys(window: Window) -> list[str]:
 
 def read(paths, count, *, streams=1, worker=0, start=0, batch_size=4, seed=0) -> list[Window]:
     share = Share(stream=worker, streams=streams, start=start)
-    every = windows(paths, batch_size=batch_size, seed=seed, share=share)
+    every = windows(paths, read_shard, batch_size=batch_size, seed=seed, share=share)
     return list(itertools.islice(every, count))
 
 
@@ -80,7 +80,9 @@ def test_a_resumed_stream_goes_on_where_it_was(paths, streams, start):
 
 @pytest.mark.usefixtures("kept")
 def test_spares_are_the_samples_that_follow(paths):
-    every = windows(paths, batch_size=4, seed=0, share=Share(stream=0, streams=1, start=0))
+    every = windows(
+        paths, read_shard, batch_size=4, seed=0, share=Share(stream=0, streams=1, start=0)
+    )
     undisturbed = [name for window in read(paths, 4) for name in keys(window)]
     first = next(every)
     spares = [key(item) for item in itertools.islice(first.spares, 6)]

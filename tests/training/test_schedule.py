@@ -1,12 +1,18 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.training.schedule import ScheduleConfig, learning_rate_factor
+from flava.training.schedule import Decay, ScheduleConfig, learning_rate_factor
 
-CONFIGS = st.builds(ScheduleConfig, warmup_steps=st.integers(0, 60), final_fraction=st.floats(0, 1))
+CONFIGS = st.builds(
+    ScheduleConfig,
+    warmup_steps=st.integers(0, 60),
+    final_fraction=st.floats(0, 1),
+    decay=st.sampled_from(Decay),
+)
 
 
 def factors(config: ScheduleConfig, max_steps: int) -> list[float]:
@@ -48,6 +54,26 @@ def test_the_way_down_is_half_a_cosine(warmup, decay, data):
     assert learning_rate_factor(config, step, warmup + decay) == pytest.approx(expected)
 
 
+@given(st.floats(0, 1), st.integers(0, 30), st.integers(1, 40), st.data())
+def test_a_linear_way_down_is_straight(final, warmup, decay, data):
+    """Between the peak and the end, as fairseq's polynomial decay of power 1."""
+    config = ScheduleConfig(warmup_steps=warmup, final_fraction=final, decay=Decay.LINEAR)
+    done = data.draw(st.integers(0, decay))
+    factor = learning_rate_factor(config, warmup + done, warmup + decay)
+    assert factor == pytest.approx((1 * (decay - done) + final * done) / decay)
+
+
+@given(CONFIGS, st.integers(1, 60), st.integers(0, 100))
+def test_it_may_be_down_before_the_run_ends(config, decay_steps, beyond):
+    end = config.warmup_steps + decay_steps
+    early = replace(config, decay_end=end)
+    for step in (0, end // 2, end - 1):
+        assert learning_rate_factor(early, step, end + beyond) == learning_rate_factor(
+            config, step, end
+        )
+    assert learning_rate_factor(early, end + beyond, 10_000) == pytest.approx(config.final_fraction)
+
+
 def test_no_update_is_made_at_a_rate_of_zero():
     assert factors(ScheduleConfig(warmup_steps=4), 8)[0] == 0.25
     assert min(factors(ScheduleConfig(warmup_steps=4), 8)) > 0
@@ -58,8 +84,9 @@ def test_a_run_may_end_within_its_warmup():
 
 
 def test_every_mistake_is_listed():
-    config = ScheduleConfig(warmup_steps=-1, final_fraction=1.5)
+    config = ScheduleConfig(warmup_steps=-1, final_fraction=1.5, decay_end=-1)
     assert config.mistakes("schedule") == [
         "schedule.warmup_steps is -1: use 0 or more",
         "schedule.final_fraction is 1.5: use a number in [0, 1]",
+        "schedule.decay_end is -1: use more than schedule.warmup_steps -1",
     ]

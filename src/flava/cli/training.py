@@ -4,13 +4,22 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from flava.model import FlavaConfig
+from flava.model import CodebookConfig, FlavaConfig, MaskedImageConfig, MaskedTextConfig
 from flava.recipes import RECIPES
 from flava.recipes.start import start
 from flava.training.run import Run
 
 SHOWN_AS = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
 """Unions keep the recipe's choice, and enums are written as in run.json."""
+
+
+FOLLOWING = {
+    FlavaConfig: "flava evaluate",
+    CodebookConfig: "flava train flava-tiny --codebook",
+    MaskedImageConfig: "flava train flava-tiny --init.image",
+    MaskedTextConfig: "flava train flava-tiny --init.text",
+}
+"""What to do with a trained model, before its folder."""
 
 
 def recipe_choice() -> Any:
@@ -27,9 +36,7 @@ def recipe_choice() -> Any:
 def train(run: Run) -> None:
     """Train a recipe, or go on with an interrupted run (--resume)."""
     start(run)
-    is_flava = isinstance(run.model, FlavaConfig)
-    following = "flava evaluate" if is_flava else "flava train flava-tiny --codebook"
-    print(f"trained: {run.output_dir}. Next: {following} {run.output_dir}")
+    print(f"trained: {run.output_dir}. Next: {FOLLOWING[type(run.model)]} {run.output_dir}")
 
 
 train.__annotations__["run"] = recipe_choice()

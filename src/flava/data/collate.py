@@ -10,8 +10,10 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 
 from flava.batch import Batch, ImageBatch, PairBatch, TextBatch
+from flava.data.augmentation import flip_at_random, jitter_colours
 from flava.data.errors import SampleError, Skipped
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
+from flava.data.packing import Packed
 from flava.data.seeding import generator
 from flava.data.shards import Raw
 from flava.data.source import image_of, skip_sample
@@ -103,13 +105,14 @@ class TextExample:
 
 @dataclass(frozen=True)
 class ImageCollator(Collator[Raw, ImageExample]):
-    """One random crop for the encoder and the codebook, and a blockwise mask."""
+    """Two views of one random crop, the encoder's and the codebook's, and a blockwise mask."""
 
     config: ImageTransformConfig
     mask_fraction: float
 
     def decode(self, raw: Raw, rng: np.random.Generator) -> ImageExample:
-        image = image_of(raw)
+        image = jitter_colours(rng, image_of(raw), self.config.colour_jitter)
+        image = flip_at_random(rng, image, self.config.flip_probability)
         crop = image.crop(random_crop(rng, image, self.config.crop_scale))
         pixels, codebook_pixels = resize(crop, self.config)
         grid = self.config.grid
@@ -139,17 +142,37 @@ class TextCollator(Collator[Raw, TextExample]):
         return TextExample(raw.key, ids, self.masker.draws(rng, len(ids)))
 
     def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
-        ids, real = pad([example.ids for example in examples], self.tokenizer.pad)
-        draws = np.zeros((3, *ids.shape))
-        draws[:, real] = np.concatenate([example.draws for example in examples], axis=1)
-        masked_ids, selected = self.masker.mask(ids, real, draws)
-        return TextBatch(
-            keys=tuple(example.key for example in examples),
-            ids=torch.from_numpy(ids),
-            real=torch.from_numpy(real),
-            masked_ids=torch.from_numpy(masked_ids),
-            selected=torch.from_numpy(selected),
-        )
+        return text_batch(examples, self.tokenizer.pad, self.masker)
+
+
+@dataclass(frozen=True)
+class PackedCollator(Collator[Packed, TextExample]):
+    """Sequences that are packed already, with some of their tokens masked."""
+
+    padding: int
+    masker: TokenMasker
+
+    def decode(self, packed: Packed, rng: np.random.Generator) -> TextExample:
+        ids = packed.ids.tolist()
+        return TextExample(packed.key, ids, self.masker.draws(rng, len(ids)))
+
+    def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
+        return text_batch(examples, self.padding, self.masker)
+
+
+def text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMasker) -> TextBatch:
+    """Texts padded to the longest of them, and masked by their own draws."""
+    ids, real = pad([example.ids for example in examples], padding)
+    draws = np.zeros((3, *ids.shape))
+    draws[:, real] = np.concatenate([example.draws for example in examples], axis=1)
+    masked_ids, selected = masker.mask(ids, real, draws)
+    return TextBatch(
+        keys=tuple(example.key for example in examples),
+        ids=torch.from_numpy(ids),
+        real=torch.from_numpy(real),
+        masked_ids=torch.from_numpy(masked_ids),
+        selected=torch.from_numpy(selected),
+    )
 
 
 @dataclass(frozen=True)

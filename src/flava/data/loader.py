@@ -1,16 +1,19 @@
 """The loader: one batch for each update, from worker processes, and the same again on resuming."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 from flava.batch import Batch
 from flava.data import mixture
-from flava.data.collate import ImageCollator, PairCollator, TextCollator
+from flava.data.collate import ImageCollator, PackedCollator, PairCollator, TextCollator
+from flava.data.errors import Skipped
 from flava.data.masking import TokenMasker
-from flava.data.shards import resolve_all
+from flava.data.packing import PackedReader
+from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.skips import Skips
 from flava.data.source import caption_of, text_of
 from flava.data.stream import windows
@@ -39,9 +42,10 @@ class DataConfig:
     pairs: SourceConfig | None = None
     """Images with texts: tars of WebDataset samples."""
     images: SourceConfig | None = None
-    """Images alone: tars or folders."""
+    """Images alone: tars or folders; of pairs their images."""
     text: SourceConfig | None = None
-    """Texts alone: JSON lines with a "text" field, or plain text with a text a line."""
+    """Texts alone: JSON lines with a "text" field, or plain text with a text a line; of pairs their
+    captions."""
     image: ImageTransformConfig = field(default_factory=ImageTransformConfig)
     """Crops and sizes."""
     patch_mask_fraction: float = 75 / 196
@@ -54,6 +58,9 @@ class DataConfig:
     """Longest text of a pair in tokens, [CLS] and [SEP] among them; the rest is cut off."""
     text_max_length: int = 512
     """Longest text alone in tokens."""
+    pack_sentences: bool = False
+    """Texts alone are packed: each sample holds as many of their sentences, one after another, as
+    text_max_length allows (RoBERTa's FULL-SENTENCES). If not, a sample is a text, cut to it."""
     mismatch_probability: float = 0.1
     """Probability that a pair's text is exchanged for another's in its batch (TorchMultimodal)."""
     workers: int = 1
@@ -142,6 +149,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
                 windows=partial(
                     windows,
                     resolve_all(source.shards),
+                    _reader(config, name, tokenizer),
                     batch_size=source.batch_size,
                     seed=seed,
                 ),
@@ -170,9 +178,17 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         self.close()
 
 
+def _reader(
+    config: DataConfig, name: str, tokenizer: Tokenizer
+) -> Callable[[Path], Iterator[Raw | Skipped]] | PackedReader:
+    if name == "text" and config.pack_sentences:
+        return PackedReader(tokenizer=tokenizer, length=config.text_max_length)
+    return read_shard
+
+
 def _collator(
     config: DataConfig, name: str, tokenizer: Tokenizer
-) -> ImageCollator | TextCollator | PairCollator:
+) -> ImageCollator | TextCollator | PackedCollator | PairCollator:
     images = ImageCollator(config.image, config.patch_mask_fraction)
     if name == "images":
         return images
@@ -183,6 +199,8 @@ def _collator(
         special=tokenizer.special,
         continues=tokenizer.continues,
     )
+    if name == "text" and config.pack_sentences:
+        return PackedCollator(tokenizer.pad, masker)
     if name == "text":
         return TextCollator(tokenizer, config.text_max_length, masker, text_of)
     texts = TextCollator(tokenizer, config.pair_max_length, masker, caption_of)

@@ -32,6 +32,11 @@ class Raw:
     key: str
     files: dict[str, bytes]
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(map(len, self.files.values()))
+
 
 def resolve_all(shards: Sequence[str]) -> list[Path]:
     """Every path that the shard specs name, in order.

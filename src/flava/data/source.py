@@ -70,17 +70,22 @@ def _captions(raw: Raw) -> list[object]:
     return captions if isinstance(captions, list) and captions else [captions]
 
 
-def text_of(raw: Raw, _rng: np.random.Generator) -> str:
-    """The text of a sample without an image: a plain line, or the "text" field of a JSON line.
+def text_of(raw: Raw, rng: np.random.Generator) -> str:
+    """The text of a sample: a plain line, a JSON line's "text" field, or a pair's caption.
 
-    Nothing is drawn: the signature is that of ``caption_of``.
+    Only for a pair's caption may something be drawn.
 
     Raises:
         SampleError: there is none, it is empty, or the line is not UTF-8 or not JSON.
     """
     if "txt" in raw.files:
         return _nonempty(_utf8(raw.files["txt"]), "text")
-    return _nonempty(_json(raw.files["json"]).get("text"), "text")
+    if "json" not in raw.files:
+        raise SampleError("sample has no text", f"files: {', '.join(sorted(raw.files))}")
+    meta = _json(raw.files["json"])
+    if "text" not in meta and {"caption", "captions"} & meta.keys():
+        return caption_of(raw, rng)
+    return _nonempty(meta.get("text"), "text")
 
 
 def read_samples(shards: Sequence[str]) -> list[Sample]:

@@ -11,7 +11,7 @@ of the shards, in an order drawn anew each epoch, through a shuffle buffer.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
@@ -22,7 +22,6 @@ import numpy as np
 
 from flava.data.errors import Skipped
 from flava.data.seeding import generator
-from flava.data.shards import Raw, read_shard
 
 IN_MEMORY_BYTES = 256 * 2**20
 """A source whose files are larger than this, once unpacked, is streamed."""
@@ -45,7 +44,21 @@ class Sampled(Protocol):
     def key(self) -> str: ...
 
 
+@runtime_checkable
+class Sized(Sampled, Protocol):
+    """A sample that can be streamed: it tells how much of the shuffle buffer it takes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+
 Content = TypeVar("Content", bound=Sampled)
+Streamed = TypeVar("Streamed", bound=Sized)
+
+Reader = Callable[[Path], Iterator[Streamed | Skipped]]
+"""A shard -> its samples, the same each time."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +94,17 @@ class Share:
 
 
 def windows(
-    paths: Sequence[Path], *, batch_size: int, seed: int, share: Share
-) -> Iterator[Window[Raw]]:
+    paths: Sequence[Path], read: Reader[Streamed], *, batch_size: int, seed: int, share: Share
+) -> Iterator[Window[Streamed]]:
     """The windows of a source that fall to one worker, without end.
 
     Raises:
         ValueError: the source is so small that a worker of many has no sample to read.
     """
     if sum(_unpacked_bytes(path) for path in paths) <= IN_MEMORY_BYTES:
-        contents = [content for path in paths for content in read_shard(path)]
+        contents = [content for path in paths for content in read(path)]
         return memory_windows(contents, batch_size=batch_size, seed=seed, share=share)
-    return _streamed_windows(paths, batch_size, seed, share)
+    return _streamed_windows(paths, read, batch_size, seed, share)
 
 
 def _unpacked_bytes(path: Path) -> int:
@@ -121,12 +134,12 @@ def memory_windows(
 
 
 def _streamed_windows(
-    paths: Sequence[Path], batch_size: int, seed: int, share: Share
-) -> Iterator[Window[Raw]]:
-    ahead: deque[Item[Raw]] = deque()
-    stream = chain.from_iterable(_epoch(paths, seed, epoch, share) for epoch in count())
+    paths: Sequence[Path], read: Reader[Streamed], batch_size: int, seed: int, share: Share
+) -> Iterator[Window[Streamed]]:
+    ahead: deque[Item[Streamed]] = deque()
+    stream = chain.from_iterable(_epoch(paths, read, seed, epoch, share) for epoch in count())
 
-    def spares() -> Iterator[Item[Raw]]:
+    def spares() -> Iterator[Item[Streamed]]:
         for index in count():
             if index == len(ahead):
                 ahead.append(next(stream))
@@ -138,14 +151,16 @@ def _streamed_windows(
             yield Window(share.stream + local * share.streams, items, spares())
 
 
-def _epoch(paths: Sequence[Path], seed: int, epoch: int, share: Share) -> Iterator[Item[Raw]]:
+def _epoch(
+    paths: Sequence[Path], read: Reader[Streamed], seed: int, epoch: int, share: Share
+) -> Iterator[Item[Streamed]]:
     """One worker's share of one epoch: whole shards, or every n-th sample when those are few."""
     rng = generator(seed, epoch, "shards")
     shards = [paths[i] for i in rng.permutation(len(paths))]
     if len(shards) >= share.streams:
-        contents = chain.from_iterable(map(read_shard, shards[share.stream :: share.streams]))
+        contents = chain.from_iterable(map(read, shards[share.stream :: share.streams]))
     else:
-        samples = enumerate(chain.from_iterable(map(read_shard, shards)))
+        samples = enumerate(chain.from_iterable(map(read, shards)))
         contents = (c for index, c in samples if index % share.streams == share.stream)
     empty = True
     for content in _shuffled(contents, generator(seed, epoch, f"buffer {share.stream}")):
@@ -159,10 +174,10 @@ def _epoch(paths: Sequence[Path], seed: int, epoch: int, share: Share) -> Iterat
 
 
 def _shuffled(
-    contents: Iterator[Raw | Skipped], rng: np.random.Generator
-) -> Iterator[Raw | Skipped]:
+    contents: Iterator[Streamed | Skipped], rng: np.random.Generator
+) -> Iterator[Streamed | Skipped]:
     """The same contents in an order that is random within ``BUFFER_BYTES``."""
-    buffer: list[Raw | Skipped] = []
+    buffer: list[Streamed | Skipped] = []
     size = 0
     for content in contents:
         buffer.append(content)
@@ -177,6 +192,5 @@ def _shuffled(
         yield buffer[index]
 
 
-def _bytes(content: Raw | Skipped) -> int:
-    files = content.files.values() if isinstance(content, Raw) else ()
-    return SAMPLE_OVERHEAD_BYTES + sum(map(len, files))
+def _bytes(content: Sized | Skipped) -> int:
+    return SAMPLE_OVERHEAD_BYTES + (0 if isinstance(content, Skipped) else content.size)

@@ -65,6 +65,15 @@ class Tokenizer:
         ids = self._backend.encode(text).ids
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.sep]
 
+    def pieces(self, text: str) -> list[int]:
+        """The ids of a part of a text, without special tokens and of any number.
+
+        Raises:
+            SampleError: the text is not Unicode.
+        """
+        check_unicode(text)
+        return self._backend.encode(text, add_special_tokens=False).ids
+
     def batch(
         self, texts: Sequence[str], max_length: int
     ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:

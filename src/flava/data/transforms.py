@@ -55,6 +55,10 @@ class ImageTransformConfig:
     """Pixels a side that the codebook reads: image_size / patch_size * 8."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Share of the image's area in a training crop (TorchMultimodal's examples/flava: 0.9 to 1)."""
+    flip_probability: float = 0.0
+    """Probability that left and right are exchanged, in both views (BEiT: 0.5)."""
+    colour_jitter: float = 0.0
+    """Largest change of brightness, contrast and saturation, in both views (BEiT: 0.4)."""
 
     @property
     def grid(self) -> int:
@@ -77,7 +81,11 @@ class ImageTransformConfig:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             found.append(f"crop_scale = {self.crop_scale}: must be 0 < low <= high <= 1")
-        return found
+        return found + [
+            f"{name} = {value}: must be between 0 and 1"
+            for name in ("flip_probability", "colour_jitter")
+            if not 0 <= (value := getattr(self, name)) <= 1
+        ]
 
 
 def decode_image(data: bytes) -> Image.Image:

@@ -5,7 +5,9 @@ from flava.model.clip import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from flava.model.codebook import Codebook, CodebookConfig
 from flava.model.features import Features, FeaturesConfig, features_of
 from flava.model.flava import MAX_LOGIT_SCALE, Flava, FlavaConfig
+from flava.model.heads import MaskedHead
 from flava.model.image import ImageConfig, ImageEncoder
+from flava.model.masked import MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
 from flava.model.multimodal import MultimodalConfig, MultimodalEncoder
 from flava.model.text import TextConfig, TextEncoder
 from flava.model.transformer import Activation
@@ -27,6 +29,11 @@ __all__ = [
     "FlavaConfig",
     "ImageConfig",
     "ImageEncoder",
+    "MaskedHead",
+    "MaskedImage",
+    "MaskedImageConfig",
+    "MaskedText",
+    "MaskedTextConfig",
     "MultimodalConfig",
     "MultimodalEncoder",
     "TextConfig",

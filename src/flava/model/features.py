@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from flava.batch import ImageInputs, Inputs, Kind, PairInputs, TextInputs
 from flava.model.flava import Flava
 from flava.model.image import ImageConfig, ImageEncoder
+from flava.model.masked import MaskedImage, MaskedText
 from flava.model.multimodal import MultimodalConfig, MultimodalEncoder
 from flava.model.text import TextConfig, TextEncoder
 
@@ -116,19 +117,17 @@ def features_config(model: nn.Module, kind: Kind) -> FeaturesConfig:
     Raises:
         ValueError: the model has no such part.
     """
-    if not isinstance(model, Flava):
-        raise ValueError(
-            f"a {type(model).__name__} does not read {kind}: give a FLAVA (a run of `flava train`, "
-            "or a checkpoint)"
-        )
-    config = model.config
-    match kind:
-        case "images":
-            return config.image
-        case "text":
-            return config.text
-        case "pairs":
+    match model, kind:
+        case ((Flava() | MaskedImage()), "images"):
+            return model.config.image
+        case ((Flava() | MaskedText()), "text"):
+            return model.config.text
+        case Flava(config=config), "pairs":
             return PairConfig(image=config.image, text=config.text, multimodal=config.multimodal)
+    raise ValueError(
+        f"a {type(model).__name__} does not read {kind}: give a FLAVA (a run of `flava train`, "
+        "or a checkpoint)"
+    )
 
 
 def fill_features(features: Features, model: nn.Module) -> None:

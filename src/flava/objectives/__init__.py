@@ -4,6 +4,7 @@ from flava.objectives.codebook import CodebookObjective, CodebookObjectiveConfig
 from flava.objectives.finetune import FinetuneObjective
 from flava.objectives.flava import FlavaObjective, FlavaObjectiveConfig
 from flava.objectives.losses import Term
+from flava.objectives.masked import MaskedObjective, MaskedObjectiveConfig
 
 __all__ = [
     "CodebookObjective",
@@ -11,5 +12,7 @@ __all__ = [
     "FinetuneObjective",
     "FlavaObjective",
     "FlavaObjectiveConfig",
+    "MaskedObjective",
+    "MaskedObjectiveConfig",
     "Term",
 ]

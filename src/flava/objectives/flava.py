@@ -22,6 +22,7 @@ from flava.batch import Batch, ImageBatch, LabelledBatch, PairBatch, TextBatch
 from flava.distributed import Gather
 from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.objectives.losses import Term, classification, contrastive
+from flava.objectives.masked import masked_image, masked_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +45,10 @@ class FlavaObjective:
             case PairBatch():
                 return self.pairs(batch)
             case ImageBatch():
-                return {"mim": self.masked_image(batch)}
+                encoder, head = self.model.image_encoder, self.model.mim_head
+                return {"mim": masked_image(encoder, head, self.model.codebook, batch)}
             case TextBatch():
-                return {"mlm": self.masked_text(batch)}
+                return {"mlm": masked_text(self.model.text_encoder, self.model.mlm_head, batch)}
             case LabelledBatch():
                 raise ValueError("pretraining reads no labels: fine-tune with `flava finetune`")
 
@@ -54,20 +56,6 @@ class FlavaObjective:
         """Keep the temperature within the published bounds."""
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
-
-    def masked_image(self, batch: ImageBatch) -> Term:
-        encoder = self.model.image_encoder
-        patches = encoder(batch.pixels, batch.selected)[:, 1:]
-        hidden = batch.selected.flatten(1)
-        logits = self.model.mim_head(encoder.norm(patches[hidden]))
-        return classification(
-            logits, self.model.codebook.codes(batch.codebook_pixels)[batch.selected]
-        )
-
-    def masked_text(self, batch: TextBatch) -> Term:
-        encoder = self.model.text_encoder
-        states = encoder(batch.masked_ids, batch.real)[batch.selected]
-        return classification(self.model.mlm_head(encoder.norm(states)), batch.ids[batch.selected])
 
     def pairs(self, batch: PairBatch) -> dict[str, Term]:
         # With no matched pair at all, the published code takes every pair for matched.

@@ -12,9 +12,9 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flava.data.loader import DataConfig
 from flava.files import explain
-from flava.model import CodebookConfig, FlavaConfig
+from flava.model import CodebookConfig, FlavaConfig, MaskedImageConfig, MaskedTextConfig
 from flava.named import Named
-from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
+from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, MaskedObjectiveConfig
 from flava.training.files import write_whole
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig
@@ -86,26 +86,45 @@ class LoopConfig:
         return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
 
 
+TRAINED_BY = {
+    FlavaConfig: FlavaObjectiveConfig,
+    CodebookConfig: CodebookObjectiveConfig,
+    MaskedImageConfig: MaskedObjectiveConfig,
+    MaskedTextConfig: MaskedObjectiveConfig,
+}
+"""Which objective trains which model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run(LoopConfig):
     """Everything that decides what a pretraining run, or a codebook's, does."""
 
-    model: Annotated[FlavaConfig | CodebookConfig, Named()]
+    model: Annotated[FlavaConfig | CodebookConfig | MaskedImageConfig | MaskedTextConfig, Named()]
     """Geometry of the model."""
-    objective: Annotated[FlavaObjectiveConfig | CodebookObjectiveConfig, Named()]
+    objective: Annotated[
+        FlavaObjectiveConfig | CodebookObjectiveConfig | MaskedObjectiveConfig, Named()
+    ]
     """The losses' settings."""
     data: DataConfig
     """What is read, how it is mixed, transformed and masked."""
     codebook: str | None = None
     """Where the frozen codebook's weights come from: a run's or a checkpoint's folder, or
-    "shipped:NAME". A FLAVA run needs one; a codebook run has none."""
+    "shipped:NAME". FLAVA and masked image modelling need one; other runs have none."""
+    held_out: tuple[str, ...] = ()
+    """Shards for the probe of masked modelling alone: its loss there chooses the best checkpoint.
+    Nothing is probed if there are none."""
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()
-        if isinstance(self.model, FlavaConfig) != isinstance(self.objective, FlavaObjectiveConfig):
+        if not isinstance(self.objective, TRAINED_BY[type(self.model)]):
             found.append(
                 f"objective is a {type(self.objective).__name__}, which does not train a "
                 f"{type(self.model).__name__}"
+            )
+        if self.held_out and not isinstance(self.objective, MaskedObjectiveConfig):
+            found.append(
+                "held_out is set, but only masked modelling of one kind of data is probed by its "
+                "loss: leave it out"
             )
         return found
 

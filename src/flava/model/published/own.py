@@ -13,17 +13,27 @@ from flava.model.classifier import Classifier, ClassifierConfig
 from flava.model.clip import Clip, ClipConfig
 from flava.model.codebook import Codebook, CodebookConfig
 from flava.model.flava import Flava, FlavaConfig
+from flava.model.masked import MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill, unfilled
 from flava.named import Named
 
-OwnModel = Flava | Codebook | Classifier | Clip
-OwnConfig = FlavaConfig | CodebookConfig | ClassifierConfig | ClipConfig
+OwnModel = Flava | Codebook | Classifier | Clip | MaskedImage | MaskedText
+OwnConfig = (
+    FlavaConfig
+    | CodebookConfig
+    | ClassifierConfig
+    | ClipConfig
+    | MaskedImageConfig
+    | MaskedTextConfig
+)
 MODELS = {
     FlavaConfig: Flava,
     CodebookConfig: Codebook,
     ClassifierConfig: Classifier,
     ClipConfig: Clip,
+    MaskedImageConfig: MaskedImage,
+    MaskedTextConfig: MaskedText,
 }
 
 
@@ -65,7 +75,9 @@ def matches(stored: Stored) -> bool:
         return True
     # Without its config, so that the error can say that this is what is missing.
     return any(
-        name.startswith(("image_encoder.blocks.", "encoder.groups.", "features."))
+        name.startswith(
+            ("image_encoder.blocks.", "text_encoder.blocks.", "encoder.groups.", "features.")
+        )
         for name in stored.tensors
     )
 

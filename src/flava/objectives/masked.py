@@ -1,0 +1,54 @@
+"""Masked modelling of one modality: BEiT's of images (MIM) and RoBERTa's of texts (MLM).
+
+Both are cross-entropies over what is hidden. There is no loss on what is seen, and none on whether
+two texts follow each other, which RoBERTa found to be of no use (Liu et al. 2019, section 4.2).
+"""
+
+from dataclasses import dataclass
+
+from flava.batch import Batch, ImageBatch, TextBatch
+from flava.model import Codebook, ImageEncoder, MaskedHead, MaskedImage, MaskedText, TextEncoder
+from flava.objectives.losses import Term, classification
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedObjectiveConfig:
+    """Nothing can be chosen: what is hidden is the data's settings."""
+
+
+class MaskedObjective:
+    """A batch of the model's kind -> its one loss, ``mim`` or ``mlm``."""
+
+    def __init__(self, model: MaskedImage | MaskedText) -> None:
+        self.model = model
+
+    def __call__(self, batch: Batch) -> dict[str, Term]:
+        match self.model, batch:
+            case MaskedImage() as model, ImageBatch():
+                term = masked_image(model.image_encoder, model.mim_head, model.codebook, batch)
+                return {"mim": term}
+            case MaskedText() as model, TextBatch():
+                return {"mlm": masked_text(model.text_encoder, model.mlm_head, batch)}
+        kind = "images" if isinstance(self.model, MaskedImage) else "text"
+        raise ValueError(
+            f"a {type(self.model).__name__} is trained on {kind} alone, but the data yields a "
+            f"{type(batch).__name__}: set data.{kind}, and the other sources to None"
+        )
+
+    def after_step(self, step: int) -> None:
+        """Nothing is annealed."""
+
+
+def masked_image(
+    encoder: ImageEncoder, head: MaskedHead, codebook: Codebook, batch: ImageBatch
+) -> Term:
+    """MIM: the codes of the hidden patches, from the image states after the final norm."""
+    patches = encoder(batch.pixels, batch.selected)[:, 1:]
+    logits = head(encoder.norm(patches[batch.selected.flatten(1)]))
+    return classification(logits, codebook.codes(batch.codebook_pixels)[batch.selected])
+
+
+def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> Term:
+    """MLM: the ids of the hidden tokens, from the text states after the final norm."""
+    states = encoder(batch.masked_ids, batch.real)[batch.selected]
+    return classification(head(encoder.norm(states)), batch.ids[batch.selected])

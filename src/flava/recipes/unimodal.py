@@ -1,0 +1,274 @@
+"""The stages and columns of one modality: MIM, MLM, RoBERTa's and BEiT's pretraining, the dVAE.
+
+Sources: "FLAVA" is Singh et al. 2022; "Table A.1" its supplement's.
+"""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from flava.data.loader import DataConfig, SourceConfig
+from flava.data.transforms import ImageTransformConfig
+from flava.model import (
+    CodebookConfig,
+    FlavaConfig,
+    ImageConfig,
+    MaskedImageConfig,
+    MaskedTextConfig,
+)
+from flava.objectives import CodebookObjectiveConfig, MaskedObjectiveConfig
+from flava.recipes.tiny import STYLES, flava_tiny
+from flava.training.optimizer import OptimizerConfig
+from flava.training.run import Run
+from flava.training.schedule import Decay, ScheduleConfig
+
+PMD = ("data/pmd/*.tar",)
+IMAGENET = ("data/imagenet-1k/*.tar",)
+PROBE_EVERY = 8_000
+"""FLAVA's interval between two looks at held-out data (section 4)."""
+BEIT_EPOCH = 625
+"""Updates: 1,281,167 images of ImageNet-1k by 2,048, the rest dropped."""
+
+
+def mim() -> Run:
+    """Masked image modelling on PMD's images alone: column 1 of Table C.1.
+
+    Optimiser, batch and warm-up are Table A.1's; 150,000 updates are those that FLAVA makes of PMD
+    (supplement, "Sampling"). Needs a codebook: `flava train codebook`, or a published one.
+    """
+    return Run(
+        recipe="mim",
+        output_dir=Path("runs/mim"),
+        max_steps=150_000,
+        model=MaskedImageConfig(),
+        objective=MaskedObjectiveConfig(),
+        data=DataConfig(images=SourceConfig(shards=PMD, weight=1.0, batch_size=8192)),
+        optimizer=OptimizerConfig(),
+        schedule=ScheduleConfig(),
+        codebook="runs/codebook",
+        probe_every=PROBE_EVERY,
+        checkpoint_every=PROBE_EVERY,
+    )
+
+
+def mlm() -> Run:
+    """Masked language modelling on PMD's captions alone: column 2 of Table C.1.
+
+    As `mim`. A caption is a sample of its own, cut to 77 tokens as in pairs.
+    """
+    return replace(
+        mim(),
+        recipe="mlm",
+        output_dir=Path("runs/mlm"),
+        model=MaskedTextConfig(),
+        data=DataConfig(
+            text=SourceConfig(shards=PMD, weight=1.0, batch_size=8192), text_max_length=77
+        ),
+        codebook=None,
+    )
+
+
+def text_mlm() -> Run:
+    """RoBERTa's pretraining on CCNews and BookCorpus: the text encoder that FLAVA starts from.
+
+    FLAVA (section 4): RoBERTa-base's hyper-parameters with 125,000 updates of 2,048 sequences at
+    5e-4; the best checkpoint by MLM loss. Those are the numbers of fairseq's
+    ``examples/roberta/config/pretraining/base.yaml``, and so are the others here: 10,000 warm-up
+    updates, then linear to 0; betas 0.9 and 0.98, epsilon 1e-6, weight decay 0.01 (as in table 9 of
+    Liu et al. 2019), no clipping, full sentences packed to 512 tokens. RoBERTa's dropout of 0.1 and
+    its vocabulary are not FLAVA's, whose text encoder has no dropout and BERT's.
+    """
+    return Run(
+        recipe="text-mlm",
+        output_dir=Path("runs/text-mlm"),
+        max_steps=125_000,
+        model=MaskedTextConfig(),
+        objective=MaskedObjectiveConfig(),
+        data=DataConfig(
+            text=SourceConfig(
+                shards=("data/ccnews/*.jsonl", "data/bookcorpus/*.jsonl"),
+                weight=1.0,
+                batch_size=2048,
+            ),
+            text_max_length=512,
+            pack_sentences=True,
+        ),
+        optimizer=OptimizerConfig(
+            lr=5e-4, beta2=0.98, eps=1e-6, weight_decay=0.01, max_grad_norm=math.inf
+        ),
+        schedule=ScheduleConfig(warmup_steps=10_000, decay=Decay.LINEAR),
+        held_out=("data/ccnews-val/*.jsonl", "data/bookcorpus-val/*.jsonl"),
+        probe_every=PROBE_EVERY,
+        checkpoint_every=PROBE_EVERY,
+    )
+
+
+def image_beit() -> Run:
+    """BEiT's pretraining on ImageNet-1k: an image encoder that FLAVA starts from.
+
+    microsoft/unilm, ``beit``: README ("Pre-training BEiT-base on ImageNet-1k") and the defaults of
+    ``run_beit_pretraining.py`` and ``datasets.py``: 800 epochs of 625 updates, batch 2,048, peak
+    1.5e-3 after 10 epochs of warm-up, cosine to 1e-5; betas 0.9 and 0.98, epsilon 1e-8, weight
+    decay 0.05, clipping at 3, drop path 0.1; 75 of 196 patches hidden; colour jitter 0.4, flips,
+    crops of 0.08 to 1 of the area. What of its architecture FLAVA keeps: docs/decisions/0016.
+    """
+    return Run(
+        recipe="image-beit",
+        output_dir=Path("runs/image-beit"),
+        max_steps=800 * BEIT_EPOCH,
+        model=MaskedImageConfig(image=ImageConfig(drop_path=0.1)),
+        objective=MaskedObjectiveConfig(),
+        data=DataConfig(
+            images=SourceConfig(shards=IMAGENET, weight=1.0, batch_size=2048),
+            image=ImageTransformConfig(
+                crop_scale=(0.08, 1.0), flip_probability=0.5, colour_jitter=0.4
+            ),
+            patch_mask_fraction=75 / 196,
+        ),
+        optimizer=OptimizerConfig(lr=1.5e-3, beta2=0.98, weight_decay=0.05, max_grad_norm=3.0),
+        schedule=ScheduleConfig(warmup_steps=10 * BEIT_EPOCH, final_fraction=1e-5 / 1.5e-3),
+        codebook="runs/codebook",
+        probe_every=PROBE_EVERY,
+        checkpoint_every=PROBE_EVERY,
+    )
+
+
+def codebook() -> Run:
+    """DALL-E's dVAE, whose 8,192 codes the losses of images predict, on PMD's images.
+
+    Ramesh et al. 2021, appendix A.2: 3,000,000 updates of 512 images of 256 pixels; AdamW at 1e-4,
+    by a cosine to 1.25e-6 over 1,200,000 updates; betas 0.9 and 0.999, epsilon 1e-8, weight decay
+    1e-4; KL weight 6.6 over 5,000 updates, temperature 1/16 over 150,000 (the objective's
+    defaults). Its crops (listing 1) take 2/3 to 8/9 of the shorter side, flipped at random: here
+    the same shares of the area, of aspect ratios from 3/4 to 4/3. Not here: its average of iterates
+    (decay 0.999) and its 250 million images, which nobody else has.
+    """
+    return Run(
+        recipe="codebook",
+        output_dir=Path("runs/codebook"),
+        max_steps=3_000_000,
+        model=CodebookConfig(),
+        objective=CodebookObjectiveConfig(),
+        data=DataConfig(
+            images=SourceConfig(shards=PMD, weight=1.0, batch_size=512),
+            image=ImageTransformConfig(
+                image_size=256,
+                codebook_size=256,
+                crop_scale=(4 / 9, 64 / 81),
+                flip_probability=0.5,
+            ),
+        ),
+        optimizer=OptimizerConfig(lr=1e-4, weight_decay=1e-4, max_grad_norm=math.inf),
+        schedule=ScheduleConfig(warmup_steps=0, final_fraction=1.25e-6 / 1e-4, decay_end=1_200_000),
+        checkpoint_every=10_000,
+    )
+
+
+def mim_tiny() -> Run:
+    """`mim` on the pictures of the embedded pairs."""
+    parent, model = flava_tiny(), tiny_model()
+    return replace(
+        mim(),
+        recipe="mim-tiny",
+        output_dir=Path("runs/mim-tiny"),
+        max_steps=300,
+        model=MaskedImageConfig(
+            image=model.image,
+            codebook=model.codebook,
+            init_std=model.init_std,
+            token_init_std=model.token_init_std,
+        ),
+        data=DataConfig(
+            images=SourceConfig(
+                shards=(f"embedded:pairs/{STYLES}-train.tar",), weight=1.0, batch_size=128
+            ),
+            image=parent.data.image,
+        ),
+        optimizer=OptimizerConfig(lr=parent.optimizer.lr),
+        schedule=ScheduleConfig(warmup_steps=50),
+        codebook=parent.codebook,
+        held_out=(f"embedded:pairs/{STYLES}-val.tar",),
+        probe_every=100,
+        checkpoint_every=200,
+    )
+
+
+def mlm_tiny() -> Run:
+    """`mlm` on the captions of the embedded pairs."""
+    parent, model = flava_tiny(), tiny_model()
+    return replace(
+        mlm(),
+        recipe="mlm-tiny",
+        output_dir=Path("runs/mlm-tiny"),
+        max_steps=400,
+        model=MaskedTextConfig(text=model.text, init_std=model.init_std),
+        data=DataConfig(
+            text=SourceConfig(
+                shards=(f"embedded:pairs/{STYLES}-train.tar",), weight=1.0, batch_size=128
+            ),
+            text_max_length=parent.data.pair_max_length,
+        ),
+        optimizer=OptimizerConfig(lr=parent.optimizer.lr),
+        schedule=ScheduleConfig(warmup_steps=50),
+        held_out=(f"embedded:pairs/{STYLES}-val.tar",),
+        probe_every=100,
+        checkpoint_every=200,
+    )
+
+
+def text_mlm_tiny() -> Run:
+    """`text-mlm` on the embedded dictionary's definitions, packed to 64 tokens."""
+    parent, paper = mlm_tiny(), text_mlm()
+    return replace(
+        paper,
+        recipe="text-mlm-tiny",
+        output_dir=Path("runs/text-mlm-tiny"),
+        max_steps=400,
+        model=parent.model,
+        data=replace(
+            paper.data,
+            text=SourceConfig(
+                shards=("embedded:text/wordnet-train.jsonl",), weight=1.0, batch_size=64
+            ),
+            text_max_length=64,
+        ),
+        optimizer=replace(paper.optimizer, lr=parent.optimizer.lr, max_grad_norm=1.0),
+        schedule=replace(paper.schedule, warmup_steps=50),
+        held_out=("embedded:text/wordnet-val.jsonl",),
+        probe_every=100,
+        checkpoint_every=200,
+    )
+
+
+def image_beit_tiny() -> Run:
+    """`image-beit` on the embedded images without text."""
+    parent, paper = mim_tiny(), image_beit()
+    model = parent.model
+    assert isinstance(model, MaskedImageConfig)
+    return replace(
+        paper,
+        recipe="image-beit-tiny",
+        output_dir=Path("runs/image-beit-tiny"),
+        max_steps=300,
+        model=replace(model, image=replace(model.image, drop_path=0.1)),
+        data=replace(
+            parent.data,
+            images=SourceConfig(
+                shards=("embedded:images/*-train.tar",), weight=1.0, batch_size=128
+            ),
+            image=replace(parent.data.image, flip_probability=0.5, colour_jitter=0.4),
+        ),
+        optimizer=replace(paper.optimizer, lr=parent.optimizer.lr),
+        schedule=replace(paper.schedule, warmup_steps=50),
+        codebook=parent.codebook,
+        held_out=parent.held_out,
+        probe_every=100,
+        checkpoint_every=200,
+    )
+
+
+def tiny_model() -> FlavaConfig:
+    """The geometry of `flava-tiny`, whose encoders these are."""
+    model = flava_tiny().model
+    assert isinstance(model, FlavaConfig)
+    return model

@@ -8,7 +8,8 @@ from functools import partial
 
 from flava.batch import Batch
 from flava.data import mixture
-from flava.data.collate import ImageCollator, PairCollator, TextCollator
+from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data.collate import ImageCollator, PairCollator, TextCollator, WholePairCollator
 from flava.data.masking import TokenMasker
 from flava.data.shards import resolve_all
 from flava.data.skips import Skips
@@ -16,6 +17,7 @@ from flava.data.source import caption_of, text_of
 from flava.data.stream import windows
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
+from flava.data.vocabularies import Vocabulary
 from flava.data.workers import Batches
 
 
@@ -44,6 +46,11 @@ class DataConfig:
     """Texts alone: JSON lines with a "text" field, or plain text with a text a line."""
     image: ImageTransformConfig = field(default_factory=ImageTransformConfig)
     """Crops and sizes."""
+    vocabulary: Vocabulary = Vocabulary.BERT
+    """Whose tokens texts are cut into."""
+    mask_pairs: bool = True
+    """Hide patches and tokens of pairs, and exchange some of their texts. If not, pairs are whole
+    and all of them match, and contrast is their only loss."""
     patch_mask_fraction: float = 75 / 196
     """Largest share of an image's patches that is hidden (BEiT: 75 of 196)."""
     mask_probability: float = 0.15
@@ -83,9 +90,22 @@ class DataConfig:
                 found.append(
                     f"{name} = {getattr(self, name)}: must be at least 3 ([CLS], a token, [SEP])"
                 )
+        found += self._mask_problems()
         if self.workers < 0:
             found.append(f"workers = {self.workers}: must be 0 (no worker process) or more")
         return found + [f"image.{problem}" for problem in self.image.problems()]
+
+    def _mask_problems(self) -> list[str]:
+        """What would be masked without a [MASK]."""
+        if self.vocabulary is Vocabulary.BERT:
+            return []
+        without = "CLIP's vocabulary has no [MASK]"
+        found = []
+        if "pairs" in self.sources and self.mask_pairs:
+            found.append(f"mask_pairs = True, but {without}: set it to False")
+        if "text" in self.sources:
+            found.append(f"text is set, and is masked, but {without}: leave it out")
+        return found
 
 
 def _source_problems(name: str, source: SourceConfig) -> list[str]:
@@ -136,7 +156,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         self._seed, self._weights = seed, config.weights
         self._step, self._part, self._accumulate = start_step, 0, accumulate
         before = mixture.counts_before(seed, start_step, config.weights)
-        tokenizer = Tokenizer()
+        tokenizer = config.vocabulary.tokenizer()
         self._sources = {
             name: Batches(
                 windows=partial(
@@ -171,11 +191,14 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
 
 
 def _collator(
-    config: DataConfig, name: str, tokenizer: Tokenizer
-) -> ImageCollator | TextCollator | PairCollator:
+    config: DataConfig, name: str, tokenizer: Tokenizer | ClipTokenizer
+) -> ImageCollator | TextCollator | PairCollator | WholePairCollator:
+    if name == "pairs" and not config.mask_pairs:
+        return WholePairCollator(config.image, tokenizer, config.pair_max_length)
     images = ImageCollator(config.image, config.patch_mask_fraction)
     if name == "images":
         return images
+    assert isinstance(tokenizer, Tokenizer)  # see _mask_problems
     masker = TokenMasker(
         probability=config.mask_probability,
         whole_words=config.whole_words and name == "pairs",

@@ -1,11 +1,14 @@
 """A batch -> its named losses: pure functions, and one module for each method."""
 
+from flava.objectives.clip import ClipObjective, ClipObjectiveConfig
 from flava.objectives.codebook import CodebookObjective, CodebookObjectiveConfig
 from flava.objectives.finetune import FinetuneObjective
 from flava.objectives.flava import FlavaObjective, FlavaObjectiveConfig
 from flava.objectives.losses import Term
 
 __all__ = [
+    "ClipObjective",
+    "ClipObjectiveConfig",
     "CodebookObjective",
     "CodebookObjectiveConfig",
     "FinetuneObjective",

@@ -6,25 +6,34 @@ from pathlib import Path
 import torch
 
 from flava.data.loader import Loader
-from flava.data.tokenizer import Tokenizer
+from flava.data.vocabularies import Vocabulary
 from flava.evaluation.probe import zero_shot_probe
-from flava.model import Codebook, Flava, FlavaConfig
-from flava.model.published.load import load_pretrained
+from flava.model import (
+    Clip,
+    ClipConfig,
+    Codebook,
+    CodebookConfig,
+    Flava,
+    FlavaConfig,
+)
+from flava.model.published.files import find_checkpoint
 from flava.model.published.own import build_model
 from flava.objectives import (
+    ClipObjective,
+    ClipObjectiveConfig,
     CodebookObjective,
     CodebookObjectiveConfig,
     FlavaObjective,
     FlavaObjectiveConfig,
 )
+from flava.recipes import RECIPES
+from flava.training.checkpoint import last_checkpoint
+from flava.training.initial import Taken, initialise, save_taken
 from flava.training.loop import Objective, Probe, Trainer
 from flava.training.memory import keep_freed_memory
 from flava.training.run import Run
 
 log = logging.getLogger(__name__)
-
-SHIPPED = Path(__file__).parent / "weights"
-"""Small weights that come with the package, each made by the recipe of its name."""
 
 
 def start(run: Run) -> None:
@@ -34,12 +43,18 @@ def start(run: Run) -> None:
         ValueError, FileNotFoundError: something in the configuration does not hold.
         Interrupted, FloatingPointError, OSError: as `Trainer.train`.
     """
-    if mistakes := misfits(run) + [f"data.{problem}" for problem in run.data.problems()]:
+    is_new = last_checkpoint(run.output_dir) is None
+    mistakes = misfits(run) + [f"data.{problem}" for problem in run.data.problems()]
+    mistakes += missing_stages(run) if is_new else []
+    if mistakes:
         raise ValueError("the run cannot start:\n  " + "\n  ".join(mistakes))
     keep_freed_memory()
     torch.manual_seed(run.seed)
     objective, probe = join(run)
+    taken = take(run, objective) if is_new else []
     trainer = Trainer(run, objective, probe)
+    if taken:
+        save_taken(taken, run.output_dir)
     with Loader(
         run.data, seed=run.seed, start_step=trainer.step, accumulate=run.accumulate
     ) as batches:
@@ -47,6 +62,14 @@ def start(run: Run) -> None:
             trainer.train(batches)
         finally:
             report_skipped(batches)
+
+
+def take(run: Run, objective: Objective) -> list[Taken]:
+    """Fill the model as ``run.init`` says, and show what was taken."""
+    taken = initialise(objective.model, run.init)
+    for each in taken:
+        print(f"initialised: {each}")
+    return taken
 
 
 def report_skipped(batches: Loader) -> None:
@@ -63,20 +86,68 @@ def join(run: Run) -> tuple[Objective, Probe | None]:
         case CodebookObjectiveConfig() as config, Codebook() as model:
             return CodebookObjective(config, model), None
         case FlavaObjectiveConfig() as config, Flava() as model:
-            model.codebook.load_state_dict(load_codebook(run).state_dict())
+            leave_out(model, untrained(run))
             return FlavaObjective(config, model), zero_shot_probe(model.config)
+        case ClipObjectiveConfig() as config, Clip() as model:
+            return ClipObjective(config, model), zero_shot_probe(model.config)
     raise AssertionError("Run checks that objective and model fit")
 
 
+def untrained(run: Run) -> frozenset[str]:
+    """The parts of a FLAVA that no loss of the run reads."""
+    masked_pairs = "pairs" in run.data.sources and run.data.mask_pairs
+    images, text = ("images" in run.data.sources), ("text" in run.data.sources)
+    with_codes = predicts_codes(run) or run.init.codebook is not None
+    read = {
+        "mim_head": images,
+        "mlm_head": text,
+        "mmm_image_head": masked_pairs,
+        "mmm_text_head": masked_pairs,
+        "itm_head": masked_pairs,
+        "codebook.encoder": with_codes,
+        "codebook.decoder": with_codes,
+    }
+    return frozenset(part for part, is_read in read.items() if not is_read)
+
+
+def predicts_codes(run: Run) -> bool:
+    """Whether any loss has the codes of hidden patches for its targets."""
+    return "images" in run.data.sources or ("pairs" in run.data.sources and run.data.mask_pairs)
+
+
+def leave_out(model: Flava, parts: frozenset[str]) -> None:
+    """Parts that stay at initial values: neither trained nor passed off as trained."""
+    model.absent = parts
+    for part in parts:
+        model.get_submodule(part).requires_grad_(False)
+
+
 def misfits(run: Run) -> list[str]:
-    """Where the data does not have the form that the model reads, one line each."""
-    image, model = run.data.image, run.model
-    if not isinstance(model, FlavaConfig):
-        return [
-            f"data.{name} is set, but a codebook is trained on images alone: leave it out"
-            for name in ("pairs", "text")
-            if name in run.data.sources
-        ]
+    """Where data or sources do not have the form that the model reads, one line each."""
+    match run.model:
+        case CodebookConfig():
+            return unread(run, "a codebook is trained on images alone", "pairs", "text")
+        case ClipConfig():
+            found = unread(run, "CLIP is trained on pairs alone", "images", "text")
+            if run.data.mask_pairs:
+                found.append(
+                    "data.mask_pairs is True, but CLIP is trained on whole pairs: set it to False"
+                )
+            return found + text_misfits(run, run.model) + size_misfits(run, run.model)
+        case FlavaConfig():
+            found = text_misfits(run, run.model) + size_misfits(run, run.model)
+            return found + code_misfits(run, run.model)
+
+
+def unread(run: Run, why: str, *names: str) -> list[str]:
+    """Sources that the model does not read."""
+    return [
+        f"data.{name} is set, but {why}: leave it out" for name in names if name in run.data.sources
+    ]
+
+
+def text_misfits(run: Run, model: FlavaConfig | ClipConfig) -> list[str]:
+    """Texts that are too long for the text encoder, or of tokens that it does not know."""
     texts = (
         ("text_max_length", run.data.text, run.data.text_max_length),
         ("pair_max_length", run.data.pairs, run.data.pair_max_length),
@@ -86,44 +157,60 @@ def misfits(run: Run) -> list[str]:
         for name, source, length in texts
         if source is not None and length > model.text.max_length
     ]
-    if model.text.vocabulary_size < (tokens := Tokenizer().size):
+    wanted = Vocabulary.CLIP if isinstance(model, ClipConfig) else Vocabulary.BERT
+    if run.data.vocabulary is not wanted:
+        found.append(
+            f"data.vocabulary is {run.data.vocabulary.value}, but a {type(model).__name__} reads "
+            f"{wanted.value}'s tokens: set it to {wanted.value}"
+        )
+    elif model.text.vocabulary_size < (tokens := wanted.tokenizer().size):
         found.append(
             f"model.text.vocabulary_size is {model.text.vocabulary_size}, fewer than the "
             f"tokeniser's {tokens} token ids"
         )
-    if image.image_size != model.image.image_size:
-        found.append(
-            f"data.image.image_size is {image.image_size}, model.image.image_size is "
-            f"{model.image.image_size}: make them equal"
-        )
+    return found
+
+
+def size_misfits(run: Run, model: FlavaConfig | ClipConfig) -> list[str]:
+    """Images of another size than the image encoder's."""
+    if (size := run.data.image.image_size) == model.image.image_size:
+        return []
+    return [
+        f"data.image.image_size is {size}, model.image.image_size is {model.image.image_size}: "
+        "make them equal"
+    ]
+
+
+def code_misfits(run: Run, model: FlavaConfig) -> list[str]:
+    """Codes that do not stand for a patch each, or that come from nowhere."""
+    if not predicts_codes(run):
+        return []
+    found, image = [], run.data.image
     if image.grid != model.image.grid:
         found.append(
             f"data.image.codebook_size {image.codebook_size} makes {image.grid} codes a side, the "
             f"model has {model.image.grid} patches a side: use codebook_size {8 * model.image.grid}"
         )
+    if run.init.codebook is None:
+        found.append(
+            "init.codebook is not set, and the losses of masked images predict its codes: train "
+            "one by `flava train codebook-tiny`, and give its folder with --init.codebook"
+        )
     return found
 
 
-def load_codebook(run: Run) -> Codebook:
-    """The frozen codebook of a FLAVA run.
-
-    Raises:
-        ValueError: none is named, it is no codebook, or it is of another geometry.
-        FileNotFoundError: there is none.
-    """
-    remedy = "train one by `flava train codebook-tiny` and give its folder with --codebook"
-    if run.codebook is None:
-        raise ValueError(
-            f"codebook is not set, and FLAVA's image losses predict its codes: {remedy}"
-        )
-    name = run.codebook.removeprefix("shipped:")
-    codebook = load_pretrained(SHIPPED / name if name != run.codebook else Path(run.codebook))
-    if not isinstance(codebook, Codebook):
-        raise ValueError(f"codebook {run.codebook} holds a {type(codebook).__name__}: {remedy}")
-    assert isinstance(run.model, FlavaConfig)
-    if codebook.config != run.model.codebook:
-        raise ValueError(
-            f"codebook {run.codebook} has another geometry than model.codebook:\n"
-            f"  {codebook.config} in the file\n  {run.model.codebook} in the run"
-        )
-    return codebook
+def missing_stages(run: Run) -> list[str]:
+    """Sources that a recipe makes, and that are not there yet: a line each, with the command."""
+    found = []
+    for field, source in run.init.given.items():
+        stage = RECIPES.get(Path(source).name)
+        if stage is None or stage().output_dir != Path(source):
+            continue
+        try:
+            find_checkpoint(Path(source))
+        except FileNotFoundError:
+            found.append(
+                f"init.{field}: there is no checkpoint in {source}: run `flava train "
+                f"{Path(source).name}` first, or give --init.{field}"
+            )
+    return found

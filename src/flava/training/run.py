@@ -1,7 +1,7 @@
 """The whole configuration of a run: what a recipe returns, a command line edits, a run saves."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,10 +12,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flava.data.loader import DataConfig
 from flava.files import explain
-from flava.model import CodebookConfig, FlavaConfig
+from flava.model import ClipConfig, CodebookConfig, FlavaConfig
 from flava.named import Named
-from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
+from flava.objectives import ClipObjectiveConfig, CodebookObjectiveConfig, FlavaObjectiveConfig
 from flava.training.files import write_whole
+from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig
 
@@ -86,28 +87,42 @@ class LoopConfig:
         return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
 
 
+TRAINED_BY = {
+    FlavaConfig: FlavaObjectiveConfig,
+    CodebookConfig: CodebookObjectiveConfig,
+    ClipConfig: ClipObjectiveConfig,
+}
+"""Which objective trains which model."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run(LoopConfig):
     """Everything that decides what a pretraining run, or a codebook's, does."""
 
-    model: Annotated[FlavaConfig | CodebookConfig, Named()]
+    model: Annotated[FlavaConfig | CodebookConfig | ClipConfig, Named()]
     """Geometry of the model."""
-    objective: Annotated[FlavaObjectiveConfig | CodebookObjectiveConfig, Named()]
+    objective: Annotated[
+        FlavaObjectiveConfig | CodebookObjectiveConfig | ClipObjectiveConfig, Named()
+    ]
     """The losses' settings."""
     data: DataConfig
     """What is read, how it is mixed, transformed and masked."""
-    codebook: str | None = None
-    """Where the frozen codebook's weights come from: a run's or a checkpoint's folder, or
-    "shipped:NAME". A FLAVA run needs one; a codebook run has none."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """Where parts of the model come from; it is not read when a run is resumed."""
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()
-        if isinstance(self.model, FlavaConfig) != isinstance(self.objective, FlavaObjectiveConfig):
+        if not isinstance(self.objective, TRAINED_BY[type(self.model)]):
             found.append(
                 f"objective is a {type(self.objective).__name__}, which does not train a "
                 f"{type(self.model).__name__}"
             )
-        return found
+        return found + [
+            f"init.{name} is {source}, but a {type(self.model).__name__} has no such part: leave "
+            "it out"
+            for name, source in self.init.given.items()
+            if not hasattr(self.model, name)
+        ]
 
 
 RUN = TypeAdapter(Run)

@@ -39,7 +39,7 @@ class EvaluationConfig:
 
 DEFAULT = EvaluationConfig()
 
-Model = TypeVar("Model", Flava, Clip)
+Model = TypeVar("Model", bound=Flava | Clip)
 
 
 def measure(

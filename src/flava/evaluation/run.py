@@ -24,8 +24,8 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: there is no checkpoint, or a split's shard is missing.
-        ValueError: the checkpoint is damaged, or neither FLAVA's nor CLIP's; or it is no folder and no
-            ``output_dir`` is given; or as `evaluate`.
+        ValueError: the checkpoint is damaged, or neither FLAVA's nor CLIP's; or it is no folder
+            and no ``output_dir`` is given; or as `evaluate`.
     """
     folder = Path(source) if output_dir is None else output_dir
     on_the_hub = not folder.exists() and looks_like_hub_id(str(source))

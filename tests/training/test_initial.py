@@ -246,7 +246,7 @@ def test_as_wide_with_other_heads_is_another_geometry(tmp_path: Path) -> None:
     source = ImageEncoder(replace(config.image, heads=2))
     other = fresh(replace(config, image=replace(config.image, heads=2)))
     other.image_encoder.load_state_dict(source.state_dict())
-    with pytest.raises(ValueError, match="heads is 2 there, 4 in model.image"):
+    with pytest.raises(ValueError, match=r"heads is 2 there, 4 in model\.image"):
         initialise(fresh(), InitConfig(image=str(saved(other, tmp_path / "run"))))
 
 
@@ -259,5 +259,5 @@ def test_a_model_without_such_a_part_is_named(tmp_path: Path) -> None:
 def test_a_source_that_is_not_there_is_named() -> None:
     with pytest.raises(FileNotFoundError, match="no checkpoint at no/such/run"):
         initialise(fresh(), InitConfig(image="no/such/run"))
-    with pytest.raises(FileNotFoundError, match="no checkpoint at .*weights/nothing"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*weights/nothing"):
         initialise(fresh(), InitConfig(codebook="shipped:nothing"))

@@ -68,7 +68,8 @@ def test_the_help_of_a_recipe_shows_its_fields_with_meaning_and_default(flava):
         "--seed INT Decides the initial weights",
         "--resume, --no-resume Go on from the last checkpoint",
         "--precision {bf16,fp32}",
-        "--codebook",
+        "--init.codebook",
+        "--init.image",
         f"--optimizer.lr FLOAT Peak learning rate. (default: {run.optimizer.lr})",
         "--schedule.warmup-steps INT",
         "--model.image.width INT",
@@ -92,9 +93,9 @@ def test_the_help_of_a_command_says_what_it_reads_and_writes(flava, command):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("", "Expected one of {train, evaluate, report,"),
-        ("teach", "train, evaluate, report"),
-        ("train", "Expected one of {flava-tiny, codebook-tiny}"),
+        ("", "Expected one of {train, recipes, evaluate,"),
+        ("teach", "train, recipes, evaluate, report"),
+        ("train", "Expected one of {flava-tiny, codebook-tiny,"),
         ("train flava-huge", "flava-tiny, codebook-tiny"),
         ("train flava-tiny --max-step 3", "--max-steps INT"),
         ("train flava-tiny --optimizer.learning-rate 3", "--optimizer.learning-rate"),
@@ -180,11 +181,19 @@ def test_a_missing_run_is_an_error(flava, tmp_path, command, name):
     assert "folder" in ended.error
 
 
+def test_a_missing_stage_is_an_error_that_names_its_command(flava, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ended = flava("train", "flava-c-beit-tiny", "--init.image=runs/codebook-tiny")
+    assert ended.status == 1
+    assert "run `flava train codebook-tiny` first, or give --init.image" in ended.error
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_codebook_is_an_error(flava, tmp_path):
-    named = [f"--output-dir={tmp_path / 'run'}", "--codebook=nowhere"]
+    named = [f"--output-dir={tmp_path / 'run'}", "--init.codebook=no/such/run"]
     ended = flava("train", "flava-tiny", *named, *FLAVA_ARGUMENTS)
     assert ended.status == 1
-    assert "no checkpoint at nowhere" in ended.error
+    assert "no checkpoint at no/such/run" in ended.error
 
 
 def test_a_folder_in_use_is_an_error_and_a_finished_run_has_nothing_to_resume(
@@ -193,7 +202,7 @@ def test_a_folder_in_use_is_an_error_and_a_finished_run_has_nothing_to_resume(
     command = [*codebook_command(tmp_path / "run", images), "--max-steps=2"]
     ended = flava(*command)
     assert ended.status == 0
-    assert f"flava train flava-tiny --codebook {tmp_path}/run" in ended.out
+    assert f"flava train flava-tiny --init.codebook {tmp_path}/run" in ended.out
     ended = flava(*command)
     assert ended.status == 1
     assert "already holds a run: add --resume" in ended.error
@@ -227,7 +236,7 @@ def test_long_texts_and_broken_images_are_trained_on_or_reported(
             "--data.images.weight=1",
             "--data.text.weight=1",
             f"--output-dir={tmp_path / 'run'}",
-            f"--codebook={codebook}",
+            f"--init.codebook={codebook}",
             f"--data.pairs.shards={pairs}",
             f"--data.images.shards={images}",
             f"--data.text.shards={texts}",

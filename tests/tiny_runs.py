@@ -21,6 +21,7 @@ from flava.model import (
     TextConfig,
 )
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, Term
+from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Precision, Run
 from flava.training.schedule import ScheduleConfig
@@ -70,7 +71,7 @@ def flava_run(output_dir: Path, data: DataConfig, **changes: Any) -> Run:
         data=data,
         optimizer=OptimizerConfig(lr=1e-2),
         schedule=ScheduleConfig(warmup_steps=2),
-        codebook="nowhere",
+        init=InitConfig(codebook="no/such/run"),
     )
     return replace(run, **changes)
 

@@ -107,7 +107,16 @@ class LabelledBatch:
         return self.inputs.kind
 
 
-Batch = ImageBatch | TextBatch | PairBatch | LabelledBatch
+@dataclass(frozen=True, kw_only=True)
+class WholePairBatch:
+    """Whole images with whole texts that all match: for contrast alone."""
+
+    kind: ClassVar[Kind] = "pairs"
+    keys: tuple[str, ...]
+    inputs: PairInputs
+
+
+Batch = ImageBatch | TextBatch | PairBatch | WholePairBatch | LabelledBatch
 AnyBatch = TypeVar("AnyBatch", bound=Batch | Inputs)
 
 

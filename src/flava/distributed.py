@@ -1,12 +1,14 @@
-"""Ranks, and the gather across them that the contrastive loss needs."""
+"""Ranks, and the gathers across them that the contrastive loss needs."""
 
+from collections.abc import Sequence
 from enum import Enum
 
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_functional
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 
 class Gather(Enum):
@@ -28,17 +30,33 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def gather(features: Float[Tensor, "local width"], reach: Gather) -> Float[Tensor, "total width"]:
-    """The features of all workers in order of rank; every worker must bring equally many.
+def gather(
+    features: Float[Tensor, "local width"], sizes: Sequence[int], reach: Gather
+) -> Float[Tensor, "total width"]:
+    """The features of all workers in order of rank; ``sizes`` tells how many rows each brings.
 
     With `Gather.GLOBAL` the backward pass sums the workers' gradients, so that the average over
     workers (DDP's) is the gradient of the loss averaged over workers.
     """
     if world_size() == 1:
         return features
+    # A collective moves tensors of one shape: shorter ones are filled up, and cut again.
+    filled = functional.pad(features, (0, 0, 0, max(sizes) - len(features))).contiguous()
     if reach is Gather.GLOBAL:
-        return torch.cat(dist_functional.all_gather(features))
-    shards = [torch.empty_like(features) for _ in range(world_size())]
-    dist.all_gather(shards, features.detach().contiguous())
-    shards[rank()] = features
+        gathered = dist_functional.all_gather(filled)
+    else:
+        gathered = [torch.empty_like(filled) for _ in sizes]
+        dist.all_gather(gathered, filled.detach())
+    shards = [shard[:size] for shard, size in zip(gathered, sizes, strict=True)]
+    if reach is Gather.LOCAL:
+        shards[rank()] = features
     return torch.cat(shards)
+
+
+def of_all_workers(values: Int[Tensor, " n"]) -> Int[Tensor, "workers n"]:
+    """The same few numbers of every worker, in order of rank."""
+    if world_size() == 1:
+        return values[None]
+    gathered = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(gathered, values)
+    return torch.stack(gathered)

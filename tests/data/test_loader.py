@@ -12,11 +12,21 @@ import psutil
 import pytest
 import torch
 
-from flava.batch import Batch, ImageBatch, PairBatch, TextBatch, unmap_pixels
+from flava.batch import (
+    Batch,
+    ImageBatch,
+    PairBatch,
+    TextBatch,
+    WholePairBatch,
+    to_device,
+    unmap_pixels,
+)
+from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.mixture import choose
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
+from flava.data.vocabularies import Vocabulary
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 from tests.support import denormalise
 
@@ -48,6 +58,10 @@ def only(config: DataConfig, name: str) -> DataConfig:
     return replace(config, **others)
 
 
+def whole_pairs(config: DataConfig, vocabulary: Vocabulary) -> DataConfig:
+    return replace(only(config, "pairs"), mask_pairs=False, vocabulary=vocabulary)
+
+
 def take(config: DataConfig, count: int, **options: int) -> list[Batch]:
     with Loader(config, **{"seed": 3, **options}) as loader:
         return list(itertools.islice(loader, count))
@@ -58,6 +72,8 @@ def tensors(batch: Batch) -> dict[str, torch.Tensor]:
         parts = {"image": batch.image, "text": batch.text}
         named = {f"{p}.{k}": v for p, part in parts.items() for k, v in tensors(part).items()}
         return {**named, "matched": batch.matched}
+    if isinstance(batch, WholePairBatch):
+        return {**vars(batch.inputs.image), **vars(batch.inputs.text)}
     return {k: v for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
 
 
@@ -111,6 +127,58 @@ def test_a_pair_batch_joins_each_image_with_its_text_or_says_so(config):
         for key, ids, real in zip(batch.text.keys, batch.text.ids, batch.text.real, strict=True):
             text = TOKENIZER.decode(ids[real].tolist())
             assert text in (f"picture number {int(key)}", f"the {int(key)} th one")
+
+
+@pytest.mark.parametrize("vocabulary", Vocabulary)
+def test_whole_pairs_are_images_with_their_own_texts(config, vocabulary):
+    """In either vocabulary, whatever the masks' and the exchange's probabilities are."""
+    whole = replace(config.image, crop_scale=(1.0, 1.0))
+    config = replace(config, image=whole, mismatch_probability=1.0, pair_max_length=7)
+    for batch in take(whole_pairs(config, vocabulary), 4):
+        assert isinstance(batch, WholePairBatch)
+        assert batch.kind == "pairs"
+        image, text = batch.inputs.image, batch.inputs.text
+        assert image.pixels.shape == (6, 3, 24, 24)
+        for key, pixels, ids, real in zip(
+            batch.keys, image.pixels, text.ids, text.real, strict=True
+        ):
+            mean = torch.from_numpy(np.asarray(picture(int(key))) / 255).mean((0, 1)).float()
+            assert torch.allclose(denormalise(pixels).mean((1, 2)), mean, atol=0.1)
+            captions = (f"picture number {int(key)}", f"the {int(key)} th one")
+            tokenizer = vocabulary.tokenizer()
+            assert ids[real].tolist() in [tokenizer.encode(each, 7) for each in captions]
+
+
+def test_clips_texts_are_padded_behind_their_end(config):
+    (batch,) = take(whole_pairs(replace(config, pair_max_length=5), Vocabulary.CLIP), 1)
+    assert isinstance(batch, WholePairBatch)
+    text = batch.inputs.text
+    assert text.ids.shape[1] <= 5
+    assert (text.ids[:, 0] == ClipTokenizer().start).all()
+    assert (text.ids.max(dim=1).values == ClipTokenizer().end).all()
+    assert not text.ids[~text.real].any()
+
+
+def test_whole_pairs_go_to_a_device_with_all_they_hold(config):
+    (batch,) = take(whole_pairs(config, Vocabulary.BERT), 1)
+    assert {t.device.type for t in tensors(to_device(batch, torch.device("meta"))).values()} == {
+        "meta"
+    }
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whole_pairs_come_again_on_resuming(config, workers):
+    config = replace(whole_pairs(config, Vocabulary.CLIP), workers=workers)
+    assert all_same(take(config, 9)[4:], take(config, 5, start_step=4))
+
+
+def test_nothing_can_be_masked_without_a_mask_token(config):
+    problems = replace(config, vocabulary=Vocabulary.CLIP).problems()
+    assert problems == [
+        "mask_pairs = True, but CLIP's vocabulary has no [MASK]: set it to False",
+        "text is set, and is masked, but CLIP's vocabulary has no [MASK]: leave it out",
+    ]
+    assert not whole_pairs(config, Vocabulary.CLIP).problems()
 
 
 def test_identical_texts_match_wherever_they_are(config, tmp_path):

@@ -37,7 +37,7 @@ def codebook(tmp_path_factory) -> Path:
 def run(codebook) -> Path:
     folder = codebook.parent / "flava"
     train = ["train", "flava-tiny", "--max-steps=3", "--seed=5", f"--output-dir={folder}"]
-    said = flava(*train, f"--codebook={codebook}", *FLAVA_ARGUMENTS)
+    said = flava(*train, f"--init.codebook={codebook}", *FLAVA_ARGUMENTS)
     assert f"Next: flava evaluate {folder}" in said
     assert "probe at step 3: zero_shot_accuracy" in said
     return folder

@@ -10,7 +10,14 @@ from PIL import Image
 from flava.data.tokenizer import Tokenizer
 from flava.evaluation.classes import CLASSES
 from flava.evaluation.held_out import HeldOut, Split
-from flava.model import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
+from flava.model import (
+    ClipConfig,
+    CodebookConfig,
+    FlavaConfig,
+    ImageConfig,
+    MultimodalConfig,
+    TextConfig,
+)
 from tests.data.shard_files import encoded, write_lines, write_tar
 
 WORDS = [
@@ -85,7 +92,7 @@ def splits(folder: Path) -> dict[str, Split]:
     return {n: Split(name=n, title=f"title of {n}", shards=(s,)) for n, s in sources.items()}
 
 
-def held_out(folder: Path, config: FlavaConfig) -> HeldOut:
+def held_out(folder: Path, config: FlavaConfig | ClipConfig) -> HeldOut:
     return HeldOut(splits(folder), config, seed=0)
 
 

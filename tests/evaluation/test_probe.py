@@ -1,20 +1,41 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
+from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data.tokenizer import Tokenizer
 from flava.evaluation.classes import CLASS_OF, CLASSES, TEMPLATES
-from flava.evaluation.held_out import tokenizer
 from flava.evaluation.probe import zero_shot_probe
 from flava.evaluation.tasks import SPLITS, TASKS
-from flava.model import Flava
+from flava.model import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Flava
 from flava.training.run import Precision
 from tests.evaluation.corpus import held_out, splits, tiny_geometry
 
 
-def test_the_probe_measures_what_one_gets_image_by_image(tmp_path: Path) -> None:
+def flava() -> Flava:
+    return Flava(tiny_geometry())
+
+
+def clip() -> Clip:
+    transformer = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
+    image = ClipImageConfig(image_size=16, patch_size=4, **transformer)
+    text = ClipTextConfig(max_length=24, **transformer)
+    return Clip(ClipConfig(image=image, text=text, projection_width=8))
+
+
+@pytest.mark.parametrize(
+    ("make", "tokenizer"), [(flava, Tokenizer()), (clip, ClipTokenizer())], ids=["FLAVA", "CLIP"]
+)
+def test_the_probe_measures_what_one_gets_image_by_image(
+    tmp_path: Path,
+    make: Callable[[], Flava | Clip],
+    tokenizer: Tokenizer | ClipTokenizer,
+) -> None:
     """Independently: each image, caption and prompt encoded alone, compared by loops."""
-    model = Flava(tiny_geometry()).train()
+    model = make().train()
     probe = zero_shot_probe(model.config, splits=splits(tmp_path), precision=Precision.FP32)
     state = torch.get_rng_state()
     figures = probe(model, 5)
@@ -23,7 +44,7 @@ def test_the_probe_measures_what_one_gets_image_by_image(tmp_path: Path) -> None
     assert torch.get_rng_state().equal(state)
 
     def text(words: str) -> np.ndarray:
-        ids, real = tokenizer().batch([words], model.config.text.max_length)
+        ids, real = tokenizer.batch([words], model.config.text.max_length)
         return model.encode_text(ids, real)[0].detach().numpy()
 
     pairs = held_out(tmp_path, model.config).pairs("validation")

@@ -22,7 +22,9 @@ def test_a_folder_without_a_checkpoint_is_an_error_that_names_it(tmp_path: Path)
 
 def test_a_codebook_is_not_evaluated_as_a_flava(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoints", "last", Codebook(tiny_geometry().codebook))
-    with pytest.raises(ValueError, match="holds a Codebook: only a FLAVA can be evaluated"):
+    with pytest.raises(
+        ValueError, match="holds a Codebook: only a FLAVA or a CLIP can be evaluated"
+    ):
         evaluate_run(tmp_path)
     assert not (tmp_path / "evaluation.json").exists()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy, normalize
@@ -13,15 +14,18 @@ from flava.distributed import Gather
 from flava.objectives.losses import contrastive
 
 WORKERS = 2
-PAIRS = 4
-"""Of each worker."""
+PAIRS = 8
+"""Of both workers together."""
 
 ROWS = {
     "all matched": [1, 1, 1, 1, 1, 1, 1, 1],
     "equally many mismatched": [1, 0, 1, 1, 1, 1, 1, 0],
     "more mismatched on one": [1, 0, 0, 1, 1, 1, 1, 1],
+    "one with none": [0, 0, 0, 0, 1, 1, 1, 1],
 }
-CASES = [(name, reach) for name in ROWS for reach in Gather]
+FIRST = {"equal batches": 4, "more pairs on the first": 5, "many more on the second": 1}
+"""Pairs of the first worker; the second has the others."""
+CASES = [(name, sizes, reach) for name in ROWS for sizes in FIRST for reach in Gather]
 
 Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 """Image and text before normalisation, the weight that both go through, the scale."""
@@ -29,7 +33,7 @@ Inputs = tuple[Tensor, Tensor, Tensor, Tensor]
 
 def inputs() -> Inputs:
     generator = torch.Generator().manual_seed(3)
-    shapes = ((WORKERS * PAIRS, 5), (WORKERS * PAIRS, 5), (5, 6))
+    shapes = ((PAIRS, 5), (PAIRS, 5), (5, 6))
     image, text, weight = (torch.randn(shape, generator=generator) for shape in shapes)
     return image, text, weight.requires_grad_(), torch.tensor(1.2, requires_grad=True)
 
@@ -38,8 +42,8 @@ def features(image: Tensor, text: Tensor, weight: Tensor) -> tuple[Tensor, Tenso
     return normalize(image @ weight, dim=1), normalize(text @ weight.flip(1), dim=1)
 
 
-def shard(worker: int) -> slice:
-    return slice(worker * PAIRS, (worker + 1) * PAIRS)
+def shard(worker: int, sizes: str) -> slice:
+    return slice(FIRST[sizes], PAIRS) if worker else slice(FIRST[sizes])
 
 
 def work(worker: int, folder: Path) -> None:
@@ -48,9 +52,9 @@ def work(worker: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=worker, world_size=WORKERS
     )
     results = {}
-    for name, reach in CASES:
+    for name, sizes, reach in CASES:
         image, text, weight, scale = inputs()
-        mine = shard(worker)
+        mine = shard(worker, sizes)
         pair = features(image[mine], text[mine], weight)
         rows = torch.tensor(ROWS[name][mine], dtype=torch.bool)
         term = contrastive(*pair, scale, rows, reach)
@@ -60,7 +64,7 @@ def work(worker: int, folder: Path) -> None:
             assert gradient is not None
             dist.all_reduce(gradient)
             gradient /= WORKERS
-        results[name, reach.value] = (term.loss.item(), term.accuracy, gradients)
+        results[name, sizes, reach.value] = (term.loss.item(), term.accuracy, gradients)
     torch.save(results, folder / f"{worker}.pt")
     dist.destroy_process_group()
 
@@ -73,51 +77,85 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 def expected(
-    worker: int, rows: Tensor, reach: Gather, image: Tensor, text: Tensor, scale: Tensor
+    worker: int, rows: Tensor, sizes: str, reach: Gather, pair: tuple[Tensor, Tensor], scale: Tensor
 ) -> Tensor:
-    """A worker's loss by its definition: its rows against the columns of all."""
-    own = torch.zeros(WORKERS * PAIRS, dtype=torch.bool)
-    own[shard(worker)] = True
+    """What a worker adds to the mean over workers: its rows' share of the mean over all rows.
+
+    Its rows are asked against the columns of all; with `Gather.LOCAL` the others' columns are
+    constants.
+    """
+    own = torch.zeros(PAIRS, dtype=torch.bool)
+    own[shard(worker, sizes)] = True
+    asked = (own & rows).nonzero()[:, 0]
     loss = torch.zeros(())
-    for questions, answers in ((image, text), (text, image)):
+    for questions, answers in (pair, pair[::-1]):
         if reach is Gather.LOCAL:
             answers = torch.where(own[:, None], answers, answers.detach())
         logits = scale.exp() * questions @ answers.T
-        asked = (own & rows).nonzero()[:, 0]
-        loss = loss + cross_entropy(logits[asked], asked) / 2
-    return loss
+        loss = loss + cross_entropy(logits[asked], asked, reduction="sum") / 2
+    return WORKERS * loss / rows.sum()
 
 
-@pytest.mark.parametrize(("name", "reach"), CASES)
-def test_against_the_definition(results: list[dict], name: str, reach: Gather) -> None:
+@pytest.mark.parametrize(("name", "sizes", "reach"), CASES)
+def test_against_the_definition(results: list[dict], name: str, sizes: str, reach: Gather) -> None:
     """Loss of each worker; and the averaged gradient is that of the mean of the losses."""
     image, text, weight, scale = inputs()
     pair = features(image, text, weight)
     rows = torch.tensor(ROWS[name], dtype=torch.bool)
-    losses = [expected(worker, rows, reach, *pair, scale) for worker in range(WORKERS)]
+    losses = [expected(worker, rows, sizes, reach, pair, scale) for worker in range(WORKERS)]
     torch.stack(losses).mean().backward()
     for worker, result in enumerate(results):
-        loss, _, gradients = result[name, reach.value]
+        loss, _, gradients = result[name, sizes, reach.value]
         assert loss == pytest.approx(losses[worker].item(), rel=1e-5)
         torch.testing.assert_close(gradients, [weight.grad, scale.grad])
 
 
-@pytest.mark.parametrize("name", ["all matched", "equally many mismatched"])
-def test_global_is_one_process_on_the_joined_batch(results: list[dict], name: str) -> None:
+@pytest.mark.parametrize("sizes", FIRST)
+@pytest.mark.parametrize("name", ROWS)
+def test_global_is_one_process_on_the_joined_batch(
+    results: list[dict], name: str, sizes: str
+) -> None:
     image, text, weight, scale = inputs()
     rows = torch.tensor(ROWS[name], dtype=torch.bool)
     term = contrastive(*features(image, text, weight), scale, rows, Gather.GLOBAL)
     term.loss.backward()
-    for result in results:
-        torch.testing.assert_close(result[name, "global"][2], [weight.grad, scale.grad])
-    found = [result[name, "global"] for result in results]
+    found = [result[name, sizes, "global"] for result in results]
+    for _, _, gradients in found:
+        torch.testing.assert_close(gradients, [weight.grad, scale.grad])
     assert sum(loss for loss, *_ in found) / WORKERS == pytest.approx(term.loss.item(), rel=1e-5)
-    assert sum(accuracy for _, accuracy, _ in found) / WORKERS == pytest.approx(term.accuracy)
 
 
-def test_local_is_another_gradient_of_the_same_loss(results: list[dict]) -> None:
+@pytest.mark.parametrize("reach", Gather)
+def test_a_workers_accuracy_is_that_of_its_rows(results: list[dict], reach: Gather) -> None:
+    image, text, weight, scale = inputs()
+    rows = torch.tensor(ROWS["all matched"], dtype=torch.bool)
+    term = contrastive(*features(image, text, weight), scale, rows, Gather.GLOBAL)
+    for sizes, first in FIRST.items():
+        found = [result["all matched", sizes, reach.value][1] for result in results]
+        assert (first * found[0] + (PAIRS - first) * found[1]) / PAIRS == pytest.approx(
+            term.accuracy
+        )
+
+
+@pytest.mark.parametrize("sizes", FIRST)
+def test_local_is_another_gradient_of_the_same_loss(results: list[dict], sizes: str) -> None:
     for result in results:
-        loss, _, gradients = result["all matched", "global"]
-        local_loss, _, local_gradients = result["all matched", "local"]
+        loss, _, gradients = result["all matched", sizes, "global"]
+        local_loss, _, local_gradients = result["all matched", sizes, "local"]
         assert local_loss == loss
         assert (gradients[0] - local_gradients[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("worker", range(WORKERS))
+def test_local_is_open_clips_own(results: list[dict], worker: int) -> None:
+    """Loss of equal batches as open_clip's with local_loss and no gradient through the gather."""
+    image, text, weight, scale = inputs()
+    pair = features(image, text, weight)
+    mine = shard(worker, "equal batches")
+    logits = [scale.exp() * a[mine] @ b.T for a, b in (pair, pair[::-1])]
+    theirs = ClipLoss(local_loss=True, rank=worker, world_size=WORKERS, cache_labels=False)
+    labels = theirs.get_ground_truth(logits[0].device, len(logits[0]))
+    loss = sum(cross_entropy(each, labels) for each in logits) / 2
+    assert results[worker]["all matched", "equal batches", "local"][0] == pytest.approx(
+        loss.item(), rel=1e-5
+    )

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import Batch, ImageBatch, LabelledBatch, PairBatch, TextBatch
+from flava.batch import (
+    Batch,
+    ImageBatch,
+    ImageInputs,
+    LabelledBatch,
+    PairBatch,
+    PairInputs,
+    TextBatch,
+    TextInputs,
+    WholePairBatch,
+)
 from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig, Term
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
@@ -29,6 +39,13 @@ def four_pairs(matched: list[bool]) -> PairBatch:
     return random_pairs(tiny_config(), [5, 9, 3, 7], torch.tensor(matched))
 
 
+def whole(batch: PairBatch) -> WholePairBatch:
+    """The same images and texts, with nothing hidden."""
+    image = ImageInputs(pixels=batch.image.pixels)
+    text = TextInputs(ids=batch.text.ids, real=batch.text.real)
+    return WholePairBatch(keys=batch.keys, inputs=PairInputs(image=image, text=text))
+
+
 def total(terms: dict[str, Term]) -> Tensor:
     return torch.stack([term.loss for term in terms.values()]).sum()
 
@@ -40,7 +57,7 @@ def unmasked(batch: Batch) -> Batch:
             image=replace(batch.image, selected=torch.zeros_like(batch.image.selected)),
             text=replace(batch.text, selected=torch.zeros_like(batch.text.selected)),
         )
-    assert not isinstance(batch, LabelledBatch)
+    assert not isinstance(batch, LabelledBatch | WholePairBatch)
     return replace(batch, selected=torch.zeros_like(batch.selected))
 
 
@@ -132,6 +149,26 @@ def rows(batch: OneSide, kept: list[int]) -> OneSide:
     return replace(batch, keys=tuple(batch.keys[i] for i in kept), **tensors)
 
 
+def test_whole_pairs_have_the_contrastive_loss_alone(
+    objective: FlavaObjective, model: Flava
+) -> None:
+    """The same one as beside the masked losses; no other part of the model is run."""
+    batch, run = four_pairs([True] * 4), set()
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda *_, name=name: run.add(name))
+    expected = objective(batch)["gc"]
+    assert "multimodal_encoder" in run
+    run.clear()
+    terms = objective(whole(batch))
+    assert list(terms) == ["gc"]
+    torch.testing.assert_close(terms["gc"].loss, expected.loss)
+    assert terms["gc"].accuracy == expected.accuracy
+    used = {"image_encoder", "text_encoder", "image_projection", "text_projection"}
+    assert run == used
+    terms["gc"].loss.backward()
+    assert {name.split(".")[0] for name in trained(model)} == {*used, "logit_scale"}
+
+
 @torch.no_grad()
 def test_each_accuracy_is_that_of_the_predictions(objective: FlavaObjective, model: Flava) -> None:
     batch = random_images(tiny_config(), 6, share=0.9)
@@ -166,7 +203,7 @@ def test_the_scale_stays_within_the_published_bounds(
     assert model.logit_scale.requires_grad
 
 
-@pytest.mark.parametrize("kind", ["images", "texts", "pairs"])
+@pytest.mark.parametrize("kind", ["images", "texts", "pairs", "whole pairs"])
 def test_one_small_batch_can_be_learnt(kind: str) -> None:
     """Each loss falls below a fifth of where it started."""
     config = tiny_config()
@@ -175,6 +212,7 @@ def test_one_small_batch_can_be_learnt(kind: str) -> None:
         "images": random_images(config, 4),
         "texts": random_texts(config, [5, 9, 3, 7]),
         "pairs": random_pairs(config, [5, 9, 3, 7], torch.tensor([True, False, True, True])),
+        "whole pairs": whole(four_pairs([True] * 4)),
     }
     objective = FlavaObjective(FlavaObjectiveConfig(), model)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)

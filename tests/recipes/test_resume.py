@@ -1,5 +1,6 @@
 """A run that was stopped and goes on is the run that was not: bit for bit, row for row."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from flava.model.published.load import load_pretrained
 from flava.objectives import FlavaObjective, Term
 from flava.recipes.start import start
 from flava.training.checkpoint import load_state, save_checkpoint
+from flava.training.initial import InitConfig
 from flava.training.loop import Interrupted
 from flava.training.run import RUN, Run
 from tests.tiny_runs import CODEBOOK, codebook_run, figures, flava_data, flava_run
@@ -36,7 +38,8 @@ def quick_probe(monkeypatch) -> None:
 def flava(folder: Path, workers: int) -> Run:
     codebook = save_checkpoint(folder, "codebook", Codebook(CODEBOOK))
     data = flava_data(folder / "data", workers)
-    return flava_run(folder / "through", data, codebook=str(codebook), accumulate=2, probe_every=3)
+    init = InitConfig(codebook=str(codebook))
+    return flava_run(folder / "through", data, init=init, accumulate=2, probe_every=3)
 
 
 def codebook(folder: Path, workers: int) -> Run:
@@ -135,3 +138,14 @@ def test_a_resumed_run_that_is_done_trains_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(FlavaObjective, "__call__", never)
     start(replace(run, resume=True))
     assert figures(run.output_dir) == before
+
+
+def test_sources_are_not_read_again(tmp_path):
+    """They may be gone, and what was taken from them stays written."""
+    run = flava(tmp_path, workers=0)
+    start(replace(run, max_steps=3))
+    written = (run.output_dir / "init.json").read_bytes()
+    shutil.rmtree(tmp_path / "codebook")
+    start(replace(run, resume=True))
+    assert (run.output_dir / "init.json").read_bytes() == written
+    assert [row["step"] for row in figures(run.output_dir) if "lr" in row] == list(range(1, 9))

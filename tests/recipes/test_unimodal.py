@@ -24,6 +24,7 @@ from flava.objectives import CodebookObjectiveConfig, MaskedObjective, MaskedObj
 from flava.recipes import RECIPES
 from flava.recipes.start import held_out_batches, misfits, start
 from flava.training.checkpoint import save_checkpoint
+from flava.training.initial import InitConfig
 from flava.training.loop import Interrupted
 from flava.training.run import RUN, Precision, Run
 from flava.training.schedule import learning_rate_factor
@@ -162,7 +163,7 @@ def text_run(folder: Path, **changes: Any) -> Run:
     data = flava_data(folder / "data")
     text = TextConfig(width=16, depth=1, heads=2, mlp_width=16, max_length=12)
     run = replace(
-        flava_run(folder / "through", data, codebook=None),
+        flava_run(folder / "through", data, init=InitConfig()),
         model=MaskedTextConfig(text=text),
         objective=MaskedObjectiveConfig(),
         data=replace(data, pairs=None, images=None, pack_sentences=True),
@@ -183,7 +184,7 @@ def image_run(folder: Path, **changes: Any) -> Run:
         model=MaskedImageConfig(image=image, codebook=CODEBOOK),
         objective=MaskedObjectiveConfig(),
         data=replace(data, pairs=None, text=None, image=augmented),
-        codebook=str(save_checkpoint(folder, "codebook", Codebook(CODEBOOK))),
+        init=InitConfig(codebook=str(save_checkpoint(folder, "codebook", Codebook(CODEBOOK)))),
         held_out=(str(folder / "data" / "pairs.tar"),),
         probe_every=3,
     )
@@ -211,8 +212,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, mak
 def test_the_codebook_is_that_of_the_file_and_stays_so(tmp_path):
     run = image_run(tmp_path, max_steps=2)
     start(run)
-    assert run.codebook is not None
-    expected = load_pretrained(run.codebook).state_dict()
+    assert run.init.codebook is not None
+    expected = load_pretrained(run.init.codebook).state_dict()
     trained = load_pretrained(run.output_dir).state_dict()
     assert all(torch.equal(trained[f"codebook.{n}"], value) for n, value in expected.items())
 
@@ -276,7 +277,7 @@ def test_texts_longer_than_the_encoder_and_other_sources_are_named(tmp_path):
 
 def test_masked_image_modelling_without_a_codebook_says_how_to_make_one(tmp_path):
     with pytest.raises(ValueError, match=r"codebook is not set.*flava train codebook"):
-        start(image_run(tmp_path, codebook=None))
+        start(image_run(tmp_path, init=InitConfig()))
 
 
 def test_data_that_is_not_there_is_named(tmp_path):

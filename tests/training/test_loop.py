@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -165,7 +166,7 @@ def test_a_number_that_is_not_finite_stops_the_run_with_evidence(run, kind, figu
     trainer = Trainer(run, Exploding(Codebook(CODEBOOK), 3, kind), None)
     seen: list[dict[str, torch.Tensor]] = []
     trainer.optimizer.register_step_post_hook(lambda *_: seen.append(weights(trainer)))
-    with pytest.raises(FloatingPointError, match="update 4 gave a number that is not") as error:
+    with pytest.raises(FloatingPointError, match="update 4 gave numbers that are not") as error:
         trainer.train(image_batches())
     assert same(weights(trainer), seen[2])
     evidence = run.output_dir / "non-finite-step-4.json"
@@ -173,9 +174,14 @@ def test_a_number_that_is_not_finite_stops_the_run_with_evidence(run, kind, figu
         assert expected in str(error.value)
     found = json.loads(evidence.read_text())
     assert found["step"] == 4
-    assert figure in found["figures"]
-    drawn = [3] if accumulate == 1 else [9] if kind == "loss" else [9, 10, 11]
-    assert found["keys"] == [f"{number}-{i}" for number in drawn for i in range(4)]
+    assert found["lr"] == pytest.approx(1e-2 * learning_rate_factor(run.schedule, 3, 6))
+    assert not math.isfinite(float(found["grad_norm"]))
+    assert len(found["batches"]) == accumulate
+    for number, batch in enumerate(found["batches"], 3 * accumulate):
+        assert batch["keys"] == [f"{number}-{i}" for i in range(4)]
+        assert batch["kind"] == "images"
+        assert math.isfinite(float(batch["loss/size"]))
+        assert math.isfinite(float(batch["loss/codes"])) == (kind == "gradient")
     assert [row["step"] for row in rows(run.output_dir)] == [1, 2, 3]
     assert load_state(run.output_dir / "checkpoints" / "last")["step"] == 2
     assert same(load_pretrained(run.output_dir).state_dict(), seen[1])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from flava.data.loader import DataConfig
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
+from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import RUN, Run, differences, load_run, save_run
 from flava.training.schedule import ScheduleConfig
@@ -32,12 +33,16 @@ def test_a_recipe_is_named_as_it_is_listed_and_comes_back_from_its_file(tmp_path
     clip=RATES | st.just(math.inf),
     path=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1),
     seed=st.integers(0, 2**63),
-    codebook=st.none() | st.text(),
+    source=st.none() | st.text(),
 )
-def test_any_run_comes_back_from_its_json(lr, clip, path, seed, codebook):
+def test_any_run_comes_back_from_its_json(lr, clip, path, seed, source):
     optimizer = OptimizerConfig(lr=lr, max_grad_norm=clip)
     run = replace(
-        flava_tiny(), optimizer=optimizer, output_dir=Path(path), seed=seed, codebook=codebook
+        flava_tiny(),
+        optimizer=optimizer,
+        output_dir=Path(path),
+        seed=seed,
+        init=InitConfig(image=source, codebook=source),
     )
     assert RUN.validate_json(RUN.dump_json(run)) == run
 
@@ -102,6 +107,7 @@ def test_every_mistake_of_a_run_is_listed():
             checkpoint_every=0,
             seed=-2,
             model=CODEBOOK,
+            init=replace(flava_tiny().init, image="runs/x"),
             optimizer=OptimizerConfig(lr=-1.0),
             schedule=ScheduleConfig(final_fraction=2.0),
         )
@@ -112,6 +118,8 @@ def test_every_mistake_of_a_run_is_listed():
         "checkpoint_every is 0",
         "seed is -2: use 0 or more",
         "FlavaObjectiveConfig, which does not train a CodebookConfig",
+        "init.image is runs/x, but a CodebookConfig has no such part: leave it out",
+        "init.codebook is shipped:codebook-tiny, but a CodebookConfig has no such part",
         "optimizer.lr is -1.0: use a positive number",
         "schedule.final_fraction is 2.0",
     ):

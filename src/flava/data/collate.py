@@ -9,14 +9,24 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 
-from flava.batch import Batch, ImageBatch, PairBatch, TextBatch
+from flava.batch import (
+    Batch,
+    ImageBatch,
+    ImageInputs,
+    PairBatch,
+    PairInputs,
+    TextBatch,
+    TextInputs,
+    WholePairBatch,
+)
 from flava.data.augmentation import flip_at_random, jitter_colours
+from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.errors import SampleError, Skipped
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
 from flava.data.packing import Packed
 from flava.data.seeding import generator
 from flava.data.shards import Raw
-from flava.data.source import image_of, skip_sample
+from flava.data.source import caption_of, image_of, skip_sample
 from flava.data.stream import Content, Window
 from flava.data.tokenizer import Tokenizer, pad
 from flava.data.transforms import (
@@ -25,6 +35,7 @@ from flava.data.transforms import (
     normalise,
     random_crop,
     resize,
+    resize_for_encoder,
 )
 
 PATIENCE = 1000
@@ -195,4 +206,39 @@ class PairCollator(Collator[Raw, tuple[ImageExample, TextExample]]):
             image=self.images.collate(images, rng),
             text=self.texts.collate([texts[i] for i in exchange.order], rng),
             matched=torch.from_numpy(exchange.matched),
+        )
+
+
+@dataclass(frozen=True)
+class WholePairExample:
+    key: str
+    pixels: UInt8[np.ndarray, "size size 3"]
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class WholePairCollator(Collator[Raw, WholePairExample]):
+    """One random crop for the encoder, and its text; nothing is hidden or exchanged."""
+
+    config: ImageTransformConfig
+    tokenizer: Tokenizer | ClipTokenizer
+    max_length: int
+
+    def decode(self, raw: Raw, rng: np.random.Generator) -> WholePairExample:
+        image = image_of(raw)
+        crop = image.crop(random_crop(rng, image, self.config.crop_scale))
+        pixels = resize_for_encoder(crop, self.config.image_size)
+        ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
+        return WholePairExample(raw.key, pixels, ids)
+
+    def collate(
+        self, examples: Sequence[WholePairExample], _rng: np.random.Generator
+    ) -> WholePairBatch:
+        ids, real = pad([example.ids for example in examples], self.tokenizer.pad)
+        return WholePairBatch(
+            keys=tuple(example.key for example in examples),
+            inputs=PairInputs(
+                image=ImageInputs(pixels=normalise(np.stack([e.pixels for e in examples]))),
+                text=TextInputs(ids=torch.from_numpy(ids), real=torch.from_numpy(real)),
+            ),
         )

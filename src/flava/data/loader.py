@@ -9,7 +9,14 @@ from pathlib import Path
 
 from flava.batch import Batch
 from flava.data import mixture
-from flava.data.collate import ImageCollator, PackedCollator, PairCollator, TextCollator
+from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data.collate import (
+    ImageCollator,
+    PackedCollator,
+    PairCollator,
+    TextCollator,
+    WholePairCollator,
+)
 from flava.data.errors import Skipped
 from flava.data.masking import TokenMasker
 from flava.data.packing import PackedReader
@@ -19,6 +26,7 @@ from flava.data.source import caption_of, text_of
 from flava.data.stream import windows
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
+from flava.data.vocabularies import Vocabulary
 from flava.data.workers import Batches
 
 
@@ -48,6 +56,11 @@ class DataConfig:
     captions."""
     image: ImageTransformConfig = field(default_factory=ImageTransformConfig)
     """Crops and sizes."""
+    vocabulary: Vocabulary = Vocabulary.BERT
+    """Whose tokens texts are cut into."""
+    mask_pairs: bool = True
+    """Hide patches and tokens of pairs, and exchange some of their texts. If not, pairs are whole
+    and all of them match, and contrast is their only loss."""
     patch_mask_fraction: float = 75 / 196
     """Largest share of an image's patches that is hidden (BEiT: 75 of 196)."""
     mask_probability: float = 0.15
@@ -90,9 +103,22 @@ class DataConfig:
                 found.append(
                     f"{name} = {getattr(self, name)}: must be at least 3 ([CLS], a token, [SEP])"
                 )
+        found += self._mask_problems()
         if self.workers < 0:
             found.append(f"workers = {self.workers}: must be 0 (no worker process) or more")
         return found + [f"image.{problem}" for problem in self.image.problems()]
+
+    def _mask_problems(self) -> list[str]:
+        """What would be masked without a [MASK]."""
+        if self.vocabulary is Vocabulary.BERT:
+            return []
+        without = "CLIP's vocabulary has no [MASK]"
+        found = []
+        if "pairs" in self.sources and self.mask_pairs:
+            found.append(f"mask_pairs = True, but {without}: set it to False")
+        if "text" in self.sources:
+            found.append(f"text is set, and is masked, but {without}: leave it out")
+        return found
 
 
 def _source_problems(name: str, source: SourceConfig) -> list[str]:
@@ -143,7 +169,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         self._seed, self._weights = seed, config.weights
         self._step, self._part, self._accumulate = start_step, 0, accumulate
         before = mixture.counts_before(seed, start_step, config.weights)
-        tokenizer = Tokenizer()
+        tokenizer = config.vocabulary.tokenizer()
         self._sources = {
             name: Batches(
                 windows=partial(
@@ -179,19 +205,23 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
 
 
 def _reader(
-    config: DataConfig, name: str, tokenizer: Tokenizer
+    config: DataConfig, name: str, tokenizer: Tokenizer | ClipTokenizer
 ) -> Callable[[Path], Iterator[Raw | Skipped]] | PackedReader:
     if name == "text" and config.pack_sentences:
+        assert isinstance(tokenizer, Tokenizer)  # nothing reads texts alone in CLIP's tokens
         return PackedReader(tokenizer=tokenizer, length=config.text_max_length)
     return read_shard
 
 
 def _collator(
-    config: DataConfig, name: str, tokenizer: Tokenizer
-) -> ImageCollator | TextCollator | PackedCollator | PairCollator:
+    config: DataConfig, name: str, tokenizer: Tokenizer | ClipTokenizer
+) -> ImageCollator | TextCollator | PackedCollator | PairCollator | WholePairCollator:
+    if name == "pairs" and not config.mask_pairs:
+        return WholePairCollator(config.image, tokenizer, config.pair_max_length)
     images = ImageCollator(config.image, config.patch_mask_fraction)
     if name == "images":
         return images
+    assert isinstance(tokenizer, Tokenizer)  # see _mask_problems
     masker = TokenMasker(
         probability=config.mask_probability,
         whole_words=config.whole_words and name == "pairs",

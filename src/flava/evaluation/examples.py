@@ -23,7 +23,7 @@ from flava.evaluation.record import (
     Ranked,
 )
 from flava.evaluation.retrieval import ranks
-from flava.evaluation.subject import Subject, TextStates
+from flava.evaluation.subject import Subject, TextStates, lacking
 
 QUERIES = 8
 """Samples of each kind of example."""
@@ -53,7 +53,7 @@ MASKED_TEXTS = ("mlm_head", "mmm_text_head")
 
 def draw_examples(subject: Subject, split: str = "unseen_style") -> tuple[Examples, Pictures]:
     """Examples of everything that the model has the parts for, and the pictures they name."""
-    album, has = Album(), subject.model.absent.isdisjoint
+    album, has = Album(), lacking(subject.model).isdisjoint
     pairs = subject.held_out.pairs(split)
     rng = generator(subject.held_out.seed, 0, "examples")
     rows = torch.from_numpy(rng.permutation(len(pairs))[:QUERIES])
@@ -119,7 +119,7 @@ def masked_images(
     subject: Subject, split: str, rows: Int[Tensor, " rows"], album: Album
 ) -> Iterator[MaskedImage]:
     """The hidden patches as the codebook draws the codes that the model predicts for them."""
-    model, pairs = subject.model, subject.held_out.pairs(split)
+    model, pairs = subject.flava, subject.held_out.pairs(split)
     selected = patch_masks(pairs, subject.held_out.seed)[rows]
     states = subject.image_states(pairs.pixels[rows], selected)
     alone = (
@@ -164,14 +164,14 @@ def jointly(
 ) -> Float[Tensor, "n joint_tokens joint_width"]:
     """The multimodal states of images with those rows of the texts."""
     inputs = (images, texts.hidden[rows], texts.real[rows])
-    return subject.model.multimodal(*(each.to(subject.device) for each in inputs))
+    return subject.flava.multimodal(*(each.to(subject.device) for each in inputs))
 
 
 def decode(
     subject: Subject, codes: Int[Tensor, "n rows columns"]
 ) -> Float[Tensor, "n 3 height width"]:
     """What the codebook draws, in [0, 1]."""
-    return subject.model.codebook.decode(codes.to(subject.device)).float().cpu()
+    return subject.flava.codebook.decode(codes.to(subject.device)).float().cpu()
 
 
 def share(right: Bool[Tensor, " n"]) -> float:
@@ -195,7 +195,7 @@ def masked_texts(
     subject: Subject, split: str, rng: np.random.Generator, album: Album
 ) -> Iterator[MaskedText]:
     """Captions in which the evaluation's masks hide one or two tokens."""
-    pairs, model = subject.held_out.pairs(split), subject.model
+    pairs, model = subject.held_out.pairs(split), subject.flava
     hidden = hidden_tokens(pairs.captions, subject.held_out.seed)
     blanks = hidden.sum(dim=1)
     short = ((blanks > 0) & (blanks <= BLANKS)).nonzero()[:, 0]

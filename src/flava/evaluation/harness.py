@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -19,9 +19,9 @@ from flava.evaluation.masked import TOKEN_PROBABILITY
 from flava.evaluation.measures import PROBE_TRAIN, linear_probe
 from flava.evaluation.metrics import Outcome
 from flava.evaluation.record import Confusion, Evaluation, Figure, Pictures
-from flava.evaluation.subject import PixelComponents, Subject, evaluating
+from flava.evaluation.subject import PixelComponents, Subject, evaluating, lacking
 from flava.evaluation.tasks import SPLITS, TASKS, Task
-from flava.model import Flava
+from flava.model import Clip, Flava
 from flava.training.run import Precision
 
 
@@ -39,9 +39,11 @@ class EvaluationConfig:
 
 DEFAULT = EvaluationConfig()
 
+Model = TypeVar("Model", bound=Flava | Clip)
+
 
 def measure(
-    model: Flava,
+    model: Flava | Clip,
     held_out: HeldOut,
     config: EvaluationConfig,
     tasks: Sequence[Task],
@@ -86,12 +88,13 @@ def figures_of(task: Task, outcome: Outcome, rivals: Mapping[str, Outcome]) -> l
     ]
 
 
-def untrained(model: Flava, seed: int) -> Flava:
+def untrained(model: Model, seed: int) -> Model:
     """The same geometry with initial weights; but the same codebook, which sets the targets."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = Flava(model.config)
-    fresh.codebook.load_state_dict(model.codebook.state_dict())
+        fresh = type(model)(model.config)  # pyright: ignore[reportArgumentType]
+    if isinstance(fresh, Flava) and isinstance(model, Flava):
+        fresh.codebook.load_state_dict(model.codebook.state_dict())
     return fresh.to(next(model.parameters()).device).eval()
 
 
@@ -110,7 +113,7 @@ def progress_bar() -> Progress:
 
 
 def evaluate(
-    model: Flava,
+    model: Flava | Clip,
     *,
     config: EvaluationConfig = DEFAULT,
     tasks: Sequence[Task] = TASKS,
@@ -118,8 +121,8 @@ def evaluate(
 ) -> tuple[Evaluation, Pictures]:
     """Every figure and example of a trained model, and the examples' pictures by name.
 
-    The model is evaluated on the device that its weights are on. What needs a part that its
-    checkpoint did not hold (`Flava.absent`) is left out.
+    The model is evaluated on the device that its weights are on. What needs a part that it
+    lacks (`lacking`) is left out.
 
     Raises:
         FileNotFoundError: a split's shard is missing.
@@ -127,7 +130,7 @@ def evaluate(
     """
     started = time.perf_counter()
     held_out = HeldOut(splits, model.config, config.seed)
-    tasks = [task for task in tasks if model.absent.isdisjoint(task.needs)]
+    tasks = [task for task in tasks if lacking(model).isdisjoint(task.needs)]
     figures, confusions = measure(model, held_out, config, tasks)
     with evaluating(model, config.precision):
         examples, pictures = draw_examples(Subject(model, held_out, config.batch_size))
@@ -141,7 +144,9 @@ def evaluate(
     return evaluation, pictures
 
 
-def describe(model: Flava, config: EvaluationConfig, splits: Mapping[str, Split]) -> dict[str, Any]:
+def describe(
+    model: Flava | Clip, config: EvaluationConfig, splits: Mapping[str, Split]
+) -> dict[str, Any]:
     """What produced the figures, in plain types."""
     return {
         **asdict(config),
@@ -151,7 +156,7 @@ def describe(model: Flava, config: EvaluationConfig, splits: Mapping[str, Split]
         "templates": list(TEMPLATES),
         "linear_probe_strengths": list(STRENGTHS),
         "token_probability": TOKEN_PROBABILITY,
-        "absent": sorted(model.absent),
+        "absent": sorted(lacking(model)),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "machine": machine(),
     }

@@ -9,11 +9,12 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
+from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.seeding import generator
 from flava.data.source import Sample, read_samples
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import CODE_PIXELS, ImageTransformConfig, evaluation_pixels
-from flava.model import FlavaConfig
+from flava.model import ClipConfig, FlavaConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +29,23 @@ class Split:
 
 @cache
 def tokenizer() -> Tokenizer:
-    """The package's tokeniser: reading its vocabulary takes longer than a batch."""
+    """FLAVA's tokeniser: reading its vocabulary takes longer than a batch."""
     return Tokenizer()
 
 
-class Texts:
-    """Tokenised texts with their keys."""
+@cache
+def clip_tokenizer() -> ClipTokenizer:
+    """CLIP's."""
+    return ClipTokenizer()
 
-    def __init__(self, keys: list[str], texts: list[str], max_length: int) -> None:
+
+class Texts:
+    """Texts with their keys, tokenised for the model."""
+
+    def __init__(self, keys: list[str], texts: list[str], config: FlavaConfig | ClipConfig) -> None:
         self.keys, self.texts = keys, texts
-        self.ids, self.real = tokenizer().batch(texts, max_length)
+        made = clip_tokenizer() if isinstance(config, ClipConfig) else tokenizer()
+        self.ids, self.real = made.batch(texts, config.text.max_length)
 
     ids: Int[Tensor, "texts length"]
     real: Bool[Tensor, "texts length"]
@@ -50,7 +58,7 @@ class Pairs:
         ValueError: a sample lacks an image, or a field of the embedded corpus' .json.
     """
 
-    def __init__(self, samples: list[Sample], config: FlavaConfig) -> None:
+    def __init__(self, samples: list[Sample], config: FlavaConfig | ClipConfig) -> None:
         self.images: list[Image.Image] = []
         self.concepts: list[str] = []
         self.groups: list[str] = []
@@ -70,7 +78,7 @@ class Pairs:
                     "captions, concept, group and subgroup, as in the embedded corpus"
                 ) from error
             self.images.append(sample.image)
-        self.captions = Texts([s.key for s in samples], captions, config.text.max_length)
+        self.captions = Texts([s.key for s in samples], captions, config)
         self.transform = image_transform(config)
 
     def __len__(self) -> int:
@@ -96,7 +104,7 @@ class Pairs:
         return np.unique(self.concepts, return_inverse=True)[1]
 
 
-def image_transform(config: FlavaConfig) -> ImageTransformConfig:
+def image_transform(config: FlavaConfig | ClipConfig) -> ImageTransformConfig:
     """What turns an image into the model's input: eight codebook pixels a side for each patch."""
     return ImageTransformConfig(
         image_size=config.image.image_size, codebook_size=config.image.grid * CODE_PIXELS
@@ -111,7 +119,9 @@ class HeldOut:
         ValueError: a shard or sample cannot be used; or no split has that name.
     """
 
-    def __init__(self, splits: Mapping[str, Split], config: FlavaConfig, seed: int) -> None:
+    def __init__(
+        self, splits: Mapping[str, Split], config: FlavaConfig | ClipConfig, seed: int
+    ) -> None:
         self.rows, self.config, self.seed = splits, config, seed
         self._pairs: dict[str, Pairs] = {}
         self._texts: dict[str, Texts] = {}
@@ -127,7 +137,7 @@ class HeldOut:
             self._texts[name] = Texts(
                 [f"{i}" for i in range(len(samples))],
                 [sample.meta["text"] for sample in samples],
-                self.config.text.max_length,
+                self.config,
             )
         return self._texts[name]
 

@@ -63,7 +63,7 @@ def mmm_image(subject: Subject, split: str) -> Outcome:
     def guess_with(captions: Int[Tensor, " images"]) -> Tensor:
         guesses = torch.zeros(selected.shape, dtype=torch.long)
         for rows, joint in subject.joint_states(images, texts, own, captions):
-            logits = predictions.patches_jointly(subject.model, joint, selected[rows])
+            logits = predictions.patches_jointly(subject.flava, joint, selected[rows])
             guesses[rows] = guesses[rows].masked_scatter(selected[rows], logits.argmax(dim=1).cpu())
         return guesses[selected]
 
@@ -84,7 +84,7 @@ def mmm_text(subject: Subject, split: str) -> Outcome:
         for rows, joint in subject.joint_states(images, texts, pictures, own):
             length = joint.shape[1] - 1 - images.shape[1]
             hidden = selected[rows, :length]
-            logits = predictions.tokens_jointly(subject.model, joint, hidden)
+            logits = predictions.tokens_jointly(subject.flava, joint, hidden)
             guesses[rows, :length] = guesses[rows, :length].masked_scatter(
                 hidden, logits.argmax(dim=1).cpu()
             )
@@ -106,7 +106,7 @@ def itm(subject: Subject, split: str) -> Outcome:
     images, texts = subject.image_states(pairs.pixels), subject.text_states(pairs.captions)
     scores = torch.zeros(len(captions))
     for rows, joint in subject.joint_states(images, texts, own.repeat(2), captions):
-        scores[rows] = predictions.matching_scores(subject.model, joint).cpu()
+        scores[rows] = predictions.matching_scores(subject.flava, joint).cpu()
     truth = torch.arange(len(scores)) < len(own)
     chance = {"chance": 0.5}
     return Outcome(
@@ -126,7 +126,7 @@ def guess(
     """The likeliest code or token at each hidden position, sample by sample."""
     batches = torch.arange(len(states)).split(subject.batch_size)
     logits = (
-        predict(subject.model, states[rows].to(subject.device), selected[rows]) for rows in batches
+        predict(subject.flava, states[rows].to(subject.device), selected[rows]) for rows in batches
     )
     return torch.cat([each.argmax(dim=1).cpu() for each in logits])
 

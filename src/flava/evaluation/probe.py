@@ -13,7 +13,7 @@ from flava.evaluation.retrieval import ranks, recall
 from flava.evaluation.subject import Subject, evaluating
 from flava.evaluation.tasks import SPLITS
 from flava.evaluation.zero_shot import class_embeddings, classify
-from flava.model import Flava, FlavaConfig
+from flava.model import Clip, ClipConfig, Flava, FlavaConfig
 from flava.training.run import Precision
 
 BATCH_SIZE = 256
@@ -22,7 +22,7 @@ Probe = Callable[[nn.Module, int], dict[str, float]]
 
 
 def zero_shot_probe(
-    config: FlavaConfig,
+    config: FlavaConfig | ClipConfig,
     *,
     splits: Mapping[str, Split] = SPLITS,
     precision: Precision = Precision.BF16,
@@ -43,7 +43,7 @@ def zero_shot_probe(
     assert len(pairs.pixels) == len(ids)  # decoded now, for all calls
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
-        assert isinstance(model, Flava)
+        assert isinstance(model, Flava | Clip)
         subject = Subject(model, held_out, BATCH_SIZE)
         with evaluating(model, precision):
             images = subject.image_embeddings(VALIDATION)

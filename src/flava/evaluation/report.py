@@ -49,8 +49,8 @@ def write_report(run_folder: Path) -> Path:
     notes += remarks(course, config)
     if evaluation and (absent := evaluation.settings.get("absent")):
         notes.append(
-            f"The checkpoint holds no {', '.join(absent)}: figures and examples that need them are "
-            "left out."
+            f"The checkpoint holds no trained {', '.join(absent)}: figures and examples that need "
+            "them are left out."
         )
     page = environment(run_folder).get_template("report.html.jinja")
     html = page.render(

@@ -7,7 +7,7 @@ from flava.evaluation.harness import DEFAULT, EvaluationConfig, evaluate
 from flava.evaluation.record import Evaluation, save_evaluation
 from flava.evaluation.tasks import SPLITS
 from flava.evaluation.words import headlines
-from flava.model import Flava
+from flava.model import Clip, Flava
 from flava.model.published.hub import looks_like_hub_id
 from flava.model.published.load import build, read
 
@@ -24,8 +24,8 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: there is no checkpoint, or a split's shard is missing.
-        ValueError: the checkpoint is damaged, or no FLAVA's; or it is no folder and no
-            ``output_dir`` is given; or as `evaluate`.
+        ValueError: the checkpoint is damaged, or neither FLAVA's nor CLIP's; or it is no folder
+            and no ``output_dir`` is given; or as `evaluate`.
     """
     folder = Path(source) if output_dir is None else output_dir
     on_the_hub = not folder.exists() and looks_like_hub_id(str(source))
@@ -33,10 +33,10 @@ def evaluate_run(
         raise ValueError(f"{source} is no folder to write to: give one with --output-dir")
     stored = read(source)
     model = build(stored)
-    if not isinstance(model, Flava):
+    if not isinstance(model, Flava | Clip):
         raise ValueError(
-            f"{source} holds a {type(model).__name__}: only a FLAVA can be evaluated. For the "
-            f"curves of a run: flava report {source}"
+            f"{source} holds a {type(model).__name__}: only a FLAVA or a CLIP can be "
+            f"evaluated. For the curves of a run: flava report {source}"
         )
     evaluation, pictures = evaluate(model, config=config)
     # Where the weights are: in a run "best" stands for one of its updates.

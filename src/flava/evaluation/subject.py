@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from flava.evaluation.held_out import HeldOut, Texts, tokenizer
 from flava.evaluation.linear_probe import LinearProbe, pca_of_pixels
-from flava.model import Flava
+from flava.model import Clip, Flava
+from flava.model.flava import OPTIONAL_PARTS
 from flava.training.run import Precision
 
 
@@ -26,7 +27,7 @@ class TextStates:
 class Subject:
     """A model under evaluation. What it returns is on the CPU, joint states excepted."""
 
-    def __init__(self, model: Flava, held_out: HeldOut, batch_size: int) -> None:
+    def __init__(self, model: Flava | Clip, held_out: HeldOut, batch_size: int) -> None:
         self.model, self.held_out, self.batch_size = model, held_out, batch_size
         self.device = next(model.parameters()).device
         self.probe: LinearProbe | None = None
@@ -35,7 +36,13 @@ class Subject:
         self._captions: dict[str, Tensor] = {}
         self._codes: dict[str, Tensor] = {}
 
-    def twin(self, model: Flava) -> "Subject":
+    @property
+    def flava(self) -> Flava:
+        """The model where only a FLAVA will do: `lacking` tells where that is."""
+        assert isinstance(self.model, Flava)
+        return self.model
+
+    def twin(self, model: Flava | Clip) -> "Subject":
         """Another model with the same codebook, whose codes are computed once for both."""
         other = Subject(model, self.held_out, self.batch_size)
         other._codes = self._codes
@@ -57,13 +64,13 @@ class Subject:
 
     def embed(self, texts: list[str]) -> Float[Tensor, "texts projection"]:
         """Unit vectors of any texts."""
-        return self._embed(Texts(texts, texts, self.model.config.text.max_length))
+        return self._embed(Texts(texts, texts, self.model.config))
 
     def codes(self, split: str) -> Int[Tensor, "images rows columns"]:
         """The codebook's codes of every patch."""
         if split not in self._codes:
             batches = self.held_out.pairs(split).codebook_pixels.split(self.batch_size)
-            codebook = self.model.codebook
+            codebook = self.flava.codebook
             self._codes[split] = torch.cat(
                 [codebook.codes(b.to(self.device)).cpu() for b in batches]
             )
@@ -77,7 +84,7 @@ class Subject:
         """The image encoder's states before its norm, hiding the selected patches."""
         return torch.cat(
             [
-                self.model.image_encoder(
+                self.flava.image_encoder(
                     pixels[rows].to(self.device),
                     None if selected is None else selected[rows].to(self.device),
                 ).cpu()
@@ -110,7 +117,7 @@ class Subject:
             rows = text_rows[pairs]
             yield (
                 pairs,
-                self.model.multimodal(
+                self.flava.multimodal(
                     images[image_rows[pairs]].to(self.device),
                     texts.hidden[rows, :length].to(self.device),
                     texts.real[rows, :length].to(self.device),
@@ -141,6 +148,12 @@ class Subject:
         lengths = real.sum(dim=1)
         for rows in lengths.argsort().split(self.batch_size):
             yield rows, int(lengths[rows].max())
+
+
+def lacking(model: Flava | Clip) -> frozenset[str]:
+    """Of `OPTIONAL_PARTS`, those that the model has not, or at initial values only."""
+    whole = frozenset(OPTIONAL_PARTS) - {"logit_scale"}
+    return model.absent if isinstance(model, Flava) else whole
 
 
 class PixelComponents:

@@ -178,6 +178,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.config = config
         last = max(1, config.depth - 1)
         self.blocks = nn.ModuleList(
             Block(config, config.drop_path * index / last) for index in range(config.depth)

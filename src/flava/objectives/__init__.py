@@ -1,5 +1,6 @@
 """A batch -> its named losses: pure functions, and one module for each method."""
 
+from flava.objectives.clip import ClipObjective, ClipObjectiveConfig
 from flava.objectives.codebook import CodebookObjective, CodebookObjectiveConfig
 from flava.objectives.finetune import FinetuneObjective
 from flava.objectives.flava import FlavaObjective, FlavaObjectiveConfig
@@ -7,6 +8,8 @@ from flava.objectives.losses import Term
 from flava.objectives.masked import MaskedObjective, MaskedObjectiveConfig
 
 __all__ = [
+    "ClipObjective",
+    "ClipObjectiveConfig",
     "CodebookObjective",
     "CodebookObjectiveConfig",
     "FinetuneObjective",

@@ -10,6 +10,8 @@ loss           batch      what is predicted
 ``mim``        images     the dVAE codes of hidden patches, from the image states
 ``mlm``        text       the ids of hidden tokens, from the text states
 =============  =========  =====================================================================
+
+Of whole pairs, in which nothing is hidden, ``gc`` is the only loss (columns 3 to 6 of Table C.1).
 """
 
 from dataclasses import dataclass
@@ -18,9 +20,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from flava.batch import Batch, ImageBatch, LabelledBatch, PairBatch, TextBatch
+from flava.batch import (
+    Batch,
+    ImageBatch,
+    LabelledBatch,
+    PairBatch,
+    TextBatch,
+    WholePairBatch,
+)
 from flava.distributed import Gather
 from flava.model import MAX_LOGIT_SCALE, Flava
+from flava.objectives.clip import contrast
 from flava.objectives.losses import Term, classification, contrastive
 from flava.objectives.masked import masked_image, masked_text
 
@@ -44,6 +54,8 @@ class FlavaObjective:
         match batch:
             case PairBatch():
                 return self.pairs(batch)
+            case WholePairBatch():
+                return {"gc": contrast(self.model, batch.inputs, self.config.gather)}
             case ImageBatch():
                 encoder, head = self.model.image_encoder, self.model.mim_head
                 return {"mim": masked_image(encoder, head, self.model.codebook, batch)}

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from flava.distributed import Gather, gather, rank
+from flava.distributed import Gather, gather, of_all_workers, rank, world_size
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,21 @@ def contrastive(
 
     ``image`` and ``text`` are unit vectors, pair i in row i of both. Pairs where ``rows`` is False
     are no rows of the loss, but stay as candidates (columns) for the others. The accuracy is that
-    of both directions together.
+    of both directions together, of the worker's own rows.
+
+    Averaged over workers, as their gradients are (DDP), this is the mean over the rows of all
+    workers, however many each has: a worker's own mean weighs as much as it has rows. So with
+    `Gather.GLOBAL` the gradient is that of one process on the joined batch.
     """
-    targets = (rank() * len(image) + torch.arange(len(image), device=image.device))[rows]
+    pairs = torch.arange(len(image), device=image.device)
+    sizes, row_counts = of_all_workers(torch.stack([pairs.new_tensor(len(pairs)), rows.sum()])).T
+    sizes = sizes.tolist()
+    targets = (sum(sizes[: rank()]) + pairs)[rows]
     scale = logit_scale.exp()
-    to_text = classification(scale * image[rows] @ gather(text, reach).T, targets)
-    to_image = classification(scale * text[rows] @ gather(image, reach).T, targets)
+    to_text = classification(scale * image[rows] @ gather(text, sizes, reach).T, targets)
+    to_image = classification(scale * text[rows] @ gather(image, sizes, reach).T, targets)
     accuracy = None
     if to_text.accuracy is not None and to_image.accuracy is not None:
         accuracy = (to_text.accuracy + to_image.accuracy) / 2
-    return Term((to_text.loss + to_image.loss) / 2, accuracy)
+    weight = world_size() * len(targets) / max(1, int(row_counts.sum()))
+    return Term(weight * (to_text.loss + to_image.loss) / 2, accuracy)

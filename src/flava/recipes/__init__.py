@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from flava.recipes import unimodal
+from flava.recipes.columns import COLUMN_RECIPES
 from flava.recipes.tiny import codebook_tiny, flava_tiny
 from flava.training.run import Run
 
@@ -18,5 +19,6 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "text-mlm-tiny": unimodal.text_mlm_tiny,
     "image-beit": unimodal.image_beit,
     "image-beit-tiny": unimodal.image_beit_tiny,
+    **COLUMN_RECIPES,
 }
 """Recipes by the names that `flava train` knows them by."""

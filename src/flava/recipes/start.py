@@ -9,10 +9,12 @@ import torch
 from flava.batch import Batch, Kind
 from flava.data.loader import Loader
 from flava.data.shards import resolve_all
-from flava.data.tokenizer import Tokenizer
+from flava.data.vocabularies import Vocabulary
 from flava.evaluation.held_out_loss import loss_probe
 from flava.evaluation.probe import zero_shot_probe
 from flava.model import (
+    Clip,
+    ClipConfig,
     Codebook,
     CodebookConfig,
     Flava,
@@ -24,9 +26,11 @@ from flava.model import (
     MaskedTextConfig,
     TextConfig,
 )
-from flava.model.published.load import load_pretrained
+from flava.model.published.files import find_checkpoint
 from flava.model.published.own import build_model
 from flava.objectives import (
+    ClipObjective,
+    ClipObjectiveConfig,
     CodebookObjective,
     CodebookObjectiveConfig,
     FlavaObjective,
@@ -34,6 +38,9 @@ from flava.objectives import (
     MaskedObjective,
     MaskedObjectiveConfig,
 )
+from flava.recipes import RECIPES
+from flava.training.checkpoint import last_checkpoint
+from flava.training.initial import Taken, initialise, save_taken
 from flava.training.loop import Objective, Probe, Trainer
 from flava.training.memory import keep_freed_memory
 from flava.training.run import Run
@@ -43,9 +50,6 @@ log = logging.getLogger(__name__)
 HELD_OUT_BATCHES, HELD_OUT_BATCH_SIZE = 4, 128
 """What a probe of masked modelling looks at, and holds in memory."""
 
-SHIPPED = Path(__file__).parent / "weights"
-"""Small weights that come with the package, each made by the recipe of its name."""
-
 
 def start(run: Run) -> None:
     """Train a run to its end, or go on with it.
@@ -54,12 +58,17 @@ def start(run: Run) -> None:
         ValueError, FileNotFoundError: something in the configuration does not hold.
         Interrupted, FloatingPointError, OSError: as `Trainer.train`.
     """
-    if mistakes := misfits(run) + [f"data.{problem}" for problem in run.data.problems()]:
+    mistakes = misfits(run) + [f"data.{problem}" for problem in run.data.problems()]
+    if mistakes := mistakes + missing_stages(run):
         raise ValueError("the run cannot start:\n  " + "\n  ".join(mistakes))
+    is_new = last_checkpoint(run.output_dir) is None
     keep_freed_memory()
     torch.manual_seed(run.seed)
     objective, probe = join(run)
+    taken = take(run, objective) if is_new else []
     trainer = Trainer(run, objective, probe)
+    if taken:
+        save_taken(taken, run.output_dir)
     with Loader(
         run.data, seed=run.seed, start_step=trainer.step, accumulate=run.accumulate
     ) as batches:
@@ -67,6 +76,14 @@ def start(run: Run) -> None:
             trainer.train(batches)
         finally:
             report_skipped(batches)
+
+
+def take(run: Run, objective: Objective) -> list[Taken]:
+    """Fill the model as ``run.init`` says, and show what was taken."""
+    taken = initialise(objective.model, run.init)
+    for each in taken:
+        print(f"initialised: {each}")
+    return taken
 
 
 def report_skipped(batches: Loader) -> None:
@@ -83,11 +100,11 @@ def join(run: Run) -> tuple[Objective, Probe | None]:
         case CodebookObjectiveConfig() as config, Codebook() as model:
             return CodebookObjective(config, model), None
         case FlavaObjectiveConfig() as config, Flava() as model:
-            model.codebook.load_state_dict(load_codebook(run).state_dict())
+            leave_out(model, untrained(run))
             return FlavaObjective(config, model), zero_shot_probe(model.config)
+        case ClipObjectiveConfig() as config, Clip() as model:
+            return ClipObjective(config, model), zero_shot_probe(model.config)
         case MaskedObjectiveConfig(), MaskedImage() | MaskedText() as model:
-            if isinstance(model, MaskedImage):
-                model.codebook.load_state_dict(load_codebook(run).state_dict())
             return probed(run, MaskedObjective(model))
     raise AssertionError("Run checks that objective and model fit")
 
@@ -115,17 +132,54 @@ def held_out_batches(run: Run) -> list[Batch]:
         return [next(batches) for _ in range(HELD_OUT_BATCHES)]
 
 
+def untrained(run: Run) -> frozenset[str]:
+    """The parts of a FLAVA that no loss of the run reads."""
+    masked_pairs = "pairs" in run.data.sources and run.data.mask_pairs
+    images, text = ("images" in run.data.sources), ("text" in run.data.sources)
+    with_codes = predicts_codes(run) or run.init.codebook is not None
+    read = {
+        "mim_head": images,
+        "mlm_head": text,
+        "mmm_image_head": masked_pairs,
+        "mmm_text_head": masked_pairs,
+        "itm_head": masked_pairs,
+        "codebook.encoder": with_codes,
+        "codebook.decoder": with_codes,
+    }
+    return frozenset(part for part, is_read in read.items() if not is_read)
+
+
+def predicts_codes(run: Run) -> bool:
+    """Whether any loss has the codes of hidden patches for its targets."""
+    return "images" in run.data.sources or ("pairs" in run.data.sources and run.data.mask_pairs)
+
+
+def leave_out(model: Flava, parts: frozenset[str]) -> None:
+    """Parts that stay at initial values: neither trained nor passed off as trained."""
+    model.absent = parts
+    for part in parts:
+        model.get_submodule(part).requires_grad_(False)
+
+
 def misfits(run: Run) -> list[str]:
-    """Where the data does not have the form that the model reads, one line each."""
+    """Where data or sources do not have the form that the model reads, one line each."""
     match run.model:
         case CodebookConfig():
             return unread(run, "a codebook", "images")
+        case ClipConfig(image=image, text=text):
+            found = unread(run, "CLIP", "pairs")
+            if run.data.mask_pairs:
+                found.append(
+                    "data.mask_pairs is True, but CLIP is trained on whole pairs: set it to False"
+                )
+            found += text_misfits(run, text, Vocabulary.CLIP) + size_misfits(run, image)
         case MaskedImageConfig(image=image):
-            found = unread(run, "masked image modelling", "images") + image_misfits(run, image)
+            found = unread(run, "masked image modelling", "images") + size_misfits(run, image)
+            found += code_misfits(run, image)
         case MaskedTextConfig(text=text):
             found = unread(run, "masked language modelling", "text") + text_misfits(run, text)
         case FlavaConfig(image=image, text=text):
-            return text_misfits(run, text) + image_misfits(run, image)
+            found = text_misfits(run, text) + size_misfits(run, image) + code_misfits(run, image)
     try:
         resolve_all(run.held_out)
     except (ValueError, OSError) as error:
@@ -142,8 +196,8 @@ def unread(run: Run, what: str, kind: Kind) -> list[str]:
     ]
 
 
-def text_misfits(run: Run, model: TextConfig) -> list[str]:
-    """Texts that are too long for the text encoder, or have tokens that it does not know."""
+def text_misfits(run: Run, model: TextConfig, wanted: Vocabulary = Vocabulary.BERT) -> list[str]:
+    """Texts that are too long for the text encoder, or of tokens that it does not know."""
     texts = (
         ("text_max_length", run.data.text, run.data.text_max_length),
         ("pair_max_length", run.data.pairs, run.data.pair_max_length),
@@ -153,7 +207,12 @@ def text_misfits(run: Run, model: TextConfig) -> list[str]:
         for name, source, length in texts
         if source is not None and length > model.max_length
     ]
-    if model.vocabulary_size < (tokens := Tokenizer().size):
+    if run.data.vocabulary is not wanted:
+        found.append(
+            f"data.vocabulary is {run.data.vocabulary.value}, but a {type(run.model).__name__} "
+            f"reads {wanted.value}'s tokens: set it to {wanted.value}"
+        )
+    elif model.vocabulary_size < (tokens := wanted.tokenizer().size):
         found.append(
             f"model.text.vocabulary_size is {model.vocabulary_size}, fewer than the "
             f"tokeniser's {tokens} token ids"
@@ -161,42 +220,47 @@ def text_misfits(run: Run, model: TextConfig) -> list[str]:
     return found
 
 
-def image_misfits(run: Run, model: ImageConfig) -> list[str]:
-    """Images of another size or another grid of codes than the image encoder's."""
-    image, found = run.data.image, []
-    if image.image_size != model.image_size:
-        found.append(
-            f"data.image.image_size is {image.image_size}, model.image.image_size is "
-            f"{model.image_size}: make them equal"
-        )
+def size_misfits(run: Run, model: ImageConfig) -> list[str]:
+    """Images of another size than the image encoder's."""
+    if (size := run.data.image.image_size) == model.image_size:
+        return []
+    return [
+        f"data.image.image_size is {size}, model.image.image_size is {model.image_size}: make "
+        "them equal"
+    ]
+
+
+def code_misfits(run: Run, model: ImageConfig) -> list[str]:
+    """Codes that do not stand for a patch each, or that come from nowhere."""
+    if not predicts_codes(run):
+        return []
+    found, image = [], run.data.image
     if image.grid != model.grid:
         found.append(
             f"data.image.codebook_size {image.codebook_size} makes {image.grid} codes a side, the "
             f"model has {model.grid} patches a side: use codebook_size {8 * model.grid}"
         )
+    if run.init.codebook is None:
+        found.append(
+            "init.codebook is not set, and the losses of masked images predict its codes: train "
+            "one by `flava train codebook-tiny`, and give its folder with --init.codebook"
+        )
     return found
 
 
-def load_codebook(run: Run) -> Codebook:
-    """The frozen codebook of a run that predicts its codes.
-
-    Raises:
-        ValueError: none is named, it is no codebook, or it is of another geometry.
-        FileNotFoundError: there is none.
-    """
-    remedy = "train one by `flava train codebook-tiny` and give its folder with --codebook"
-    if run.codebook is None:
-        raise ValueError(
-            f"codebook is not set, and the losses of images predict its codes: {remedy}"
-        )
-    name = run.codebook.removeprefix("shipped:")
-    codebook = load_pretrained(SHIPPED / name if name != run.codebook else Path(run.codebook))
-    if not isinstance(codebook, Codebook):
-        raise ValueError(f"codebook {run.codebook} holds a {type(codebook).__name__}: {remedy}")
-    assert isinstance(run.model, FlavaConfig | MaskedImageConfig)
-    if codebook.config != run.model.codebook:
-        raise ValueError(
-            f"codebook {run.codebook} has another geometry than model.codebook:\n"
-            f"  {codebook.config} in the file\n  {run.model.codebook} in the run"
-        )
-    return codebook
+def missing_stages(run: Run) -> list[str]:
+    """Sources that a recipe makes, and that are not there yet: a line each, with the command."""
+    found = []
+    for field, source in run.init.given.items():
+        stage = RECIPES.get(Path(source).name)
+        if stage is None or stage().output_dir != Path(source):
+            continue
+        try:
+            find_checkpoint(Path(source))
+        except FileNotFoundError:
+            found.append(
+                f"init.{field}: there is no checkpoint in {source}: run `flava train "
+                f"{Path(source).name}` first, or give --init.{field}"
+            )
+    # A run that goes on needs none of them.
+    return [] if found and last_checkpoint(run.output_dir) else found

@@ -7,6 +7,7 @@ from flava.data.loader import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
 from flava.model import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
+from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Run
 from flava.training.schedule import ScheduleConfig
@@ -61,7 +62,7 @@ def flava_tiny() -> Run:
         # Five times the paper's decay: on so little data it helps unseen concepts (docs/log.md).
         optimizer=OptimizerConfig(lr=1.5e-3, weight_decay=0.5),
         schedule=ScheduleConfig(warmup_steps=100),
-        codebook="shipped:codebook-tiny",
+        init=InitConfig(codebook="shipped:codebook-tiny"),
         # Of 250 images the zero-shot accuracy has a standard error of 2.8 points.
         probe_every=230,
         probe_tolerance=0.028,

@@ -17,15 +17,15 @@ from flava.model import (
     MaskedTextConfig,
 )
 from flava.objectives import CodebookObjectiveConfig, MaskedObjectiveConfig
+from flava.recipes.columns import BATCH_SIZE, PMD_UPDATES, SELECTION
 from flava.recipes.tiny import STYLES, flava_tiny
+from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Run
 from flava.training.schedule import Decay, ScheduleConfig
 
 PMD = ("data/pmd/*.tar",)
 IMAGENET = ("data/imagenet-1k/*.tar",)
-PROBE_EVERY = 8_000
-"""FLAVA's interval between two looks at held-out data (section 4)."""
 BEIT_EPOCH = 625
 """Updates: 1,281,167 images of ImageNet-1k by 2,048, the rest dropped."""
 
@@ -39,15 +39,15 @@ def mim() -> Run:
     return Run(
         recipe="mim",
         output_dir=Path("runs/mim"),
-        max_steps=150_000,
+        max_steps=PMD_UPDATES,
         model=MaskedImageConfig(),
         objective=MaskedObjectiveConfig(),
-        data=DataConfig(images=SourceConfig(shards=PMD, weight=1.0, batch_size=8192)),
+        data=DataConfig(images=SourceConfig(shards=PMD, weight=1.0, batch_size=BATCH_SIZE)),
         optimizer=OptimizerConfig(),
         schedule=ScheduleConfig(),
-        codebook="runs/codebook",
-        probe_every=PROBE_EVERY,
-        checkpoint_every=PROBE_EVERY,
+        init=InitConfig(codebook="runs/codebook"),
+        probe_every=SELECTION,
+        checkpoint_every=SELECTION,
     )
 
 
@@ -62,9 +62,9 @@ def mlm() -> Run:
         output_dir=Path("runs/mlm"),
         model=MaskedTextConfig(),
         data=DataConfig(
-            text=SourceConfig(shards=PMD, weight=1.0, batch_size=8192), text_max_length=77
+            text=SourceConfig(shards=PMD, weight=1.0, batch_size=BATCH_SIZE), text_max_length=77
         ),
-        codebook=None,
+        init=InitConfig(),
     )
 
 
@@ -98,8 +98,8 @@ def text_mlm() -> Run:
         ),
         schedule=ScheduleConfig(warmup_steps=10_000, decay=Decay.LINEAR),
         held_out=("data/ccnews-val/*.jsonl", "data/bookcorpus-val/*.jsonl"),
-        probe_every=PROBE_EVERY,
-        checkpoint_every=PROBE_EVERY,
+        probe_every=SELECTION,
+        checkpoint_every=SELECTION,
     )
 
 
@@ -127,9 +127,9 @@ def image_beit() -> Run:
         ),
         optimizer=OptimizerConfig(lr=1.5e-3, beta2=0.98, weight_decay=0.05, max_grad_norm=3.0),
         schedule=ScheduleConfig(warmup_steps=10 * BEIT_EPOCH, final_fraction=1e-5 / 1.5e-3),
-        codebook="runs/codebook",
-        probe_every=PROBE_EVERY,
-        checkpoint_every=PROBE_EVERY,
+        init=InitConfig(codebook="runs/codebook"),
+        probe_every=SELECTION,
+        checkpoint_every=SELECTION,
     )
 
 
@@ -186,7 +186,7 @@ def mim_tiny() -> Run:
         ),
         optimizer=OptimizerConfig(lr=parent.optimizer.lr),
         schedule=ScheduleConfig(warmup_steps=50),
-        codebook=parent.codebook,
+        init=parent.init,
         held_out=(f"embedded:pairs/{STYLES}-val.tar",),
         probe_every=100,
         checkpoint_every=200,
@@ -260,7 +260,7 @@ def image_beit_tiny() -> Run:
         ),
         optimizer=replace(paper.optimizer, lr=parent.optimizer.lr),
         schedule=replace(paper.schedule, warmup_steps=50),
-        codebook=parent.codebook,
+        init=parent.init,
         held_out=parent.held_out,
         probe_every=100,
         checkpoint_every=200,

@@ -44,6 +44,12 @@ def point(folder: Path, link: str, name: str) -> None:
             shutil.rmtree(path)
 
 
+def last_checkpoint(run_folder: Path) -> Path | None:
+    """The checkpoint that a run would go on from."""
+    last = run_folder / "checkpoints" / "last"
+    return last if last.exists() else None
+
+
 def load_state(folder: Path) -> dict[str, Any]:
     """What a checkpoint holds besides the model.
 

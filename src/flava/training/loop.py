@@ -4,7 +4,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,9 +15,10 @@ from torch import nn
 
 from flava.batch import Batch, to_device
 from flava.model.published.files import read_path
-from flava.model.published.own import OwnModel, fill_own
+from flava.model.published.own import OwnModel, restore_own
 from flava.objectives import Term
-from flava.training.checkpoint import load_state, point, save_checkpoint
+from flava.training.checkpoint import last_checkpoint, load_state, point, save_checkpoint
+from flava.training.files import write_whole
 from flava.training.metrics import Display, Metrics, Row
 from flava.training.optimizer import build_optimizer
 from flava.training.run import LoopConfig, differences, load_run, save_run
@@ -64,8 +65,7 @@ class Trainer:
         self.claim_folder()
 
     def claim_folder(self) -> None:
-        last = self.checkpoints / "last"
-        if last.exists():
+        if last := last_checkpoint(self.run.output_dir):
             if not self.run.resume:
                 raise ValueError(
                     f"output_dir {self.run.output_dir} already holds a run: add --resume to go on "
@@ -119,12 +119,9 @@ class Trainer:
         rate = self.set_learning_rate()
         drawn = [next(batches) for _ in range(self.run.accumulate)]
         waited = time.perf_counter() - started
-        figures: dict[str, list[float]] = {}
-        for batch in drawn:
-            for name, value in self.accumulate_gradients(to_device(batch, self.device)).items():
-                figures.setdefault(name, []).append(value)
+        found = [self.accumulate_gradients(to_device(batch, self.device)) for batch in drawn]
         norm = nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.max_grad_norm).item()
-        self.require_finite({"grad_norm": norm}, drawn)
+        self.require_finite(drawn, found, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -134,7 +131,7 @@ class Trainer:
         return {
             "step": self.step,
             "batch": drawn[0].kind,
-            **{name: sum(values) / len(values) for name, values in figures.items()},
+            **means(found),
             "lr": rate,
             "grad_norm": norm,
             "samples_per_second": sum(len(batch.keys) for batch in drawn) / elapsed,
@@ -149,7 +146,6 @@ class Trainer:
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
             terms = self.objective(batch)
         figures = {f"loss/{name}": term.loss.item() for name, term in terms.items()}
-        self.require_finite(figures, [batch])
         total = torch.stack([term.loss for term in terms.values()]).sum()
         (total / self.run.accumulate).backward()
         accuracies = {
@@ -165,21 +161,31 @@ class Trainer:
             group["lr"] = self.run.optimizer.lr * factor
         return self.run.optimizer.lr * factor
 
-    def require_finite(self, figures: dict[str, float], batches: Sequence[Batch]) -> None:
+    def require_finite(
+        self, batches: Sequence[Batch], found: Sequence[Mapping[str, float]], norm: float
+    ) -> None:
         """Stop, with the evidence saved, before a bad number reaches the weights."""
-        if all(math.isfinite(value) for value in figures.values()):
+        figures = [("grad_norm", norm), *(pair for each in found for pair in each.items())]
+        bad = dict.fromkeys(
+            f"{name} {value}" for name, value in figures if not math.isfinite(value)
+        )
+        if not bad:
             return
         step = self.step + 1
         path = self.run.output_dir / f"non-finite-step-{step}.json"
         evidence = {
             "step": step,
-            "figures": {name: repr(value) for name, value in figures.items()},
-            "keys": [key for batch in batches for key in batch.keys],
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": repr(norm),
+            "batches": [
+                {"kind": b.kind, **{n: repr(v) for n, v in each.items()}, "keys": b.keys}
+                for b, each in zip(batches, found, strict=True)
+            ],
         }
-        path.write_text(json.dumps(evidence, indent=2))
+        write_whole(path, json.dumps(evidence, indent=2).encode() + b"\n")
         raise FloatingPointError(
-            f"update {step} gave a number that is not finite ({evidence['figures']}); the "
-            f"batch's samples are listed in {path}. Lower optimizer.lr (now "
+            f"update {step} gave numbers that are not finite ({', '.join(bad)}); its losses, "
+            f"gradient norm and samples are in {path}. Lower optimizer.lr (now "
             f"{self.run.optimizer.lr}) or lengthen schedule.warmup_steps, and train again in "
             "another --output-dir"
         )
@@ -221,7 +227,7 @@ class Trainer:
 
     def restore(self, folder: Path) -> None:
         state: dict[str, Any] = load_state(folder)
-        fill_own(self.model, read_path(folder))
+        restore_own(self.model, read_path(folder))
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
         self.saved = self.step
@@ -243,3 +249,10 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: sum(each) / len(each) for name, each in values.items()}

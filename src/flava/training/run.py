@@ -1,7 +1,7 @@
 """The whole configuration of a run: what a recipe returns, a command line edits, a run saves."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -12,10 +12,22 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flava.data.loader import DataConfig
 from flava.files import explain
-from flava.model import CodebookConfig, FlavaConfig, MaskedImageConfig, MaskedTextConfig
+from flava.model import (
+    ClipConfig,
+    CodebookConfig,
+    FlavaConfig,
+    MaskedImageConfig,
+    MaskedTextConfig,
+)
 from flava.named import Named
-from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, MaskedObjectiveConfig
+from flava.objectives import (
+    ClipObjectiveConfig,
+    CodebookObjectiveConfig,
+    FlavaObjectiveConfig,
+    MaskedObjectiveConfig,
+)
 from flava.training.files import write_whole
+from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig
 
@@ -89,6 +101,7 @@ class LoopConfig:
 TRAINED_BY = {
     FlavaConfig: FlavaObjectiveConfig,
     CodebookConfig: CodebookObjectiveConfig,
+    ClipConfig: ClipObjectiveConfig,
     MaskedImageConfig: MaskedObjectiveConfig,
     MaskedTextConfig: MaskedObjectiveConfig,
 }
@@ -99,17 +112,22 @@ TRAINED_BY = {
 class Run(LoopConfig):
     """Everything that decides what a pretraining run, or a codebook's, does."""
 
-    model: Annotated[FlavaConfig | CodebookConfig | MaskedImageConfig | MaskedTextConfig, Named()]
+    model: Annotated[
+        FlavaConfig | CodebookConfig | ClipConfig | MaskedImageConfig | MaskedTextConfig, Named()
+    ]
     """Geometry of the model."""
     objective: Annotated[
-        FlavaObjectiveConfig | CodebookObjectiveConfig | MaskedObjectiveConfig, Named()
+        FlavaObjectiveConfig
+        | CodebookObjectiveConfig
+        | ClipObjectiveConfig
+        | MaskedObjectiveConfig,
+        Named(),
     ]
     """The losses' settings."""
     data: DataConfig
     """What is read, how it is mixed, transformed and masked."""
-    codebook: str | None = None
-    """Where the frozen codebook's weights come from: a run's or a checkpoint's folder, or
-    "shipped:NAME". FLAVA and masked image modelling need one; other runs have none."""
+    init: InitConfig = field(default_factory=InitConfig)
+    """Where parts of the model come from; it is not read when a run is resumed."""
     held_out: tuple[str, ...] = ()
     """Shards for the probe of masked modelling alone: its loss there chooses the best checkpoint.
     Nothing is probed if there are none."""
@@ -126,7 +144,12 @@ class Run(LoopConfig):
                 "held_out is set, but only masked modelling of one kind of data is probed by its "
                 "loss: leave it out"
             )
-        return found
+        return found + [
+            f"init.{name} is {source}, but a {type(self.model).__name__} has no such part: leave "
+            "it out"
+            for name, source in self.init.given.items()
+            if not hasattr(self.model, name)
+        ]
 
 
 RUN = TypeAdapter(Run)

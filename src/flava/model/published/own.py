@@ -83,22 +83,39 @@ def matches(stored: Stored) -> bool:
 
 
 def build(stored: Stored) -> OwnModel:
+    file = described(stored)
+    model = unfilled(lambda: build_model(file.model))
+    restore_own(model, stored)
+    return model.eval()
+
+
+def restore_own(model: OwnModel, stored: Stored) -> None:
+    """Fill a model from a checkpoint of its geometry, which tells what of it is absent.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is incomplete or damaged, or does not fit.
+    """
+    fill_own(model, stored)
+    if isinstance(model, Flava | Codebook):
+        model.absent = frozenset(described(stored).absent)
+
+
+def described(stored: Stored) -> ModelFile:
+    """Raises:
+    FileNotFoundError: there is no config.json.
+    ValueError: it does not describe a model of ours.
+    """
     if stored.config is None:
         raise FileNotFoundError(
             f"the config.json beside the weights of {stored.origin} is missing: the checkpoint is "
             "incomplete"
         )
     try:
-        file = MODEL_FILE.validate_python(stored.config)
+        return MODEL_FILE.validate_python(stored.config)
     except ValidationError as error:
         raise ValueError(
             f"the config.json of {stored.origin} does not describe a model:{explain(error)}"
         ) from error
-    model = unfilled(lambda: build_model(file.model))
-    fill_own(model, stored)
-    if isinstance(model, Flava | Codebook):
-        model.absent = frozenset(file.absent)
-    return model.eval()
 
 
 LAYOUTS = (Layout(name="flava", matches=matches, build=build),)

@@ -1,0 +1,85 @@
+"""`flava recipes`: what can be trained, and from what."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from flava.recipes import RECIPES
+from flava.recipes.columns import COLUMNS
+from flava.training.run import RUN, Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class List:
+    """Show all recipes: what each trains, on what, and from what it starts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Show every field of a recipe's run, as JSON."""
+
+    name: tyro.conf.Positional[str]
+    """The recipe's name."""
+
+
+Action = (
+    Annotated[List, tyro.conf.subcommand("list")] | Annotated[Show, tyro.conf.subcommand("show")]
+)
+
+
+def recipes(action: Annotated[Action, tyro.conf.arg(name="")] = List()) -> None:
+    """List the recipes of flava train, or show one of them with all of its fields."""
+    if isinstance(action, Show):
+        print(resolved(action.name))
+    else:
+        Console().print(listing())
+
+
+def resolved(name: str) -> str:
+    """Raises ValueError: there is no such recipe."""
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}: choose one of {', '.join(RECIPES)}")
+    return RUN.dump_json(RECIPES[name](), indent=2).decode()
+
+
+def listing() -> Table:
+    """A row a recipe."""
+    table = Table(title="Recipes of flava train", title_style="")
+    for heading in ("recipe", "trains", "on", "from"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("updates", "column"):
+        table.add_column(heading, justify="right")
+    for name, recipe in RECIPES.items():
+        run = recipe()
+        column = COLUMNS.get(name.removesuffix("-tiny"), "")
+        about = (recipe.__doc__ or "").splitlines()[0].removeprefix("Small twin: ")
+        table.add_row(name, about, data(run), sources(run), f"{run.max_steps:,}", str(column))
+    table.caption = "column: of Table C.1; 14 is OpenAI's released CLIP. NAME-tiny: a small twin"
+    return table
+
+
+def data(run: Run) -> str:
+    """The shards' folders with the weight of each source."""
+    named = {
+        name: " + ".join(dict.fromkeys(place(shard) for shard in source.shards))
+        for name, source in run.data.sources.items()
+    }
+    if len(named) == 1:
+        return next(iter(named.values()))
+    return ", ".join(f"{run.data.weights[name]:.2f} {where}" for name, where in named.items())
+
+
+def place(shard: str) -> str:
+    """ "pmd" of "data/pmd/*.tar", "embedded:pairs" of a shard of the embedded corpus."""
+    folder = Path(shard).parent
+    return str(folder) if shard.startswith("embedded:") else folder.name
+
+
+def sources(run: Run) -> str:
+    """What the model's parts start from; nothing if from scratch."""
+    given = (source.removeprefix("runs/") for source in run.init.given.values())
+    return ", ".join(given) or "scratch"

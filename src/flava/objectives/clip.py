@@ -1,0 +1,52 @@
+"""CLIP's objective (Radford et al. 2021, figure 3): which text goes with which image, both ways."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from flava.batch import Batch, PairInputs, WholePairBatch
+from flava.distributed import Gather
+from flava.model import Clip, Flava
+from flava.objectives.losses import Term, contrastive
+
+MAX_LOGIT_SCALE = math.log(100)
+"""Logits are never scaled by more than 100 (section 2.5); nor by less than 1 (open_clip)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipObjectiveConfig:
+    """What of the objective can be chosen."""
+
+    gather: Gather = Gather.LOCAL
+    """How far the gradient reaches: to the worker's own features, as in the paper's baseline
+    (OpenCLIP's way then), or to every worker's."""
+
+
+class ClipObjective:
+    """A batch of whole pairs -> the contrastive loss, named as FLAVA's."""
+
+    def __init__(self, config: ClipObjectiveConfig, model: Clip) -> None:
+        self.config = config
+        self.model = model
+
+    def __call__(self, batch: Batch) -> dict[str, Term]:
+        if not isinstance(batch, WholePairBatch):
+            raise ValueError(
+                f"CLIP is trained on whole pairs alone, but the data yields a "
+                f"{type(batch).__name__}: set data.pairs, and data.mask_pairs to False"
+            )
+        return {"gc": contrast(self.model, batch.inputs, self.config.gather)}
+
+    def after_step(self, step: int) -> None:  # noqa: ARG002
+        """Keep the temperature within the published bounds."""
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
+
+
+def contrast(model: Clip | Flava, pairs: PairInputs, reach: Gather) -> Term:
+    """The contrastive loss of pairs that all match."""
+    image = model.encode_image(pairs.image.pixels)
+    text = model.encode_text(pairs.text.ids, pairs.text.real)
+    every = torch.ones(len(image), dtype=torch.bool, device=image.device)
+    return contrastive(image, text, model.logit_scale, every, reach)

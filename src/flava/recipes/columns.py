@@ -1,0 +1,236 @@
+"""The columns of Table C.1 that train on pairs, at the paper's scale and as small twins.
+
+Column 10 is the whole; each other is its parent with a few fields changed, at either scale. "The
+paper" is Singh et al. 2022, its tables A.1 and A.2 are the supplement's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flava.data.loader import DataConfig, SourceConfig
+from flava.data.vocabularies import Vocabulary
+from flava.distributed import Gather
+from flava.model import ClipConfig, ClipImageConfig, ClipTextConfig, FlavaConfig
+from flava.objectives import ClipObjectiveConfig, FlavaObjectiveConfig
+from flava.recipes.tiny import IMAGE, PATCH, flava_tiny
+from flava.training.initial import InitConfig
+from flava.training.optimizer import OptimizerConfig
+from flava.training.run import Run
+from flava.training.schedule import ScheduleConfig
+
+PMD_UPDATES = 150_000
+"""How often PMD is drawn in all, whatever else is (Table A.2)."""
+
+BATCH_SIZE = 8_192
+"""Of all workers together (Table A.1)."""
+
+SELECTION = 8_000
+"""Updates between two looks at zero-shot accuracy, by which the best checkpoint is kept (section
+B.1)."""
+
+
+def flava() -> Run:
+    """All five objectives on pairs, images and texts, from scratch.
+
+    The optimiser's and the schedule's defaults are Table A.1's, the weights of the data sets Table
+    A.2's; the model's are the paper's.
+    """
+    pairs, images, text = 0.70, 0.15, 0.15
+    return Run(
+        recipe="flava",
+        output_dir=Path("runs/flava"),
+        max_steps=round(PMD_UPDATES / pairs),
+        model=FlavaConfig(),
+        objective=FlavaObjectiveConfig(gather=Gather.GLOBAL),
+        data=DataConfig(
+            pairs=SourceConfig(shards=("data/pmd/*.tar",), weight=pairs, batch_size=BATCH_SIZE),
+            images=SourceConfig(
+                shards=("data/imagenet-1k/*.tar",), weight=images, batch_size=BATCH_SIZE
+            ),
+            text=SourceConfig(
+                shards=("data/ccnews/*.jsonl", "data/bookcorpus/*.jsonl"),
+                weight=text,
+                batch_size=BATCH_SIZE,
+            ),
+        ),
+        optimizer=OptimizerConfig(),
+        schedule=ScheduleConfig(),
+        init=InitConfig(codebook="runs/codebook"),
+        probe_every=SELECTION,
+        checkpoint_every=SELECTION,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Where the columns of one size begin."""
+
+    flava: Callable[[], Run]
+    """Column 10."""
+    clip: ClipConfig
+    """The geometry of column 13."""
+    suffix: str
+    """Behind a recipe's name."""
+
+
+PAPER = Scale(flava=flava, clip=ClipConfig(), suffix="")
+"""CLIP's is OpenAI's ViT-B/16, with the activation of its paper's weights."""
+
+TINY = Scale(
+    flava=flava_tiny,
+    # As wide as flava-tiny's image encoder; the text encoder by two thirds of it, as the paper's.
+    clip=ClipConfig(
+        image=ClipImageConfig(
+            image_size=IMAGE.image_size,
+            patch_size=PATCH,
+            width=192,
+            heads=3,
+            mlp_width=768,
+            depth=3,
+        ),
+        text=ClipTextConfig(width=128, heads=2, mlp_width=512, depth=1, max_length=32),
+        projection_width=128,
+    ),
+    suffix="-tiny",
+)
+
+
+def flava_mm(scale: Scale = PAPER) -> Run:
+    """Contrast, masked multimodal modelling and matching on pairs alone, from scratch.
+
+    It sees as many batches of pairs as column 10 does.
+    """
+    whole = scale.flava()
+    sources = whole.data.weights
+    return replace(
+        named(whole, "flava-mm", scale),
+        max_steps=round(whole.max_steps * sources["pairs"] / sum(sources.values())),
+        data=replace(whole.data, images=None, text=None),
+    )
+
+
+def flava_c(scale: Scale = PAPER) -> Run:
+    """Contrast alone, its gradient reaching every worker, from scratch."""
+    parent = flava_mm(scale)
+    return replace(
+        named(parent, "flava-c", scale),
+        data=replace(parent.data, mask_pairs=False),
+        init=InitConfig(),
+    )
+
+
+def flava_c_local(scale: Scale = PAPER) -> Run:
+    """Contrast alone, its gradient reaching the worker's own features, from scratch."""
+    return replace(
+        named(flava_c(scale), "flava-c-local", scale),
+        objective=FlavaObjectiveConfig(gather=Gather.LOCAL),
+    )
+
+
+def clip_pmd(scale: Scale = PAPER) -> Run:
+    """CLIP's encoders and tokens, trained as flava-c-local is: the comparison of Table D.1."""
+    parent = flava_c_local(scale)
+    return replace(
+        named(parent, "clip-pmd", scale),
+        model=scale.clip,
+        objective=ClipObjectiveConfig(gather=Gather.LOCAL),
+        data=replace(parent.data, vocabulary=Vocabulary.CLIP),
+    )
+
+
+def flava_c_beit(scale: Scale = PAPER) -> Run:
+    """flava-c from a BEiT image encoder and an MLM text encoder."""
+    return from_stages(flava_c(scale), "beit", scale)
+
+
+def flava_c_dino(scale: Scale = PAPER) -> Run:
+    """flava-c from a DINO image encoder and an MLM text encoder."""
+    return from_stages(flava_c(scale), "dino", scale)
+
+
+def flava_mm_beit(scale: Scale = PAPER) -> Run:
+    """flava-mm from a BEiT image encoder and an MLM text encoder."""
+    return from_stages(flava_mm(scale), "beit", scale)
+
+
+def flava_mm_dino(scale: Scale = PAPER) -> Run:
+    """flava-mm from a DINO image encoder and an MLM text encoder."""
+    return from_stages(flava_mm(scale), "dino", scale)
+
+
+def flava_beit(scale: Scale = PAPER) -> Run:
+    """All five objectives from a BEiT image encoder and an MLM text encoder."""
+    return from_stages(scale.flava(), "beit", scale)
+
+
+def flava_dino(scale: Scale = PAPER) -> Run:
+    """All five objectives from a DINO image encoder and an MLM text encoder: the headline model."""
+    return from_stages(scale.flava(), "dino", scale)
+
+
+def from_stages(parent: Run, method: str, scale: Scale) -> Run:
+    """The parent from the unimodal encoders of that size."""
+    run = named(parent, f"{parent.recipe.removesuffix(scale.suffix)}-{method}", scale)
+    return replace(
+        run,
+        init=replace(
+            parent.init,
+            image=f"runs/image-{method}{scale.suffix}",
+            text=f"runs/text-mlm{scale.suffix}",
+        ),
+    )
+
+
+def named(parent: Run, name: str, scale: Scale) -> Run:
+    """The parent under another name, in a folder of its own."""
+    recipe = f"{name}{scale.suffix}"
+    return replace(parent, recipe=recipe, output_dir=Path("runs") / recipe)
+
+
+def twin(column: Callable[[Scale], Run]) -> Callable[[], Run]:
+    """The same column at small scale."""
+
+    def small() -> Run:
+        return column(TINY)
+
+    small.__doc__ = f"Small twin: {(column.__doc__ or '').splitlines()[0]}"
+    return small
+
+
+BOTH_SCALES: dict[str, Callable[..., Run]] = {
+    "flava-c-local": flava_c_local,
+    "flava-c": flava_c,
+    "flava-c-beit": flava_c_beit,
+    "flava-c-dino": flava_c_dino,
+    "flava-mm": flava_mm,
+    "flava-mm-beit": flava_mm_beit,
+    "flava-mm-dino": flava_mm_dino,
+    "flava-beit": flava_beit,
+    "flava-dino": flava_dino,
+    "clip-pmd": clip_pmd,
+}
+
+COLUMN_RECIPES: dict[str, Callable[[], Run]] = {
+    "flava": flava,
+    **BOTH_SCALES,
+    **{f"{name}-tiny": twin(column) for name, column in BOTH_SCALES.items()},
+}
+"""All of this file by name; column 10's small twin is `flava-tiny`."""
+
+COLUMNS = {
+    "mim": 1,
+    "mlm": 2,
+    "flava-c-local": 3,
+    "flava-c": 4,
+    "flava-c-beit": 5,
+    "flava-c-dino": 6,
+    "flava-mm": 7,
+    "flava-mm-beit": 8,
+    "flava-mm-dino": 9,
+    "flava": 10,
+    "flava-beit": 11,
+    "flava-dino": 12,
+    "clip-pmd": 13,
+}
+"""Recipe -> its column of Table C.1. Column 14 is OpenAI's released CLIP, which is not trained."""

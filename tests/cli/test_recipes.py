@@ -1,0 +1,78 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from flava.cli.recipes import listing, resolved
+from flava.cli.training import NotAsked, recipe_choice
+from flava.recipes import RECIPES
+from flava.training.run import RUN
+from tests.commands import Command, in_this_process
+
+
+@pytest.fixture
+def flava(capsys: pytest.CaptureFixture[str]) -> Command:
+    return in_this_process(capsys)
+
+
+def rows() -> dict[str, list[str]]:
+    """The cells of each recipe's row."""
+    console = Console(width=400)
+    with console.capture() as capture:
+        console.print(listing())
+    lines = [line.strip("│").split("│") for line in capture.get().splitlines() if "│" in line]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
+
+
+def test_every_recipe_has_a_row() -> None:
+    assert set(rows()) == set(RECIPES)
+
+
+def test_a_row_tells_data_sources_updates_and_column() -> None:
+    found = rows()
+    about, data, sources, updates, column = found["flava-dino"]
+    assert about.startswith("All five objectives from a DINO image encoder")
+    assert data == "0.70 pmd, 0.15 imagenet-1k, 0.15 ccnews + bookcorpus"
+    assert sources == "image-dino, text-mlm, codebook"
+    assert (updates, column) == ("214,286", "12")
+    assert found["flava-c-local-tiny"][1:3] == ["embedded:pairs", "scratch"]
+    assert found["flava-c-local-tiny"][4] == "3"
+    assert found["codebook-tiny"][4] == ""
+
+
+def test_the_command_lists_them_and_shows_one(flava: Command) -> None:
+    for arguments in (["recipes"], ["recipes", "list"]):
+        listed = flava(*arguments)
+        assert listed.status == 0
+        assert "Recipes of flava train" in listed.out
+    shown = flava("recipes", "show", "clip-pmd")
+    assert shown.status == 0
+    assert '"vocabulary": "clip"' in shown.out
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_shown_with_every_field(name: str) -> None:
+    assert RUN.validate_json(resolved(name)) == RECIPES[name]()
+    assert json.loads(resolved(name))["recipe"] == name
+
+
+def test_an_unknown_recipe_is_an_error_that_lists_the_known(flava: Command) -> None:
+    ended = flava("recipes", "show", "flava-huge")
+    assert ended.status == 1
+    assert "there is no recipe 'flava-huge': choose one of flava-tiny, codebook-tiny" in ended.error
+
+
+def test_only_the_recipe_that_is_asked_for_has_its_options_made() -> None:
+    """Those of one take a third of a second."""
+    made = recipe_choice("flava-c").__origin__.__args__
+    assert [each.__origin__ is not NotAsked for each in made] == [n == "flava-c" for n in RECIPES]
+
+
+def test_a_recipe_is_found_by_its_process() -> None:
+    """Where the arguments come from the system, as in the installed command."""
+    command = [sys.executable, "-m", "flava", "train", "flava-c-tiny", "--max-steps", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 2
+    assert "max_steps is 0: use at least 1" in " ".join(ended.stderr.split())

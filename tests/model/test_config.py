@@ -15,7 +15,7 @@ def test_every_mistake_stands_in_one_error() -> None:
         FlavaConfig(
             image=ImageConfig(image_size=30, patch_size=7, width=50),
             text=TextConfig(vocabulary_size=0, max_length=1, depth=0),
-            multimodal=MultimodalConfig(heads=-1, mlp_width=0),
+            multimodal=MultimodalConfig(heads=-1, mlp_width=0, drop_path=1.0),
             projection_width=0,
             codebook=CodebookConfig(codes=0, width=6),
             init_std=-0.1,
@@ -28,6 +28,7 @@ def test_every_mistake_stands_in_one_error() -> None:
         "  text.max_length is 1: use at least 2",
         "  multimodal.heads is -1: use at least 1",
         "  multimodal.mlp_width is 0: use at least 1",
+        "  multimodal.drop_path is 1.0: use 0 or more, and less than 1",
         "  codebook.codes is 0: use at least 1",
         "  codebook.width is 6: use a positive multiple of 4",
         "  projection_width is 0: use at least 1",

@@ -19,3 +19,13 @@ def test_packing_keeps_the_real_tokens_and_unpacking_puts_them_back(
     assert len(packed) == min(-(-count // GRAIN) * GRAIN, real.numel())
     assert packing.unpack(packed)[real].tolist() == padded[real].tolist()
     assert set(packing.unpack(packed).flatten().tolist()) <= {0.0, *padded.flatten().tolist()}
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.floats(0, 1))
+def test_what_is_spread_is_the_same_for_all_tokens_of_a_text(
+    batch: int, length: int, share: float
+) -> None:
+    packing = Packing.of(torch.rand(batch, length) < share)
+    whose = torch.arange(float(batch))
+    padded = whose[:, None, None].expand(batch, length, 1)
+    assert packing.spread(whose).tolist() == packing.pack(padded)[:, 0].tolist()

@@ -27,6 +27,10 @@ class Packing:
         """The tokens to compute, one after another."""
         return padded.flatten(0, 1).index_select(0, self.rows)
 
+    def spread(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " tokens"]:
+        """A value of each text -> that of each of its tokens to compute."""
+        return values.index_select(0, self.rows // self.real.shape[1])
+
     def unpack(self, packed: Float[Tensor, "tokens width"]) -> Float[Tensor, "batch length width"]:
         """Padded again, with zeros where nothing was computed."""
         zeros = packed.new_zeros(self.real.numel(), packed.shape[1])

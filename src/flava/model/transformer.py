@@ -42,6 +42,9 @@ class TransformerConfig:
     """Activation of each block's MLP."""
     norm_eps: float = NORM_EPS
     """Epsilon of every LayerNorm; ViTs elsewhere have 1e-6, CLIP 1e-5."""
+    drop_path: float = 0.0
+    """Stochastic depth (Huang et al., ECCV 2016) in training: how often the last block's branches
+    are left out for a sample. The rate rises linearly with depth, from 0 in the first block."""
 
     def mistakes(self, field: str) -> list[str]:
         """What is wrong with this geometry, one line each, every name prefixed with ``field``."""
@@ -56,6 +59,8 @@ class TransformerConfig:
             )
         if not self.norm_eps > 0:
             found.append(f"{field}.norm_eps is {self.norm_eps}: use a positive number")
+        if not 0 <= self.drop_path < 1:
+            found.append(f"{field}.drop_path is {self.drop_path}: use 0 or more, and less than 1")
         return found
 
 
@@ -99,11 +104,27 @@ class Attention(nn.Module):
         return self.output(mixed if packing is None else packing.pack(mixed))
 
 
+def drop_samples(
+    branch: Float[Tensor, "*tokens width"], rate: float, packing: Packing | None
+) -> Float[Tensor, "*tokens width"]:
+    """Zeros for a random share ``rate`` of the samples, the others scaled to the same expectation.
+
+    A sample is dropped as a whole, all tokens of a packed text alike.
+    """
+    samples = len(branch) if packing is None else len(packing.real)
+    kept = torch.rand(samples, device=branch.device) >= rate
+    scale = kept.to(branch.dtype) / (1 - rate)
+    if packing is None:
+        return branch * scale[:, None, None]
+    return branch * packing.spread(scale)[:, None]
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + MLP(norm(x))."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, drop_path: float = 0.0) -> None:
         super().__init__()
+        self.drop_path = drop_path
         self.norm_before = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.attention = Attention(config)
         self.norm_after = nn.LayerNorm(config.width, eps=config.norm_eps)
@@ -117,8 +138,18 @@ class Block(nn.Module):
         packing: Packing | None,
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
     ) -> Float[Tensor, "*tokens width"]:
-        states = states + self.attention(self.norm_before(states), packing, mask)
-        return states + self.mlp_out(self.activation(self.mlp_in(self.norm_after(states))))
+        branch = self.attention(self.norm_before(states), packing, mask)
+        states = states + self.sometimes(branch, packing)
+        branch = self.mlp_out(self.activation(self.mlp_in(self.norm_after(states))))
+        return states + self.sometimes(branch, packing)
+
+    def sometimes(
+        self, branch: Float[Tensor, "*tokens width"], packing: Packing | None
+    ) -> Float[Tensor, "*tokens width"]:
+        """Stochastic depth, in training alone."""
+        if not self.training or self.drop_path == 0:
+            return branch  # with no random number drawn
+        return drop_samples(branch, self.drop_path, packing)
 
 
 class Pooler(nn.Module):
@@ -147,7 +178,10 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        last = max(1, config.depth - 1)
+        self.blocks = nn.ModuleList(
+            Block(config, config.drop_path * index / last) for index in range(config.depth)
+        )
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def run_blocks(

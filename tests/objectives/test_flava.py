@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import Batch, ImageBatch, LabelledBatch, PairBatch, TextBatch
+from flava.batch import Batch, CropBatch, ImageBatch, LabelledBatch, PairBatch, TextBatch
 from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig, Term
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
@@ -40,7 +40,7 @@ def unmasked(batch: Batch) -> Batch:
             image=replace(batch.image, selected=torch.zeros_like(batch.image.selected)),
             text=replace(batch.text, selected=torch.zeros_like(batch.text.selected)),
         )
-    assert not isinstance(batch, LabelledBatch)
+    assert not isinstance(batch, LabelledBatch | CropBatch)
     return replace(batch, selected=torch.zeros_like(batch.selected))
 
 

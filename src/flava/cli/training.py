@@ -4,7 +4,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from flava.model import FlavaConfig
+from flava.model import CodebookConfig, FlavaConfig
 from flava.recipes import RECIPES
 from flava.recipes.start import start
 from flava.training.run import Run
@@ -27,9 +27,11 @@ def recipe_choice() -> Any:
 def train(run: Run) -> None:
     """Train a recipe, or go on with an interrupted run (--resume)."""
     start(run)
-    is_flava = isinstance(run.model, FlavaConfig)
-    following = "flava evaluate" if is_flava else "flava train flava-tiny --codebook"
-    print(f"trained: {run.output_dir}. Next: {following} {run.output_dir}")
+    following = {
+        FlavaConfig: f". Next: flava evaluate {run.output_dir}",
+        CodebookConfig: f". Next: flava train flava-tiny --codebook {run.output_dir}",
+    }
+    print(f"trained: {run.output_dir}{following.get(type(run.model), '')}")
 
 
 train.__annotations__["run"] = recipe_choice()

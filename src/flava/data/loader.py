@@ -9,6 +9,7 @@ from functools import partial
 from flava.batch import Batch
 from flava.data import mixture
 from flava.data.collate import ImageCollator, PairCollator, TextCollator
+from flava.data.crops import CropCollator, CropConfig
 from flava.data.masking import TokenMasker
 from flava.data.shards import resolve_all
 from flava.data.skips import Skips
@@ -44,6 +45,8 @@ class DataConfig:
     """Texts alone: JSON lines with a "text" field, or plain text with a text a line."""
     image: ImageTransformConfig = field(default_factory=ImageTransformConfig)
     """Crops and sizes."""
+    crops: CropConfig | None = None
+    """DINO's crops: with them images alone are cut into these, instead of one crop with a mask."""
     patch_mask_fraction: float = 75 / 196
     """Largest share of an image's patches that is hidden (BEiT: 75 of 196)."""
     mask_probability: float = 0.15
@@ -85,7 +88,9 @@ class DataConfig:
                 )
         if self.workers < 0:
             found.append(f"workers = {self.workers}: must be 0 (no worker process) or more")
-        return found + [f"image.{problem}" for problem in self.image.problems()]
+        found += [f"image.{problem}" for problem in self.image.problems()]
+        crops = [] if self.crops is None else self.crops.problems()
+        return found + [f"crops.{problem}" for problem in crops]
 
 
 def _source_problems(name: str, source: SourceConfig) -> list[str]:
@@ -172,7 +177,9 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
 
 def _collator(
     config: DataConfig, name: str, tokenizer: Tokenizer
-) -> ImageCollator | TextCollator | PairCollator:
+) -> ImageCollator | CropCollator | TextCollator | PairCollator:
+    if name == "images" and config.crops is not None:
+        return CropCollator(config.crops)
     images = ImageCollator(config.image, config.patch_mask_fraction)
     if name == "images":
         return images

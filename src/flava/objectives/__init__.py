@@ -1,6 +1,7 @@
 """A batch -> its named losses: pure functions, and one module for each method."""
 
 from flava.objectives.codebook import CodebookObjective, CodebookObjectiveConfig
+from flava.objectives.dino import DinoObjective, DinoObjectiveConfig
 from flava.objectives.finetune import FinetuneObjective
 from flava.objectives.flava import FlavaObjective, FlavaObjectiveConfig
 from flava.objectives.losses import Term
@@ -8,6 +9,8 @@ from flava.objectives.losses import Term
 __all__ = [
     "CodebookObjective",
     "CodebookObjectiveConfig",
+    "DinoObjective",
+    "DinoObjectiveConfig",
     "FinetuneObjective",
     "FlavaObjective",
     "FlavaObjectiveConfig",

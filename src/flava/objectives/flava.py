@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from flava.batch import Batch, ImageBatch, LabelledBatch, PairBatch, TextBatch
+from flava.batch import Batch, CropBatch, ImageBatch, LabelledBatch, PairBatch, TextBatch
 from flava.distributed import Gather
 from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.objectives.losses import Term, classification, contrastive
@@ -47,6 +47,8 @@ class FlavaObjective:
                 return {"mim": self.masked_image(batch)}
             case TextBatch():
                 return {"mlm": self.masked_text(batch)}
+            case CropBatch():
+                raise ValueError("FLAVA reads one crop of an image: set data.crops to None")
             case LabelledBatch():
                 raise ValueError("pretraining reads no labels: fine-tune with `flava finetune`")
 

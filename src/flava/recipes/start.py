@@ -5,15 +5,17 @@ from pathlib import Path
 
 import torch
 
-from flava.data.loader import Loader
+from flava.data.loader import DataConfig, Loader
 from flava.data.tokenizer import Tokenizer
 from flava.evaluation.probe import zero_shot_probe
-from flava.model import Codebook, Flava, FlavaConfig
+from flava.model import Codebook, CodebookConfig, Dino, DinoConfig, Flava, FlavaConfig
 from flava.model.published.load import load_pretrained
 from flava.model.published.own import build_model
 from flava.objectives import (
     CodebookObjective,
     CodebookObjectiveConfig,
+    DinoObjective,
+    DinoObjectiveConfig,
     FlavaObjective,
     FlavaObjectiveConfig,
 )
@@ -62,6 +64,8 @@ def join(run: Run) -> tuple[Objective, Probe | None]:
     match run.objective, build_model(run.model):
         case CodebookObjectiveConfig() as config, Codebook() as model:
             return CodebookObjective(config, model), None
+        case DinoObjectiveConfig() as config, Dino() as model:
+            return DinoObjective(config, model, run.max_steps), None
         case FlavaObjectiveConfig() as config, Flava() as model:
             model.codebook.load_state_dict(load_codebook(run).state_dict())
             return FlavaObjective(config, model), zero_shot_probe(model.config)
@@ -70,16 +74,50 @@ def join(run: Run) -> tuple[Objective, Probe | None]:
 
 def misfits(run: Run) -> list[str]:
     """Where the data does not have the form that the model reads, one line each."""
-    image, model = run.data.image, run.model
-    if not isinstance(model, FlavaConfig):
-        return [
-            f"data.{name} is set, but a codebook is trained on images alone: leave it out"
-            for name in ("pairs", "text")
-            if name in run.data.sources
-        ]
+    match run.model:
+        case FlavaConfig() as model:
+            return misfits_of_crops(run.data) + misfits_of_flava(model, run.data)
+        case CodebookConfig():
+            return misfits_of_crops(run.data) + images_alone("a codebook", run.data)
+        case DinoConfig() as model:
+            return images_alone("DINO", run.data) + misfits_of_dino(model, run.data)
+
+
+def images_alone(what: str, data: DataConfig) -> list[str]:
+    return [
+        f"data.{name} is set, but {what} is trained on images alone: leave it out"
+        for name in ("pairs", "text")
+        if name in data.sources
+    ]
+
+
+def misfits_of_crops(data: DataConfig) -> list[str]:
+    return ["data.crops is set, which DINO alone reads: leave it out"] if data.crops else []
+
+
+def misfits_of_dino(model: DinoConfig, data: DataConfig) -> list[str]:
+    if data.crops is None:
+        return ["data.crops is not set, and DINO is trained on them: give their sizes"]
+    crops, image = data.crops, model.image
+    found = []
+    if crops.global_size != image.image_size:
+        found.append(
+            f"data.crops.global_size is {crops.global_size}, model.image.image_size is "
+            f"{image.image_size}: make them equal"
+        )
+    if crops.local_size % image.patch_size:
+        found.append(
+            f"data.crops.local_size is {crops.local_size}: use a multiple of "
+            f"model.image.patch_size {image.patch_size}"
+        )
+    return found
+
+
+def misfits_of_flava(model: FlavaConfig, data: DataConfig) -> list[str]:
+    image = data.image
     texts = (
-        ("text_max_length", run.data.text, run.data.text_max_length),
-        ("pair_max_length", run.data.pairs, run.data.pair_max_length),
+        ("text_max_length", data.text, data.text_max_length),
+        ("pair_max_length", data.pairs, data.pair_max_length),
     )
     found = [
         f"data.{name} is {length}, more than model.text.max_length {model.text.max_length}"

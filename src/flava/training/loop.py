@@ -19,9 +19,9 @@ from flava.model.published.own import OwnModel, fill_own
 from flava.objectives import Term
 from flava.training.checkpoint import load_state, point, save_checkpoint
 from flava.training.metrics import Display, Metrics, Row
-from flava.training.optimizer import build_optimizer
+from flava.training.optimizer import build_optimizer, clip_gradients
 from flava.training.run import LoopConfig, differences, load_run, save_run
-from flava.training.schedule import learning_rate_factor
+from flava.training.schedule import learning_rate_factor, weight_decay_at
 
 Probe = Callable[[nn.Module, int], dict[str, float]]
 """(model, step) -> named figures. The first of them chooses the best checkpoint: more is better."""
@@ -116,14 +116,14 @@ class Trainer:
     def update(self, batches: Iterator[Batch]) -> Row:
         """One update of the weights, over ``accumulate`` batches."""
         started = time.perf_counter()
-        rate = self.set_learning_rate()
+        rate = self.set_schedules()
         drawn = [next(batches) for _ in range(self.run.accumulate)]
         waited = time.perf_counter() - started
         figures: dict[str, list[float]] = {}
         for batch in drawn:
             for name, value in self.accumulate_gradients(to_device(batch, self.device)).items():
                 figures.setdefault(name, []).append(value)
-        norm = nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.max_grad_norm).item()
+        norm = clip_gradients(self.run.optimizer, self.trained)
         self.require_finite({"grad_norm": norm}, drawn)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -159,10 +159,14 @@ class Trainer:
         }
         return {"loss/total": total.item(), **figures, **accuracies}
 
-    def set_learning_rate(self) -> float:
+    def set_schedules(self) -> float:
+        """Learning rate and weight decay of the coming update; returns the former."""
         factor = learning_rate_factor(self.run.schedule, self.step, self.run.max_steps)
+        decay = weight_decay_at(self.run.optimizer, self.step, self.run.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.optimizer.lr * factor
+            if group["weight_decay"]:
+                group["weight_decay"] = decay
         return self.run.optimizer.lr * factor
 
     def require_finite(self, figures: dict[str, float], batches: Sequence[Batch]) -> None:

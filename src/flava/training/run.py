@@ -12,9 +12,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flava.data.loader import DataConfig
 from flava.files import explain
-from flava.model import CodebookConfig, FlavaConfig
+from flava.model import CodebookConfig, DinoConfig, FlavaConfig
 from flava.named import Named
-from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
+from flava.objectives import (
+    CodebookObjectiveConfig,
+    DinoObjectiveConfig,
+    FlavaObjectiveConfig,
+)
 from flava.training.files import write_whole
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig
@@ -86,13 +90,23 @@ class LoopConfig:
         return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
 
 
+TRAINED_BY = {
+    FlavaConfig: FlavaObjectiveConfig,
+    CodebookConfig: CodebookObjectiveConfig,
+    DinoConfig: DinoObjectiveConfig,
+}
+"""A model's configuration -> that of the objective which trains it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run(LoopConfig):
     """Everything that decides what a pretraining run, or a codebook's, does."""
 
-    model: Annotated[FlavaConfig | CodebookConfig, Named()]
+    model: Annotated[FlavaConfig | CodebookConfig | DinoConfig, Named()]
     """Geometry of the model."""
-    objective: Annotated[FlavaObjectiveConfig | CodebookObjectiveConfig, Named()]
+    objective: Annotated[
+        FlavaObjectiveConfig | CodebookObjectiveConfig | DinoObjectiveConfig, Named()
+    ]
     """The losses' settings."""
     data: DataConfig
     """What is read, how it is mixed, transformed and masked."""
@@ -102,7 +116,9 @@ class Run(LoopConfig):
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()
-        if isinstance(self.model, FlavaConfig) != isinstance(self.objective, FlavaObjectiveConfig):
+        if isinstance(self.objective, DinoObjectiveConfig):
+            found += self.objective.mistakes("objective")
+        if not isinstance(self.objective, TRAINED_BY[type(self.model)]):
             found.append(
                 f"objective is a {type(self.objective).__name__}, which does not train a "
                 f"{type(self.model).__name__}"

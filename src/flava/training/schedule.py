@@ -1,7 +1,9 @@
-"""The learning rate over the run."""
+"""The learning rate and the weight decay over the run."""
 
 import math
 from dataclasses import dataclass
+
+from flava.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,3 +32,11 @@ def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> f
     progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
     cosine = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
     return config.final_fraction + (1 - config.final_fraction) * cosine
+
+
+def weight_decay_at(config: OptimizerConfig, step: int, max_steps: int) -> float:
+    """The weight decay that update number ``step`` (from 0) uses."""
+    if config.final_weight_decay is None:
+        return config.weight_decay
+    cosine = (1 + math.cos(math.pi * min(step / max_steps, 1.0))) / 2
+    return config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * cosine

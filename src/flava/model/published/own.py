@@ -12,18 +12,20 @@ from flava.files import explain
 from flava.model.classifier import Classifier, ClassifierConfig
 from flava.model.clip import Clip, ClipConfig
 from flava.model.codebook import Codebook, CodebookConfig
+from flava.model.dino import Dino, DinoConfig
 from flava.model.flava import Flava, FlavaConfig
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill, unfilled
 from flava.named import Named
 
-OwnModel = Flava | Codebook | Classifier | Clip
-OwnConfig = FlavaConfig | CodebookConfig | ClassifierConfig | ClipConfig
+OwnModel = Flava | Codebook | Classifier | Clip | Dino
+OwnConfig = FlavaConfig | CodebookConfig | ClassifierConfig | ClipConfig | DinoConfig
 MODELS = {
     FlavaConfig: Flava,
     CodebookConfig: Codebook,
     ClassifierConfig: Classifier,
     ClipConfig: Clip,
+    DinoConfig: Dino,
 }
 
 

@@ -70,7 +70,12 @@ def image_dino_tiny() -> Run:
             token_init_std=0.5,
         ),
         objective=DinoObjectiveConfig(
-            epoch_steps=epoch, temperature_epochs=3, freeze_epochs=1, teacher_momentum=0.98
+            epoch_steps=epoch,
+            teacher_temperature=0.04,
+            first_teacher_temperature=0.02,
+            temperature_epochs=2,
+            freeze_epochs=1,
+            teacher_momentum=0.98,
         ),
         data=DataConfig(
             images=SourceConfig(

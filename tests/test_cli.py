@@ -119,7 +119,7 @@ def test_a_mistake_ends_the_process_with_a_status_and_no_traceback():
     command = [sys.executable, "-m", "flava", "train", "flava-huge"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
-    assert ", ".join(RECIPES) in ended.stderr
+    assert all(name in ended.stderr for name in RECIPES)
     assert "Traceback" not in ended.stderr
 
 

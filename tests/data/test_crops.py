@@ -21,8 +21,8 @@ from flava.data.crops import CropCollator, CropConfig
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.seeding import generator
 from flava.data.shards import Raw
-from flava.data.transforms import denormalise
 from tests.data.shard_files import encoded, picture, write_tar
+from tests.support import denormalise
 
 SIZE = 24
 WHOLE = CropConfig(

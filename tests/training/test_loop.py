@@ -98,7 +98,7 @@ def test_the_weight_decay_follows_its_schedule_where_there_is_any(run):
     )
     trainer.train(image_batches())
     assert used == [[weight_decay_at(optimizer, step, 6), 0.0] for step in range(6)]
-    assert used[0][0] == 0.1
+    assert used[0][0] == pytest.approx(0.1)
 
 
 def test_the_objective_is_told_of_every_update(run):

@@ -34,6 +34,21 @@ class ImageBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CropBatch:
+    """Images alone, each as several crops: DINO's multi-crop.
+
+    ``global_crops`` show much of an image, ``local_crops`` little of it at fewer pixels; there may
+    be none of these. Both are normalised for the image encoder; image i of the batch is i in each
+    crop.
+    """
+
+    kind: ClassVar[Kind] = "images"
+    keys: tuple[str, ...]
+    global_crops: Float[Tensor, "global batch 3 height width"]
+    local_crops: Float[Tensor, "local batch 3 local_height local_width"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextBatch:
     """Texts alone, padded to the longest of the batch.
 
@@ -116,7 +131,7 @@ class WholePairBatch:
     inputs: PairInputs
 
 
-Batch = ImageBatch | TextBatch | PairBatch | WholePairBatch | LabelledBatch
+Batch = ImageBatch | CropBatch | TextBatch | PairBatch | WholePairBatch | LabelledBatch
 AnyBatch = TypeVar("AnyBatch", bound=Batch | Inputs)
 
 

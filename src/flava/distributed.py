@@ -1,4 +1,4 @@
-"""Ranks, and the gathers across them that the contrastive loss needs."""
+"""Ranks, and what the losses need of the other ones: a gather with gradient, and a mean."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -28,6 +28,14 @@ def rank() -> int:
 def world_size() -> int:
     """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def mean_over_workers(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The mean of every worker's ``values``, the same on all of them; no gradient."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total / world_size()
 
 
 def gather(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flava.batch import (
     Batch,
+    CropBatch,
     ImageBatch,
     ImageInputs,
     LabelledBatch,
@@ -57,7 +58,7 @@ def unmasked(batch: Batch) -> Batch:
             image=replace(batch.image, selected=torch.zeros_like(batch.image.selected)),
             text=replace(batch.text, selected=torch.zeros_like(batch.text.selected)),
         )
-    assert not isinstance(batch, LabelledBatch | WholePairBatch)
+    assert not isinstance(batch, LabelledBatch | WholePairBatch | CropBatch)
     return replace(batch, selected=torch.zeros_like(batch.selected))
 
 

@@ -14,7 +14,7 @@ from flava.objectives import Term
 from flava.training.checkpoint import load_state
 from flava.training.loop import Trainer
 from flava.training.optimizer import OptimizerConfig
-from flava.training.schedule import ScheduleConfig, learning_rate_factor
+from flava.training.schedule import ScheduleConfig, learning_rate_factor, weight_decay_at
 from tests.tiny_runs import (
     CODEBOOK,
     MeanSquare,
@@ -89,6 +89,17 @@ def test_the_rate_follows_the_schedule_in_every_group(run):
     expected = [1e-2 * learning_rate_factor(run.schedule, step, 6) for step in range(6)]
     assert used == [{rate} for rate in expected]
     assert [row["lr"] for row in rows(run.output_dir)] == expected
+
+
+def test_the_weight_decay_follows_its_schedule_where_there_is_any(run):
+    optimizer = OptimizerConfig(lr=1e-2, weight_decay=0.1, final_weight_decay=0.5)
+    trainer, used = trainer_of(replace(run, optimizer=optimizer)), []
+    trainer.optimizer.register_step_pre_hook(
+        lambda optimizer, *_: used.append([g["weight_decay"] for g in optimizer.param_groups])
+    )
+    trainer.train(image_batches())
+    assert used == [[weight_decay_at(optimizer, step, 6), 0.0] for step in range(6)]
+    assert used[0][0] == pytest.approx(0.1)
 
 
 def test_the_objective_is_told_of_every_update(run):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from flava.model import Flava
-from flava.training.optimizer import OptimizerConfig, build_optimizer
+from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 from tests.support import tiny_model
 
 RATES = st.floats(1e-4, 0.5)
@@ -86,3 +86,46 @@ def test_every_mistake_is_listed():
         assert any(expected in line for line in found)
     assert len(found) == 6
     assert not OptimizerConfig().mistakes("optimizer")
+
+
+def graded(*gradients: list[float]) -> list[nn.Parameter]:
+    """Parameters with these gradients, and one with none, as a layer that is frozen."""
+    parameters = [nn.Parameter(torch.zeros(len(gradient))) for gradient in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = torch.tensor(gradient)
+    return [*parameters, nn.Parameter(torch.zeros(2))]
+
+
+def gradients_of(parameters: list[nn.Parameter]) -> list[list[float]]:
+    return [p.grad.tolist() for p in parameters if p.grad is not None]
+
+
+def test_gradients_are_clipped_by_the_norm_of_all():
+    parameters = graded([3.0, 0.0], [0.0, 4.0])
+    assert clip_gradients(OptimizerConfig(max_grad_norm=1.0), parameters) == pytest.approx(5)
+    first, second = gradients_of(parameters)
+    assert first == pytest.approx([0.6, 0], rel=1e-5)
+    assert second == pytest.approx([0, 0.8], rel=1e-5)
+
+
+@given(
+    st.lists(st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=3), min_size=1, max_size=4)
+)
+def test_or_each_by_its_own(gradients):
+    """As ``utils.clip_gradients`` of facebookresearch/dino: the others' size does not matter."""
+    parameters = graded(*gradients)
+    whole = math.sqrt(sum(value**2 for gradient in gradients for value in gradient))
+    norm = clip_gradients(OptimizerConfig(max_grad_norm=0.3, clip_each=True), parameters)
+    assert norm == pytest.approx(whole, rel=1e-4, abs=1e-6)
+    for found, gradient in zip(gradients_of(parameters), gradients, strict=True):
+        factor = min(1.0, 0.3 / (math.hypot(*gradient) + 1e-6))
+        assert found == pytest.approx([factor * value for value in gradient], rel=1e-4, abs=1e-6)
+
+
+def test_a_decay_that_goes_from_or_to_nothing():
+    both = OptimizerConfig(weight_decay=0.0, final_weight_decay=-0.4).mistakes("optimizer")
+    assert [line.split(":")[0] for line in both] == [
+        "optimizer.final_weight_decay is -0.4",
+        "optimizer.weight_decay is 0.0, and optimizer.final_weight_decay -0.4",
+    ]
+    assert not OptimizerConfig(weight_decay=0.1, final_weight_decay=0.0).mistakes("optimizer")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.training.schedule import Decay, ScheduleConfig, learning_rate_factor
+from flava.training.optimizer import OptimizerConfig
+from flava.training.schedule import Decay, ScheduleConfig, learning_rate_factor, weight_decay_at
 
 CONFIGS = st.builds(
     ScheduleConfig,
@@ -90,3 +91,18 @@ def test_every_mistake_is_listed():
         "schedule.final_fraction is 1.5: use a number in [0, 1]",
         "schedule.decay_end is -1: use more than schedule.warmup_steps -1",
     ]
+
+
+@given(st.floats(0.01, 1), st.floats(0, 1), st.integers(1, 100), st.data())
+def test_the_weight_decay_goes_along_half_a_cosine(first, last, max_steps, data):
+    """From the first to the final one, without a warm-up: again by the sine's square."""
+    config = OptimizerConfig(weight_decay=first, final_weight_decay=last)
+    step = data.draw(st.integers(0, max_steps))
+    expected = first + (last - first) * math.sin(math.pi / 2 * step / max_steps) ** 2
+    assert weight_decay_at(config, step, max_steps) == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_weight_decay_stays_where_no_final_one_is_given():
+    assert {weight_decay_at(OptimizerConfig(weight_decay=0.2), step, 9) for step in range(9)} == {
+        0.2
+    }

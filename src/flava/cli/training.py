@@ -9,6 +9,7 @@ import tyro
 from flava.model import (
     ClipConfig,
     CodebookConfig,
+    DinoConfig,
     FlavaConfig,
     MaskedImageConfig,
     MaskedTextConfig,
@@ -25,6 +26,7 @@ FOLLOWING = {
     ClipConfig: "flava evaluate",
     CodebookConfig: "flava train flava-tiny --init.codebook",
     MaskedImageConfig: "flava train flava-tiny --init.image",
+    DinoConfig: "flava train flava-tiny --init.image",
     MaskedTextConfig: "flava train flava-tiny --init.text",
 }
 """What to do with a trained model, before its folder."""

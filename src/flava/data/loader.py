@@ -17,6 +17,7 @@ from flava.data.collate import (
     TextCollator,
     WholePairCollator,
 )
+from flava.data.crops import CropCollator, CropConfig
 from flava.data.errors import Skipped
 from flava.data.masking import TokenMasker
 from flava.data.packing import PackedReader
@@ -61,6 +62,8 @@ class DataConfig:
     mask_pairs: bool = True
     """Hide patches and tokens of pairs, and exchange some of their texts. If not, pairs are whole
     and all of them match, and contrast is their only loss."""
+    crops: CropConfig | None = None
+    """DINO's crops: with them images alone are cut into these, instead of one crop with a mask."""
     patch_mask_fraction: float = 75 / 196
     """Largest share of an image's patches that is hidden (BEiT: 75 of 196)."""
     mask_probability: float = 0.15
@@ -106,7 +109,9 @@ class DataConfig:
         found += self._mask_problems()
         if self.workers < 0:
             found.append(f"workers = {self.workers}: must be 0 (no worker process) or more")
-        return found + [f"image.{problem}" for problem in self.image.problems()]
+        found += [f"image.{problem}" for problem in self.image.problems()]
+        crops = [] if self.crops is None else self.crops.problems()
+        return found + [f"crops.{problem}" for problem in crops]
 
     def _mask_problems(self) -> list[str]:
         """What would be masked without a [MASK]."""
@@ -215,9 +220,13 @@ def _reader(
 
 def _collator(
     config: DataConfig, name: str, tokenizer: Tokenizer | ClipTokenizer
-) -> ImageCollator | TextCollator | PackedCollator | PairCollator | WholePairCollator:
+) -> (
+    ImageCollator | CropCollator | TextCollator | PackedCollator | PairCollator | WholePairCollator
+):
     if name == "pairs" and not config.mask_pairs:
         return WholePairCollator(config.image, tokenizer, config.pair_max_length)
+    if name == "images" and config.crops is not None:
+        return CropCollator(config.crops)
     images = ImageCollator(config.image, config.patch_mask_fraction)
     if name == "images":
         return images

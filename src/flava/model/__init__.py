@@ -3,6 +3,7 @@
 from flava.model.classifier import Classifier, ClassifierConfig, classifier_of
 from flava.model.clip import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from flava.model.codebook import Codebook, CodebookConfig
+from flava.model.dino import Dino, DinoConfig
 from flava.model.features import Features, FeaturesConfig, features_of
 from flava.model.flava import MAX_LOGIT_SCALE, Flava, FlavaConfig
 from flava.model.heads import MaskedHead
@@ -23,6 +24,8 @@ __all__ = [
     "ClipTextConfig",
     "Codebook",
     "CodebookConfig",
+    "Dino",
+    "DinoConfig",
     "Features",
     "FeaturesConfig",
     "Flava",

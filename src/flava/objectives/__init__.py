@@ -2,6 +2,7 @@
 
 from flava.objectives.clip import ClipObjective, ClipObjectiveConfig
 from flava.objectives.codebook import CodebookObjective, CodebookObjectiveConfig
+from flava.objectives.dino import DinoObjective, DinoObjectiveConfig
 from flava.objectives.finetune import FinetuneObjective
 from flava.objectives.flava import FlavaObjective, FlavaObjectiveConfig
 from flava.objectives.losses import Term
@@ -12,6 +13,8 @@ __all__ = [
     "ClipObjectiveConfig",
     "CodebookObjective",
     "CodebookObjectiveConfig",
+    "DinoObjective",
+    "DinoObjectiveConfig",
     "FinetuneObjective",
     "FlavaObjective",
     "FlavaObjectiveConfig",

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from flava.batch import (
     Batch,
+    CropBatch,
     ImageBatch,
     LabelledBatch,
     PairBatch,
@@ -61,6 +62,8 @@ class FlavaObjective:
                 return {"mim": masked_image(encoder, head, self.model.codebook, batch)}
             case TextBatch():
                 return {"mlm": masked_text(self.model.text_encoder, self.model.mlm_head, batch)}
+            case CropBatch():
+                raise ValueError("FLAVA reads one crop of an image: set data.crops to None")
             case LabelledBatch():
                 raise ValueError("pretraining reads no labels: fine-tune with `flava finetune`")
 

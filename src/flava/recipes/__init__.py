@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flava.recipes import unimodal
 from flava.recipes.columns import COLUMN_RECIPES
+from flava.recipes.dino import image_dino, image_dino_tiny
 from flava.recipes.tiny import codebook_tiny, flava_tiny
 from flava.training.run import Run
 
@@ -20,5 +21,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "image-beit": unimodal.image_beit,
     "image-beit-tiny": unimodal.image_beit_tiny,
     **COLUMN_RECIPES,
+    "image-dino": image_dino,
+    "image-dino-tiny": image_dino_tiny,
 }
 """Recipes by the names that `flava train` knows them by."""

@@ -17,6 +17,8 @@ from flava.model import (
     ClipConfig,
     Codebook,
     CodebookConfig,
+    Dino,
+    DinoConfig,
     Flava,
     FlavaConfig,
     ImageConfig,
@@ -33,6 +35,8 @@ from flava.objectives import (
     ClipObjectiveConfig,
     CodebookObjective,
     CodebookObjectiveConfig,
+    DinoObjective,
+    DinoObjectiveConfig,
     FlavaObjective,
     FlavaObjectiveConfig,
     MaskedObjective,
@@ -99,6 +103,8 @@ def join(run: Run) -> tuple[Objective, Probe | None]:
     match run.objective, build_model(run.model):
         case CodebookObjectiveConfig() as config, Codebook() as model:
             return CodebookObjective(config, model), None
+        case DinoObjectiveConfig() as config, Dino() as model:
+            return DinoObjective(config, model, run.max_steps), None
         case FlavaObjectiveConfig() as config, Flava() as model:
             leave_out(model, untrained(run))
             return FlavaObjective(config, model), zero_shot_probe(model.config)
@@ -163,28 +169,40 @@ def leave_out(model: Flava, parts: frozenset[str]) -> None:
 
 def misfits(run: Run) -> list[str]:
     """Where data or sources do not have the form that the model reads, one line each."""
-    match run.model:
-        case CodebookConfig():
-            return unread(run, "a codebook", "images")
-        case ClipConfig(image=image, text=text):
-            found = unread(run, "CLIP", "pairs")
-            if run.data.mask_pairs:
-                found.append(
-                    "data.mask_pairs is True, but CLIP is trained on whole pairs: set it to False"
-                )
-            found += text_misfits(run, text, Vocabulary.CLIP) + size_misfits(run, image)
-        case MaskedImageConfig(image=image):
-            found = unread(run, "masked image modelling", "images") + size_misfits(run, image)
-            found += code_misfits(run, image)
-        case MaskedTextConfig(text=text):
-            found = unread(run, "masked language modelling", "text") + text_misfits(run, text)
-        case FlavaConfig(image=image, text=text):
-            found = text_misfits(run, text) + size_misfits(run, image) + code_misfits(run, image)
+    found = model_misfits(run)
+    if run.data.crops is not None and not isinstance(run.model, DinoConfig):
+        found.append("data.crops is set, which DINO alone reads: leave it out")
     try:
         resolve_all(run.held_out)
     except (ValueError, OSError) as error:
         found.append(f"held_out: {error}")
     return found
+
+
+def model_misfits(run: Run) -> list[str]:
+    """Those of the data against the model."""
+    match run.model:
+        case CodebookConfig():
+            return unread(run, "a codebook", "images")
+        case DinoConfig() as model:
+            return unread(run, "DINO", "images") + crop_misfits(run, model)
+        case ClipConfig(image=image, text=text):
+            found = unread(run, "CLIP", "pairs") + masked_misfits(run)
+            return found + text_misfits(run, text, Vocabulary.CLIP) + size_misfits(run, image)
+        case MaskedImageConfig(image=image):
+            found = unread(run, "masked image modelling", "images")
+            return found + size_misfits(run, image) + code_misfits(run, image)
+        case MaskedTextConfig(text=text):
+            return unread(run, "masked language modelling", "text") + text_misfits(run, text)
+        case FlavaConfig(image=image, text=text):
+            return text_misfits(run, text) + size_misfits(run, image) + code_misfits(run, image)
+
+
+def masked_misfits(run: Run) -> list[str]:
+    """Masks on pairs that no loss of the model reads."""
+    if not run.data.mask_pairs:
+        return []
+    return ["data.mask_pairs is True, but CLIP is trained on whole pairs: set it to False"]
 
 
 def unread(run: Run, what: str, kind: Kind) -> list[str]:
@@ -194,6 +212,25 @@ def unread(run: Run, what: str, kind: Kind) -> list[str]:
         for name in ("pairs", "images", "text")
         if name in run.data.sources and name != kind
     ]
+
+
+def crop_misfits(run: Run, model: DinoConfig) -> list[str]:
+    """Crops that DINO's encoder does not read."""
+    if (crops := run.data.crops) is None:
+        return ["data.crops is not set, and DINO is trained on them: give their sizes"]
+    image = model.image
+    found = []
+    if crops.global_size != image.image_size:
+        found.append(
+            f"data.crops.global_size is {crops.global_size}, model.image.image_size is "
+            f"{image.image_size}: make them equal"
+        )
+    if crops.local_size % image.patch_size:
+        found.append(
+            f"data.crops.local_size is {crops.local_size}: use a multiple of "
+            f"model.image.patch_size {image.patch_size}"
+        )
+    return found
 
 
 def text_misfits(run: Run, model: TextConfig, wanted: Vocabulary = Vocabulary.BERT) -> list[str]:

@@ -20,9 +20,9 @@ from flava.objectives import Term
 from flava.training.checkpoint import last_checkpoint, load_state, point, save_checkpoint
 from flava.training.files import write_whole
 from flava.training.metrics import Display, Metrics, Row
-from flava.training.optimizer import build_optimizer
+from flava.training.optimizer import build_optimizer, clip_gradients
 from flava.training.run import LoopConfig, differences, load_run, save_run
-from flava.training.schedule import learning_rate_factor
+from flava.training.schedule import learning_rate_factor, weight_decay_at
 
 Probe = Callable[[nn.Module, int], dict[str, float]]
 """(model, step) -> named figures. The first of them chooses the best checkpoint: more is better."""
@@ -116,11 +116,11 @@ class Trainer:
     def update(self, batches: Iterator[Batch]) -> Row:
         """One update of the weights, over ``accumulate`` batches."""
         started = time.perf_counter()
-        rate = self.set_learning_rate()
+        rate = self.set_schedules()
         drawn = [next(batches) for _ in range(self.run.accumulate)]
         waited = time.perf_counter() - started
         found = [self.accumulate_gradients(to_device(batch, self.device)) for batch in drawn]
-        norm = nn.utils.clip_grad_norm_(self.trained, self.run.optimizer.max_grad_norm).item()
+        norm = clip_gradients(self.run.optimizer, self.trained)
         self.require_finite(drawn, found, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -155,10 +155,14 @@ class Trainer:
         }
         return {"loss/total": total.item(), **figures, **accuracies}
 
-    def set_learning_rate(self) -> float:
+    def set_schedules(self) -> float:
+        """Learning rate and weight decay of the coming update; returns the former."""
         factor = learning_rate_factor(self.run.schedule, self.step, self.run.max_steps)
+        decay = weight_decay_at(self.run.optimizer, self.step, self.run.max_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.run.optimizer.lr * factor
+            if group["weight_decay"]:
+                group["weight_decay"] = decay
         return self.run.optimizer.lr * factor
 
     def require_finite(

@@ -1,8 +1,9 @@
-"""AdamW as the paper uses it."""
+"""AdamW as the paper uses it, and the clipping of gradients before it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.optim import AdamW
 
@@ -21,8 +22,12 @@ class OptimizerConfig:
     """Added to the denominator; torch's default, the paper names none."""
     weight_decay: float = 0.1
     """Decoupled weight decay; biases, norms and the temperature have none."""
+    final_weight_decay: float | None = None
+    """The weight decay at the end, which it goes to along half a cosine; None: it stays."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm; the paper names none."""
+    clip_each: bool = False
+    """Whether that is the largest norm of each parameter's gradient, as DINO's, or of all."""
 
     def mistakes(self, field: str) -> list[str]:
         """What is wrong with these settings, one line each."""
@@ -37,7 +42,22 @@ class OptimizerConfig:
                 ("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "a positive number"),
             )
             if not holds
-        ]
+        ] + self.mistakes_of_decay(field)
+
+    def mistakes_of_decay(self, field: str) -> list[str]:
+        """What is wrong with the weight decay's schedule."""
+        final = self.final_weight_decay
+        if final is None:
+            return []
+        found = []
+        if final < 0:
+            found.append(f"{field}.final_weight_decay is {final}: use 0 or more")
+        if self.weight_decay == 0:
+            found.append(
+                f"{field}.weight_decay is {self.weight_decay}, and {field}.final_weight_decay "
+                f"{final}: what has no decay at first has none later; use a positive number"
+            )
+        return found
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
@@ -50,3 +70,12 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
     return AdamW(
         groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
     )
+
+
+def clip_gradients(config: OptimizerConfig, parameters: Sequence[nn.Parameter]) -> float:
+    """Scale gradients down where they are too large; returns the norm of all as it was before."""
+    if not config.clip_each:
+        return nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
+    graded = [parameter for parameter in parameters if parameter.grad is not None]
+    norms = [nn.utils.clip_grad_norm_(each, config.max_grad_norm) for each in graded]
+    return torch.stack(norms).norm().item()

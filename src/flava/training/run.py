@@ -15,6 +15,7 @@ from flava.files import explain
 from flava.model import (
     ClipConfig,
     CodebookConfig,
+    DinoConfig,
     FlavaConfig,
     MaskedImageConfig,
     MaskedTextConfig,
@@ -23,6 +24,7 @@ from flava.named import Named
 from flava.objectives import (
     ClipObjectiveConfig,
     CodebookObjectiveConfig,
+    DinoObjectiveConfig,
     FlavaObjectiveConfig,
     MaskedObjectiveConfig,
 )
@@ -103,6 +105,7 @@ TRAINED_BY = {
     CodebookConfig: CodebookObjectiveConfig,
     ClipConfig: ClipObjectiveConfig,
     MaskedImageConfig: MaskedObjectiveConfig,
+    DinoConfig: DinoObjectiveConfig,
     MaskedTextConfig: MaskedObjectiveConfig,
 }
 """Which objective trains which model."""
@@ -113,13 +116,20 @@ class Run(LoopConfig):
     """Everything that decides what a pretraining run, or a codebook's, does."""
 
     model: Annotated[
-        FlavaConfig | CodebookConfig | ClipConfig | MaskedImageConfig | MaskedTextConfig, Named()
+        FlavaConfig
+        | CodebookConfig
+        | ClipConfig
+        | DinoConfig
+        | MaskedImageConfig
+        | MaskedTextConfig,
+        Named(),
     ]
     """Geometry of the model."""
     objective: Annotated[
         FlavaObjectiveConfig
         | CodebookObjectiveConfig
         | ClipObjectiveConfig
+        | DinoObjectiveConfig
         | MaskedObjectiveConfig,
         Named(),
     ]
@@ -134,6 +144,8 @@ class Run(LoopConfig):
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()
+        if isinstance(self.objective, DinoObjectiveConfig):
+            found += self.objective.mistakes("objective")
         if not isinstance(self.objective, TRAINED_BY[type(self.model)]):
             found.append(
                 f"objective is a {type(self.objective).__name__}, which does not train a "

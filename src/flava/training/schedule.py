@@ -1,8 +1,10 @@
-"""The learning rate over the run."""
+"""The learning rate and the weight decay over the run."""
 
 import math
 from dataclasses import dataclass
 from enum import Enum
+
+from flava.training.optimizer import OptimizerConfig
 
 
 class Decay(Enum):
@@ -54,3 +56,11 @@ def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> f
     end = max_steps if config.decay_end is None else config.decay_end
     progress = min((step - config.warmup_steps) / max(1, end - config.warmup_steps), 1.0)
     return config.final_fraction + (1 - config.final_fraction) * config.decay(progress)
+
+
+def weight_decay_at(config: OptimizerConfig, step: int, max_steps: int) -> float:
+    """The weight decay that update number ``step`` (from 0) uses."""
+    if config.final_weight_decay is None:
+        return config.weight_decay
+    cosine = (1 + math.cos(math.pi * min(step / max_steps, 1.0))) / 2
+    return config.final_weight_decay + (config.weight_decay - config.final_weight_decay) * cosine

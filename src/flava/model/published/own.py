@@ -12,13 +12,14 @@ from flava.files import explain
 from flava.model.classifier import Classifier, ClassifierConfig
 from flava.model.clip import Clip, ClipConfig
 from flava.model.codebook import Codebook, CodebookConfig
+from flava.model.dino import Dino, DinoConfig
 from flava.model.flava import Flava, FlavaConfig
 from flava.model.masked import MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
 from flava.model.published.stored import Layout, Stored
 from flava.model.published.strict import fill, unfilled
 from flava.named import Named
 
-OwnModel = Flava | Codebook | Classifier | Clip | MaskedImage | MaskedText
+OwnModel = Flava | Codebook | Classifier | Clip | MaskedImage | MaskedText | Dino
 OwnConfig = (
     FlavaConfig
     | CodebookConfig
@@ -26,6 +27,7 @@ OwnConfig = (
     | ClipConfig
     | MaskedImageConfig
     | MaskedTextConfig
+    | DinoConfig
 )
 MODELS = {
     FlavaConfig: Flava,
@@ -34,6 +36,7 @@ MODELS = {
     ClipConfig: Clip,
     MaskedImageConfig: MaskedImage,
     MaskedTextConfig: MaskedText,
+    DinoConfig: Dino,
 }
 
 

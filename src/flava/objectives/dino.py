@@ -1,0 +1,139 @@
+"""DINO: the student predicts, from any crop, what the teacher sees in another (Caron et al. 2021).
+
+The loss is the cross-entropy of the student's distribution under the teacher's, the mean over all
+pairs of a global crop (the teacher's) and any other crop (the student's). It comes as two terms:
+the entropy of the teacher, which no gradient reaches, and the divergence of the student from it.
+They tell a collapse: to the same output everywhere (entropy 0), or to all outputs alike (the
+entropy is the logarithm of their number, and the divergence 0).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flava.batch import Batch, CropBatch
+from flava.distributed import mean_over_workers
+from flava.model import Dino
+from flava.objectives.losses import Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class DinoObjectiveConfig:
+    """Temperatures, centring, teacher and freeze; the defaults are those of the ViT-B/16.
+
+    What is not of its published arguments (``dino_vitbase16_pretrain/args.txt``) is of
+    ``main_dino.py``. Like there, what goes by epochs changes between them and not within.
+    """
+
+    epoch_steps: int = 1251
+    """Updates of an epoch: ImageNet-1k's 1,281,167 images in whole batches of 1,024."""
+    student_temperature: float = 0.1
+    """Divides the student's logits."""
+    teacher_temperature: float = 0.07
+    """Divides the teacher's, once it is warm: sharpening."""
+    first_teacher_temperature: float = 0.04
+    """That of the first epoch; it rises linearly."""
+    temperature_epochs: int = 50
+    """Epochs of that warm-up: the last of them has the final temperature."""
+    center_momentum: float = 0.9
+    """Share that the center keeps at each update."""
+    teacher_momentum: float = 0.996
+    """Share that the teacher keeps at the first update; it rises to 1 along half a cosine."""
+    freeze_epochs: int = 3
+    """Epochs in which the last layer of the student's head stays as it is."""
+
+    def mistakes(self, field: str) -> list[str]:
+        """What is wrong with these settings, one line each."""
+        found = [
+            f"{field}.{name} is {value}: use at least {least}"
+            for name, least in (("epoch_steps", 1), ("temperature_epochs", 0), ("freeze_epochs", 0))
+            if (value := getattr(self, name)) < least
+        ]
+        found += [
+            f"{field}.{name} is {value}: use a positive number"
+            for name in ("student_temperature", "teacher_temperature", "first_teacher_temperature")
+            if not (value := getattr(self, name)) > 0
+        ]
+        return found + [
+            f"{field}.{name} is {value}: use a number in [0, 1]"
+            for name in ("center_momentum", "teacher_momentum")
+            if not 0 <= (value := getattr(self, name)) <= 1
+        ]
+
+    def teacher_temperature_at(self, step: int) -> float:
+        """The temperature of update number ``step`` (from 0)."""
+        warm, first = self.teacher_temperature, self.first_teacher_temperature
+        epoch, epochs = step // self.epoch_steps, self.temperature_epochs
+        return warm if epoch >= epochs else first + (warm - first) * epoch / max(1, epochs - 1)
+
+    def momentum_at(self, step: int, max_steps: int) -> float:
+        """The teacher's momentum at update number ``step`` (from 0) of ``max_steps``."""
+        cosine = (1 + math.cos(math.pi * step / max_steps)) / 2
+        return 1 - (1 - self.teacher_momentum) * cosine
+
+
+class DinoObjective:
+    """A batch of crops -> entropy and divergence, in nats; ``max_steps`` are the run's updates."""
+
+    def __init__(self, config: DinoObjectiveConfig, model: Dino, max_steps: int) -> None:
+        self.config, self.model, self.max_steps = config, model, max_steps
+        self.outputs: list[Float[Tensor, " outputs"]] = []
+        """The teacher's mean output in each batch since the last update."""
+        self.after_step(0)
+
+    def __call__(self, batch: Batch) -> dict[str, Term]:
+        if not isinstance(batch, CropBatch):
+            raise ValueError(
+                f"DINO is trained on crops, but the data yields a {type(batch).__name__}: set "
+                "data.images and data.crops, and data.pairs and data.text to None"
+            )
+        model, student = self.model, self.model.student
+        with torch.no_grad():
+            teacher_logits = model(batch.global_crops).float()
+        self.outputs.append(teacher_logits.mean((0, 1)))
+        logits = [
+            student(crops, frozen=self.frozen)
+            for crops in (batch.global_crops, batch.local_crops)
+            if len(crops)
+        ]
+        targets = ((teacher_logits - model.center) / self.temperature).softmax(dim=-1)
+        predicted = torch.cat(logits).float() / self.config.student_temperature
+        entropy = mean_entropy(targets)
+        divergence = cross_entropy(targets, predicted.log_softmax(dim=-1)) - entropy
+        return {"entropy": Term(entropy), "divergence": Term(divergence)}
+
+    def after_step(self, step: int) -> None:
+        """Move center and teacher, if an update was made; set temperature and freeze for the next.
+
+        Without a batch since the last call (at the start, and when a run is resumed) nothing moves.
+        """
+        config, model = self.config, self.model
+        if self.outputs:
+            output = mean_over_workers(torch.stack(self.outputs).mean(0))
+            model.center.lerp_(output, 1 - config.center_momentum)
+            model.follow(config.momentum_at(step - 1, self.max_steps))
+            self.outputs.clear()
+        self.temperature = config.teacher_temperature_at(step)
+        self.frozen = step < config.freeze_epochs * config.epoch_steps
+
+
+def mean_entropy(probabilities: Float[Tensor, "crops batch outputs"]) -> Float[Tensor, ""]:
+    """The entropy of each distribution, their mean."""
+    return torch.special.entr(probabilities).sum(-1).mean()
+
+
+def cross_entropy(
+    targets: Float[Tensor, "global batch outputs"],
+    log_predicted: Float[Tensor, "crops batch outputs"],
+) -> Float[Tensor, ""]:
+    """The mean of all pairs of a target and a prediction from another crop of the same image.
+
+    The first predictions are those from the targets' own crops.
+    """
+    with torch.autocast(targets.device.type, enabled=False):  # else these products are of 16 bits
+        pairs = -torch.einsum("tbo,pbo->tp", targets, log_predicted) / targets.shape[1]
+    same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
+    return pairs[~same].mean()

@@ -1,0 +1,94 @@
+"""The image encoder alone, by DINO: as published for ViT-B/16, and its small twin."""
+
+from pathlib import Path
+
+from flava.data.crops import CropConfig
+from flava.data.loader import DataConfig, SourceConfig
+from flava.model import DinoConfig, ImageConfig
+from flava.objectives import DinoObjectiveConfig
+from flava.recipes.tiny import IMAGE, PATCH, STYLES
+from flava.training.optimizer import OptimizerConfig
+from flava.training.run import Precision, Run
+from flava.training.schedule import ScheduleConfig
+
+
+def image_dino() -> Run:
+    """DINO's ViT-B/16 protocol on ImageNet-1k's images.
+
+    The numbers are the arguments of the published run, ``dino_vitbase16_pretrain/args.txt`` (linked
+    from facebookresearch/dino's README): 400 epochs, batches of 1,024 (32 on each of 32 GPUs), base
+    rate 0.00075 for 256 images, 10 epochs of warm-up, gradients clipped to 0.3 each, drop path 0.1,
+    weight decay 0.04 to 0.4, ten local crops, no half precision. Betas and epsilon are torch's.
+    """
+    batch, epoch = 1024, 1251
+    rate = 0.00075 * batch / 256
+    return Run(
+        recipe="image-dino",
+        output_dir=Path("runs/image-dino"),
+        max_steps=400 * epoch,
+        model=DinoConfig(image=ImageConfig(drop_path=0.1)),
+        objective=DinoObjectiveConfig(epoch_steps=epoch),
+        data=DataConfig(
+            images=SourceConfig(shards=("data/imagenet-1k/*.tar",), weight=1.0, batch_size=batch),
+            crops=CropConfig(local_crops=10, global_scale=(0.25, 1.0), local_scale=(0.05, 0.25)),
+            workers=10,
+        ),
+        optimizer=OptimizerConfig(
+            lr=rate,
+            weight_decay=0.04,
+            final_weight_decay=0.4,
+            max_grad_norm=0.3,
+            clip_each=True,
+        ),
+        schedule=ScheduleConfig(warmup_steps=10 * epoch, final_fraction=2e-6 / rate),
+        precision=Precision.FP32,
+        checkpoint_every=epoch,
+    )
+
+
+def image_dino_tiny() -> Run:
+    """DINO on the embedded corpus's images, for the image encoder of `flava-tiny`."""
+    width, epoch = 192, 40
+    return Run(
+        recipe="image-dino-tiny",
+        output_dir=Path("runs/image-dino-tiny"),
+        max_steps=6 * epoch,
+        model=DinoConfig(
+            image=ImageConfig(
+                image_size=IMAGE.image_size,
+                patch_size=PATCH,
+                width=width,
+                heads=3,
+                mlp_width=4 * width,
+                depth=3,
+                drop_path=0.1,
+            ),
+            head_width=256,
+            bottleneck=64,
+            outputs=1024,
+            init_std=0.08,
+            token_init_std=0.5,
+        ),
+        objective=DinoObjectiveConfig(
+            epoch_steps=epoch,
+            teacher_temperature=0.04,
+            first_teacher_temperature=0.02,
+            temperature_epochs=2,
+            freeze_epochs=1,
+            teacher_momentum=0.98,
+        ),
+        data=DataConfig(
+            images=SourceConfig(
+                shards=(f"embedded:pairs/{STYLES}-train.tar", "embedded:images/*-train.tar"),
+                weight=1.0,
+                batch_size=32,
+            ),
+            crops=CropConfig(global_size=IMAGE.image_size, local_size=3 * PATCH, local_crops=4),
+        ),
+        optimizer=OptimizerConfig(
+            lr=1e-3, weight_decay=0.04, final_weight_decay=0.4, max_grad_norm=0.3, clip_each=True
+        ),
+        schedule=ScheduleConfig(warmup_steps=epoch),
+        precision=Precision.FP32,
+        checkpoint_every=2 * epoch,
+    )

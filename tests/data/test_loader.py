@@ -32,6 +32,7 @@ from tests.support import denormalise
 
 KINDS = {"pairs": PairBatch, "images": ImageBatch, "text": TextBatch}
 TOKENIZER = Tokenizer()
+BERT = Vocabulary.BERT
 
 
 @pytest.fixture
@@ -147,6 +148,21 @@ def test_whole_pairs_are_images_with_their_own_texts(config, vocabulary):
             captions = (f"picture number {int(key)}", f"the {int(key)} th one")
             tokenizer = vocabulary.tokenizer()
             assert ids[real].tolist() in [tokenizer.encode(each, 7) for each in captions]
+
+
+def test_whole_pairs_are_augmented_as_images_are(config):
+    """Flipped always, they are the mirror images of those that never are."""
+    config = whole_pairs(replace(config, image=replace(config.image, crop_scale=(1.0, 1.0))), BERT)
+    flipped = replace(config, image=replace(config.image, flip_probability=1.0))
+    for plain, mirrored in zip(take(config, 3), take(flipped, 3), strict=True):
+        assert isinstance(plain, WholePairBatch)
+        assert isinstance(mirrored, WholePairBatch)
+        pixels, flipped_pixels = plain.inputs.image.pixels, mirrored.inputs.image.pixels
+        # The crops differ, since the flip takes a draw.
+        from_mirror, from_plain = (
+            (each - flipped_pixels).abs().mean() for each in (pixels.flip(3), pixels)
+        )
+        assert from_mirror < from_plain / 4
 
 
 def test_clips_texts_are_padded_behind_their_end(config):

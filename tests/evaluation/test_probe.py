@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def flava() -> Flava:
 
 
 def clip() -> Clip:
-    transformer = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
+    transformer: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     image = ClipImageConfig(image_size=16, patch_size=4, **transformer)
     text = ClipTextConfig(max_length=24, **transformer)
     return Clip(ClipConfig(image=image, text=text, projection_width=8))

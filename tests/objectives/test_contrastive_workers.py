@@ -155,7 +155,7 @@ def test_local_is_open_clips_own(results: list[dict], worker: int) -> None:
     logits = [scale.exp() * a[mine] @ b.T for a, b in (pair, pair[::-1])]
     theirs = ClipLoss(local_loss=True, rank=worker, world_size=WORKERS, cache_labels=False)
     labels = theirs.get_ground_truth(logits[0].device, len(logits[0]))
-    loss = sum(cross_entropy(each, labels) for each in logits) / 2
+    loss = torch.stack([cross_entropy(each, labels) for each in logits]).mean()
     assert results[worker]["all matched", "equal batches", "local"][0] == pytest.approx(
         loss.item(), rel=1e-5
     )

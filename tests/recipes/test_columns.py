@@ -228,7 +228,7 @@ def test_clip_and_flavas_encoders_have_the_same_loss() -> None:
 
 
 def tiny_clip() -> Clip:
-    shape = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
+    shape: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     image, text = ClipImageConfig(image_size=8, patch_size=4, **shape), ClipTextConfig(**shape)
     return Clip(ClipConfig(image=image, text=text))
 

@@ -175,7 +175,7 @@ def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(
     assert objective.model.absent == absent
     with Loader(run.data, seed=0) as batches:
         for _ in range(12):
-            sum(term.loss for term in objective(next(batches)).values()).backward()
+            torch.stack([t.loss for t in objective(next(batches)).values()]).sum().backward()
     read = {n.split(".")[0] for n, p in objective.model.named_parameters() if p.grad is not None}
     assert read & HEADS == HEADS - absent
     start(run)
@@ -188,7 +188,7 @@ def test_clip_is_trained_and_probed(run, monkeypatch, tmp_path):
     """From shards to a checkpoint; the probe is given CLIP's geometry."""
     probed = []
     monkeypatch.setattr("flava.recipes.start.zero_shot_probe", probed.append)
-    transformer = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
+    transformer: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     model = ClipConfig(
         image=ClipImageConfig(image_size=16, patch_size=8, **transformer),
         text=ClipTextConfig(max_length=12, **transformer),
@@ -273,7 +273,7 @@ def test_missing_stages_are_named_with_their_commands(run, tmp_path, monkeypatch
     assert "init.codebook" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="the unimodal stages have their recipes on other branches")
+@pytest.mark.xfail(strict=True, reason="image-dino's recipes are on another branch")
 def test_every_stage_that_a_recipe_starts_from_has_a_recipe():
     for recipe in RECIPES.values():
         for source in recipe().init.given.values():

@@ -19,11 +19,12 @@ from flava.cli.masked import fill_mask, reconstruct
 from flava.cli.recipes import recipes
 from flava.cli.searching import search
 from flava.cli.tables import classify, embed, match
-from flava.cli.training import train_command
+from flava.cli.training import train
 from flava.cli.tuning import finetune, predict, probe
 from flava.training.loop import Interrupted
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train,
     "recipes": recipes,
     "evaluate": evaluate,
     "report": report,
@@ -38,16 +39,15 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "probe": probe,
     "predict": predict,
 }
-"""In the order that `flava --help` lists them, behind `flava train`."""
+"""In the order that `flava --help` lists them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 1 after an error, or 130 after Ctrl-C."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         tyro.extras.subcommand_cli_from_dict(
-            {"train": train_command(arguments), **COMMANDS},
+            COMMANDS,
             prog="flava",
             description="FLAVA: one model for images, texts and both together.",
             args=arguments,

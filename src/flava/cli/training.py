@@ -1,7 +1,5 @@
 """`flava train`: a recipe, with any field of its run changed."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Union
 
 import tyro
@@ -32,36 +30,21 @@ FOLLOWING = {
 """What to do with a trained model, before its folder."""
 
 
-@dataclass(frozen=True)
-class NotAsked:
-    """Stands for a recipe that is only listed: the options of one take a third of a second."""
-
-
-def recipe_choice(asked: str | None) -> Any:
-    """The type of "one of the recipes, with any field of its run changed".
-
-    Only the recipe that is asked for has its fields.
-    """
+def recipe_choice() -> Any:
+    """The type of "one of the recipes, with any field of its run changed"."""
     choices = []
     for name, recipe in RECIPES.items():
         about = (recipe.__doc__ or "").splitlines()[0]
-        if name == asked:
-            config = tyro.conf.subcommand(name, default=recipe(), description=about)
-            choices.append(Annotated[Run, config])
-        else:
-            choices.append(Annotated[NotAsked, tyro.conf.subcommand(name, description=about)])
+        config = tyro.conf.subcommand(name, default=recipe(), description=about)
+        choices.append(Annotated[Run, config])
     one = Union[tuple(choices)]  # noqa: UP007
     return Annotated[one, tyro.conf.arg(name=""), *SHOWN_AS]
 
 
-def train_command(arguments: Sequence[str]) -> Callable[[Run], None]:
-    """`flava train`, which knows the options of the recipe among the arguments."""
-    asked = arguments[1] if list(arguments[:1]) == ["train"] and len(arguments) > 1 else None
+def train(run: Run) -> None:
+    """Train a recipe, or go on with an interrupted run (--resume)."""
+    start(run)
+    print(f"trained: {run.output_dir}. Next: {FOLLOWING[type(run.model)]} {run.output_dir}")
 
-    def train(run: Run) -> None:
-        """Train a recipe, or go on with an interrupted run (--resume)."""
-        start(run)
-        print(f"trained: {run.output_dir}. Next: {FOLLOWING[type(run.model)]} {run.output_dir}")
 
-    train.__annotations__["run"] = recipe_choice(asked)
-    return train
+train.__annotations__["run"] = recipe_choice()

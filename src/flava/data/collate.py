@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
+from PIL import Image
 
 from flava.batch import (
     Batch,
@@ -114,6 +115,15 @@ class TextExample:
     draws: Float[np.ndarray, "3 length"]
 
 
+def augmented(
+    image: Image.Image, config: ImageTransformConfig, rng: np.random.Generator
+) -> Image.Image:
+    """A random crop, its colours and its direction drawn too where the config says so."""
+    image = jitter_colours(rng, image, config.colour_jitter)
+    image = flip_at_random(rng, image, config.flip_probability)
+    return image.crop(random_crop(rng, image, config.crop_scale))
+
+
 @dataclass(frozen=True)
 class ImageCollator(Collator[Raw, ImageExample]):
     """Two views of one random crop, the encoder's and the codebook's, and a blockwise mask."""
@@ -122,9 +132,7 @@ class ImageCollator(Collator[Raw, ImageExample]):
     mask_fraction: float
 
     def decode(self, raw: Raw, rng: np.random.Generator) -> ImageExample:
-        image = jitter_colours(rng, image_of(raw), self.config.colour_jitter)
-        image = flip_at_random(rng, image, self.config.flip_probability)
-        crop = image.crop(random_crop(rng, image, self.config.crop_scale))
+        crop = augmented(image_of(raw), self.config, rng)
         pixels, codebook_pixels = resize(crop, self.config)
         grid = self.config.grid
         selected = blockwise_mask(rng, grid, grid, self.mask_fraction)
@@ -225,8 +233,7 @@ class WholePairCollator(Collator[Raw, WholePairExample]):
     max_length: int
 
     def decode(self, raw: Raw, rng: np.random.Generator) -> WholePairExample:
-        image = image_of(raw)
-        crop = image.crop(random_crop(rng, image, self.config.crop_scale))
+        crop = augmented(image_of(raw), self.config, rng)
         pixels = resize_for_encoder(crop, self.config.image_size)
         ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
         return WholePairExample(raw.key, pixels, ids)

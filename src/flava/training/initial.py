@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flava.model import Codebook, Flava
 from flava.model.published.files import find_checkpoint
 from flava.model.published.load import load_pretrained
+from flava.model.published.own import absent_of
 from flava.training.files import write_whole
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / "weights"
@@ -113,14 +114,11 @@ class Found:
     @property
     def absent(self) -> tuple[str, ...]:
         """What the source lacks of the part."""
-        names = [f"{self.name}.", ""] if self.name else [""]
-        models = [self.whole, self.theirs] if self.name else [self.whole]
-        return tuple(
-            each.removeprefix(prefix)
-            for model, prefix in zip(models, names, strict=True)
-            for each in getattr(model, "absent", ())
-            if each.startswith(prefix)
+        prefix = f"{self.name}." if self.name else ""
+        of_the_whole = (
+            a.removeprefix(prefix) for a in absent_of(self.whole) if a.startswith(prefix)
         )
+        return (*of_the_whole, *getattr(self.theirs, "absent", ()))
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -182,7 +180,7 @@ def find(model: nn.Module, field: str, source: str) -> Found:
     place = locate(source)
     whole, ours = load_pretrained(place), model.get_submodule(PARTS[field])
     same = [(name, part) for name, part in whole.named_modules() if type(part) is type(ours)]
-    # DINO has two, of which the one that is not the teacher's stands uppermost.
+    # DINO has two: the teacher's, which is the one to take, stands uppermost.
     name, theirs = min(same, key=lambda each: len(each[0]), default=("", None))
     return Found(field=field, origin=str(place), ours=ours, whole=whole, name=name, theirs=theirs)
 

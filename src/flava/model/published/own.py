@@ -1,5 +1,6 @@
 """Our own layout: ``config.json`` with the geometry, ``model.safetensors`` with our names."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,7 @@ class ModelFile:
 
     model: Annotated[OwnConfig, Named()]
     absent: tuple[str, ...] = ()
-    """As `Flava.absent` and `Codebook.absent`; the other models are always whole."""
+    """As `Flava.absent` and `Codebook.absent`; nothing else is ever lacking."""
 
 
 MODEL_FILE = TypeAdapter(ModelFile)
@@ -63,7 +64,7 @@ def write_model(model: OwnModel, folder: Path) -> None:
     """Write both files into a folder that is there."""
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
-    absent = tuple(sorted(model.absent)) if isinstance(model, Flava | Codebook) else ()
+    absent = tuple(sorted(absent_of(model)))
     config = MODEL_FILE.dump_json(ModelFile(model=model.config, absent=absent), indent=2)
     (folder / "config.json").write_bytes(config + b"\n")
 
@@ -99,8 +100,24 @@ def restore_own(model: OwnModel, stored: Stored) -> None:
         FileNotFoundError, ValueError: the checkpoint is incomplete or damaged, or does not fit.
     """
     fill_own(model, stored)
-    if isinstance(model, Flava | Codebook):
-        model.absent = frozenset(described(stored).absent)
+    absent = described(stored).absent
+    for module, prefix in that_may_lack(model):
+        names = (name for name in absent if name.startswith(prefix))
+        module.absent = frozenset(name.removeprefix(prefix) for name in names)
+
+
+def absent_of(model: nn.Module) -> frozenset[str]:
+    """What a model and its codebook say that they lack."""
+    return frozenset(
+        prefix + name for module, prefix in that_may_lack(model) for name in module.absent
+    )
+
+
+def that_may_lack(model: nn.Module) -> Iterator[tuple[Flava | Codebook, str]]:
+    """The modules that may lack parts, each with what stands before the names of its own."""
+    for name, module in model.named_modules():
+        if isinstance(module, Flava | Codebook):
+            yield module, f"{name}." if name else ""
 
 
 def described(stored: Stored) -> ModelFile:

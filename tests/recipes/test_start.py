@@ -273,7 +273,6 @@ def test_missing_stages_are_named_with_their_commands(run, tmp_path, monkeypatch
     assert "init.codebook" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="image-dino's recipes are on another branch")
 def test_every_stage_that_a_recipe_starts_from_has_a_recipe():
     for recipe in RECIPES.values():
         for source in recipe().init.given.values():

@@ -110,7 +110,7 @@ class Flava(nn.Module):
         Raises:
             ValueError: some were not.
         """
-        if lost := sorted(self.absent.intersection(parts)):
+        if lost := [part for part in parts if part in self.absent]:
             # The published layouts have no place for a decoder.
             drawn = "codebook.decoder" in lost
             remedy = "a run of `flava train`" if drawn else "a FlavaForPreTraining"

@@ -20,6 +20,11 @@ def test_a_folder_without_a_checkpoint_is_an_error_that_names_it(tmp_path: Path)
         evaluate_run(tmp_path)
 
 
+def test_a_mistyped_run_is_told_from_an_id_on_the_hub() -> None:
+    with pytest.raises(ValueError, match=r"there is no folder runs/typo: check the path; or, if"):
+        evaluate_run("runs/typo")
+
+
 def test_a_codebook_is_not_evaluated_as_a_flava(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoints", "last", Codebook(tiny_geometry().codebook))
     with pytest.raises(

@@ -28,9 +28,13 @@ def evaluate_run(
             and no ``output_dir`` is given; or as `evaluate`.
     """
     folder = Path(source) if output_dir is None else output_dir
-    on_the_hub = not folder.exists() and looks_like_hub_id(str(source))
-    if output_dir is None and (folder.is_file() or on_the_hub):
+    if output_dir is None and folder.is_file():
         raise ValueError(f"{source} is no folder to write to: give one with --output-dir")
+    if output_dir is None and not folder.exists() and looks_like_hub_id(str(source)):
+        raise ValueError(
+            f"there is no folder {source}: check the path; or, if it is a model's id on the hub, "
+            "give a folder for its figures with --output-dir"
+        )
     stored = read(source)
     model = build(stored)
     if not isinstance(model, Flava | Clip):

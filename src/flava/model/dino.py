@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from flava.model.flava import initialise_module
 from flava.model.image import ImageConfig, ImageEncoder
+from flava.model.masked import negative, require_geometry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +40,9 @@ class DinoConfig:
             for name in ("head_width", "bottleneck", "outputs")
             if (value := getattr(self, name)) < 1
         ]
-        mistakes += [
-            f"{name} is {value}: use 0 or more"
-            for name in ("init_std", "token_init_std")
-            if (value := getattr(self, name)) < 0
-        ]
-        if mistakes:
-            raise ValueError("the model's geometry does not hold:\n  " + "\n  ".join(mistakes))
+        require_geometry(
+            mistakes + negative(init_std=self.init_std, token_init_std=self.token_init_std)
+        )
 
 
 class DinoHead(nn.Module):

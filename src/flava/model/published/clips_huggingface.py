@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from flava.model.clip import INITIAL_LOGIT_SCALE, Clip, ClipImageConfig, ClipTextConfig
 from flava.model.published.clips import QUERY_KEY_VALUE, clip_of, filled
+from flava.model.published.huggingface_config import published_encoder
 from flava.model.published.names import Table, export
 from flava.model.published.shapes import (
     Config,
@@ -174,14 +175,14 @@ def published_config(model: Clip) -> dict[str, Any]:
         "projection_dim": width,
         "logit_scale_init_value": INITIAL_LOGIT_SCALE,
         "vision_config": {
-            **published_encoder(image),
+            **clip_encoder(image),
             "model_type": "clip_vision_model",
             "projection_dim": width,
             "image_size": image.image_size,
             "patch_size": image.patch_size,
         },
         "text_config": {
-            **published_encoder(text),
+            **clip_encoder(text),
             "model_type": "clip_text_model",
             "projection_dim": width,
             "vocab_size": text.vocabulary_size,
@@ -194,12 +195,9 @@ def published_config(model: Clip) -> dict[str, Any]:
     }
 
 
-def published_encoder(config: TransformerConfig) -> dict[str, Any]:
+def clip_encoder(config: TransformerConfig) -> dict[str, Any]:
     return {
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_width,
+        **published_encoder(config),
         "hidden_act": config.activation.value,
         "layer_norm_eps": config.norm_eps,
     }

@@ -159,3 +159,17 @@ def test_local_is_open_clips_own(results: list[dict], worker: int) -> None:
     assert results[worker]["all matched", "equal batches", "local"][0] == pytest.approx(
         loss.item(), rel=1e-5
     )
+
+
+def test_workers_within_one_process_are_workers(results: list[dict]) -> None:
+    """Loss and gradient of the local contrast in one process, as averaged over two."""
+    for name in ("all matched", "equally many mismatched"):
+        image, text, weight, scale = inputs()
+        rows = torch.tensor(ROWS[name], dtype=torch.bool)
+        pair = features(image, text, weight)
+        term = contrastive(*pair, scale, rows, Gather.LOCAL, workers=WORKERS)
+        term.loss.backward()
+        found = [result[name, "equal batches", "local"] for result in results]
+        for _, _, gradients in found:
+            torch.testing.assert_close(gradients, [weight.grad, scale.grad])
+        assert sum(loss for loss, *_ in found) / WORKERS == pytest.approx(term.loss.item())

@@ -1,6 +1,6 @@
 """A batch -> its named losses: pure functions, and one module for each method."""
 
-from flava.objectives.clip import ClipObjective, ClipObjectiveConfig
+from flava.objectives.clip import ClipObjective, ClipObjectiveConfig, ContrastConfig
 from flava.objectives.codebook import CodebookObjective, CodebookObjectiveConfig
 from flava.objectives.dino import DinoObjective, DinoObjectiveConfig
 from flava.objectives.finetune import FinetuneObjective
@@ -13,6 +13,7 @@ __all__ = [
     "ClipObjectiveConfig",
     "CodebookObjective",
     "CodebookObjectiveConfig",
+    "ContrastConfig",
     "DinoObjective",
     "DinoObjectiveConfig",
     "FinetuneObjective",

@@ -15,7 +15,22 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipObjectiveConfig:
+class ContrastConfig:
+    """What of the contrastive loss can be chosen."""
+
+    gather: Gather = Gather.GLOBAL
+    """Whether the contrastive gradient reaches every worker or only the worker's own features."""
+    workers: int = 1
+    """How many workers each process's batch stands for, which changes the local gradient alone: so
+    few processes can train as many would."""
+
+    def mistakes(self, field: str) -> list[str]:
+        """What is wrong with these settings, one line each."""
+        return [f"{field}.workers is {self.workers}: use at least 1"] if self.workers < 1 else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipObjectiveConfig(ContrastConfig):
     """What of the objective can be chosen."""
 
     gather: Gather = Gather.LOCAL
@@ -36,7 +51,7 @@ class ClipObjective:
                 f"CLIP is trained on whole pairs alone, but the data yields a "
                 f"{type(batch).__name__}: set data.pairs, and data.mask_pairs to False"
             )
-        return {"gc": contrast(self.model, batch.inputs, self.config.gather)}
+        return {"gc": contrast(self.model, batch.inputs, self.config)}
 
     def after_step(self, step: int) -> None:  # noqa: ARG002
         """Keep the temperature within the published bounds."""
@@ -44,9 +59,9 @@ class ClipObjective:
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
-def contrast(model: Clip | Flava, pairs: PairInputs, reach: Gather) -> Term:
+def contrast(model: Clip | Flava, pairs: PairInputs, config: ContrastConfig) -> Term:
     """The contrastive loss of pairs that all match."""
     image = model.encode_image(pairs.image.pixels)
     text = model.encode_text(pairs.text.ids, pairs.text.real)
     every = torch.ones(len(image), dtype=torch.bool, device=image.device)
-    return contrastive(image, text, model.logit_scale, every, reach)
+    return contrastive(image, text, model.logit_scale, every, config.gather, config.workers)

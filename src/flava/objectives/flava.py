@@ -29,19 +29,15 @@ from flava.batch import (
     TextBatch,
     WholePairBatch,
 )
-from flava.distributed import Gather
 from flava.model import MAX_LOGIT_SCALE, Flava
-from flava.objectives.clip import contrast
+from flava.objectives.clip import ContrastConfig, contrast
 from flava.objectives.losses import Term, classification, contrastive
 from flava.objectives.masked import masked_image, masked_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlavaObjectiveConfig:
+class FlavaObjectiveConfig(ContrastConfig):
     """What of the objectives can be chosen."""
-
-    gather: Gather = Gather.GLOBAL
-    """Whether the contrastive gradient reaches every worker or only the worker's own features."""
 
 
 class FlavaObjective:
@@ -56,7 +52,7 @@ class FlavaObjective:
             case PairBatch():
                 return self.pairs(batch)
             case WholePairBatch():
-                return {"gc": contrast(self.model, batch.inputs, self.config.gather)}
+                return {"gc": contrast(self.model, batch.inputs, self.config)}
             case ImageBatch():
                 encoder, head = self.model.image_encoder, self.model.mim_head
                 return {"mim": masked_image(encoder, head, self.model.codebook, batch)}
@@ -85,6 +81,7 @@ class FlavaObjective:
             model.logit_scale,
             rows,
             self.config.gather,
+            self.config.workers,
         )
 
     def multimodal(self, batch: PairBatch, rows: Bool[Tensor, " batch"]) -> dict[str, Term]:

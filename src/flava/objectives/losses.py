@@ -5,6 +5,7 @@ and its gradient too: it stays defined, finite and attached to the graph, so tha
 that a batch may train has a gradient on every worker.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,7 @@ def contrastive(
     logit_scale: Float[Tensor, ""],
     rows: Bool[Tensor, " batch"],
     reach: Gather,
+    workers: int = 1,
 ) -> Term:
     """InfoNCE both ways over the pairs of all workers.
 
@@ -47,16 +49,36 @@ def contrastive(
     Averaged over workers, as their gradients are (DDP), this is the mean over the rows of all
     workers, however many each has: a worker's own mean weighs as much as it has rows. So with
     `Gather.GLOBAL` the gradient is that of one process on the joined batch.
+
+    With ``workers`` the batch of this process stands for those of so many workers, in order: with
+    `Gather.LOCAL` they are constants to each other, as if each had a process of its own.
     """
     pairs = torch.arange(len(image), device=image.device)
     sizes, row_counts = of_all_workers(torch.stack([pairs.new_tensor(len(pairs)), rows.sum()])).T
     sizes = sizes.tolist()
     targets = (sum(sizes[: rank()]) + pairs)[rows]
     scale = logit_scale.exp()
-    to_text = classification(scale * image[rows] @ gather(text, sizes, reach).T, targets)
-    to_image = classification(scale * text[rows] @ gather(image, sizes, reach).T, targets)
+
+    def ask(queries: Tensor, candidates: Tensor) -> Term:
+        every = gather(candidates, sizes, reach)
+        logits = queries[rows] @ every.T
+        if reach is Gather.LOCAL and workers > 1:
+            same = of_one_worker(rows, sizes, workers)
+            logits = torch.where(same, logits, queries[rows] @ every.detach().T)
+        return classification(scale * logits, targets)
+
+    to_text, to_image = ask(image, text), ask(text, image)
     accuracy = None
     if to_text.accuracy is not None and to_image.accuracy is not None:
         accuracy = (to_text.accuracy + to_image.accuracy) / 2
     weight = world_size() * len(targets) / max(1, int(row_counts.sum()))
     return Term(weight * (to_text.loss + to_image.loss) / 2, accuracy)
+
+
+def of_one_worker(
+    rows: Bool[Tensor, " batch"], sizes: Sequence[int], workers: int
+) -> Bool[Tensor, "rows total"]:
+    """Which candidates of all processes are the row's own worker's, of ``workers`` in this one."""
+    number = torch.arange(len(rows), device=rows.device) * workers // len(rows)
+    before, after = sum(sizes[: rank()]), sum(sizes[rank() + 1 :])
+    return functional.pad(number[rows, None] == number, (before, after))

@@ -70,11 +70,13 @@ class Scale:
     """Column 10."""
     clip: ClipConfig
     """The geometry of column 13."""
+    workers: int
+    """How many workers a process stands for where the contrastive gradient is local."""
     suffix: str
     """Behind a recipe's name."""
 
 
-PAPER = Scale(flava=flava, clip=ClipConfig(), suffix="")
+PAPER = Scale(flava=flava, clip=ClipConfig(), workers=1, suffix="")
 """CLIP's is OpenAI's ViT-B/16, with the activation of its paper's weights."""
 
 TINY = Scale(
@@ -92,6 +94,7 @@ TINY = Scale(
         text=ClipTextConfig(width=128, heads=2, mlp_width=512, depth=1, max_length=32),
         projection_width=128,
     ),
+    workers=8,  # of 16 pairs: a single one's local gradient is the global one
     suffix="-tiny",
 )
 
@@ -124,7 +127,7 @@ def flava_c_local(scale: Scale = PAPER) -> Run:
     """Contrast alone, its gradient reaching the worker's own features, from scratch."""
     return replace(
         named(flava_c(scale), "flava-c-local", scale),
-        objective=FlavaObjectiveConfig(gather=Gather.LOCAL),
+        objective=FlavaObjectiveConfig(gather=Gather.LOCAL, workers=scale.workers),
     )
 
 
@@ -134,7 +137,7 @@ def clip_pmd(scale: Scale = PAPER) -> Run:
     return replace(
         named(parent, "clip-pmd", scale),
         model=scale.clip,
-        objective=ClipObjectiveConfig(gather=Gather.LOCAL),
+        objective=ClipObjectiveConfig(gather=Gather.LOCAL, workers=scale.workers),
         data=replace(parent.data, vocabulary=Vocabulary.CLIP),
     )
 

@@ -6,7 +6,7 @@ from flava.data.crops import CropConfig
 from flava.data.loader import DataConfig, SourceConfig
 from flava.model import DinoConfig, ImageConfig
 from flava.objectives import DinoObjectiveConfig
-from flava.recipes.tiny import IMAGE, PATCH, STYLES
+from flava.recipes.tiny import IMAGE, PATCH
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Precision, Run
 from flava.training.schedule import ScheduleConfig
@@ -53,7 +53,7 @@ def image_dino_tiny() -> Run:
     return Run(
         recipe="image-dino-tiny",
         output_dir=Path("runs/image-dino-tiny"),
-        max_steps=6 * epoch,
+        max_steps=12 * epoch,
         model=DinoConfig(
             image=ImageConfig(
                 image_size=IMAGE.image_size,
@@ -79,11 +79,7 @@ def image_dino_tiny() -> Run:
             teacher_momentum=0.98,
         ),
         data=DataConfig(
-            images=SourceConfig(
-                shards=(f"embedded:pairs/{STYLES}-train.tar", "embedded:images/*-train.tar"),
-                weight=1.0,
-                batch_size=32,
-            ),
+            images=SourceConfig(shards=("embedded:images/*-train.tar",), weight=1.0, batch_size=32),
             crops=CropConfig(global_size=IMAGE.image_size, local_size=3 * PATCH, local_crops=4),
         ),
         optimizer=OptimizerConfig(

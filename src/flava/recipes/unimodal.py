@@ -17,7 +17,7 @@ from flava.model import (
     MaskedTextConfig,
 )
 from flava.objectives import CodebookObjectiveConfig, MaskedObjectiveConfig
-from flava.recipes.columns import BATCH_SIZE, PMD_UPDATES, SELECTION
+from flava.recipes.columns import BATCH_SIZE, PMD_UPDATES, SELECTION, TINY, flava_mm
 from flava.recipes.tiny import STYLES, flava_tiny
 from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
@@ -165,13 +165,13 @@ def codebook() -> Run:
 
 
 def mim_tiny() -> Run:
-    """`mim` on the pictures of the embedded pairs."""
+    """`mim` on the pictures of the embedded pairs, as many batches as the columns see of these."""
     parent, model = flava_tiny(), tiny_model()
     return replace(
         mim(),
         recipe="mim-tiny",
         output_dir=Path("runs/mim-tiny"),
-        max_steps=300,
+        max_steps=flava_mm(TINY).max_steps,
         model=MaskedImageConfig(
             image=model.image,
             codebook=model.codebook,
@@ -184,23 +184,23 @@ def mim_tiny() -> Run:
             ),
             image=parent.data.image,
         ),
-        optimizer=OptimizerConfig(lr=parent.optimizer.lr),
-        schedule=ScheduleConfig(warmup_steps=50),
+        optimizer=parent.optimizer,
+        schedule=parent.schedule,
         init=parent.init,
         held_out=(f"embedded:pairs/{STYLES}-val.tar",),
-        probe_every=100,
-        checkpoint_every=200,
+        probe_every=parent.probe_every,
+        checkpoint_every=parent.checkpoint_every,
     )
 
 
 def mlm_tiny() -> Run:
-    """`mlm` on the captions of the embedded pairs."""
+    """`mlm` on the captions of the embedded pairs, as many batches as the columns see of these."""
     parent, model = flava_tiny(), tiny_model()
     return replace(
         mlm(),
         recipe="mlm-tiny",
         output_dir=Path("runs/mlm-tiny"),
-        max_steps=400,
+        max_steps=flava_mm(TINY).max_steps,
         model=MaskedTextConfig(text=model.text, init_std=model.init_std),
         data=DataConfig(
             text=SourceConfig(
@@ -208,11 +208,11 @@ def mlm_tiny() -> Run:
             ),
             text_max_length=parent.data.pair_max_length,
         ),
-        optimizer=OptimizerConfig(lr=parent.optimizer.lr),
-        schedule=ScheduleConfig(warmup_steps=50),
+        optimizer=parent.optimizer,
+        schedule=parent.schedule,
         held_out=(f"embedded:pairs/{STYLES}-val.tar",),
-        probe_every=100,
-        checkpoint_every=200,
+        probe_every=parent.probe_every,
+        checkpoint_every=parent.checkpoint_every,
     )
 
 
@@ -223,7 +223,7 @@ def text_mlm_tiny() -> Run:
         paper,
         recipe="text-mlm-tiny",
         output_dir=Path("runs/text-mlm-tiny"),
-        max_steps=400,
+        max_steps=800,
         model=parent.model,
         data=replace(
             paper.data,
@@ -235,7 +235,7 @@ def text_mlm_tiny() -> Run:
         optimizer=replace(paper.optimizer, lr=parent.optimizer.lr, max_grad_norm=1.0),
         schedule=replace(paper.schedule, warmup_steps=50),
         held_out=("embedded:text/wordnet-val.jsonl",),
-        probe_every=100,
+        probe_every=200,
         checkpoint_every=200,
     )
 
@@ -249,7 +249,7 @@ def image_beit_tiny() -> Run:
         paper,
         recipe="image-beit-tiny",
         output_dir=Path("runs/image-beit-tiny"),
-        max_steps=300,
+        max_steps=600,
         model=replace(model, image=replace(model.image, drop_path=0.1)),
         data=replace(
             parent.data,
@@ -262,7 +262,7 @@ def image_beit_tiny() -> Run:
         schedule=replace(paper.schedule, warmup_steps=50),
         init=parent.init,
         held_out=parent.held_out,
-        probe_every=100,
+        probe_every=200,
         checkpoint_every=200,
     )
 

@@ -16,6 +16,11 @@ from flava.files import whole_folder
 from flava.model.published.own import OwnModel, write_model
 
 
+def step_name(step: int) -> str:
+    """The folder of the checkpoint after so many updates."""
+    return f"step-{step:06d}"
+
+
 def save_checkpoint(
     folder: Path, name: str, model: OwnModel, state: dict[str, Any] | None = None
 ) -> Path:

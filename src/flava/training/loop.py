@@ -17,7 +17,7 @@ from flava.batch import Batch, to_device
 from flava.model.published.files import read_path
 from flava.model.published.own import OwnModel, restore_own
 from flava.objectives import Term
-from flava.training.checkpoint import last_checkpoint, load_state, point, save_checkpoint
+from flava.training.checkpoint import last_checkpoint, load_state, point, save_checkpoint, step_name
 from flava.training.files import write_whole
 from flava.training.metrics import Display, Metrics, Row
 from flava.training.optimizer import build_optimizer, clip_gradients
@@ -214,7 +214,7 @@ class Trainer:
 
     def save(self, *links: str) -> None:
         """Write a checkpoint and let ``links`` stand for it; it is the last one in any case."""
-        name = f"step-{self.step:06d}"
+        name = step_name(self.step)
         # Not "if there is none": a folder of that name may be the rest of a run that was killed.
         if self.saved != self.step:
             state = {

@@ -24,6 +24,7 @@ from flava.named import Named
 from flava.objectives import (
     ClipObjectiveConfig,
     CodebookObjectiveConfig,
+    ContrastConfig,
     DinoObjectiveConfig,
     FlavaObjectiveConfig,
     MaskedObjectiveConfig,
@@ -144,7 +145,7 @@ class Run(LoopConfig):
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()
-        if isinstance(self.objective, DinoObjectiveConfig):
+        if isinstance(self.objective, ContrastConfig | DinoObjectiveConfig):
             found += self.objective.mistakes("objective")
         if not isinstance(self.objective, TRAINED_BY[type(self.model)]):
             found.append(

@@ -9,16 +9,15 @@ from PIL import Image
 
 from flava.data.tokenizer import Tokenizer
 from flava.evaluation.classes import CLASSES
-from flava.evaluation.held_out import HeldOut, Split
+from flava.evaluation.held_out import EvaluatedConfig, HeldOut, Split
 from flava.model import (
-    ClipConfig,
     CodebookConfig,
     FlavaConfig,
     ImageConfig,
     MultimodalConfig,
     TextConfig,
 )
-from tests.data.shard_files import encoded, write_lines, write_tar
+from tests.data.shard_files import encoded, write_tar
 
 WORDS = [
     "ant",
@@ -68,6 +67,7 @@ def write_pairs(path: Path, styles: int = 1, captions: list[str] | None = None) 
                 "concept": word,
                 "group": "odd" if i % 2 else "even",
                 "subgroup": CLASSES[i % 5].subgroups[0],
+                "digit": i % 10,
             }
             files[f"style{style}/{i:02d}.png"] = encoded(picture(i))
             files[f"style{style}/{i:02d}.json"] = json.dumps(meta).encode()
@@ -78,7 +78,14 @@ def splits(folder: Path) -> dict[str, Split]:
     """The names of the embedded corpus' splits, all of the same pictures."""
     folder.mkdir(exist_ok=True)
     one, three = write_pairs(folder / "one.tar"), write_pairs(folder / "three.tar", styles=3)
-    text = str(write_lines(folder / "text.jsonl", [f"a {word} and a {word}" for word in WORDS * 4]))
+    text = folder / "text.jsonl"
+    text.write_text(
+        "".join(
+            json.dumps({"key": f"{'nvar'[i % 4]}{i:08d}-0", "text": f"a {word} and a {word}"})
+            + "\n"
+            for i, word in enumerate(WORDS * 4)
+        )
+    )
     sources = {
         "unseen_style": one,
         "unseen_style_hard": one,
@@ -87,12 +94,15 @@ def splits(folder: Path) -> dict[str, Split]:
         "unseen_both": one,
         "validation": three,
         "probe_train": three,
-        "wordnet": text,
+        "digits": one,
+        "digits_train": three,
+        "digits_validation": three,
+        **dict.fromkeys(("wordnet", "wordnet_train", "wordnet_validation"), str(text)),
     }
     return {n: Split(name=n, title=f"title of {n}", shards=(s,)) for n, s in sources.items()}
 
 
-def held_out(folder: Path, config: FlavaConfig | ClipConfig) -> HeldOut:
+def held_out(folder: Path, config: EvaluatedConfig) -> HeldOut:
     return HeldOut(splits(folder), config, seed=0)
 
 

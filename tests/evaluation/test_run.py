@@ -27,9 +27,7 @@ def test_a_mistyped_run_is_told_from_an_id_on_the_hub() -> None:
 
 def test_a_codebook_is_not_evaluated_as_a_flava(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "checkpoints", "last", Codebook(tiny_geometry().codebook))
-    with pytest.raises(
-        ValueError, match="holds a Codebook: only a FLAVA or a CLIP can be evaluated"
-    ):
+    with pytest.raises(ValueError, match="holds a Codebook: only a FLAVA, a CLIP or an encoder"):
         evaluate_run(tmp_path)
     assert not (tmp_path / "evaluation.json").exists()
 

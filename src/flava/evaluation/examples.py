@@ -46,6 +46,7 @@ class Album:
 
 
 CODEBOOK = ("codebook.encoder", "codebook.decoder")
+BOTH = ("image_encoder", "text_encoder", "projections")
 MASKED_IMAGES = ("mim_head", "mmm_image_head", *CODEBOOK)
 MASKED_TEXTS = ("mlm_head", "mmm_text_head")
 """What examples are drawn with, of the parts that not every checkpoint holds."""
@@ -58,8 +59,12 @@ def draw_examples(subject: Subject, split: str = "unseen_style") -> tuple[Exampl
     rng = generator(subject.held_out.seed, 0, "examples")
     rows = torch.from_numpy(rng.permutation(len(pairs))[:QUERIES])
     examples = Examples(
-        images_for_captions=tuple(images_for_captions(subject, split, rows, album)),
-        captions_for_images=tuple(captions_for_images(subject, split, rows, album)),
+        images_for_captions=tuple(
+            images_for_captions(subject, split, rows, album) if has(BOTH) else ()
+        ),
+        captions_for_images=tuple(
+            captions_for_images(subject, split, rows, album) if has(BOTH) else ()
+        ),
         masked_images=tuple(
             masked_images(subject, split, rows, album) if has(MASKED_IMAGES) else ()
         ),

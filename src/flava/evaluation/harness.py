@@ -16,12 +16,17 @@ from flava.evaluation.held_out import HeldOut, Split
 from flava.evaluation.linear_probe import STRENGTHS
 from flava.evaluation.machine import machine
 from flava.evaluation.masked import TOKEN_PROBABILITY
-from flava.evaluation.measures import PROBE_TRAIN, linear_probe
 from flava.evaluation.metrics import Outcome
 from flava.evaluation.record import Confusion, Evaluation, Figure, Pictures
-from flava.evaluation.subject import PixelComponents, Subject, evaluating, lacking
+from flava.evaluation.subject import (
+    Evaluated,
+    PixelComponents,
+    Subject,
+    evaluating,
+    lacking,
+)
 from flava.evaluation.tasks import SPLITS, TASKS, Task
-from flava.model import Clip, Flava
+from flava.model import Flava, MaskedImage
 from flava.training.run import Precision
 
 
@@ -39,11 +44,11 @@ class EvaluationConfig:
 
 DEFAULT = EvaluationConfig()
 
-Model = TypeVar("Model", bound=Flava | Clip)
+Model = TypeVar("Model", bound=Evaluated)
 
 
 def measure(
-    model: Flava | Clip,
+    model: Evaluated,
     held_out: HeldOut,
     config: EvaluationConfig,
     tasks: Sequence[Task],
@@ -53,8 +58,8 @@ def measure(
     fresh = subject.twin(untrained(model, config.seed))
 
     @cache
-    def components() -> PixelComponents:
-        return PixelComponents(held_out, PROBE_TRAIN, model.config.image.width)
+    def components(fitted_on: str) -> PixelComponents:
+        return PixelComponents(held_out, fitted_on, subject.flava.config.image.width)
 
     figures: list[Figure] = []
     confusions: list[Confusion] = []
@@ -65,7 +70,7 @@ def measure(
             outcome = task.measure(subject, task.split)
             rivals = {"untrained": task.measure(fresh, task.split)}
             if task.pca:
-                rivals["pca"] = linear_probe(components(), task.split)
+                rivals["pca"] = task.measure(components(task.pca), task.split)
             figures += figures_of(task, outcome, rivals)
             confusions += [outcome.confusion] if outcome.confusion else []
             progress.advance(bar)
@@ -93,7 +98,7 @@ def untrained(model: Model, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(model)(model.config)  # pyright: ignore[reportArgumentType]
-    if isinstance(fresh, Flava) and isinstance(model, Flava):
+    if isinstance(fresh, Flava | MaskedImage) and isinstance(model, Flava | MaskedImage):
         fresh.codebook.load_state_dict(model.codebook.state_dict())
     return fresh.to(next(model.parameters()).device).eval()
 
@@ -113,7 +118,7 @@ def progress_bar() -> Progress:
 
 
 def evaluate(
-    model: Flava | Clip,
+    model: Evaluated,
     *,
     config: EvaluationConfig = DEFAULT,
     tasks: Sequence[Task] = TASKS,
@@ -145,7 +150,7 @@ def evaluate(
 
 
 def describe(
-    model: Flava | Clip, config: EvaluationConfig, splits: Mapping[str, Split]
+    model: Evaluated, config: EvaluationConfig, splits: Mapping[str, Split]
 ) -> dict[str, Any]:
     """What produced the figures, in plain types."""
     return {

@@ -1,8 +1,9 @@
 """Held-out data, read once: each split's images, canonical captions and labels in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,17 +15,30 @@ from flava.data.seeding import generator
 from flava.data.source import Sample, read_samples
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import CODE_PIXELS, ImageTransformConfig, evaluation_pixels
-from flava.model import ClipConfig, FlavaConfig
+from flava.model import (
+    ClipConfig,
+    DinoConfig,
+    FlavaConfig,
+    MaskedImageConfig,
+    MaskedTextConfig,
+)
+
+EvaluatedConfig = FlavaConfig | ClipConfig | MaskedImageConfig | MaskedTextConfig | DinoConfig
+"""Geometries of what is evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """A row of held-out data. ``limit`` keeps that many samples, drawn by the seed."""
+    """A row of held-out data. ``limit`` keeps that many samples, drawn by the seed.
+
+    ``after`` names another split of the same shards, none of whose samples are kept.
+    """
 
     name: str
     title: str
     shards: tuple[str, ...]
     limit: int | None = None
+    after: str | None = None
 
 
 @cache
@@ -40,53 +54,88 @@ def clip_tokenizer() -> ClipTokenizer:
 
 
 class Texts:
-    """Texts with their keys, tokenised for the model."""
+    """Texts with their keys, tokenised for the model when that is first asked for.
 
-    def __init__(self, keys: list[str], texts: list[str], config: FlavaConfig | ClipConfig) -> None:
-        self.keys, self.texts = keys, texts
+    ``origins`` are the names that the texts have in their shards.
+    """
+
+    def __init__(
+        self,
+        keys: list[str],
+        texts: list[str],
+        config: EvaluatedConfig,
+        origins: Sequence[str] = (),
+    ) -> None:
+        self.keys, self.texts, self.origins, self.config = keys, texts, origins, config
+
+    @property
+    def ids(self) -> Int[Tensor, "texts length"]:
+        return self._tokenised[0]
+
+    @property
+    def real(self) -> Bool[Tensor, "texts length"]:
+        return self._tokenised[1]
+
+    @cached_property
+    def _tokenised(self) -> tuple[Tensor, Tensor]:
+        config = self.config
+        assert not isinstance(config, MaskedImageConfig | DinoConfig)  # `lacking` told
         made = clip_tokenizer() if isinstance(config, ClipConfig) else tokenizer()
-        self.ids, self.real = made.batch(texts, config.text.max_length)
-
-    ids: Int[Tensor, "texts length"]
-    real: Bool[Tensor, "texts length"]
+        return made.batch(self.texts, config.text.max_length)
 
 
 class Pairs:
     """Images with what is known of them; the canonical caption is the first of each.
 
     Raises:
-        ValueError: a sample lacks an image, or a field of the embedded corpus' .json.
+        ValueError: a sample lacks an image; or, when it is asked for, a field of the embedded
+            corpus' .json.
     """
 
-    def __init__(self, samples: list[Sample], config: FlavaConfig | ClipConfig) -> None:
+    def __init__(self, samples: list[Sample], config: EvaluatedConfig) -> None:
         self.images: list[Image.Image] = []
-        self.concepts: list[str] = []
-        self.groups: list[str] = []
-        self.subgroups: list[str] = []
-        captions = []
         for sample in samples:
             if sample.image is None:
                 raise ValueError(f"sample {sample.key} has no image: evaluation needs pairs")
-            try:
-                captions.append(sample.meta["captions"][0])
-                self.concepts.append(sample.meta["concept"])
-                self.groups.append(sample.meta["group"])
-                self.subgroups.append(sample.meta["subgroup"])
-            except (KeyError, IndexError) as error:
-                raise ValueError(
-                    f"sample {sample.key} has no {error.args[0]!r} in its .json: evaluation needs "
-                    "captions, concept, group and subgroup, as in the embedded corpus"
-                ) from error
             self.images.append(sample.image)
-        self.captions = Texts([s.key for s in samples], captions, config)
-        self.transform = image_transform(config)
+        self.samples, self.config = samples, config
 
     def __len__(self) -> int:
         return len(self.images)
 
-    @property
+    def field(self, name: str) -> list[Any]:
+        """That field of every sample's .json."""
+        for sample in self.samples:
+            if sample.meta.get(name) in (None, "", []):
+                raise ValueError(
+                    f"sample {sample.key} has no {name!r} in its .json: evaluation needs "
+                    "captions, concept, group and subgroup, as in the embedded corpus"
+                )
+        return [sample.meta[name] for sample in self.samples]
+
+    @cached_property
     def keys(self) -> list[str]:
-        return self.captions.keys
+        return [sample.key for sample in self.samples]
+
+    @cached_property
+    def captions(self) -> Texts:
+        return Texts(self.keys, [each[0] for each in self.field("captions")], self.config)
+
+    @cached_property
+    def concepts(self) -> list[str]:
+        return self.field("concept")
+
+    @cached_property
+    def groups(self) -> list[str]:
+        return self.field("group")
+
+    @cached_property
+    def subgroups(self) -> list[str]:
+        return self.field("subgroup")
+
+    @cached_property
+    def transform(self) -> ImageTransformConfig:
+        return image_transform(self.config)
 
     @cached_property
     def pixels(self) -> Float[Tensor, "images 3 height width"]:
@@ -104,8 +153,9 @@ class Pairs:
         return np.unique(self.concepts, return_inverse=True)[1]
 
 
-def image_transform(config: FlavaConfig | ClipConfig) -> ImageTransformConfig:
+def image_transform(config: EvaluatedConfig) -> ImageTransformConfig:
     """What turns an image into the model's input: eight codebook pixels a side for each patch."""
+    assert not isinstance(config, MaskedTextConfig)  # `lacking` told
     return ImageTransformConfig(
         image_size=config.image.image_size, codebook_size=config.image.grid * CODE_PIXELS
     )
@@ -119,9 +169,7 @@ class HeldOut:
         ValueError: a shard or sample cannot be used; or no split has that name.
     """
 
-    def __init__(
-        self, splits: Mapping[str, Split], config: FlavaConfig | ClipConfig, seed: int
-    ) -> None:
+    def __init__(self, splits: Mapping[str, Split], config: EvaluatedConfig, seed: int) -> None:
         self.rows, self.config, self.seed = splits, config, seed
         self._pairs: dict[str, Pairs] = {}
         self._texts: dict[str, Texts] = {}
@@ -138,6 +186,7 @@ class HeldOut:
                 [f"{i}" for i in range(len(samples))],
                 [sample.meta["text"] for sample in samples],
                 self.config,
+                origins=[str(sample.meta.get("key", sample.key)) for sample in samples],
             )
         return self._texts[name]
 
@@ -146,5 +195,7 @@ class HeldOut:
         samples = read_samples(row.shards)
         if row.limit is None or len(samples) <= row.limit:
             return samples
-        rng = generator(self.seed, 0, f"subsample of {name}")
-        return [samples[i] for i in sorted(rng.permutation(len(samples))[: row.limit])]
+        taken = (self.rows[row.after].limit or 0) if row.after else 0
+        rng = generator(self.seed, 0, f"subsample of {row.after or name}")
+        drawn = rng.permutation(len(samples))[taken : taken + row.limit]
+        return [samples[i] for i in sorted(drawn)]

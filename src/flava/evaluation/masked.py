@@ -6,6 +6,7 @@ does not see. The masks are drawn by the seed and each sample's key, so every mo
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from flava.evaluation import predictions
 from flava.evaluation.held_out import Pairs, Texts, tokenizer
 from flava.evaluation.metrics import Measured, Outcome, accuracy, majority
 from flava.evaluation.subject import Subject
-from flava.model import Flava
 
 TOKEN_PROBABILITY = 0.15
 """The share of tokens to predict, BERT's. All become [MASK] here: those that BERT's 80/10/10 leaves
@@ -121,7 +121,7 @@ def guess(
     states: Float[Tensor, "samples tokens width"],
     selected: Bool[Tensor, "samples *positions"],
     subject: Subject,
-    predict: Callable[[Flava, Tensor, Tensor], Tensor],
+    predict: Callable[[Any, Tensor, Tensor], Tensor],
 ) -> Int[Tensor, " hidden"]:
     """The likeliest code or token at each hidden position, sample by sample."""
     batches = torch.arange(len(states)).split(subject.batch_size)

@@ -1,5 +1,9 @@
 """How a model is measured on one split, by its two encoders: the masked tasks are in `masked`."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -67,17 +71,59 @@ def in_classes(subgroups: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.tensor(rows), torch.tensor([CLASS_OF[subgroups[row]] for row in rows])
 
 
-def linear_probe(subject: Subject | PixelComponents, split: str) -> Outcome:
-    """Accuracy in naming the group, of Unicode's, that an image belongs to."""
-    if subject.probe is None:
-        subject.probe = fit_probe(labelled(subject, PROBE_TRAIN), labelled(subject, VALIDATION))
-    test = labelled(subject, split)
-    counts = np.unique(test.labels, return_counts=True)[1]
-    baselines = {"majority": float(counts.max() / counts.sum())}
-    value = subject.probe.accuracy(test)
-    return Outcome({"accuracy": Measured(value, len(test.labels), baselines)})
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """A task: a linear probe of frozen features, fitted once and tested on several splits."""
+
+    name: str
+    labelled: Callable[[Any, str], Labelled]
+    """A split's features with their labels."""
+    train: str = PROBE_TRAIN
+    validation: str = VALIDATION
+
+    def __call__(self, subject: Subject | PixelComponents, split: str) -> Outcome:
+        """Accuracy."""
+        if self.name not in subject.probes:
+            train, validation = (self.labelled(subject, s) for s in (self.train, self.validation))
+            subject.probes[self.name] = fit_probe(train, validation)
+        test = self.labelled(subject, split)
+        counts = np.unique(test.labels, return_counts=True)[1]
+        baselines = {"majority": float(counts.max() / counts.sum())}
+        value = subject.probes[self.name].accuracy(test)
+        return Outcome({"accuracy": Measured(value, len(test.labels), baselines)})
 
 
-def labelled(subject: Subject | PixelComponents, split: str) -> Labelled:
-    """A split's features with the groups of its images."""
+def image_groups(subject: Subject | PixelComponents, split: str) -> Labelled:
+    """Images, and the groups of Unicode's that they belong to."""
     return Labelled(subject.features(split), np.array(subject.held_out.pairs(split).groups))
+
+
+def digits(subject: Subject | PixelComponents, split: str) -> Labelled:
+    """Images, and the digits they show."""
+    return Labelled(subject.features(split), np.array(subject.held_out.pairs(split).field("digit")))
+
+
+def caption_groups(subject: Subject, split: str) -> Labelled:
+    """Canonical captions, and the groups of what they name."""
+    pairs = subject.held_out.pairs(split)
+    return Labelled(subject.text_features(pairs.captions), np.array(pairs.groups))
+
+
+def parts_of_speech(subject: Subject, split: str) -> Labelled:
+    """Dictionary texts, and whether they explain a noun, verb, adjective or adverb.
+
+    Raises:
+        ValueError: a text's key is not that of a synset.
+    """
+    texts = subject.held_out.texts(split)
+    labels = [PART_OF_SPEECH.get(origin[:1]) for origin in texts.origins]
+    if None in labels:
+        raise ValueError(
+            f"text {texts.origins[labels.index(None)]} of {split} is of no WordNet synset: its key "
+            f"begins with none of {', '.join(PART_OF_SPEECH)}"
+        )
+    return Labelled(subject.text_features(texts), np.array(labels))
+
+
+PART_OF_SPEECH = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
+"""The letter that WordNet's names of synsets begin with; "s" is a satellite adjective."""

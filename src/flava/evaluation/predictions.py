@@ -6,11 +6,13 @@ States are those of the encoders before their norms; a joint state is the multim
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flava.model import Flava
+from flava.model import Flava, MaskedImage, MaskedText
 
 
 def patches_alone(
-    model: Flava, image: Float[Tensor, "batch tokens width"], selected: Bool[Tensor, "batch r c"]
+    model: Flava | MaskedImage,
+    image: Float[Tensor, "batch tokens width"],
+    selected: Bool[Tensor, "batch r c"],
 ) -> Float[Tensor, "hidden codes"]:
     """Logits of the hidden patches, image by image, from the image alone (MIM)."""
     states = image[:, 1:][selected.flatten(1)]
@@ -26,7 +28,9 @@ def patches_jointly(
 
 
 def tokens_alone(
-    model: Flava, text: Float[Tensor, "batch tokens width"], selected: Bool[Tensor, "batch tokens"]
+    model: Flava | MaskedText,
+    text: Float[Tensor, "batch tokens width"],
+    selected: Bool[Tensor, "batch tokens"],
 ) -> Float[Tensor, "hidden vocabulary"]:
     """Logits of the hidden tokens, text by text, from the text alone (MLM)."""
     return model.mlm_head(model.text_encoder.norm(text[selected])).float()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from flava.evaluation.harness import DEFAULT, EvaluationConfig, evaluate
 from flava.evaluation.record import Evaluation, save_evaluation
+from flava.evaluation.subject import Evaluated
 from flava.evaluation.tasks import SPLITS
 from flava.evaluation.words import headlines
-from flava.model import Clip, Flava
 from flava.model.published.hub import looks_like_hub_id
 from flava.model.published.load import build, read
 
@@ -37,10 +37,10 @@ def evaluate_run(
         )
     stored = read(source)
     model = build(stored)
-    if not isinstance(model, Flava | Clip):
+    if not isinstance(model, Evaluated):
         raise ValueError(
-            f"{source} holds a {type(model).__name__}: only a FLAVA or a CLIP can be "
-            f"evaluated. For the curves of a run: flava report {source}"
+            f"{source} holds a {type(model).__name__}: only a FLAVA, a CLIP or an encoder of "
+            f"images or texts can be evaluated. For the curves of a run: flava report {source}"
         )
     evaluation, pictures = evaluate(model, config=config)
     # Where the weights are: in a run "best" stands for one of its updates.

@@ -1,8 +1,9 @@
 """What is evaluated: a model with its features of the held-out data, computed once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,17 @@ from torch import Tensor, nn
 
 from flava.evaluation.held_out import HeldOut, Texts, tokenizer
 from flava.evaluation.linear_probe import LinearProbe, pca_of_pixels
-from flava.model import Clip, Flava
+from flava.model import Clip, Dino, Flava, MaskedImage, MaskedText
+from flava.model.clip import at_end
 from flava.model.flava import OPTIONAL_PARTS
 from flava.training.run import Precision
+
+Evaluated = Flava | Clip | MaskedImage | MaskedText | Dino
+"""What can be evaluated: whatever has an encoder of the corpus's images or texts."""
+
+FLAVAS_OWN = frozenset(OPTIONAL_PARTS) - {"logit_scale"}
+PARTS = FLAVAS_OWN | {"image_encoder", "text_encoder", "projections"}
+"""What tasks may need, `lacking` what a model lacks of it."""
 
 
 @dataclass(frozen=True)
@@ -27,22 +36,21 @@ class TextStates:
 class Subject:
     """A model under evaluation. What it returns is on the CPU, joint states excepted."""
 
-    def __init__(self, model: Flava | Clip, held_out: HeldOut, batch_size: int) -> None:
+    def __init__(self, model: Evaluated, held_out: HeldOut, batch_size: int) -> None:
         self.model, self.held_out, self.batch_size = model, held_out, batch_size
         self.device = next(model.parameters()).device
-        self.probe: LinearProbe | None = None
-        """Fitted on the features by the first task that needs it."""
+        self.probes: dict[str, LinearProbe] = {}
+        """Fitted on the features, each by the first task that needs it."""
         self._images: dict[str, tuple[Tensor, Tensor]] = {}
         self._captions: dict[str, Tensor] = {}
         self._codes: dict[str, Tensor] = {}
 
     @property
-    def flava(self) -> Flava:
-        """The model where only a FLAVA will do: `lacking` tells where that is."""
-        assert isinstance(self.model, Flava)
+    def flava(self) -> Any:
+        """The model by the names of a FLAVA's parts: `lacking` tells which of them it has."""
         return self.model
 
-    def twin(self, model: Flava | Clip) -> "Subject":
+    def twin(self, model: Evaluated) -> "Subject":
         """Another model with the same codebook, whose codes are computed once for both."""
         other = Subject(model, self.held_out, self.batch_size)
         other._codes = self._codes
@@ -51,6 +59,17 @@ class Subject:
     def features(self, split: str) -> Float[np.ndarray, "images width"]:
         """The image encoder's [CLS] after the final norm."""
         return self._encode_images(split)[0].numpy()
+
+    def text_features(self, texts: Texts) -> Float[np.ndarray, "texts width"]:
+        """The text encoder's [CLS], or CLIP's end of text, after the final norm."""
+        encoder = self.flava.text_encoder
+
+        def encode(ids: Tensor, real: Tensor) -> Tensor:
+            hidden = encoder(ids, real)
+            ours = at_end(hidden, ids) if isinstance(self.model, Clip) else hidden[:, 0]
+            return encoder.norm(ours).float()
+
+        return self._encode(texts, encode).numpy()
 
     def image_embeddings(self, split: str) -> Float[Tensor, "images projection"]:
         """Unit vectors of the contrastive space."""
@@ -65,6 +84,9 @@ class Subject:
     def embed(self, texts: list[str]) -> Float[Tensor, "texts projection"]:
         """Unit vectors of any texts."""
         return self._embed(Texts(texts, texts, self.model.config))
+
+    def _embed(self, texts: Texts) -> Float[Tensor, "texts projection"]:
+        return self._encode(texts, self.flava.encode_text)
 
     def codes(self, split: str) -> Int[Tensor, "images rows columns"]:
         """The codebook's codes of every patch."""
@@ -97,11 +119,11 @@ class Subject:
     ) -> TextStates:
         """The text encoder's states, with [MASK] at the selected tokens."""
         ids = texts.ids if selected is None else texts.ids.masked_fill(selected, tokenizer().mask)
-        width = self.model.config.text.width
+        width = self.flava.config.text.width
         hidden = torch.zeros(*ids.shape, width)
         for rows, length in self._by_length(texts.real):
             real = texts.real[rows, :length].to(self.device)
-            states = self.model.text_encoder(ids[rows, :length].to(self.device), real)
+            states = self.flava.text_encoder(ids[rows, :length].to(self.device), real)
             hidden[rows, :length] = states.float().cpu()
         return TextStates(hidden, texts.real)
 
@@ -126,20 +148,25 @@ class Subject:
 
     def _encode_images(self, split: str) -> tuple[Tensor, Tensor]:
         if split not in self._images:
-            model, features, embeddings = self.model, [], []
+            model, features, embeddings = self.flava, [], []
             for pixels in self.held_out.pairs(split).pixels.split(self.batch_size):
                 hidden = model.image_encoder(pixels.to(self.device))
                 features.append(model.image_encoder.norm(hidden[:, 0]).float().cpu())
-                embeddings.append(model.project_image(hidden).cpu())
-            self._images[split] = torch.cat(features), torch.cat(embeddings)
+                if "projections" not in lacking(model):
+                    embeddings.append(model.project_image(hidden).cpu())
+            self._images[split] = torch.cat(features), torch.cat(embeddings or [torch.empty(0, 0)])
         return self._images[split]
 
-    def _embed(self, texts: Texts) -> Float[Tensor, "texts projection"]:
-        embedded = torch.zeros(len(texts.ids), self.model.config.projection_width)
-        for rows, length in self._by_length(texts.real):
-            ids, real = (t[rows, :length].to(self.device) for t in (texts.ids, texts.real))
-            embedded[rows] = self.model.encode_text(ids, real).cpu()
-        return embedded
+    def _encode(
+        self, texts: Texts, encode: Callable[[Tensor, Tensor], Tensor]
+    ) -> Float[Tensor, "texts width"]:
+        """(ids, real) -> a vector for each text, of all texts in their order."""
+        batches = list(self._by_length(texts.real))
+        found = [
+            encode(*(t[rows, :length].to(self.device) for t in (texts.ids, texts.real))).cpu()
+            for rows, length in batches
+        ]
+        return torch.cat(found)[torch.cat([rows for rows, _ in batches]).argsort()]
 
     def _by_length(
         self, real: Bool[Tensor, "texts length"]
@@ -150,10 +177,19 @@ class Subject:
             yield rows, int(lengths[rows].max())
 
 
-def lacking(model: Flava | Clip) -> frozenset[str]:
-    """Of `OPTIONAL_PARTS`, those that the model has not, or at initial values only."""
-    whole = frozenset(OPTIONAL_PARTS) - {"logit_scale"}
-    return model.absent if isinstance(model, Flava) else whole
+def lacking(model: Evaluated) -> frozenset[str]:
+    """Of what tasks need, the parts that the model has not, or at initial values only."""
+    match model:
+        case Flava():
+            return model.absent
+        case Clip():
+            return FLAVAS_OWN
+        case MaskedImage():
+            return PARTS - {"image_encoder", "mim_head", "codebook.encoder", "codebook.decoder"}
+        case MaskedText():
+            return PARTS - {"text_encoder", "mlm_head"}
+        case Dino():
+            return PARTS - {"image_encoder"}
 
 
 class PixelComponents:
@@ -161,7 +197,7 @@ class PixelComponents:
 
     def __init__(self, held_out: HeldOut, fitted_on: str, components: int) -> None:
         self.held_out = held_out
-        self.probe: LinearProbe | None = None
+        self.probes: dict[str, LinearProbe] = {}
         self.pca = pca_of_pixels(self._pixels(fitted_on), components, held_out.seed)
 
     def features(self, split: str) -> Float[np.ndarray, "images width"]:

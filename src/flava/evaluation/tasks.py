@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from flava.evaluation import masked, measures
 from flava.evaluation.held_out import Split
 from flava.evaluation.metrics import Outcome
-from flava.evaluation.subject import Subject
 
 TRAINED_STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
 
@@ -50,6 +50,36 @@ SPLITS = {
             limit=3000,
         ),
         Split(
+            name="digits",
+            title="MNIST's digits",
+            shards=("embedded:images/mnist-test.tar",),
+        ),
+        Split(
+            name="digits_train",
+            title="MNIST's training digits",
+            shards=("embedded:images/mnist-train.tar",),
+            limit=2000,
+        ),
+        Split(
+            name="digits_validation",
+            title="others of MNIST's training digits",
+            shards=("embedded:images/mnist-train.tar",),
+            limit=2000,
+            after="digits_train",
+        ),
+        Split(
+            name="wordnet_train",
+            title="WordNet glosses and examples, also trained on without labels",
+            shards=("embedded:text/wordnet-train.jsonl",),
+            limit=3000,
+        ),
+        Split(
+            name="wordnet_validation",
+            title="validation WordNet glosses and examples",
+            shards=("embedded:text/wordnet-val.jsonl",),
+            limit=1000,
+        ),
+        Split(
             name="wordnet",
             title="unseen WordNet glosses and examples",
             shards=("embedded:text/wordnet-test.jsonl",),
@@ -65,20 +95,22 @@ class Task:
 
     name: str
     split: str
-    measure: Callable[[Subject, str], Outcome]
+    measure: Callable[[Any, str], Outcome]
+    """Of a `Subject`."""
     needs: tuple[str, ...] = ()
     """Parts of the model that not every checkpoint holds: without them the row is left out."""
-    pca: bool = False
-    """Whether principal components of the pixels can stand in for the model's features."""
+    pca: str | None = None
+    """The split on whose pixels the principal components are fitted that can stand in for the
+    model's features."""
 
 
 def rows(
     name: str,
-    measure: Callable[[Subject, str], Outcome],
+    measure: Callable[[Any, str], Outcome],
     splits: str,
     *,
     needs: tuple[str, ...] = (),
-    pca: bool = False,
+    pca: str | None = None,
 ) -> tuple[Task, ...]:
     """The same task on several splits."""
     return tuple(
@@ -87,18 +119,48 @@ def rows(
     )
 
 
+IMAGE, TEXT = ("image_encoder",), ("text_encoder",)
+BOTH = (*IMAGE, *TEXT, "projections")
+CODES = ("codebook.encoder",)
+
+GROUPS = measures.Probe(name="groups", labelled=measures.image_groups)
+DIGITS = measures.Probe(
+    name="digits",
+    labelled=measures.digits,
+    train="digits_train",
+    validation="digits_validation",
+)
+CAPTION_GROUPS = measures.Probe(name="caption groups", labelled=measures.caption_groups)
+PARTS_OF_SPEECH = measures.Probe(
+    name="parts of speech",
+    labelled=measures.parts_of_speech,
+    train="wordnet_train",
+    validation="wordnet_validation",
+)
+
 TASKS = (
     *rows(
         "retrieval",
         measures.retrieval,
         "unseen_style unseen_style_hard unseen_concepts unseen_both",
+        needs=BOTH,
     ),
     *rows(
         "zero_shot",
         measures.zero_shot,
         "unseen_style unseen_style_hard unseen_concepts_all unseen_both",
+        needs=BOTH,
     ),
-    *rows("linear_probe", measures.linear_probe, "unseen_concepts_all unseen_both", pca=True),
+    *rows(
+        "linear_probe",
+        GROUPS,
+        "unseen_concepts_all unseen_both",
+        needs=IMAGE,
+        pca=GROUPS.train,
+    ),
+    *rows("digits", DIGITS, "digits", needs=IMAGE, pca=DIGITS.train),
+    *rows("caption_groups", CAPTION_GROUPS, "unseen_concepts", needs=TEXT),
+    *rows("parts_of_speech", PARTS_OF_SPEECH, "wordnet", needs=TEXT),
     *rows("itm", masked.itm, "unseen_style unseen_concepts", needs=("itm_head",)),
     *rows("mmm_text", masked.mmm_text, "unseen_style unseen_concepts", needs=("mmm_text_head",)),
     *rows("mlm_captions", masked.mlm_captions, "unseen_style unseen_concepts", needs=("mlm_head",)),
@@ -107,9 +169,7 @@ TASKS = (
         "mmm_image",
         masked.mmm_image,
         "unseen_style unseen_concepts",
-        needs=("mmm_image_head", "codebook.encoder"),
+        needs=("mmm_image_head", *CODES),
     ),
-    *rows(
-        "mim", masked.mim, "unseen_style unseen_concepts", needs=("mim_head", "codebook.encoder")
-    ),
+    *rows("mim", masked.mim, "unseen_style unseen_concepts", needs=("mim_head", *CODES)),
 )

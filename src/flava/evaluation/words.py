@@ -60,6 +60,21 @@ TASKS = {
         "A logistic regression on the frozen image features names the group of an unseen concept. "
         "PCA: the same on as many principal components of the raw pixels.",
     ),
+    "digits": TaskWords(
+        "Linear probe of digits",
+        "A logistic regression on the frozen image features names MNIST's digits. PCA: the same on "
+        "as many principal components of the raw pixels.",
+    ),
+    "caption_groups": TaskWords(
+        "Linear probe of captions",
+        "A logistic regression on the frozen text features of captions names the group of an "
+        "unseen concept.",
+    ),
+    "parts_of_speech": TaskWords(
+        "Linear probe of dictionary texts",
+        "A logistic regression on the frozen text features of unseen WordNet glosses and examples "
+        "tells whether they explain a noun, verb, adjective or adverb.",
+    ),
     "itm": TaskWords(
         "Image-text matching",
         "Each image once with its own caption, once with another concept's. Accuracy is of the "

@@ -162,11 +162,9 @@ class Clip(nn.Module):
     ) -> Float[Tensor, "batch projection"]:
         """The text encoder's states (before its norm) -> unit vectors of the contrastive space.
 
-        A text's state is the one at its largest id, which is the end-of-text token's.
+        A text's state is the one at its end.
         """
-        rows = torch.arange(len(ids), device=ids.device)
-        end = hidden[rows, ids.argmax(dim=1)]
-        return unit_length(self.text_projection(self.text_encoder.norm(end)))
+        return unit_length(self.text_projection(self.text_encoder.norm(at_end(hidden, ids))))
 
     def encode_image(
         self, pixels: Float[Tensor, "batch 3 height width"]
@@ -179,6 +177,13 @@ class Clip(nn.Module):
     ) -> Float[Tensor, "batch projection"]:
         """Texts -> unit vectors of the contrastive space."""
         return self.project_text(self.text_encoder(ids, real), ids)
+
+
+def at_end(
+    hidden: Float[Tensor, "batch tokens width"], ids: Int[Tensor, "batch tokens"]
+) -> Float[Tensor, "batch width"]:
+    """Each text's state at its end-of-text token, which has the largest id."""
+    return hidden[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]
 
 
 def blocks_of(encoder: Transformer) -> list[Block]:

@@ -21,7 +21,7 @@ class Settings:
     data_root: Path
     """The folder that holds a folder for each data set."""
     cache: Path
-    """Where features, extracted text and fine-tuned runs are kept, so that nothing is done twice."""
+    """Where features, extracted text and fine-tuned runs are kept: nothing is done twice."""
     few: int | None = None
     """Samples of each split that are looked at, drawn by the seed; all if not set."""
     seed: int = 0

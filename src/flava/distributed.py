@@ -12,12 +12,12 @@ from torch.nn import functional
 
 
 class Gather(Enum):
-    """Which workers the gradient of gathered features reaches (columns 3 and 4 of Table C.1)."""
+    """Which features the gradient of a worker's loss reaches (columns 3 and 4 of Table C.1)."""
 
     GLOBAL = "global"
-    """Every worker, through the gather: the paper's choice."""
+    """Every worker's, through the gather: the paper's choice."""
     LOCAL = "local"
-    """The worker's own features only, OpenCLIP's way when the paper was written."""
+    """The worker's own only, OpenCLIP's way when the paper was written."""
 
 
 def rank() -> int:
@@ -39,26 +39,25 @@ def mean_over_workers(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"
 
 
 def gather(
-    features: Float[Tensor, "local width"], sizes: Sequence[int], reach: Gather
+    features: Float[Tensor, "local width"], sizes: Sequence[int]
 ) -> Float[Tensor, "total width"]:
     """The features of all workers in order of rank; ``sizes`` tells how many rows each brings.
 
-    With `Gather.GLOBAL` the backward pass sums the workers' gradients, so that the average over
-    workers (DDP's) is the gradient of the loss averaged over workers.
+    The backward pass sums the workers' gradients, so that the average over workers (DDP's) is the
+    gradient of the loss averaged over workers.
     """
     if world_size() == 1:
         return features
     # A collective moves tensors of one shape: shorter ones are filled up, and cut again.
     filled = functional.pad(features, (0, 0, 0, max(sizes) - len(features))).contiguous()
-    if reach is Gather.GLOBAL:
-        gathered = dist_functional.all_gather(filled)
-    else:
-        gathered = [torch.empty_like(filled) for _ in sizes]
-        dist.all_gather(gathered, filled.detach())
-    shards = [shard[:size] for shard, size in zip(gathered, sizes, strict=True)]
-    if reach is Gather.LOCAL:
-        shards[rank()] = features
-    return torch.cat(shards)
+    gathered = dist_functional.all_gather(filled)
+    return torch.cat([shard[:size] for shard, size in zip(gathered, sizes, strict=True)])
+
+
+def scale_gradient(values: Float[Tensor, "*shape"], factor: float) -> Float[Tensor, "*shape"]:
+    """The same values; their gradient is multiplied by ``factor``."""
+    fixed = values.detach()
+    return fixed + factor * (values - fixed)
 
 
 def of_all_workers(values: Int[Tensor, " n"]) -> Int[Tensor, "workers n"]:

@@ -21,8 +21,8 @@ class ContrastConfig:
     gather: Gather = Gather.GLOBAL
     """Whether the contrastive gradient reaches every worker or only the worker's own features."""
     workers: int = 1
-    """How many workers each process's batch stands for, which changes the local gradient alone: so
-    few processes can train as many would."""
+    """How many workers each process stands for, which changes the local gradient alone: so few
+    processes can train as many would."""
 
     def mistakes(self, field: str) -> list[str]:
         """What is wrong with these settings, one line each."""

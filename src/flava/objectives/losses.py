@@ -5,7 +5,6 @@ and its gradient too: it stays defined, finite and attached to the graph, so tha
 that a batch may train has a gradient on every worker.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from flava.distributed import Gather, gather, of_all_workers, rank, world_size
+from flava.distributed import (
+    Gather,
+    gather,
+    of_all_workers,
+    rank,
+    scale_gradient,
+    world_size,
+)
 
 
 @dataclass(frozen=True)
@@ -50,35 +56,24 @@ def contrastive(
     workers, however many each has: a worker's own mean weighs as much as it has rows. So with
     `Gather.GLOBAL` the gradient is that of one process on the joined batch.
 
-    With ``workers`` the batch of this process stands for those of so many workers, in order: with
-    `Gather.LOCAL` they are constants to each other, as if each had a process of its own.
+    With `Gather.LOCAL` it is what OpenCLIP did when the paper was written (``get_loss`` of
+    mlfoundations/open_clip ``src/training/train.py``, be36164, November 2021): every worker has
+    the loss of all rows, and its gradient reaches the worker's own features alone. Averaged, that
+    is the joined batch's gradient divided by the number of workers, but for the temperature's,
+    which is whole. ``workers`` is how many workers this process stands for.
     """
     pairs = torch.arange(len(image), device=image.device)
     sizes, row_counts = of_all_workers(torch.stack([pairs.new_tensor(len(pairs)), rows.sum()])).T
     sizes = sizes.tolist()
     targets = (sum(sizes[: rank()]) + pairs)[rows]
+    if reach is Gather.LOCAL:
+        share = 1 / (workers * world_size())
+        image, text = scale_gradient(image, share), scale_gradient(text, share)
     scale = logit_scale.exp()
-
-    def ask(queries: Tensor, candidates: Tensor) -> Term:
-        every = gather(candidates, sizes, reach)
-        logits = queries[rows] @ every.T
-        if reach is Gather.LOCAL and workers > 1:
-            same = of_one_worker(rows, sizes, workers)
-            logits = torch.where(same, logits, queries[rows] @ every.detach().T)
-        return classification(scale * logits, targets)
-
-    to_text, to_image = ask(image, text), ask(text, image)
+    to_text = classification(scale * image[rows] @ gather(text, sizes).T, targets)
+    to_image = classification(scale * text[rows] @ gather(image, sizes).T, targets)
     accuracy = None
     if to_text.accuracy is not None and to_image.accuracy is not None:
         accuracy = (to_text.accuracy + to_image.accuracy) / 2
     weight = world_size() * len(targets) / max(1, int(row_counts.sum()))
     return Term(weight * (to_text.loss + to_image.loss) / 2, accuracy)
-
-
-def of_one_worker(
-    rows: Bool[Tensor, " batch"], sizes: Sequence[int], workers: int
-) -> Bool[Tensor, "rows total"]:
-    """Which candidates of all processes are the row's own worker's, of ``workers`` in this one."""
-    number = torch.arange(len(rows), device=rows.device) * workers // len(rows)
-    before, after = sum(sizes[: rank()]), sum(sizes[rank() + 1 :])
-    return functional.pad(number[rows, None] == number, (before, after))

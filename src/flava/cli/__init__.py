@@ -17,6 +17,7 @@ from flava.cli.conversion import convert
 from flava.cli.evaluation import evaluate, report
 from flava.cli.masked import fill_mask, reconstruct
 from flava.cli.recipes import recipes
+from flava.cli.reproduction import reproduce
 from flava.cli.searching import search
 from flava.cli.tables import classify, embed, match
 from flava.cli.training import train
@@ -26,6 +27,7 @@ from flava.training.loop import Interrupted
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train,
     "recipes": recipes,
+    "reproduce": reproduce,
     "evaluate": evaluate,
     "report": report,
     "convert": convert,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flava.recipes import RECIPES
-from flava.recipes.columns import COLUMNS
+from flava.recipes.columns import COLUMNS, RELEASED
 from flava.training.run import RUN, Run
 
 
@@ -41,6 +41,11 @@ def recipes(action: Annotated[Action, tyro.conf.arg(name="")] = List()) -> None:
 
 def resolved(name: str) -> str:
     """Raises ValueError: there is no such recipe."""
+    if name == RELEASED:
+        raise ValueError(
+            f"{RELEASED} is OpenAI's released CLIP, which is evaluated only: flava evaluate "
+            f"openai/clip-vit-base-patch16 --output-dir runs/{RELEASED}"
+        )
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return RUN.dump_json(RECIPES[name](), indent=2).decode()
@@ -58,7 +63,9 @@ def listing() -> Table:
         column = COLUMNS.get(name.removesuffix("-tiny"), "")
         about = (recipe.__doc__ or "").splitlines()[0].removeprefix("Small twin: ")
         table.add_row(name, about, data(run), sources(run), f"{run.max_steps:,}", str(column))
-    table.caption = "column: of Table C.1; 14 is OpenAI's released CLIP. NAME-tiny: a small twin"
+    released = "OpenAI's CLIP ViT-B/16, evaluated only."
+    table.add_row(RELEASED, released, "OpenAI's pairs", "released weights", "", "14")
+    table.caption = "column: of Table C.1. NAME-tiny: a small twin"
     return table
 
 

@@ -21,6 +21,10 @@ NOISE = 2.0
 """A difference of fewer standard errors than this is called noise: 5 % of nothing would pass."""
 
 
+NOTHING = 0.0005
+"""A difference of the paper's that its tables' digits, rounded to a tenth of a point, show as 0."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A figure of `tasks` as a row of the table."""
@@ -174,9 +178,9 @@ class Answer:
     papers: dict[Group, float]
 
     def agrees(self, group: Group) -> bool | None:
-        """Whether it goes the paper's way; None where it is noise, or the paper has none."""
-        ours, theirs = self.differences.get(group), self.papers.get(group)
-        if ours is None or theirs is None or ours.is_noise:
+        """Whether it goes the paper's way; None where it is noise, or the paper sees none."""
+        ours, theirs = self.differences.get(group), self.papers.get(group, 0.0)
+        if ours is None or ours.is_noise or abs(theirs) < NOTHING:
             return None
         return (ours.value > 0) == (theirs > 0)
 

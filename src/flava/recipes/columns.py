@@ -236,4 +236,7 @@ COLUMNS = {
     "flava-dino": 12,
     "clip-pmd": 13,
 }
-"""Recipe -> its column of Table C.1. Column 14 is OpenAI's released CLIP, which is not trained."""
+"""Recipe -> its column of Table C.1."""
+
+RELEASED = "clip-400m"
+"""Column 14: OpenAI's released CLIP, which is measured and not trained."""

@@ -1,7 +1,12 @@
-"""Runs trials in processes of their own, several at once, and goes on where it was stopped."""
+"""`flava reproduce`: the whole comparison of Table C.1, in trials that run several at once.
+
+Each trial is a process of the command line's own: `flava train`, then `flava evaluate`. What is
+done is skipped, what was begun goes on, and a trial that fails leaves the others alone.
+"""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -9,8 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -22,8 +28,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flava.evaluation.record import FILE
-from flava.recipes.reproduction import Trial
+from flava.evaluation.comparison import Columns
+from flava.evaluation.comparison_report import write_comparison
+from flava.evaluation.course import read_course
+from flava.evaluation.machine import machine
+from flava.evaluation.record import FILE, Evaluation, load_evaluation
+from flava.evaluation.report import duration
+from flava.evaluation.suite import paper
+from flava.recipes.columns import RELEASED, TINY
+from flava.recipes.reproduction import QUICK, STAGES, Trial, columns, home_of, trials
 
 LOOK = 2.0
 """Seconds between two looks at how far the trials are."""
@@ -33,23 +46,129 @@ TAIL = 4096
 """Bytes at the end of metrics.jsonl that hold more than one row."""
 
 
-def run_trials(trials: Sequence[Trial], jobs: int) -> list[str]:
-    """Train and evaluate what is not yet trained and evaluated; a line for each that failed.
+@dataclass(frozen=True, kw_only=True)
+class ReproduceConfig:
+    """The columns of Table C.1 with their stages, side by side."""
 
-    Each process has an equal share of the cores.
+    scale: Literal["tiny"] = "tiny"
+    """The recipes' size: tiny are the twins on the embedded corpus, for a small machine."""
+    output_dir: Path | None = None
+    """Folder to write to; runs/reproduce, or runs/reproduce-quick, if not set."""
+    seeds: int = 1
+    """How many seeds everything is trained with: 0, 1, ..."""
+    quick: bool = False
+    """Make a tenth of the updates: to see that all works, not what comes out."""
+    jobs: int = 2
+    """Trials that run at once; each has an equal share of the cores."""
+    clip_400m: str | None = None
+    """Released CLIP weights to measure as column 14: anything that flava.load takes."""
+
+    @property
+    def folder(self) -> Path:
+        return self.output_dir or Path(f"runs/reproduce{'-quick' if self.quick else ''}")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the settings, one line each."""
+        return [
+            f"{name} is {value}: use at least 1"
+            for name in ("seeds", "jobs")
+            if (value := getattr(self, name)) < 1
+        ]
+
+
+def reproduce(config: ReproduceConfig) -> Path:
+    """Train and evaluate everything that is not yet, and return the path of the report.
 
     Raises:
-        KeyboardInterrupt: by Ctrl-C, when every process has written its checkpoint.
+        KeyboardInterrupt: by Ctrl-C or SIGTERM, when every process has written its checkpoint.
+        ValueError: the settings do not hold; or trials failed, after the report of the others.
+        OSError: the folder cannot be written.
     """
-    with Crew(jobs) as crew, ThreadPoolExecutor(jobs) as pool, shown(trials):
-        waiting = [pool.submit(crew.see_through, trial) for trial in trials]
+    if problems := config.problems():
+        raise ValueError("flava reproduce cannot start:\n  " + "\n  ".join(problems))
+    stages, later = (planned(config, names) for names in (STAGES, columns()))
+    failed = run_trials(stages, later, config)
+    page = report(config, [*stages, *later])
+    if failed:
+        raise ValueError(
+            f"{len(failed)} of {len(stages) + len(later)} trials failed; the same command goes on "
+            f"with them. The others are in {page}:\n  " + "\n  ".join(failed)
+        )
+    return page
+
+
+def planned(config: ReproduceConfig, names: tuple[str, ...]) -> list[Trial]:
+    """The trials of these recipes with every seed."""
+    return [
+        trial
+        for seed in range(config.seeds)
+        for trial in trials(names, TINY.suffix, config.folder, seed, quick=config.quick)
+    ]
+
+
+def report(config: ReproduceConfig, done: Sequence[Trial]) -> Path:
+    """Write the comparison of all columns that every seed has."""
+    found = {name: evaluations(config, name) for name in (*paper.columns(), *STAGES)}
+    kept: Columns = {name: each for name, each in found.items() if each}
+    courses = [course for trial in done if (course := read_course(trial.folder))]
+    facts = [
+        ("seeds", str(config.seeds)),
+        ("columns and stages", f"{len(kept)} of {len(found)}"),
+        ("updates", f"{sum(course.last_step for course in courses):,}"),
+        ("training time, summed", duration(sum(course.seconds for course in courses))),
+        ("machine", "{processor}, {cores} cores".format(**machine())),
+    ]
+    notes = [f"--quick: every run made a {QUICK}th of its updates."] if config.quick else []
+    missing = [name for name in found if name not in kept and name != RELEASED]
+    if missing:
+        notes.append(f"Not measured with every seed, and left out: {', '.join(missing)}.")
+    return write_comparison(kept, facts, notes, config.folder)
+
+
+def evaluations(config: ReproduceConfig, name: str) -> list[Evaluation]:
+    """A column's, one a seed; none if a seed has none."""
+    if name == RELEASED:
+        folders = [config.folder / RELEASED] * config.seeds if config.clip_400m else []
+    else:
+        folders = [home_of(config.folder, seed) / name for seed in range(config.seeds)]
+    if not all((folder / FILE).is_file() for folder in folders):
+        return []
+    return [load_evaluation(folder) for folder in folders]
+
+
+def run_trials(
+    stages: Sequence[Trial], later: Sequence[Trial], config: ReproduceConfig
+) -> list[str]:
+    """Stages first, since columns start from them; a line for each trial that failed."""
+    with (
+        terminating(),
+        Crew(config.jobs) as crew,
+        ThreadPoolExecutor(config.jobs) as pool,
+        shown([*stages, *later]),
+    ):
         try:
-            found = [future.result() for future in waiting]
+            found = [*pool.map(crew.see_through, stages)]
+            released = pool.submit(crew.measure_released, config)
+            found += [*pool.map(crew.see_through, later), released.result()]
         except KeyboardInterrupt:
             crew.stop()
-            pool.shutdown(cancel_futures=True)
             raise
     return [line for line in found if line]
+
+
+@contextmanager
+def terminating() -> Iterator[None]:
+    """SIGTERM, and a terminal that is closed, stop as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    previous = {s: signal.signal(s, stop) for s in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Crew:
@@ -72,16 +191,23 @@ class Crew:
         """Train the trial and evaluate it; why that failed, if it did."""
         if not trial.is_trained:
             command = ["train", trial.recipe, *trial.changes(), "--resume"]
-            if problem := self.run(command, trial):
+            if problem := self.run(command, trial.folder):
                 return problem
         if not is_evaluated(trial):
-            return self.run(["evaluate", str(trial.folder)], trial)
+            return self.run(["evaluate", str(trial.folder)], trial.folder)
         return None
 
-    def run(self, arguments: list[str], trial: Trial) -> str | None:
-        """Run a command of `flava`, its output going to the trial's log."""
-        trial.folder.mkdir(parents=True, exist_ok=True)
-        log = trial.folder / "log.txt"
+    def measure_released(self, config: ReproduceConfig) -> str | None:
+        """Evaluate what is given as column 14."""
+        folder = config.folder / RELEASED
+        if config.clip_400m is None or (folder / FILE).is_file():
+            return None
+        return self.run(["evaluate", config.clip_400m, "--output-dir", str(folder)], folder)
+
+    def run(self, arguments: list[str], folder: Path) -> str | None:
+        """Run a command of `flava`, its output going to the folder's log; why it failed."""
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "log.txt"
         with log.open("ab") as file, self.lock:
             if self.stopped:
                 return None
@@ -102,7 +228,7 @@ class Crew:
         self.running.discard(process)
         if status == 0 or self.stopped:
             return None
-        return f"{trial.folder}: flava {arguments[0]} failed ({last_line(log)}); all is in {log}"
+        return f"{folder}: flava {arguments[0]} failed ({last_line(log)}); all is in {log}"
 
     def stop(self) -> None:
         """Let every process write its checkpoint, and start no other."""
@@ -146,16 +272,16 @@ def shown(trials: Sequence[Trial]) -> Iterator[None]:
     def watch() -> None:
         printed = time.monotonic()
         while not done.wait(LOOK):
-            steps = {trial: updates_of(trial) for trial in trials}
+            steps = [updates_of(trial) for trial in trials]
             at_work = ", ".join(
                 f"{trial.folder.name} {n:,}"
-                for trial, n in steps.items()
+                for trial, n in zip(trials, steps, strict=True)
                 if 0 < n < trial.run.max_steps
             )
-            bar.update(task, completed=sum(steps.values()), at_work=at_work)
+            bar.update(task, completed=sum(steps), at_work=at_work)
             if not console.is_terminal and time.monotonic() - printed > SECONDS_BETWEEN_LINES:
                 printed = time.monotonic()
-                console.print(f"{sum(steps.values()):,} of {total:,} updates; {at_work}")
+                console.print(f"{sum(steps):,} of {total:,} updates; {at_work}")
 
     watcher = threading.Thread(target=watch, daemon=True)
     with bar:

@@ -59,7 +59,7 @@ def trials(
     names: tuple[str, ...], suffix: str, folder: Path, seed: int, quick: bool
 ) -> list[Trial]:
     """Trials of these recipes with one seed, below ``folder``."""
-    home = folder / f"seed-{seed}"
+    home = home_of(folder, seed)
     shorten: Callable[[Run], Run] = shortened if quick else lambda run: run
     found = []
     for name in names:
@@ -80,6 +80,11 @@ def trials(
 def columns() -> tuple[str, ...]:
     """The columns that are trained, the costliest first."""
     return tuple(sorted(COLUMNS, key=lambda name: (COLUMNS[name] < 7, -COLUMNS[name])))
+
+
+def home_of(folder: Path, seed: int) -> Path:
+    """Where the trials of a seed are."""
+    return folder / f"seed-{seed}"
 
 
 def shortened(run: Run) -> Run:

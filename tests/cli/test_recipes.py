@@ -27,7 +27,14 @@ def rows() -> dict[str, list[str]]:
 
 
 def test_every_recipe_has_a_row() -> None:
-    assert set(rows()) == set(RECIPES)
+    assert set(rows()) == {*RECIPES, "clip-400m"}
+
+
+def test_the_released_column_is_evaluated_and_not_trained(flava: Command) -> None:
+    assert rows()["clip-400m"][-1] == "14"
+    ended = flava("recipes", "show", "clip-400m")
+    assert ended.status == 1
+    assert "flava evaluate openai/clip-vit-base-patch16 --output-dir runs/clip-400m" in ended.error
 
 
 def test_a_row_tells_data_sources_updates_and_column() -> None:

@@ -7,11 +7,21 @@ import torch
 from PIL import Image
 
 from flava.evaluation.harness import EvaluationConfig, evaluate, untrained
+from flava.evaluation.held_out import HeldOut
 from flava.evaluation.masked import patch_masks
 from flava.evaluation.record import Evaluation, Pictures, load_evaluation, save_evaluation
 from flava.evaluation.tasks import SPLITS, TASKS
-from flava.model import Flava
+from flava.model import (
+    Dino,
+    DinoConfig,
+    Flava,
+    MaskedImage,
+    MaskedImageConfig,
+    MaskedText,
+    MaskedTextConfig,
+)
 from flava.training.run import Precision
+from tests.data.shard_files import write_lines
 from tests.evaluation.corpus import held_out, splits, tiny_geometry
 
 EXACT = EvaluationConfig(seed=3, precision=Precision.FP32)
@@ -165,3 +175,62 @@ def test_a_missing_or_damaged_evaluation_is_a_clear_error(tmp_path: Path) -> Non
     (tmp_path / "evaluation.json").write_text('{"figures": [{"task": 1}]}')
     with pytest.raises(ValueError, match=r"is not an evaluation[\s\S]*run `flava evaluate"):
         load_evaluation(tmp_path)
+
+
+def alone(whole: Flava, part: str) -> MaskedImage | MaskedText | Dino:
+    """An encoder of the model, as a run of one modality leaves it."""
+    config = whole.config
+    if part == "image":
+        alone = MaskedImage(MaskedImageConfig(image=config.image, codebook=config.codebook))
+    elif part == "text":
+        alone = MaskedText(MaskedTextConfig(text=config.text))
+    else:
+        alone = Dino(DinoConfig(image=config.image, head_width=8, bottleneck=8, outputs=8))
+    weights = whole.state_dict()
+    missing = alone.load_state_dict(
+        {name: weights[name] for name in alone.state_dict() if name in weights}, strict=False
+    ).missing_keys
+    assert all(name.startswith(("student.", "head.", "center")) for name in missing)
+    return alone
+
+
+@pytest.mark.parametrize(
+    ("part", "tasks"),
+    [
+        ("image", {"linear_probe", "digits", "mim"}),
+        ("dino", {"linear_probe", "digits"}),
+        ("text", {"caption_groups", "parts_of_speech", "mlm", "mlm_captions"}),
+    ],
+)
+def test_an_encoder_alone_is_measured_as_within_a_whole_model(
+    tmp_path: Path, part: str, tasks: set[str]
+) -> None:
+    whole = tiny_model(1)
+    expected, _ = run(whole, tmp_path)
+    found, pictures = run(alone(whole, part), tmp_path)
+    assert {figure.task for figure in found.figures} == tasks
+    for figure in found.figures:
+        same = expected.figure(figure.task, figure.split, figure.metric)
+        assert same is not None
+        assert (figure.value, figure.n) == (same.value, same.n)
+        assert "untrained" in figure.baselines
+    assert not found.examples.images_for_captions
+    assert bool(pictures) == (part == "image")  # what its codebook draws
+
+
+def test_texts_of_no_synset_are_named(tmp_path: Path) -> None:
+    text = write_lines(tmp_path / "other.jsonl", ["a word"] * 8)
+    rows = splits(tmp_path / "corpus")
+    rows["wordnet_train"] = replace(rows["wordnet_train"], shards=(str(text),))
+    with pytest.raises(ValueError, match="of wordnet_train is of no WordNet synset"):
+        evaluate(tiny_model(1), config=EXACT, splits=rows)
+
+
+def test_a_split_after_another_shares_none_of_its_samples(tmp_path: Path) -> None:
+    rows = splits(tmp_path)
+    rows["first"] = replace(rows["validation"], name="first", limit=20)
+    rows["second"] = replace(rows["validation"], name="second", limit=20, after="first")
+    data = HeldOut(rows, tiny_geometry(), seed=4)
+    first, second = (set(data.pairs(name).keys) for name in ("first", "second"))
+    assert len(first) == len(second) == 20
+    assert first.isdisjoint(second)

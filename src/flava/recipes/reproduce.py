@@ -13,10 +13,10 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -142,7 +142,7 @@ def run_trials(
     """Stages first, since columns start from them; a line for each trial that failed."""
     with (
         terminating(),
-        Crew(config.jobs) as crew,
+        closing(Crew(config.jobs)) as crew,
         ThreadPoolExecutor(config.jobs) as pool,
         shown([*stages, *later]),
     ):
@@ -151,7 +151,7 @@ def run_trials(
             released = pool.submit(crew.measure_released, config)
             found += [*pool.map(crew.see_through, later), released.result()]
         except KeyboardInterrupt:
-            crew.stop()
+            crew.close()
             raise
     return [line for line in found if line]
 
@@ -180,12 +180,6 @@ class Crew:
         self.running: set[subprocess.Popen[bytes]] = set()
         self.stopped = False
         self.lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
 
     def see_through(self, trial: Trial) -> str | None:
         """Train the trial and evaluate it; why that failed, if it did."""
@@ -230,7 +224,7 @@ class Crew:
             return None
         return f"{folder}: flava {arguments[0]} failed ({last_line(log)}); all is in {log}"
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Let every process write its checkpoint, and start no other."""
         with self.lock:
             self.stopped = True

@@ -10,6 +10,7 @@ from flava.evaluation.harness import EvaluationConfig, evaluate, untrained
 from flava.evaluation.held_out import HeldOut
 from flava.evaluation.masked import patch_masks
 from flava.evaluation.record import Evaluation, Pictures, load_evaluation, save_evaluation
+from flava.evaluation.subject import Evaluated
 from flava.evaluation.tasks import SPLITS, TASKS
 from flava.model import (
     Dino,
@@ -33,7 +34,7 @@ def tiny_model(seed: int) -> Flava:
 
 
 def run(
-    model: Flava, folder: Path, config: EvaluationConfig = EXACT
+    model: Evaluated, folder: Path, config: EvaluationConfig = EXACT
 ) -> tuple[Evaluation, Pictures]:
     return evaluate(model, config=config, splits=splits(folder))
 
@@ -177,7 +178,7 @@ def test_a_missing_or_damaged_evaluation_is_a_clear_error(tmp_path: Path) -> Non
         load_evaluation(tmp_path)
 
 
-def alone(whole: Flava, part: str) -> MaskedImage | MaskedText | Dino:
+def alone(whole: Flava, part: str) -> Evaluated:
     """An encoder of the model, as a run of one modality leaves it."""
     config = whole.config
     if part == "image":

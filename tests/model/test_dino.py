@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from flava.model import Dino, DinoConfig, ImageConfig
+from flava.batch import ImageInputs
+from flava.model import Dino, DinoConfig, ImageConfig, features_of
 from flava.model.dino import DinoHead
 from flava.model.published.load import load_pretrained
 from flava.model.published.own import write_model
@@ -169,3 +170,15 @@ def test_every_mistake_stands_in_one_error() -> None:
         "  init_std is -1.0: use 0 or more",
         "  token_init_std is -2.0: use 0 or more",
     ]
+
+
+def test_a_probe_of_dino_reads_the_teacher() -> None:
+    model = dino_model()
+    for parameter in model.student.parameters():
+        parameter.data.zero_()
+    pixels = torch.randn(2, 3, model.config.image.image_size, model.config.image.image_size)
+    encoder = model.image_encoder.eval()
+    found = features_of(model, "images")(ImageInputs(pixels=pixels))
+    assert torch.equal(found, encoder.norm(encoder(pixels)[:, 0]))
+    with pytest.raises(ValueError, match="a Dino does not read text"):
+        features_of(model, "text")

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flava.batch import ImageInputs, Inputs, Kind, PairInputs, TextInputs
+from flava.model.dino import Dino
 from flava.model.flava import Flava
 from flava.model.image import ImageConfig, ImageEncoder
 from flava.model.masked import MaskedImage, MaskedText
@@ -118,7 +119,7 @@ def features_config(model: nn.Module, kind: Kind) -> FeaturesConfig:
         ValueError: the model has no such part.
     """
     match model, kind:
-        case ((Flava() | MaskedImage()), "images"):
+        case ((Flava() | MaskedImage() | Dino()), "images"):
             return model.config.image
         case ((Flava() | MaskedText()), "text"):
             return model.config.text

@@ -72,18 +72,18 @@ def image_dino_tiny() -> Run:
         ),
         objective=DinoObjectiveConfig(
             epoch_steps=epoch,
-            teacher_temperature=0.04,
+            # Warmer, the teacher drifts to all outputs alike; colder, to one (docs/log.md).
+            teacher_temperature=0.03,
             first_teacher_temperature=0.02,
             temperature_epochs=2,
             freeze_epochs=1,
-            teacher_momentum=0.98,
         ),
         data=DataConfig(
             images=SourceConfig(shards=("embedded:images/*-train.tar",), weight=1.0, batch_size=32),
             crops=CropConfig(global_size=IMAGE.image_size, local_size=3 * PATCH, local_crops=4),
         ),
         optimizer=OptimizerConfig(
-            lr=1e-3, weight_decay=0.04, final_weight_decay=0.4, max_grad_norm=0.3, clip_each=True
+            lr=5e-4, weight_decay=0.04, final_weight_decay=0.4, max_grad_norm=0.3, clip_each=True
         ),
         schedule=ScheduleConfig(warmup_steps=epoch),
         precision=Precision.FP32,

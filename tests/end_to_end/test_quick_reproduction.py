@@ -9,7 +9,7 @@ import torch
 from flava.cli import main
 from flava.data.loader import Loader, SourceConfig
 from flava.model.published.load import load_pretrained
-from flava.objectives import DinoObjectiveConfig
+from flava.objectives import DinoObjective
 from flava.recipes.reproduction import STAGES, Trial, columns, trials
 from flava.recipes.start import held_out_batches, join
 from flava.training.run import Run
@@ -27,7 +27,7 @@ def held_out_loss(run: Run, *, trained: bool) -> float:
     objective, _ = join(run)
     if trained:
         objective.model.load_state_dict(load_pretrained(run.output_dir).state_dict())
-    if isinstance(run.objective, DinoObjectiveConfig):
+    if isinstance(objective, DinoObjective):
         return sum(held_out_dino(objective.model, run).values())
     with torch.inference_mode():
         if run.held_out:

@@ -18,6 +18,7 @@ from flava.evaluation.comparison import (
 )
 from flava.evaluation.record import Evaluation, Figure
 from flava.evaluation.suite import paper
+from flava.evaluation.suite.task import Group
 from flava.evaluation.tasks import TASKS
 
 
@@ -82,7 +83,11 @@ def test_a_group_without_one_of_its_rows_has_no_average() -> None:
 
 def test_the_papers_averages_are_those_it_prints() -> None:
     """To its two digits, but for the three of NLP that are not the mean of their rows."""
-    for group, name in (("vision", "Vision Avg."), ("multimodal", "Multimodal Avg.")):
+    printed_as: tuple[tuple[Group, str], ...] = (
+        ("vision", "Vision Avg."),
+        ("multimodal", "Multimodal Avg."),
+    )
+    for group, name in printed_as:
         for column in paper.columns():
             printed, ours = paper.printed_average(name, column), papers_average(group, column)
             assert (printed is None) == (ours is None)

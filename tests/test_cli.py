@@ -94,8 +94,8 @@ def test_the_help_of_a_command_says_what_it_reads_and_writes(flava, command):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("", "Expected one of {train, recipes, evaluate,"),
-        ("teach", "train, recipes, evaluate, report"),
+        ("", "Expected one of {train, recipes, reproduce,"),
+        ("teach", "train, recipes, reproduce, evaluate"),
         ("train", "Expected one of {flava-tiny, codebook-tiny,"),
         ("train flava-huge", "flava-tiny, codebook-tiny"),
         ("train flava-tiny --max-step 3", "--max-steps INT"),

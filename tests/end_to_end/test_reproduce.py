@@ -62,6 +62,7 @@ def test_stopping_leaves_a_checkpoint_and_no_process(tmp_path: Path, number: int
     finally:
         process.kill()
     assert process.returncode == 130
+    assert "run the same command again" in error
     assert "Traceback" not in error
     assert (tmp_path / "seed-0" / "image-dino" / "checkpoints" / "last").exists()
     assert not (tmp_path / "seed-0" / "image-beit").exists()

@@ -90,7 +90,7 @@ def test_the_report_is_one_page_that_needs_no_other(report):
 
 def test_a_codebooks_run_has_curves_but_no_figures(codebook, capsys):
     assert main(["evaluate", str(codebook)]) == 1
-    assert "only a FLAVA or a CLIP can be evaluated" in capsys.readouterr().err
+    assert "only a FLAVA, a CLIP or an encoder" in capsys.readouterr().err
     assert main(["report", str(codebook)]) == 0
     assert "<svg" in (codebook / "report.html").read_text()
 

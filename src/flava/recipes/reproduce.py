@@ -37,6 +37,7 @@ from flava.evaluation.report import duration
 from flava.evaluation.suite import paper
 from flava.recipes.columns import RELEASED, TINY
 from flava.recipes.reproduction import QUICK, STAGES, Trial, columns, home_of, trials
+from flava.training.loop import Interrupted
 
 LOOK = 2.0
 """Seconds between two looks at how far the trials are."""
@@ -80,7 +81,7 @@ def reproduce(config: ReproduceConfig) -> Path:
     """Train and evaluate everything that is not yet, and return the path of the report.
 
     Raises:
-        KeyboardInterrupt: by Ctrl-C or SIGTERM, when every process has written its checkpoint.
+        Interrupted: by Ctrl-C or SIGTERM, when every process has written its checkpoint.
         ValueError: the settings do not hold; or trials failed, after the report of the others.
         OSError: the folder cannot be written.
     """
@@ -150,9 +151,9 @@ def run_trials(
             found = [*pool.map(crew.see_through, stages)]
             released = pool.submit(crew.measure_released, config)
             found += [*pool.map(crew.see_through, later), released.result()]
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             crew.close()
-            raise
+            raise Interrupted("stopped. To go on, run the same command again") from stop
     return [line for line in found if line]
 
 

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from flava.evaluation.record import Evaluation, Figure
 from flava.evaluation.suite import paper
+from flava.evaluation.suite.averages import group_average
 from flava.evaluation.suite.task import Group
 
 Columns = Mapping[str, Sequence[Evaluation]]
@@ -19,7 +20,6 @@ Columns = Mapping[str, Sequence[Evaluation]]
 
 NOISE = 2.0
 """A difference of fewer standard errors than this is called noise: 5 % of nothing would pass."""
-
 
 NOTHING = 0.0005
 """A difference of the paper's that its tables' digits, rounded to a tenth of a point, show as 0."""
@@ -116,21 +116,20 @@ def of_row(row: Row, evaluations: Sequence[Evaluation]) -> Estimate | None:
 
 
 def of_group(group: Group, evaluations: Sequence[Evaluation]) -> Estimate | None:
-    """The mean of a group's rows; None where one of them is missing.
-
-    Rows of a group share test items, so that their errors may add up: theirs are averaged.
-    """
-    rows = [of_row(row, evaluations) for row in ROWS if row.group == group]
-    known = [row for row in rows if row is not None]
-    if len(known) < len(rows):
-        return None
-    seeds = np.mean([row.seeds for row in known], axis=0)
-    return Estimate(tuple(seeds.tolist()), sum(row.sampling for row in known) / len(known))
+    """The mean of a group's rows; None where one of them is missing."""
+    return mean_of([of_row(row, evaluations) for row in ROWS if row.group == group])
 
 
 def macro(groups: Sequence[Group], evaluations: Sequence[Evaluation]) -> Estimate | None:
     """The mean of some groups' averages; None where one of them is missing."""
-    found = [of_group(group, evaluations) for group in groups]
+    return mean_of([of_group(group, evaluations) for group in groups])
+
+
+def mean_of(found: Sequence[Estimate | None]) -> Estimate | None:
+    """The mean of some estimates; None where one of them is missing.
+
+    They may share test items, so that their errors add up: these are averaged.
+    """
     known = [each for each in found if each is not None]
     if len(known) < len(found):
         return None
@@ -211,9 +210,8 @@ def answers(question: Question, columns: Columns) -> list[Answer]:
 
 def papers_average(group: Group, column: str) -> float | None:
     """The mean of a group's rows in Table C.1, in [0, 1]; None where the paper has none."""
-    values = [paper.value(row.task, column) for row in paper.rows() if row.group == group]
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) / 100 if len(known) == len(values) else None
+    average = group_average(group, paper.values(column))
+    return average.value / 100 if average.value is not None and average.whole else None
 
 
 def rank_correlation(group: Group, columns: Columns) -> tuple[float, int] | None:

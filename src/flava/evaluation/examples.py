@@ -23,7 +23,7 @@ from flava.evaluation.record import (
     Ranked,
 )
 from flava.evaluation.retrieval import ranks
-from flava.evaluation.subject import Subject, TextStates, lacking
+from flava.evaluation.subject import BOTH, Subject, TextStates, lacking
 
 QUERIES = 8
 """Samples of each kind of example."""
@@ -46,7 +46,6 @@ class Album:
 
 
 CODEBOOK = ("codebook.encoder", "codebook.decoder")
-BOTH = ("image_encoder", "text_encoder", "projections")
 MASKED_IMAGES = ("mim_head", "mmm_image_head", *CODEBOOK)
 MASKED_TEXTS = ("mlm_head", "mmm_text_head")
 """What examples are drawn with, of the parts that not every checkpoint holds."""

@@ -24,6 +24,9 @@ FLAVAS_OWN = frozenset(OPTIONAL_PARTS) - {"logit_scale"}
 PARTS = FLAVAS_OWN | {"image_encoder", "text_encoder", "projections"}
 """What tasks may need, `lacking` what a model lacks of it."""
 
+BOTH = ("image_encoder", "text_encoder", "projections")
+"""What comparing images with texts needs of it."""
+
 
 @dataclass(frozen=True)
 class TextStates:

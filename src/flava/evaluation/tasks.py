@@ -7,6 +7,7 @@ from typing import Any
 from flava.evaluation import masked, measures
 from flava.evaluation.held_out import Split
 from flava.evaluation.metrics import Outcome
+from flava.evaluation.subject import BOTH
 
 TRAINED_STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
 
@@ -120,7 +121,6 @@ def rows(
 
 
 IMAGE, TEXT = ("image_encoder",), ("text_encoder",)
-BOTH = (*IMAGE, *TEXT, "projections")
 CODES = ("codebook.encoder",)
 
 GROUPS = measures.Probe(name="groups", labelled=measures.image_groups)

@@ -1,0 +1,55 @@
+"""What data the tasks find below a folder, and where the rest is to be had."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flava.evaluation.suite.task import SuiteTask
+
+SHOWN = 6
+"""Lines of what a task misses that the table shows."""
+
+
+def absent(task: SuiteTask, data_root: Path) -> list[str]:
+    """What a task misses below the data root, a line each."""
+    folder = data_root / task.folder
+    if not folder.is_dir():
+        return [f"there is no folder {folder}"]
+    try:
+        return task.missing(folder)
+    except (ValueError, OSError) as error:
+        return str(error).splitlines()
+
+
+def availability(tasks: Sequence[SuiteTask], data_root: Path) -> Table:
+    """A row for each task: what is there, what is missing, its source and its licence."""
+    lacking = {task.name: absent(task, data_root) for task in tasks}
+    found = sum(not lines for lines in lacking.values())
+    table = Table(
+        title=f"the data of {found} of {len(tasks)} tasks is in {escape(str(data_root))}",
+        title_style="",
+        title_justify="left",
+        show_lines=True,
+    )
+    table.add_column("task", no_wrap=True)
+    table.add_column("data", overflow="fold", ratio=3)
+    table.add_column("where it is to be had", overflow="fold", ratio=3)
+    table.add_column("licence", overflow="fold", ratio=2)
+    for task in tasks:
+        lines = lacking[task.name]
+        state = "[green]found[/]" if not lines else "[red]missing:[/] " + escape(shown(lines))
+        table.add_row(task.name, state, escape(task.source), escape(task.licence))
+    return table
+
+
+def shown(lines: Sequence[str]) -> str:
+    """The first lines, and how many more there are."""
+    more = [f"and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return "\n".join([*lines[:SHOWN], *more])
+
+
+def print_availability(tasks: Sequence[SuiteTask], data_root: Path) -> None:
+    Console().print(availability(tasks, data_root))

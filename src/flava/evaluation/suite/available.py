@@ -40,7 +40,7 @@ def availability(tasks: Sequence[SuiteTask], data_root: Path) -> Table:
     table.add_column("licence", overflow="fold", ratio=2)
     for task in tasks:
         lines = lacking[task.name]
-        state = "[green]found[/]" if not lines else "[red]missing:[/] " + escape(shown(lines))
+        state = "[green]found[/]" if not lines else "[red]missing:[/]\n" + escape(shown(lines))
         table.add_row(task.name, state, escape(task.source), escape(task.licence))
     return table
 

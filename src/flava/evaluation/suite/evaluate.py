@@ -18,6 +18,7 @@ from torch import nn
 from flava.evaluation.machine import machine
 from flava.evaluation.record import Figure
 from flava.evaluation.report import duration
+from flava.evaluation.subject import Evaluated
 from flava.evaluation.suite.available import absent
 from flava.evaluation.suite.results import (
     FILE,
@@ -27,7 +28,6 @@ from flava.evaluation.suite.results import (
     read_results,
 )
 from flava.evaluation.suite.task import Settings, SuiteTask
-from flava.model import Clip, Flava
 from flava.model.published.load import load_pretrained
 from flava.training.loop import Interrupted
 
@@ -174,12 +174,13 @@ def check(settings: Settings) -> None:
         raise ValueError("\n  ".join(mistakes))
 
 
-def own_model(source: str | Path) -> Flava | Clip:
+def own_model(source: str | Path) -> Evaluated:
     """Raises FileNotFoundError or ValueError: there is no model, or one of another kind."""
     model = load_pretrained(source)
-    if not isinstance(model, Flava | Clip):
+    if not isinstance(model, Evaluated):
         raise ValueError(
-            f"{source} holds a {type(model).__name__}: only a FLAVA or a CLIP can be evaluated"
+            f"{source} holds a {type(model).__name__}: only a FLAVA, a CLIP or an encoder of "
+            "images or texts can be evaluated"
         )
     return model
 

@@ -59,5 +59,6 @@ def stand_in(number: int) -> str:
 
 
 def short(label: str) -> str:
-    """An average's label up to the rows it is over; what is in brackets goes to the next line."""
-    return label.partition(",")[0].replace(" (", "\n(").replace("Macro average of", "Macro:")
+    """An average's label without the rows it is over, a macro average's without its groups."""
+    name, _, which = label.partition(",")[0].partition(" (")
+    return f"Macro {which.rstrip(')')}" if which else name

@@ -173,7 +173,8 @@ def read_all(places: Sequence[Path]) -> list[Result]:
     mistakes: list[Exception] = []
     for place in places:
         try:
-            found += read_results(place / FILE if place.is_dir() else place)
+            is_file = place.is_file() or place.suffix == Path(FILE).suffix
+            found += read_results(place if is_file else place / FILE)
         except (OSError, ValueError) as error:
             mistakes.append(error)
     if mistakes:

@@ -246,7 +246,7 @@ def test_files_and_folders_are_read_and_every_mistake_is_told(tmp_path):
     with pytest.raises(ValueError) as caught:
         read_all([one, two, tmp_path / "three"])
     assert f"{two / FILE} holds lines that are no results" in str(caught.value)
-    assert f"{tmp_path / 'three'} is missing" in str(caught.value)
+    assert f"{tmp_path / 'three' / FILE} is missing" in str(caught.value)
     (two / FILE).write_text("")
     with pytest.raises(ValueError, match="there are no results in"):
         read_all([two])

@@ -34,7 +34,7 @@ def test_found_and_missing_with_source_and_licence(tmp_path):
         "here": [["here", "found", "https://example.org/here", "licence of here"]],
         "gone": [
             ["gone", "missing:", "https://example.org/gone", "licence of gone"],
-            ["", f"there is no folder {root / 'gone-data'}", "", ""],
+            ["", "there is no folder gone-data", "", ""],
         ],
         "partly": [
             ["partly", "missing:", "https://example.org/partly", "licence of partly"],

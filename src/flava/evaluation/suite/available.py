@@ -1,5 +1,6 @@
 """What data the tasks find below a folder, and where the rest is to be had."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rich.table import Table
 
 from flava.evaluation.suite.task import SuiteTask
 
-SHOWN = 6
+SHOWN = 4
 """Lines of what a task misses that the table shows."""
 
 
@@ -40,15 +41,19 @@ def availability(tasks: Sequence[SuiteTask], data_root: Path) -> Table:
     table.add_column("licence", overflow="fold", ratio=2)
     for task in tasks:
         lines = lacking[task.name]
-        state = "[green]found[/]" if not lines else "[red]missing:[/]\n" + escape(shown(lines))
+        state = (
+            "[green]found[/]"
+            if not lines
+            else "[red]missing:[/]\n" + escape(shown(lines, data_root))
+        )
         table.add_row(task.name, state, escape(task.source), escape(task.licence))
     return table
 
 
-def shown(lines: Sequence[str]) -> str:
-    """The first lines, and how many more there are."""
+def shown(lines: Sequence[str], data_root: Path) -> str:
+    """The first lines, their paths from the data root on, and how many more there are."""
     more = [f"and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
-    return "\n".join([*lines[:SHOWN], *more])
+    return "\n".join([*lines[:SHOWN], *more]).replace(f"{data_root}{os.sep}", "")
 
 
 def print_availability(tasks: Sequence[SuiteTask], data_root: Path) -> None:

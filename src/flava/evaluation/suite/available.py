@@ -4,9 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from flava.evaluation.suite.task import SuiteTask
 
@@ -25,29 +26,22 @@ def absent(task: SuiteTask, data_root: Path) -> list[str]:
         return str(error).splitlines()
 
 
-def availability(tasks: Sequence[SuiteTask], data_root: Path) -> Table:
-    """A row for each task: what is there, what is missing, its source and its licence."""
+def availability(tasks: Sequence[SuiteTask], data_root: Path) -> Group:
+    """A table with a row for each task: what is there, what is missing, its source and its licence."""
     lacking = {task.name: absent(task, data_root) for task in tasks}
     found = sum(not lines for lines in lacking.values())
-    table = Table(
-        title=f"the data of {found} of {len(tasks)} tasks is in {escape(str(data_root))}",
-        title_style="",
-        title_justify="left",
-        show_lines=True,
-    )
+    heading = f"the data of {found} of {len(tasks)} tasks is in {data_root}"
+    table = Table(show_lines=True)
     table.add_column("task", no_wrap=True)
     table.add_column("data", overflow="fold", ratio=3)
     table.add_column("where it is to be had", overflow="fold", ratio=3)
     table.add_column("licence", overflow="fold", ratio=2)
     for task in tasks:
         lines = lacking[task.name]
-        state = (
-            "[green]found[/]"
-            if not lines
-            else "[red]missing:[/]\n" + escape(shown(lines, data_root))
-        )
+        missing = escape(shown(lines, data_root))
+        state = f"[red]missing:[/]\n{missing}" if lines else "[green]found[/]"
         table.add_row(task.name, state, escape(task.source), escape(task.licence))
-    return table
+    return Group(Text(heading), table)
 
 
 def shown(lines: Sequence[str], data_root: Path) -> str:

@@ -27,7 +27,7 @@ def absent(task: SuiteTask, data_root: Path) -> list[str]:
 
 
 def availability(tasks: Sequence[SuiteTask], data_root: Path) -> Group:
-    """A table with a row for each task: what is there, what is missing, its source and its licence."""
+    """A table of tasks: what is there, what is missing, where it is to be had, its licence."""
     lacking = {task.name: absent(task, data_root) for task in tasks}
     found = sum(not lines for lines in lacking.values())
     heading = f"the data of {found} of {len(tasks)} tasks is in {data_root}"

@@ -27,14 +27,7 @@ def evaluate_run(
         ValueError: the checkpoint is damaged, or neither FLAVA's nor CLIP's; or it is no folder
             and no ``output_dir`` is given; or as `evaluate`.
     """
-    folder = Path(source) if output_dir is None else output_dir
-    if output_dir is None and folder.is_file():
-        raise ValueError(f"{source} is no folder to write to: give one with --output-dir")
-    if output_dir is None and not folder.exists() and looks_like_hub_id(str(source)):
-        raise ValueError(
-            f"there is no folder {source}: check the path; or, if it is a model's id on the hub, "
-            "give a folder for its figures with --output-dir"
-        )
+    folder = folder_for_figures(source, output_dir)
     stored = read(source)
     model = build(stored)
     if not isinstance(model, Evaluated):
@@ -49,6 +42,25 @@ def evaluate_run(
     folder.mkdir(parents=True, exist_ok=True)
     path = save_evaluation(replace(evaluation, settings=settings), pictures, folder)
     return "\n".join([f"evaluated {place}: {path}", *summary(evaluation)])
+
+
+def folder_for_figures(source: str | Path, output_dir: Path | None) -> Path:
+    """Where a model's figures go: ``output_dir``, or else its own folder.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    if output_dir is not None:
+        return output_dir
+    folder = Path(source)
+    if folder.is_file():
+        raise ValueError(f"{source} is no folder to write to: give one with --output-dir")
+    if not folder.exists() and looks_like_hub_id(str(source)):
+        raise ValueError(
+            f"there is no folder {source}: check the path; or, if it is a model's id on the hub, "
+            "give a folder for its figures with --output-dir"
+        )
+    return folder
 
 
 def summary(evaluation: Evaluation) -> list[str]:

@@ -1,0 +1,54 @@
+"""What data the tasks find below a folder, and where the rest is to be had."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from flava.evaluation.suite.task import SuiteTask
+
+SHOWN = 4
+"""Lines of what a task misses that the table shows."""
+
+
+def absent(task: SuiteTask, data_root: Path) -> list[str]:
+    """What a task misses below the data root, a line each."""
+    folder = data_root / task.folder
+    if not folder.is_dir():
+        return [f"there is no folder {folder}"]
+    try:
+        return task.missing(folder)
+    except (ValueError, OSError) as error:
+        return str(error).splitlines()
+
+
+def availability(tasks: Sequence[SuiteTask], data_root: Path) -> Group:
+    """A table of tasks: what is there, what is missing, where it is to be had, its licence."""
+    lacking = {task.name: absent(task, data_root) for task in tasks}
+    found = sum(not lines for lines in lacking.values())
+    heading = f"the data of {found} of {len(tasks)} tasks is in {data_root}"
+    table = Table(show_lines=True)
+    table.add_column("task", no_wrap=True)
+    table.add_column("data", overflow="fold", ratio=3)
+    table.add_column("where it is to be had", overflow="fold", ratio=3)
+    table.add_column("licence", overflow="fold", ratio=2)
+    for task in tasks:
+        lines = lacking[task.name]
+        missing = escape(shown(lines, data_root))
+        state = f"[red]missing:[/]\n{missing}" if lines else "[green]found[/]"
+        table.add_row(task.name, state, escape(task.source), escape(task.licence))
+    return Group(Text(heading), table)
+
+
+def shown(lines: Sequence[str], data_root: Path) -> str:
+    """The first lines, their paths from the data root on, and how many more there are."""
+    more = [f"and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
+    return "\n".join([*lines[:SHOWN], *more]).replace(f"{data_root}{os.sep}", "")
+
+
+def print_availability(tasks: Sequence[SuiteTask], data_root: Path) -> None:
+    Console().print(availability(tasks, data_root))

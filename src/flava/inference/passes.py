@@ -13,7 +13,7 @@ from flava.data.errors import SampleError
 from flava.inference.grouping import groups, prepare
 from flava.inference.images import ImageLike, Images, image_list, open_image
 from flava.inference.processor import Processor, attempt, usable
-from flava.inference.views import View
+from flava.data.views import View
 from flava.model import Clip, Flava
 from flava.training.run import Precision
 

@@ -13,7 +13,7 @@ from flava.data.errors import SampleError
 from flava.data.tokenizer import pad
 from flava.data.transforms import CODE_PIXELS
 from flava.inference.images import Images, image_list, open_image
-from flava.inference.views import Side, View
+from flava.data.views import Side, View
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int
@@ -11,7 +11,7 @@ from torch.utils.data import ConcatDataset
 
 from flava.data.seeding import generator
 
-Places = Int[np.ndarray, " samples"]
+Places = Int[np.ndarray, "_"]
 """Places in the data set, ascending."""
 
 VALIDATION_SHARE = 1 / 5
@@ -22,6 +22,7 @@ SHOWN = 20
 """Mistakes of one kind that are named; the others are counted."""
 
 
+@runtime_checkable
 class Images(Protocol):
     """Files' paths or arrays of levels: a list, an array, a data set within an HDF5 file."""
 

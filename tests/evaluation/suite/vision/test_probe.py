@@ -69,7 +69,8 @@ def test_lambda_weighs_half_the_squared_weights_against_the_sum_of_losses(step: 
 
 
 def test_the_search_does_as_well_as_all_97_lambdas_fitted_from_zero() -> None:
-    train, validation, test = (blobs(n, 150, 12, 3, 0.35) for n in (1, 2, 3))
+    sizes = ((1, 150), (2, 1500), (3, 500))
+    train, validation, test = (blobs(seed, size, 12, 3, 0.35) for seed, size in sizes)
     brute = {}
     for step in STEPS:
         alone = LogisticRegression(C=10 ** (-step / 8), max_iter=1000)
@@ -77,8 +78,9 @@ def test_the_search_does_as_well_as_all_97_lambdas_fitted_from_zero() -> None:
         brute[step] = alone.score(validation.features, validation.labels)
     predicted, found = predictions(train, validation, test.features, accuracy_score)
     assert len(set(brute.values())) > 10  # there is something to find
-    # One sample of 150: the optima are reached to a tolerance, and the scores are not quite smooth.
-    assert brute[found.step] >= max(brute.values()) - 1.01 / 150
+    # Scores of 1,500 samples have more peaks than one; their standard error is 0.012.
+    assert brute[found.step] >= max(brute.values()) - 0.006
+    assert max(brute.values()) - brute[-48] > 0.006  # not so by chance
     both = train.joined(validation)
     final = LogisticRegression(C=1 / found.regularisation, max_iter=1000)
     final.fit(both.features, both.labels)
@@ -94,13 +96,13 @@ def test_warm_starts_change_no_optimum() -> None:
     assert (warm.predict(4, other.features) == cold.predict(other.features)).mean() > 0.99
 
 
-def test_a_class_that_only_validates_is_learnt_in_the_end() -> None:
-    train, validation = blobs(1, 200, 6, 3, 3.0), blobs(2, 60, 6, 3, 3.0)
-    some = train.labels < 2
-    train = Data(train.features[some], train.labels[some])
-    test = blobs(3, 60, 6, 3, 3.0)
-    predicted, _ = predictions(train, validation, test.features, accuracy_score)
-    assert set(predicted) == {0, 1, 2}
+def test_a_probe_of_fewer_classes_is_no_start_for_one_of_more() -> None:
+    data = blobs(1, 200, 6, 3, 3.0)
+    some = data.labels < 2
+    start = fit(data.features[some], data.labels[some], 0)
+    cold, warm = fit(data.features, data.labels, 0), fit(data.features, data.labels, 0, start)
+    assert warm.classes_.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(warm.coef_, cold.coef_)
 
 
 def test_the_array_api_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,13 +110,14 @@ def test_the_array_api_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     data, other = blobs(1, 300, 8, 4, 0.6), blobs(2, 300, 8, 4, 0.6)
     plain = Probes(data.features, data.labels)
     plain.fit(0)
+    expected = plain.predict(0, other.features).tolist()
     real = probe.dispatching
     monkeypatch.setattr(probe, "dispatching", lambda: real("cpu"))
     placed = Probes(data.features, data.labels)
     placed.fit(0)
     assert type(placed.fitted[0].coef_).__module__ == "torch"
     np.testing.assert_allclose(placed.fitted[0].coef_, plain.fitted[0].coef_, atol=1e-4)
-    assert placed.predict(0, other.features).tolist() == plain.predict(0, other.features).tolist()
+    assert placed.predict(0, other.features).tolist() == expected
 
 
 def test_what_cannot_be_fitted_is_said_at_once() -> None:

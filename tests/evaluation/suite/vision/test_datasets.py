@@ -126,8 +126,9 @@ def test_lost_images_are_listed(
         path.unlink()
     lost = "\n".join(data.missing(tmp_path / data.folder))
     assert all(path.stem in lost for path in gone)
-    with pytest.raises(OSError, match=f"{data.row} is not whole"):
+    with pytest.raises(ValueError, match=data.row) as caught:
         data.open(tmp_path, seed=0)
+    assert all(path.stem in str(caught.value) for path in gone)
 
 
 def test_a_label_out_of_range_and_an_empty_class_come_in_one_error(
@@ -142,6 +143,21 @@ def test_a_label_out_of_range_and_an_empty_class_come_in_one_error(
     assert "sample 28 has the label 11" in said
     assert "sample 29 has the label 12" in said
     assert "the test part has no sample of the classes 0, 1" in said
+
+
+def test_every_kind_of_mistake_comes_in_one_error(
+    on_disk: Callable[[str], DataSet], tmp_path: Path
+) -> None:
+    data = on_disk("pets")
+    path = tmp_path / "oxford-iiit-pet" / "annotations" / "test.txt"
+    path.write_text(path.read_text().replace("breed_4_20 5 1 1", "breed_4_20 99 1 1"))
+    (tmp_path / "oxford-iiit-pet" / "images" / "breed_7_01.jpg").unlink()
+    with pytest.raises(ValueError, match="Pets does not hold") as caught:
+        data.open(tmp_path, seed=0)
+    said = str(caught.value)
+    assert "breed_7_01.jpg is missing" in said
+    assert "breed_4_20.jpg has the label 98" in said
+    assert "the test part has no sample of the classes 4" in said
 
 
 def test_a_lost_class_is_no_shift_of_the_others(

@@ -87,8 +87,9 @@ def test_the_search_does_as_well_as_all_97_lambdas_fitted_from_zero() -> None:
     assert (predicted == final.predict(test.features)).mean() > 0.99
 
 
-def test_warm_starts_change_no_optimum() -> None:
-    data, other = blobs(1, 300, 8, 4, 0.6), blobs(2, 300, 8, 4, 0.6)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_warm_starts_change_no_optimum(classes: int) -> None:
+    data, other = blobs(1, 300, 8, classes, 0.6), blobs(2, 300, 8, classes, 0.6)
     warm = Probes(data.features, data.labels)
     for step in (16, 8, 4):
         warm.fit(step)

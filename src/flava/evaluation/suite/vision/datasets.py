@@ -43,17 +43,21 @@ class DataSet:
 
     def missing(self, folder: Path) -> list[str]:
         """What is not there of what is read, a line each."""
-        lost = [
-            f"{folder / files.replace('|', ' or ')} is missing"
-            for files in self.files
-            if not any((folder / file).exists() for file in files.split("|"))
-        ]
+        lost = self.missing_files(folder)
         if lost or not self.indexed:
             return lost
         try:
             return shortened(absent(self.listing(folder.parent, seed=0).samples))
         except ValueError as error:
             return [str(error)]
+
+    def missing_files(self, folder: Path) -> list[str]:
+        """The same without the images that its lists name."""
+        return [
+            f"{folder / files.replace('|', ' or ')} is missing"
+            for files in self.files
+            if not any((folder / file).exists() for file in files.split("|"))
+        ]
 
     def listing(self, root: Path, seed: int) -> Collection:
         """All its samples.
@@ -74,9 +78,10 @@ class DataSet:
 
         Raises:
             FileNotFoundError: files are missing; all are listed.
-            ValueError: it does not hold; every mistake is listed.
+            ValueError: it does not hold; images that are missing, labels out of range and empty
+                classes are all listed.
         """
-        if lost := self.missing(root / self.folder):
+        if lost := self.missing_files(root / self.folder):
             raise FileNotFoundError(
                 f"{self.row} is not whole:\n  " + "\n  ".join(lost) + f"\nTo be had: {self.source}"
             )

@@ -19,6 +19,8 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
+from flava.evaluation.outputs import progress
+
 MAX_ITERATIONS = 1000
 """CLIP (Radford et al. 2021), appendix A.3; FLAVA, section B.1."""
 PER_DECADE = 8
@@ -26,6 +28,8 @@ LARGEST = 6 * PER_DECADE
 """Lambda is 10^(step / 8), with steps from -48 to 48: 1e-6 to 1e6 in 96 steps (appendix A.3)."""
 COARSE = 2 * PER_DECADE
 """Steps between the first candidates: 1e-6, 1e-4, 1e-2, 1, 1e2, 1e4, 1e6 (appendix A.3)."""
+MOST_TRIED = 15
+"""Of 97 steps: 7 coarse ones, and two in each of the four refinements."""
 
 Features = Float[np.ndarray, "samples width"]
 Labels = Int[np.ndarray, " samples"]
@@ -49,7 +53,7 @@ class Found:
 def search(score: Callable[[int], float]) -> Found:
     """CLIP's search (appendix A.3): from the peak of the coarse candidates, in halved intervals.
 
-    At most 15 of the 97 steps are scored, the strongest regularisation first. Where the score has a
+    At most ``MOST_TRIED`` steps are scored, the strongest regularisation first. Where the score has a
     single peak and no plateau, the peak is found; of ties, the stronger regularisation is taken.
     """
     scores = {step: score(step) for step in range(LARGEST, -LARGEST - 1, -COARSE)}
@@ -105,27 +109,34 @@ class Data:
 
 
 def predictions(
-    train: Data, validation: Data, test: Features, metric: Metric
+    train: Data,
+    validation: Data,
+    test: Features,
+    metric: Metric,
+    *,
+    shown_as: str | None = None,
 ) -> tuple[Labels, Found]:
     """The test samples' classes, and how lambda was found: on ``validation`` alone.
 
     The probe that predicts is fitted on train and validation samples, from zero: the way of the
-    search leaves no trace in it but lambda.
+    search leaves no trace in it but lambda. With a progress bar of the fits if it has a name.
 
     Raises:
         ValueError: the features are not finite, or there are fewer than two classes.
     """
     check(train, validation, test)
     probes = Probes(train.features, train.labels)
+    with progress(shown_as, MOST_TRIED + 1) as advance:
 
-    def score(step: int) -> float:
-        probes.fit(step)
-        return metric(validation.labels, probes.predict(step, validation.features))
+        def score(step: int) -> float:
+            probes.fit(step)
+            advance(1)
+            return metric(validation.labels, probes.predict(step, validation.features))
 
-    found = search(score)
-    both = train.joined(validation)
-    final = Probes(both.features, both.labels)
-    final.fit(found.step)
+        found = search(score)
+        both = train.joined(validation)
+        final = Probes(both.features, both.labels)
+        final.fit(found.step)
     return final.predict(found.step, test), found
 
 

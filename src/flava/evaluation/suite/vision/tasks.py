@@ -56,7 +56,11 @@ def probed(data: DataSet, fold: Fold, fitted: Pool, tested: Pool) -> tuple[np.nd
     """The labels of the fold's test part, and what the probe takes them for."""
     test = tested.at(fold.test)
     predicted, _ = probe.predictions(
-        fitted.at(fold.train), fitted.at(fold.drawn), test.features, metric_of(data)
+        fitted.at(fold.train),
+        fitted.at(fold.drawn),
+        test.features,
+        metric_of(data),
+        shown_as=f"{data.name}: probes",
     )
     return test.labels, predicted
 

@@ -1,15 +1,11 @@
 """The package's MNIST digits, 4,000 and 1,000, in the files that torchvision reads."""
 
-import json
 import struct
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import webdataset
-from PIL import Image
 
-from flava.data.embedded import resolve
+from flava.data.source import read_samples
 
 PARTS = {"train": "train", "t10k": "test"}
 
@@ -17,12 +13,9 @@ PARTS = {"train": "train", "t10k": "test"}
 def write_digits(root: Path, limit: int | None = None) -> None:
     """Into root/MNIST; ``limit`` takes that many of each part."""
     for name, part in PARTS.items():
-        (path,) = resolve(f"embedded:images/mnist-{part}.tar")
-        samples = list(webdataset.WebDataset(str(path), shardshuffle=False))[:limit]
-        labels = [json.loads(sample["json"])["digit"] for sample in samples]
-        levels = [
-            np.asarray(Image.open(BytesIO(sample["webp"])).convert("L")) for sample in samples
-        ]
+        samples = read_samples((f"embedded:images/mnist-{part}.tar",))[:limit]
+        labels = [sample.meta["digit"] for sample in samples]
+        levels = [np.asarray(sample.image.convert("L")) for sample in samples if sample.image]
         folder = root / "MNIST" / "raw"
         folder.mkdir(parents=True, exist_ok=True)
         head = struct.pack(">IIII", 2051, len(levels), *levels[0].shape)

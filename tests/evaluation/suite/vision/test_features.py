@@ -115,7 +115,7 @@ def test_other_weights_outside_the_image_encoder_change_nothing(
     model, places, folder = tiny_flava(), np.arange(10), images[0].parent
     Extractor(model, settings).features("noise", folder, images, places)
     with torch.no_grad():
-        model.image_projection.bias += 1
+        model.image_projection.bias.add_(1)
     with counting(model) as seen:
         Extractor(model, settings).features("noise", folder, images, places)
     assert seen == []

@@ -53,8 +53,8 @@ class Found:
 def search(score: Callable[[int], float]) -> Found:
     """CLIP's search (appendix A.3): from the peak of the coarse candidates, in halved intervals.
 
-    At most ``MOST_TRIED`` steps are scored, the strongest regularisation first. Where the score has a
-    single peak and no plateau, the peak is found; of ties, the stronger regularisation is taken.
+    At most ``MOST_TRIED`` steps are scored, the strongest regularisation first. Where the score
+    has one peak and no plateau, it is found; of ties, the stronger regularisation is taken.
     """
     scores = {step: score(step) for step in range(LARGEST, -LARGEST - 1, -COARSE)}
     interval = COARSE // 2

@@ -420,7 +420,7 @@ def test_large_images_are_not_all_held_at_once(pretrained, monkeypatch):
         return original(levels)
 
     monkeypatch.setattr("flava.inference.passes.open_image", open_one)
-    monkeypatch.setattr("flava.inference.views.View.normalise", note)
+    monkeypatch.setattr("flava.data.views.View.normalise", note)
     pretrained.encode_image(IMAGES)
     assert held
     assert all(count <= 2 * (n + 2) for n, count in enumerate(held))

@@ -12,8 +12,8 @@ from flava.data.embedded import resolve
 from flava.data.errors import SampleError
 from flava.data.shards import Raw, read_shard
 from flava.data.tokenizer import VOCABULARY, Tokenizer
+from flava.data.views import View, clip_view, codebook_view, encoder_view
 from flava.inference.processor import Processor
-from flava.inference.views import View, clip_view, codebook_view, encoder_view
 from tests.data.shard_files import picture
 
 SIZES = [(1, 1), (3, 500), (500, 3), (224, 224), (225, 223), (640, 480), (97, 211), (50, 50)]

@@ -1,6 +1,7 @@
 """What a model makes of one's own rows: features for a probe, probabilities of a classifier."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,15 @@ def outputs_of(
 
 def tracked(parts: Iterable[Part], total: int, shown_as: str | None) -> Iterable[Part]:
     """The same parts under a progress bar with rate and time left."""
+    with progress(shown_as, total) as advance:
+        for part in parts:
+            yield part
+            advance(len(part.rows) + len(part.skipped))
+
+
+@contextmanager
+def progress(shown_as: str | None, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar with rate and time left, if it has a name: yields what advances it."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn(shown_as or ""),
@@ -101,6 +111,4 @@ def tracked(parts: Iterable[Part], total: int, shown_as: str | None) -> Iterable
     )
     with bar:
         task = bar.add_task("", total=total)
-        for part in parts:
-            yield part
-            bar.advance(task, len(part.rows) + len(part.skipped))
+        yield lambda done: bar.advance(task, done)

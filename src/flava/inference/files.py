@@ -10,8 +10,8 @@ from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
 from flava.data.tokenizer import Tokenizer, read_vocabulary
+from flava.data.views import Channels, Side, View
 from flava.files import explain
-from flava.inference.views import Channels, Side, View
 
 IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
 """Hugging Face's image processor: of its older versions, and of a processor since version 5."""

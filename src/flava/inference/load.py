@@ -8,10 +8,10 @@ from torch import nn
 from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import CODE_PIXELS
+from flava.data.views import View, clip_view, codebook_view, encoder_view
 from flava.inference.files import read_image_file, read_tokenizer, read_view
 from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor, TextTokenizer
-from flava.inference.views import View, clip_view, codebook_view, encoder_view
 from flava.model import Clip, Flava
 from flava.model.published.load import build, read
 from flava.training.run import Precision

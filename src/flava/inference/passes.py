@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from flava.data.errors import SampleError
+from flava.data.views import View
 from flava.inference.grouping import groups, prepare
 from flava.inference.images import ImageLike, Images, image_list, open_image
 from flava.inference.processor import Processor, attempt, usable
-from flava.inference.views import View
 from flava.model import Clip, Flava
 from flava.training.run import Precision
 

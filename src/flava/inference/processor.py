@@ -12,8 +12,8 @@ from torch import Tensor
 from flava.data.errors import SampleError
 from flava.data.tokenizer import pad
 from flava.data.transforms import CODE_PIXELS
+from flava.data.views import Side, View
 from flava.inference.images import Images, image_list, open_image
-from flava.inference.views import Side, View
 
 Value = TypeVar("Value")
 Result = TypeVar("Result")

@@ -1,0 +1,127 @@
+"""Features of a data set's images, computed once: kept by what model, transform and data hold."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from flava.data.errors import SampleError
+from flava.data.views import View, clip_view, encoder_view
+from flava.evaluation.outputs import progress
+from flava.evaluation.subject import evaluating
+from flava.evaluation.suite.task import Settings
+from flava.evaluation.suite.vision.collection import Images, Places, shortened
+from flava.evaluation.suite.vision.decoding import open_image
+from flava.model import Clip, Flava
+from flava.training.files import write_whole
+
+Levels = UInt8[np.ndarray, "height width 3"]
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A model's features of images, with everything that decides them."""
+
+    model: Flava | Clip
+    settings: Settings
+
+    @property
+    def view(self) -> View:
+        """What the image encoder sees: CLIP the image's middle, FLAVA all of it, squared."""
+        size = self.model.config.image.image_size
+        return clip_view(size) if isinstance(self.model, Clip) else encoder_view(size)
+
+    def features(
+        self, name: str, folder: Path, images: Images, places: Places
+    ) -> Float[np.ndarray, "places width"]:
+        """The image encoder's [CLS] after its final norm, in 32 bits, of the images at ``places``.
+
+        CLIP's protocol reads the same of its ViTs: features before the projection to the
+        contrastive space (appendix A.3). They are kept in ``settings.cache``; another weight,
+        precision or view, or any file of ``folder`` that has changed, makes them anew.
+
+        Raises:
+            ValueError: some images cannot be decoded; they are listed.
+            OSError: the features cannot be written.
+        """
+        path = self.settings.cache / "features" / f"{name}-{self.digest(folder, places)}.npy"
+        if path.is_file():
+            return np.load(path)
+        features = self.compute(name, images, places)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = BytesIO()
+        np.save(content, features)
+        write_whole(path, content.getvalue())
+        return features
+
+    def digest(self, folder: Path, places: Places) -> str:
+        digest = hashlib.sha256()
+        encoder = self.model.image_encoder.state_dict()
+        for key, weight in sorted(encoder.items()):
+            digest.update(f"{key} {tuple(weight.shape)} ".encode())
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+        parts = (type(self.model).__name__, self.model.config.image, self.view)
+        digest.update(f"{parts} {self.settings.precision}".encode())
+        for line in stamps(folder):
+            digest.update(line.encode(errors="surrogateescape"))
+        digest.update(places.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
+
+    def compute(
+        self, name: str, images: Images, places: Places
+    ) -> Float[np.ndarray, "places width"]:
+        features = np.empty((len(places), self.model.config.image.width), np.float32)
+        failed: list[str] = []
+        done = 0
+        with evaluating(self.model, self.settings.precision), progress(name, len(places)) as step:
+            for batch in self.batches(images, places):
+                failed += [f"{name}: {each}" for each in batch if isinstance(each, SampleError)]
+                if not failed:
+                    features[done : done + len(batch)] = self.encode(batch)
+                done += len(batch)
+                step(len(batch))
+        if failed:
+            raise ValueError(
+                "some images cannot be used; get them again:\n  " + "\n  ".join(shortened(failed))
+            )
+        return features
+
+    def batches(self, images: Images, places: Places) -> Iterator[list[Levels | SampleError]]:
+        """Decoded and resized, by as many threads as torch has, a batch ahead of the model."""
+        ahead: deque[list[Future[Levels | SampleError]]] = deque()
+        size = self.settings.batch_size
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for start in range(0, len(places), size):
+                batch = places[start : start + size].tolist()
+                ahead.append([pool.submit(self.read, images, place) for place in batch])
+                if len(ahead) > 1:
+                    yield [each.result() for each in ahead.popleft()]
+            yield from ([each.result() for each in batch] for batch in ahead)
+
+    def read(self, images: Images, place: int) -> Levels | SampleError:
+        try:
+            return self.view.levels(open_image(images[place]))
+        except SampleError as error:
+            where = images[place] if isinstance(images[place], Path) else f"sample {place}"
+            return SampleError(f"{where}: {error}")
+
+    def encode(self, levels: list[Any]) -> np.ndarray:
+        device = next(self.model.parameters()).device
+        pixels = self.view.normalise(levels).to(device)
+        states: Tensor = self.model.image_encoder(pixels)[:, 0]
+        return self.model.image_encoder.norm(states).float().cpu().numpy()
+
+
+def stamps(folder: Path) -> list[str]:
+    """A line for each file below a folder: its path, size and time of change, as git knows them."""
+    files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [f"{p.relative_to(folder)}\0{s.st_size}\0{s.st_mtime_ns}\n" for p, s in files]

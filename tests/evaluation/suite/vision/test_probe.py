@@ -1,0 +1,153 @@
+"""The search beside brute force, the probe beside its definition and scikit-learn alone."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
+
+from flava.evaluation.suite.vision import probe
+from flava.evaluation.suite.vision.probe import Data, Probes, fit, predictions, search
+
+STEPS = range(-48, 49)
+
+
+@given(peak=st.integers(-48, 48), left=st.floats(0.1, 5), right=st.floats(0.1, 5))
+def test_search_finds_a_single_peak_in_15_steps(peak: int, left: float, right: float) -> None:
+    def score(step: int) -> float:
+        return (step - peak) * left if step < peak else (peak - step) * right
+
+    found = search(score)
+    assert found.step == max(STEPS, key=score) == peak
+    assert found.regularisation == pytest.approx(10 ** (peak / 8))
+    assert len(found.scores) <= 15
+
+
+def test_search_starts_with_clips_candidates_and_halves_to_8_steps_a_decade() -> None:
+    tried: list[int] = []
+
+    def score(step: int) -> float:
+        tried.append(step)
+        return -abs(step - 3.2)
+
+    assert search(score).step == 3
+    first = [10 ** (step / 8) for step in tried[:7]]
+    assert first == pytest.approx([1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6])
+    assert tried[7:] == [8, -8, 4, -4, 6, 2, 5, 3]
+
+
+def test_of_ties_the_stronger_regularisation_is_taken() -> None:
+    assert search(lambda _: 0.5).step == 48
+    assert search(lambda step: float(step < 20)).step == 19
+
+
+def blobs(seed: int, samples: int, width: int, classes: int, spread: float) -> Data:
+    """Overlapping classes around a mean far from zero, as features of an encoder are."""
+    centres = np.random.default_rng(0).normal(size=(classes, width)) * spread
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(classes, size=samples)
+    features = centres[labels] + rng.normal(size=(samples, width)) + 5
+    return Data(features.astype(np.float32), labels)
+
+
+@pytest.mark.parametrize("step", [-16, 0, 8, 24])
+def test_lambda_weighs_half_the_squared_weights_against_the_sum_of_losses(step: int) -> None:
+    """At the optimum, the gradient of: sum of cross entropies + lambda / 2 * |w|^2."""
+    data = blobs(1, 400, 4, 3, 0.5)
+    features = data.features.astype(np.float64) - data.features.mean(axis=0)
+    fitted = fit(features, data.labels, step)
+    logits = features @ fitted.coef_.T + fitted.intercept_
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    error = odds / odds.sum(axis=1, keepdims=True) - np.eye(3)[data.labels]
+    gradient = error.T @ features + 10 ** (step / 8) * fitted.coef_
+    # scikit-learn stops where no component of the gradient, divided by the samples, is above 1e-4.
+    assert np.abs(gradient).max() / 400 < 1.1e-4
+    assert np.abs(error.sum(axis=0)).max() / 400 < 1.1e-4  # no penalty on the intercepts
+
+
+def test_the_search_does_as_well_as_all_97_lambdas_fitted_from_zero() -> None:
+    sizes = ((1, 150), (2, 1500), (3, 500))
+    train, validation, test = (blobs(seed, size, 12, 3, 0.35) for seed, size in sizes)
+    brute = {}
+    for step in STEPS:
+        alone = LogisticRegression(C=10 ** (-step / 8), max_iter=1000)
+        alone.fit(train.features, train.labels)
+        brute[step] = alone.score(validation.features, validation.labels)
+    predicted, found = predictions(train, validation, test.features, accuracy_score)
+    assert len(set(brute.values())) > 10  # there is something to find
+    # Scores of 1,500 samples have more peaks than one; their standard error is 0.012.
+    assert brute[found.step] >= max(brute.values()) - 0.006
+    assert max(brute.values()) - brute[-48] > 0.006  # not so by chance
+    both = train.joined(validation)
+    final = LogisticRegression(C=1 / found.regularisation, max_iter=1000)
+    final.fit(both.features, both.labels)
+    assert (predicted == final.predict(test.features)).mean() > 0.99
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_warm_starts_change_no_optimum(classes: int) -> None:
+    data, other = blobs(1, 300, 8, classes, 0.6), blobs(2, 300, 8, classes, 0.6)
+    warm = Probes(data.features, data.labels)
+    for step in (16, 8, 4):
+        warm.fit(step)
+    cold = LogisticRegression(C=10**-0.5, max_iter=1000).fit(data.features, data.labels)
+    assert (warm.predict(4, other.features) == cold.predict(other.features)).mean() > 0.99
+
+
+def test_a_probe_of_fewer_classes_is_no_start_for_one_of_more() -> None:
+    data = blobs(1, 200, 6, 3, 3.0)
+    some = data.labels < 2
+    start = fit(data.features[some], data.labels[some], 0)
+    cold, warm = fit(data.features, data.labels, 0), fit(data.features, data.labels, 0, start)
+    assert warm.classes_.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(warm.coef_, cold.coef_)
+
+
+def test_the_array_api_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On torch's tensors, here on the CPU."""
+    data, other = blobs(1, 300, 8, 4, 0.6), blobs(2, 300, 8, 4, 0.6)
+    plain = Probes(data.features, data.labels)
+    plain.fit(0)
+    expected = plain.predict(0, other.features).tolist()
+    real = probe.dispatching
+    monkeypatch.setattr(probe, "dispatching", lambda: real("cpu"))
+    placed = Probes(data.features, data.labels)
+    placed.fit(0)
+    assert type(placed.fitted[0].coef_).__module__ == "torch"
+    np.testing.assert_allclose(placed.fitted[0].coef_, plain.fitted[0].coef_, atol=1e-4)
+    assert placed.predict(0, other.features).tolist() == expected
+
+
+def test_what_cannot_be_fitted_is_said_at_once() -> None:
+    data = blobs(1, 50, 3, 3, 1.0)
+    bad = data.features.copy()
+    bad[7, 1] = np.nan
+    one = Data(bad, np.zeros(50, int))
+    with pytest.raises(ValueError, match="training features hold numbers that are not finite") as e:
+        predictions(one, data, bad, accuracy_score)
+    assert "test features hold" in str(e.value)
+    assert "fewer than two classes" in str(e.value)
+
+
+@pytest.mark.slow
+def test_a_sweep_takes_no_longer_than_four_cold_fits() -> None:
+    """Of scikit-learn alone, at the lambda that was found."""
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(192, 192)) * np.arange(1, 193)[:, None] ** -0.5
+    data = [blobs(n, samples, 192, 50, 0.35) for n, samples in ((1, 8000), (2, 2000))]
+    train, validation = (Data((d.features @ mixing / 20).astype("f4"), d.labels) for d in data)
+    probes = Probes(train.features, train.labels)
+
+    def score(step: int) -> float:
+        probes.fit(step)
+        return accuracy_score(validation.labels, probes.predict(step, validation.features))
+
+    start = time.process_time()
+    found = search(score)
+    sweep = time.process_time() - start
+    start = time.process_time()
+    LogisticRegression(C=1 / found.regularisation, max_iter=1000).fit(train.features, train.labels)
+    assert sweep < 4 * (time.process_time() - start)

@@ -20,8 +20,7 @@ def suite_task(task: Glue) -> SuiteTask:
         group="nlp",
         rows=((task.row, task.metrics[0]),),
         folder=task.folder,
-        source=f"{Path(task.folder).name}.zip of gluebenchmark.com/tasks, or {task.name} of the hub's "
-        "nyu-mll/glue as Parquet",
+        source=f"{task.row} of gluebenchmark.com/tasks, or {task.name} of the hub's nyu-mll/glue",
         licence=task.licence,
         missing=lacking,
         measure=partial(measure, task),

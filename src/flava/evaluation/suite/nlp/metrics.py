@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Shaped
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 
@@ -49,14 +49,20 @@ def of_metric(
         case "accuracy":
             return float(accuracy_score(truth, predicted))
         case "f1":
-            return float(f1_score(truth, predicted, zero_division=0.0))
+            return float(f1_score(truth, predicted, zero_division=0))  # pyright: ignore[reportArgumentType]
         case "matthews":
             return float(matthews_corrcoef(truth, predicted))
-        case "pearson" | "spearman":
-            if np.ptp(predicted) == 0 or np.ptp(truth) == 0:
-                return 0.0
-            correlation = pearsonr if metric == "pearson" else spearmanr
-            return float(correlation(predicted, truth)[0])
+        case "pearson":
+            return correlation(predicted, truth)
+        case "spearman":
+            return correlation(rankdata(predicted), rankdata(truth))
+
+
+def correlation(ours: Shaped[np.ndarray, " n"], theirs: Shaped[np.ndarray, " n"]) -> float:
+    """Pearson's; 0 if either is constant."""
+    if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+        return 0.0
+    return float(np.corrcoef(ours, theirs)[0, 1])
 
 
 def best_constant(metric: Metric, task: Glue, truth: Shaped[np.ndarray, " n"]) -> float:

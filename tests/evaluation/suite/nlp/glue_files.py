@@ -66,7 +66,7 @@ def samples(task: Glue, count: int, start: int = 0) -> list[Sample]:
 def head_of(task: Glue, split: str) -> list[str]:
     text = TEST_HEADS[task.name] if split.startswith("test") else HEADS[task.name]
     names = text.split("|" if "|" in text else " ")
-    if task is MNLI and not split.startswith("test"):
+    if task.name == MNLI.name and not split.startswith("test"):
         labels = 5 if split.startswith("dev") else 1
         names += [f"label{i + 1}" for i in range(labels)] + ["gold_label"]
     return names
@@ -74,7 +74,7 @@ def head_of(task: Glue, split: str) -> list[str]:
 
 def official_lines(task: Glue, split: str, rows: Sequence[Sample]) -> list[str]:
     """The lines of GLUE's own TSV."""
-    if task is COLA and not split.startswith("test"):
+    if task.name == COLA.name and not split.startswith("test"):
         return ["\t".join(["gj04", row.target, "", row.first]) for row in rows]
     head = head_of(task, split)
     lines = ["\t".join(head)]

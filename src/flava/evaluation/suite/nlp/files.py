@@ -39,7 +39,7 @@ def files_of(folder: Path, task: Glue, split: Split) -> Files:
     folder = located(folder, task)
     if (own := folder / f"{split.official}.tsv").is_file():
         return Files((own,))
-    if task is MRPC and (found := msr_files(folder, split)):
+    if task.name == MRPC.name and (found := msr_files(folder, split)):
         return found
     for ending in (".parquet", ".jsonl"):
         paths = [
@@ -81,7 +81,7 @@ def missing(folder: Path, task: Glue) -> list[str]:
         files = files_of(folder, task, split)
         if not files.paths:
             others = f", or {split.hub}*.parquet or {split.hub}.jsonl of `datasets`"
-            msr = f", or {MSR_TRAIN} with {MSR_IDS}" if task is MRPC else ""
+            msr = f", or {MSR_TRAIN} with {MSR_IDS}" if task.name == MRPC.name else ""
             found.append(f"{folder / split.official}.tsv{msr}{others}")
         found += lacking(files)
     return found

@@ -57,6 +57,22 @@ def text_reader(encoder: TextConfig, max_length: int) -> TextReader:
     return TextReader(tokenizer=tokenizer, max_length=min(max_length, encoder.max_length))
 
 
+def vocabulary_misfit(encoder: FeaturesConfig) -> list[str]:
+    """Why texts cannot be read by encoders of that geometry: a line, or none."""
+    if isinstance(encoder, ImageConfig):
+        return []
+    text = encoder if isinstance(encoder, TextConfig) else encoder.text
+    whose, tokenizer = "BERT's", text_reader(text, TEXT_MAX_LENGTH).tokenizer
+    if isinstance(tokenizer, ClipTokenizer):
+        whose = "CLIP's"
+    if text.vocabulary_size >= tokenizer.size:
+        return []
+    return [
+        f"its vocabulary has {text.vocabulary_size} entries, fewer than the tokeniser's "
+        f"{tokenizer.size}: give one that was trained with {whose} vocabulary"
+    ]
+
+
 @dataclass(frozen=True)
 class Outputs:
     """A row of ``values``, in 32 bits on the CPU, for each of ``rows`` that could be decoded."""

@@ -19,12 +19,14 @@ from flava.evaluation.suite.finetuning import (
 )
 from flava.evaluation.suite.task import Settings
 from flava.model import Classifier
+from flava.recipes.predict import load_classifier
 from flava.training.loop import Interrupted, Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Precision, load_run
 from flava.training.schedule import Decay, ScheduleConfig
 from tests.data.shard_files import encoded, picture
 from tests.evaluation.suite.nlp.test_measure import clip, flava
+from tests.support import tiny_model
 
 CLASSES = ("no", "yes")
 
@@ -88,6 +90,9 @@ def test_every_kind_of_target_is_learnt(tmp_path, make, target):
     outputs = tuned.outputs(found.validation, "validating")
     assert outputs.shape == (12, 1 if target == "score" else 2)
     assert found.score(outputs, found.validation)["right"] >= 0.9
+    if target == "score":
+        with pytest.raises(ValueError, match="predicts a score and no classes"):
+            load_classifier(tuned.run.output_dir)
     if target == "answers":  # the shares themselves are predicted, each class for itself
         right = torch.tensor([int(each.key) % 2 for each in found.validation])
         assert (outputs.sigmoid().gather(1, right[:, None]) > 0.6).float().mean() > 0.9
@@ -183,3 +188,8 @@ def test_few_rows_are_drawn_by_the_seed_and_keep_their_order():
     assert len(drawn) == 5
     assert [int(each.key) for each in drawn] == sorted(int(each.key) for each in drawn)
     assert drawn == few_of(rows, 5, 0) != few_of(rows, 5, 1)
+
+
+def test_a_model_of_another_vocabulary_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"toy: the model cannot read its texts: .* 53 entries"):
+        fine_tune(tiny_model(), samples(), CONFIG, settings(tmp_path), seed=0)

@@ -25,7 +25,7 @@ from flava.data.labelled import Row, Rows
 from flava.data.labelled_loader import LabelledCollator, LabelledLoader
 from flava.data.readers import Reader
 from flava.data.skips import Skips
-from flava.evaluation.outputs import Outputs, outputs_of, reader_of
+from flava.evaluation.outputs import Outputs, outputs_of, reader_of, vocabulary_misfit
 from flava.evaluation.suite.task import Settings
 from flava.model import Classifier, ClassifierConfig, classifier_of
 from flava.model.published.files import find_checkpoint, read_path
@@ -142,6 +142,8 @@ def fine_tune(
         hidden_width=config.hidden_width,
         image_size=config.image_size,
     )
+    if misfit := vocabulary_misfit(classifier.config.encoder):
+        raise ValueError(f"{samples.task}: the model cannot read its texts: {misfit[0]}")
     run = run_of(classifier, samples, config, settings, seed)
     if not (run.output_dir / FINISHED).is_file():
         train(classifier, samples, run, config.workers)

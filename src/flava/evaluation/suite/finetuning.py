@@ -26,6 +26,7 @@ from flava.data.labelled_loader import LabelledCollator, LabelledLoader
 from flava.data.readers import Reader
 from flava.data.skips import Skips
 from flava.evaluation.outputs import Outputs, outputs_of, reader_of, vocabulary_misfit
+from flava.evaluation.suite.digests import rows_digest, weights_digest
 from flava.evaluation.suite.task import Settings
 from flava.model import Classifier, ClassifierConfig, classifier_of
 from flava.model.published.files import find_checkpoint, read_path
@@ -289,22 +290,3 @@ def run_digest(run: SuiteRun) -> str:
     free = FREE_ON_RESUME - {"max_steps", "probe_every", "probe_tolerance"}
     text = json.dumps({name: v for name, v in fields.items() if name not in free}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def rows_digest(rows: Sequence[Row]) -> str:
-    """Names rows with their content and targets, in order; of images in files, the names."""
-    digest = hashlib.sha256()
-    for row in rows:
-        image = row.image.name if isinstance(row.image, Path) else row.image
-        content = (row.key, row.text, row.second, row.label, row.score, row.answers, image)
-        digest.update(repr(content).encode(errors="replace"))
-    return digest.hexdigest()[:16]
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Names a module's weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]

@@ -92,3 +92,13 @@ def test_a_batch_is_cut_and_padded_as_by_open_clip(tokenizer, published, length)
 def test_a_length_without_room_is_named(tokenizer, length):
     with pytest.raises(ValueError, match=f"max_length must be at least 2 .* not {length}"):
         tokenizer.encode("a", length)
+
+
+def test_two_texts_are_one_with_a_start_between_them_and_one_end(tokenizer):
+    first, second = (tokenizer.encode(text, 77)[1:-1] for text in ("A skunk &amp; co", "stinks"))
+    joined = tokenizer.encode_pair("A skunk &amp; co", "stinks", 77)
+    assert joined == [tokenizer.start, *first, tokenizer.start, *second, tokenizer.end]
+    assert max(joined) == joined[-1]  # the end stands for the text, and is found by its id
+    cut = tokenizer.encode_pair("word " * 90, "stinks", 77)
+    assert len(cut) == 77
+    assert cut[-len(second) - 2 :] == [tokenizer.start, *second, tokenizer.end]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from flava.data.tokenizer import VOCABULARY, Tokenizer, pad
+from flava.data.tokenizer import VOCABULARY, Tokenizer, cut_pair, pad
 
 DIRTY = [
     "",
@@ -125,3 +125,29 @@ def test_a_length_without_room_is_named(tokenizer, length):
 def test_an_id_outside_the_vocabulary_is_named(tokenizer):
     with pytest.raises(ValueError, match="token id 99999 is outside the vocabulary of 30522"):
         tokenizer.token(99999)
+
+
+def cut_one_at_a_time(
+    first: list[int], second: list[int], room: int
+) -> tuple[list[int], list[int]]:
+    """What BERT does by its definition: drop the last token of the longer text until both fit."""
+    first, second = list(first), list(second)
+    while len(first) + len(second) > room:
+        (first if len(first) > len(second) else second).pop()
+    return first, second
+
+
+@given(
+    st.lists(st.integers(), max_size=12), st.lists(st.integers(), max_size=12), st.integers(2, 20)
+)
+def test_two_texts_are_cut_as_by_bert(first, second, room):
+    assert cut_pair(first, second, room) == cut_one_at_a_time(first, second, room)
+
+
+def test_two_texts_are_joined_as_published(tokenizer, published):
+    first, second = "A skunk, animal; stink!", "Crème brûlée"
+    assert tokenizer.encode_pair(first, second, 64) == published(first, second)["input_ids"]
+    assert tokenizer.encode_pair("", second, 64) == published("", second)["input_ids"]
+    assert len(tokenizer.encode_pair("word " * 40, second, 16)) == 16
+    with pytest.raises(ValueError, match="at least 5 for two texts, not 4"):
+        tokenizer.encode_pair(first, second, 4)

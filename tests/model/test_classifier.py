@@ -5,7 +5,19 @@ import torch
 from torch.nn import functional
 
 from flava.batch import ImageInputs, Inputs, Kind, LabelledBatch, PairInputs, TextInputs, to_device
-from flava.model import Classifier, ClassifierConfig, Codebook, Flava, ImageConfig, classifier_of
+from flava.model import (
+    Classifier,
+    ClassifierConfig,
+    Clip,
+    ClipConfig,
+    ClipImageConfig,
+    ClipTextConfig,
+    Codebook,
+    Flava,
+    ImageConfig,
+    classifier_of,
+    features_of,
+)
 from flava.model.published.load import load_pretrained
 from flava.objectives import FinetuneObjective
 from flava.training.checkpoint import save_checkpoint
@@ -128,3 +140,53 @@ def test_all_tensors_of_inputs_move():
     moved = to_device(inputs_of("pairs"), torch.device("meta"))
     assert isinstance(moved, PairInputs)
     assert {moved.image.pixels.device.type, moved.text.ids.device.type} == {"meta"}
+
+
+def tiny_clip() -> Clip:
+    text = ClipTextConfig(
+        vocabulary_size=53, max_length=12, width=24, depth=3, heads=3, mlp_width=40
+    )
+    image = ClipImageConfig(image_size=24, patch_size=6, width=32, depth=2, heads=4, mlp_width=48)
+    model = Clip(ClipConfig(image=image, text=text, projection_width=16))
+    randomise(model)
+    return model
+
+
+def test_clips_features_are_what_its_projections_read_end_to_end():
+    model, inputs = tiny_clip(), inputs_of("pairs")
+    assert isinstance(inputs, PairInputs)
+    pairs, texts = features_of(model, "pairs"), features_of(model, "text")
+    image, text = pairs(inputs).split([32, 24], dim=1)
+    assert torch.equal(texts(inputs.text), text)
+    for features, projection, embedded in (
+        (image, model.image_projection, model.encode_image(inputs.image.pixels)),
+        (text, model.text_projection, model.encode_text(inputs.text.ids, inputs.text.real)),
+    ):
+        torch.testing.assert_close(functional.normalize(projection(features), dim=1), embedded)
+
+
+@pytest.mark.parametrize("kind", ["text", "pairs"])
+def test_a_classifier_on_clip_comes_back_from_its_checkpoint(tmp_path, kind):
+    before = classifier_of(tiny_clip(), kind, CLASSES, hidden_width=8).eval()
+    after = load_pretrained(save_checkpoint(tmp_path, "here", before))
+    assert isinstance(after, Classifier)
+    assert after.config == before.config
+    assert torch.equal(after(inputs_of(kind)), before(inputs_of(kind)))
+
+
+@pytest.mark.parametrize("make", [tiny_model, tiny_clip])
+def test_for_another_image_size_positions_are_interpolated_once(make):
+    model, words = make(), inputs_of("text")
+    assert isinstance(words, TextInputs)
+    inputs = PairInputs(image=ImageInputs(pixels=torch.randn(5, 3, 36, 36)), text=words)
+    resized = classifier_of(model, "pairs", CLASSES, hidden_width=8, image_size=36).eval()
+    assert resized.config.encoder.image.image_size == 36
+    # The encoders themselves interpolate for every image of another size: the same outputs.
+    torch.testing.assert_close(resized.features(inputs), features_of(model, "pairs")(inputs))
+    with pytest.raises(ValueError, match="image_size is 36, and this model reads text alone"):
+        classifier_of(model, "text", CLASSES, hidden_width=8, image_size=36)
+
+
+def test_a_score_has_one_output_and_no_classes():
+    config = ClassifierConfig(encoder=tiny_config().text, classes=(), hidden_width=None)
+    assert Classifier(config).eval()(inputs_of("text")).shape == (5, 1)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flava.distributed import Gather
-from flava.objectives.losses import classification, contrastive
+from flava.objectives.losses import answering, classification, contrastive, regression
 
 
 def cross_entropies(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -98,3 +98,21 @@ def test_the_scale_learns_to_sharpen_what_is_right() -> None:
     contrastive(torch.eye(4), torch.eye(4), scale, everyone, Gather.GLOBAL).loss.backward()
     assert scale.grad is not None
     assert scale.grad < 0
+
+
+def test_answers_are_decided_each_for_itself_and_summed_over_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, answers = torch.randn(3, 5, generator=generator), torch.rand(3, 5, generator=generator)
+    right = 1 / (1 + np.exp(-logits.numpy().astype(np.float64)))
+    shares = answers.numpy()
+    each = -(shares * np.log(right) + (1 - shares) * np.log(1 - right))
+    term = answering(logits, answers)
+    assert term.loss.item() == pytest.approx(each.sum(axis=1).mean(), rel=1e-5)
+    best = shares[np.arange(3), logits.numpy().argmax(axis=1)]
+    assert term.accuracy == pytest.approx(best.mean(), rel=1e-5)
+
+
+def test_scores_have_the_mean_squared_error() -> None:
+    term = regression(torch.tensor([[0.5], [2.0]]), torch.tensor([0.0, 1.0]))
+    assert term.loss.item() == pytest.approx((0.25 + 1.0) / 2)
+    assert term.accuracy is None

@@ -10,7 +10,6 @@ from torch import nn
 
 from flava.data.labelled import Rows, class_names, read_rows, split
 from flava.data.skips import Skips
-from flava.data.tokenizer import Tokenizer
 from flava.evaluation.classification import (
     Predictions,
     judge,
@@ -18,9 +17,9 @@ from flava.evaluation.classification import (
     with_examples,
 )
 from flava.evaluation.classification_report import write_classification_report
-from flava.evaluation.outputs import outputs_of, reader_of
-from flava.model import Classifier, FeaturesConfig, TextConfig
-from flava.model.features import PairConfig, features_config
+from flava.evaluation.outputs import outputs_of, reader_of, vocabulary_misfit
+from flava.model import Classifier, FeaturesConfig
+from flava.model.features import features_config
 from flava.model.published.load import load_pretrained
 from flava.training.run import Precision
 
@@ -92,7 +91,7 @@ def prepare(config: LabelledConfig, problems: Sequence[str] = ()) -> Prepared:
     encoder = None
     if rows and model:
         encoder = attempt(problems, "model", lambda: features_config(model, rows.kind))
-        problems += vocabulary_misfit(encoder)
+        problems += [f"model: {each}" for each in vocabulary_misfit(encoder)] if encoder else []
     if rows:
         problems += data_problems(config, rows, other)
     if problems:
@@ -124,16 +123,6 @@ def attempt(problems: list[str], field: str, make: Callable[[], Found]) -> Found
     except (ValueError, OSError) as error:
         problems.append(f"{field}: {error}")
         return None
-
-
-def vocabulary_misfit(encoder: FeaturesConfig | None) -> list[str]:
-    text = encoder.text if isinstance(encoder, PairConfig) else encoder
-    if not isinstance(text, TextConfig) or text.vocabulary_size >= (tokens := Tokenizer().size):
-        return []
-    return [
-        f"model: its vocabulary has {text.vocabulary_size} entries, fewer than the tokeniser's "
-        f"{tokens}: give one that was trained with BERT's vocabulary"
-    ]
 
 
 def data_problems(config: LabelledConfig, rows: Rows, other: Rows | None) -> list[str]:

@@ -67,4 +67,6 @@ def load_classifier(source: str | Path) -> Classifier:
             f"{source} holds a {type(model).__name__}: make a classifier with `flava finetune` or "
             "`flava probe` first"
         )
+    if not model.config.classes:
+        raise ValueError(f"{source} predicts a score and no classes: give a classifier")
     return model

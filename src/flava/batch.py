@@ -123,6 +123,38 @@ class LabelledBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoredBatch:
+    """Inputs with a number each, to be predicted as it is."""
+
+    keys: tuple[str, ...]
+    inputs: Inputs
+    scores: Float[Tensor, " batch"]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its inputs."""
+        return self.inputs.kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweredBatch:
+    """Inputs with the share in [0, 1] that each class is right, for itself: many may be."""
+
+    keys: tuple[str, ...]
+    inputs: Inputs
+    answers: Float[Tensor, "batch classes"]
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of its inputs."""
+        return self.inputs.kind
+
+
+TargetBatch = LabelledBatch | ScoredBatch | AnsweredBatch
+"""Inputs with what is to be predicted of them: what fine-tuning trains on."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WholePairBatch:
     """Whole images with whole texts that all match: for contrast alone."""
 
@@ -131,7 +163,7 @@ class WholePairBatch:
     inputs: PairInputs
 
 
-Batch = ImageBatch | CropBatch | TextBatch | PairBatch | WholePairBatch | LabelledBatch
+Batch = ImageBatch | CropBatch | TextBatch | PairBatch | WholePairBatch | TargetBatch
 AnyBatch = TypeVar("AnyBatch", bound=Batch | Inputs)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int
 from tokenizers import Regex, models, pre_tokenizers
 from torch import Tensor
 
-from flava.data.tokenizer import pad
+from flava.data.tokenizer import cut_pair, pad
 
 MERGES = Path(__file__).parent / "vocabulary" / "clip-merges.txt.gz"
 
@@ -79,6 +79,22 @@ class ClipTokenizer:
             raise ValueError(f"max_length must be at least 2 (start and end), not {max_length}")
         ids = self._backend.encode(clean(text)).ids
         return [self.start, *ids[: max_length - 2], self.end]
+
+    def encode_pair(self, first: str, second: str, max_length: int) -> list[int]:
+        """The ids of two texts in one: start, first, start, second, end.
+
+        CLIP was trained on single texts and has no token between two. This is GPT's way (Radford et
+        al. 2018, section 3.3): a delimiter between them, and one token at the end, which has seen
+        both and stands for them. The delimiter is the start token, for want of another.
+
+        Raises:
+            ValueError: ``max_length`` leaves no room for a token of each.
+        """
+        if max_length < 5:
+            raise ValueError(f"max_length must be at least 5 for two texts, not {max_length}")
+        both = (self._backend.encode(clean(text)).ids for text in (first, second))
+        left, right = cut_pair(*both, room=max_length - 3)
+        return [self.start, *left, self.start, *right, self.end]
 
     def batch(
         self, texts: Sequence[str], max_length: int

@@ -6,7 +6,7 @@ used is left out and reported by name; a mistake in the data as a whole is an er
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -33,13 +33,21 @@ KINDS: dict[tuple[bool, bool], Kind] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A sample before decoding. ``image`` is a file's path, or a file's bytes."""
+    """A sample before decoding. ``image`` is a file's path, or a file's bytes.
+
+    What is to be predicted is one of three: ``label``, a class's name; ``score``, a number; or
+    ``answers``, classes' names with the share in [0, 1] that each is right.
+    """
 
     shard: str
     key: str
     image: Path | bytes | None = None
     text: str | None = None
+    second: str | None = None
+    """A text that is read behind the first, as one of a pair of sentences."""
     label: str | None = None
+    score: float | None = None
+    answers: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,15 @@
 """Labelled rows to batches: endless and shuffled for training, once and in order for evaluation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Generic
 
 import numpy as np
 import torch
 
-from flava.batch import Inputs, LabelledBatch
+from flava.batch import AnsweredBatch, Inputs, LabelledBatch, ScoredBatch, TargetBatch
 from flava.data.collate import Collated, Collator
 from flava.data.errors import SampleError, Skipped
 from flava.data.labelled import Row, Rows
@@ -19,38 +19,64 @@ from flava.data.source import skip_sample
 from flava.data.stream import memory_windows
 from flava.data.workers import Batches
 
+Target = int | float | Mapping[int, float]
+"""The number of a class; a score; or the share that each of some classes is right."""
+
 
 @dataclass(frozen=True)
 class LabelledExample(Generic[Read]):
-    """A row as it was read, with the number of its class."""
+    """A row as it was read, with what is to be predicted."""
 
     key: str
     read: Read
-    label: int
+    target: Target
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledCollator(Collator[Row, LabelledExample[Read]], Generic[Read]):
-    """Rows to batches for training."""
+    """Rows to batches for training; rows of one batch have targets of one kind."""
 
     reader: Reader[Read]
     classes: tuple[str, ...]
+    """In the order of the outputs; there are none where scores are predicted."""
+
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """Each class's place."""
+        return {name: index for index, name in enumerate(self.classes)}
 
     def decode(self, raw: Row, rng: np.random.Generator, /) -> LabelledExample[Read]:
-        assert raw.label is not None
-        return LabelledExample(raw.key, self.reader.read(raw, rng), self.classes.index(raw.label))
+        return LabelledExample(raw.key, self.reader.read(raw, rng), self.target(raw))
+
+    def target(self, row: Row) -> Target:
+        """What is to be predicted; answers that are no class are passed over."""
+        if row.answers is not None:
+            return {self.numbers[a]: s for a, s in row.answers.items() if a in self.numbers}
+        if row.score is not None:
+            return row.score
+        assert row.label is not None
+        return self.numbers[row.label]
 
     def collate(
         self, examples: Sequence[LabelledExample[Read]], _rng: np.random.Generator, /
-    ) -> LabelledBatch:
-        return LabelledBatch(
-            keys=tuple(example.key for example in examples),
-            inputs=self.reader.batch([example.read for example in examples]),
-            labels=torch.tensor([example.label for example in examples]),
-        )
+    ) -> TargetBatch:
+        keys = tuple(example.key for example in examples)
+        inputs = self.reader.batch([example.read for example in examples])
+        targets = [example.target for example in examples]
+        match targets[0]:
+            case int():
+                return LabelledBatch(keys=keys, inputs=inputs, labels=torch.tensor(targets))
+            case float():
+                return ScoredBatch(keys=keys, inputs=inputs, scores=torch.tensor(targets))
+        answers = torch.zeros(len(targets), len(self.classes))
+        for row, target in zip(answers, targets, strict=True):
+            assert isinstance(target, Mapping)
+            for number, share in target.items():
+                row[number] = share
+        return AnsweredBatch(keys=keys, inputs=inputs, answers=answers)
 
 
-class LabelledLoader(Iterator[LabelledBatch], AbstractContextManager["LabelledLoader"]):
+class LabelledLoader(Iterator[TargetBatch], AbstractContextManager["LabelledLoader"]):
     """An endless iterator over batches: each epoch is a permutation of the rows.
 
     Batch number n is a pure function of ``seed`` and n, so a loader that starts at ``first`` yields
@@ -79,11 +105,11 @@ class LabelledLoader(Iterator[LabelledBatch], AbstractContextManager["LabelledLo
             first=first,
         ).start(workers)
 
-    def __next__(self) -> LabelledBatch:
+    def __next__(self) -> TargetBatch:
         if self._batches is None:
             raise StopIteration
         batch = self.skips.batch_of(next(self._batches))
-        assert isinstance(batch, LabelledBatch)
+        assert isinstance(batch, TargetBatch)
         return batch
 
     def close(self) -> None:

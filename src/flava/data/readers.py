@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from flava.batch import ImageInputs, Inputs, PairInputs, TextInputs
+from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.errors import SampleError
 from flava.data.labelled import Row
 from flava.data.tokenizer import Tokenizer, pad
@@ -70,13 +71,15 @@ class ImageReader(Reader[Pixels]):
 
 @dataclass(frozen=True, kw_only=True)
 class TextReader(Reader[list[int]]):
-    """Token ids, cut to ``max_length``."""
+    """Token ids, cut to ``max_length``; of two texts as the tokeniser joins them."""
 
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | ClipTokenizer
     max_length: int
 
     def read(self, row: Row, rng: np.random.Generator | None) -> list[int]:  # noqa: ARG002
         assert row.text is not None
+        if row.second is not None:
+            return self.tokenizer.encode_pair(row.text, row.second, self.max_length)
         return self.tokenizer.encode(row.text, self.max_length)
 
     def batch(self, read: Sequence[list[int]], /) -> TextInputs:

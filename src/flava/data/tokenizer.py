@@ -65,6 +65,17 @@ class Tokenizer:
         ids = self._backend.encode(text).ids
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.sep]
 
+    def encode_pair(self, first: str, second: str, max_length: int) -> list[int]:
+        """The ids of two texts as BERT joins them: [CLS] first [SEP] second [SEP].
+
+        Raises:
+            ValueError: ``max_length`` leaves no room for a token of each, or a text is not Unicode.
+        """
+        if max_length < 5:
+            raise ValueError(f"max_length must be at least 5 for two texts, not {max_length}")
+        left, right = cut_pair(self.pieces(first), self.pieces(second), max_length - 3)
+        return [self.cls, *left, self.sep, *right, self.sep]
+
     def pieces(self, text: str) -> list[int]:
         """The ids of a part of a text, without special tokens and of any number.
 
@@ -99,6 +110,19 @@ class Tokenizer:
     def to_json(self) -> str:
         """The whole tokeniser as the ``tokenizers`` library reads it: a ``tokenizer.json``."""
         return self._backend.to_str()
+
+
+def cut_pair(
+    first: Sequence[int], second: Sequence[int], room: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Both cut at their ends to ``room`` tokens together, the longer one first.
+
+    As BERT's ``_truncate_seq_pair`` (its run_classifier.py), which drops a token at a time from the
+    longer text, and from the second if they are equally long.
+    """
+    right = min(len(second), max(room // 2, room - len(first)))
+    left = min(len(first), room - right)
+    return first[:left], second[:right]
 
 
 def check_unicode(text: str) -> None:

@@ -18,6 +18,7 @@ from rich.progress import (
 from torch import Tensor, nn
 
 from flava.batch import to_device
+from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.errors import Skipped
 from flava.data.labelled import Row
 from flava.data.labelled_loader import Part, in_order
@@ -25,7 +26,7 @@ from flava.data.readers import ImageReader, PairReader, Reader, TextReader
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
 from flava.evaluation.subject import evaluating
-from flava.model import FeaturesConfig, ImageConfig, TextConfig
+from flava.model import ClipTextConfig, FeaturesConfig, ImageConfig, TextConfig
 from flava.training.run import Precision
 
 BATCH_SIZE = 64
@@ -43,15 +44,17 @@ def reader_of(encoder: FeaturesConfig, crop_scale: tuple[float, float] = CROP_SC
         case ImageConfig():
             return ImageReader(size=encoder.image_size, crop_scale=crop_scale)
         case TextConfig():
-            return TextReader(
-                tokenizer=Tokenizer(), max_length=min(TEXT_MAX_LENGTH, encoder.max_length)
-            )
+            return text_reader(encoder, TEXT_MAX_LENGTH)
     return PairReader(
         image=ImageReader(size=encoder.image.image_size, crop_scale=crop_scale),
-        text=TextReader(
-            tokenizer=Tokenizer(), max_length=min(PAIR_MAX_LENGTH, encoder.text.max_length)
-        ),
+        text=text_reader(encoder.text, PAIR_MAX_LENGTH),
     )
+
+
+def text_reader(encoder: TextConfig, max_length: int) -> TextReader:
+    """How texts are read by FLAVA's text encoder, or by CLIP's."""
+    tokenizer = ClipTokenizer() if isinstance(encoder, ClipTextConfig) else Tokenizer()
+    return TextReader(tokenizer=tokenizer, max_length=min(max_length, encoder.max_length))
 
 
 @dataclass(frozen=True)

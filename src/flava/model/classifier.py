@@ -14,6 +14,7 @@ from flava.model.features import (
     features_config,
     fill_features,
     kind_of,
+    with_image_size,
 )
 from flava.named import Named
 
@@ -34,18 +35,23 @@ class ClassifierConfig:
     encoder: Annotated[FeaturesConfig, Named()]
     """Geometry of the encoders; its type tells what they read: images, text or pairs."""
     classes: tuple[str, ...]
-    """The classes' names, in the order of the logits."""
+    """The classes' names, in the order of the logits; if there are none, a score is predicted."""
     hidden_width: int | None
     """Width of the head's hidden layer; a single linear layer if there is none."""
 
     def __post_init__(self) -> None:
         mistakes = self.encoder.mistakes("encoder")
-        if len(set(self.classes)) < max(2, len(self.classes)):
+        if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
             mistakes.append(f"classes are {self.classes}: use two or more, each once")
         if self.hidden_width is not None and self.hidden_width < 1:
             mistakes.append(f"hidden_width is {self.hidden_width}: use at least 1, or null")
         if mistakes:
             raise ValueError("the classifier does not hold:\n  " + "\n  ".join(mistakes))
+
+    @property
+    def outputs(self) -> int:
+        """A logit for each class, or the score."""
+        return len(self.classes) or 1
 
     @property
     def kind(self) -> Kind:
@@ -54,7 +60,7 @@ class ClassifierConfig:
 
 
 class Classifier(nn.Module):
-    """Inputs -> logits of the classes.
+    """Inputs -> logits of the classes, or a score.
 
     Pairs have the paper's head: two layers on h_CLS,M, with a hidden width of 1,536. The paper
     fine-tunes texts with "a classification head" and does not fine-tune images: both have one
@@ -65,12 +71,12 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         self.features = build_features(config.encoder)
-        width, hidden, classes = config.encoder.width, config.hidden_width, len(config.classes)
+        width, hidden, outputs = config.encoder.width, config.hidden_width, config.outputs
         if hidden is None:
-            layers = [nn.Dropout(DROPOUT), nn.Linear(width, classes)]
+            layers = [nn.Dropout(DROPOUT), nn.Linear(width, outputs)]
         else:
             # The paper names no activation: the model's own.
-            last = nn.Linear(hidden, classes)
+            last = nn.Linear(hidden, outputs)
             layers = [nn.Linear(width, hidden), nn.GELU(), nn.Dropout(DROPOUT), last]
         self.head = nn.Sequential(*layers)
         for layer in self.head:
@@ -78,21 +84,30 @@ class Classifier(nn.Module):
                 nn.init.normal_(layer.weight, std=HEAD_INIT_STD)
                 nn.init.zeros_(layer.bias)
 
-    def forward(self, inputs: Inputs) -> Float[Tensor, "batch classes"]:
+    def forward(self, inputs: Inputs) -> Float[Tensor, "batch outputs"]:
         return self.head(self.features(inputs))
 
 
 def classifier_of(
-    model: nn.Module, kind: Kind, classes: Sequence[str], *, hidden_width: int | None
+    model: nn.Module,
+    kind: Kind,
+    classes: Sequence[str],
+    *,
+    hidden_width: int | None,
+    image_size: int | None = None,
 ) -> Classifier:
     """A classifier on a copy of a model's encoders, with a new head.
+
+    For images of another ``image_size``, in pixels a side, the position embeddings are interpolated
+    once, and then belong to that size.
 
     Raises:
         ValueError: the model does not read inputs of that kind, or the classes do not hold.
     """
-    config = ClassifierConfig(
-        encoder=features_config(model, kind), classes=tuple(classes), hidden_width=hidden_width
-    )
+    encoder = features_config(model, kind)
+    if image_size is not None:
+        encoder = with_image_size(encoder, image_size)
+    config = ClassifierConfig(encoder=encoder, classes=tuple(classes), hidden_width=hidden_width)
     classifier = Classifier(config)
     fill_features(classifier.features, model)
     return classifier

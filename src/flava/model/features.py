@@ -1,17 +1,29 @@
 """The part of a model that reads images, texts or pairs, as one vector each: what a head sees."""
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from flava.batch import ImageInputs, Inputs, Kind, PairInputs, TextInputs
+from flava.model.clip import (
+    Clip,
+    ClipImageConfig,
+    ClipImageEncoder,
+    ClipTextConfig,
+    ClipTextEncoder,
+    at_end,
+)
 from flava.model.dino import Dino
 from flava.model.flava import Flava
-from flava.model.image import ImageConfig, ImageEncoder
+from flava.model.image import ImageConfig, ImageEncoder, resize_positions
 from flava.model.masked import MaskedImage, MaskedText
 from flava.model.multimodal import MultimodalConfig, MultimodalEncoder
 from flava.model.text import TextConfig, TextEncoder
+
+POSITIONS = "image_encoder.positions"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +48,24 @@ class PairConfig:
         ]
 
 
-FeaturesConfig = ImageConfig | TextConfig | PairConfig
+@dataclass(frozen=True, kw_only=True)
+class ClipPairConfig:
+    """Geometry of CLIP's two encoders, whose vectors of a pair are joined end to end."""
+
+    image: ClipImageConfig = field(default_factory=ClipImageConfig)
+    text: ClipTextConfig = field(default_factory=ClipTextConfig)
+
+    @property
+    def width(self) -> int:
+        """Size of the vector that is read."""
+        return self.image.width + self.text.width
+
+    def mistakes(self, field: str) -> list[str]:
+        """What is wrong with this geometry, one line each."""
+        return [*self.image.mistakes(f"{field}.image"), *self.text.mistakes(f"{field}.text")]
+
+
+FeaturesConfig = ImageConfig | TextConfig | PairConfig | ClipTextConfig | ClipPairConfig
 
 
 class ImageFeatures(nn.Module):
@@ -60,9 +89,8 @@ class TextFeatures(nn.Module):
         self.text_encoder = TextEncoder(config)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
-        if not isinstance(inputs, TextInputs):
-            raise ValueError(f"this model reads text, and was given {inputs.kind}")
-        return self.text_encoder.norm(self.text_encoder(inputs.ids, inputs.real)[:, 0])
+        text = text_of(inputs)
+        return self.text_encoder.norm(self.text_encoder(text.ids, text.real)[:, 0])
 
 
 class PairFeatures(nn.Module):
@@ -78,16 +106,62 @@ class PairFeatures(nn.Module):
         self.text_to_multimodal = nn.Linear(text.width, multimodal.width)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
-        if not isinstance(inputs, PairInputs):
-            raise ValueError(f"this model reads pairs, and was given {inputs.kind} alone")
-        real = inputs.text.real
+        pair = pair_of(inputs)
+        real = pair.text.real
         # As in pretraining, it reads both encoders' states before their final norms.
-        image = self.image_to_multimodal(self.image_encoder(inputs.image.pixels))
-        text = self.text_to_multimodal(self.text_encoder(inputs.text.ids, real))
+        image = self.image_to_multimodal(self.image_encoder(pair.image.pixels))
+        text = self.text_to_multimodal(self.text_encoder(pair.text.ids, real))
         return self.multimodal_encoder.norm(self.multimodal_encoder(image, text, real)[:, 0])
 
 
-Features = ImageFeatures | TextFeatures | PairFeatures
+class ClipTextFeatures(nn.Module):
+    """Texts -> CLIP's end-of-text token after the final norm, before the projection."""
+
+    def __init__(self, config: ClipTextConfig) -> None:
+        super().__init__()
+        self.text_encoder = ClipTextEncoder(config)
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
+        text = text_of(inputs)
+        states = self.text_encoder(text.ids, text.real)
+        return self.text_encoder.norm(at_end(states, text.ids))
+
+
+class ClipPairFeatures(nn.Module):
+    """Pairs -> CLIP's [CLS] of the image, then the end-of-text token of the text.
+
+    Each after its encoder's final norm and before its projection. The paper's baseline: "for CLIP
+    the features of both encoders are concatenated under the same head".
+    """
+
+    def __init__(self, config: ClipPairConfig) -> None:
+        super().__init__()
+        self.image_encoder = ClipImageEncoder(config.image)
+        self.text_encoder = ClipTextEncoder(config.text)
+
+    def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
+        pair = pair_of(inputs)
+        image = self.image_encoder.norm(self.image_encoder(pair.image.pixels)[:, 0])
+        states = self.text_encoder(pair.text.ids, pair.text.real)
+        text = self.text_encoder.norm(at_end(states, pair.text.ids))
+        return torch.cat([image, text], dim=1)
+
+
+def text_of(inputs: Inputs) -> TextInputs:
+    """Raises ValueError: these are no texts."""
+    if not isinstance(inputs, TextInputs):
+        raise ValueError(f"this model reads text, and was given {inputs.kind}")
+    return inputs
+
+
+def pair_of(inputs: Inputs) -> PairInputs:
+    """Raises ValueError: these are no pairs."""
+    if not isinstance(inputs, PairInputs):
+        raise ValueError(f"this model reads pairs, and was given {inputs.kind} alone")
+    return inputs
+
+
+Features = ImageFeatures | TextFeatures | PairFeatures | ClipTextFeatures | ClipPairFeatures
 
 
 def build_features(config: FeaturesConfig) -> Features:
@@ -95,8 +169,12 @@ def build_features(config: FeaturesConfig) -> Features:
     match config:
         case ImageConfig():
             return ImageFeatures(config)
+        case ClipTextConfig():  # which is a TextConfig too
+            return ClipTextFeatures(config)
         case TextConfig():
             return TextFeatures(config)
+        case ClipPairConfig():
+            return ClipPairFeatures(config)
         case PairConfig():
             return PairFeatures(config)
 
@@ -108,7 +186,7 @@ def kind_of(config: FeaturesConfig) -> Kind:
             return "images"
         case TextConfig():
             return "text"
-        case PairConfig():
+        case PairConfig() | ClipPairConfig():
             return "pairs"
 
 
@@ -121,20 +199,43 @@ def features_config(model: nn.Module, kind: Kind) -> FeaturesConfig:
     match model, kind:
         case ((Flava() | MaskedImage() | Dino()), "images"):
             return model.config.image
-        case ((Flava() | MaskedText()), "text"):
+        case ((Flava() | MaskedText() | Clip()), "text"):
             return model.config.text
         case Flava(config=config), "pairs":
             return PairConfig(image=config.image, text=config.text, multimodal=config.multimodal)
+        case Clip(config=config), "pairs":
+            return ClipPairConfig(image=config.image, text=config.text)
     raise ValueError(
         f"a {type(model).__name__} does not read {kind}: give a FLAVA (a run of `flava train`, "
         "or a checkpoint)"
     )
 
 
+def with_image_size(config: FeaturesConfig, image_size: int) -> FeaturesConfig:
+    """The same geometry for images of another size, in pixels a side.
+
+    Raises:
+        ValueError: it reads no images.
+    """
+    match config:
+        case ImageConfig():
+            return replace(config, image_size=image_size)
+        case PairConfig() | ClipPairConfig():
+            return replace(config, image=replace(config.image, image_size=image_size))
+    raise ValueError(f"image_size is {image_size}, and this model reads text alone: leave it out")
+
+
 def fill_features(features: Features, model: nn.Module) -> None:
-    """Copy a model's weights: the encoders have the same names in both."""
-    weights = model.state_dict()
-    features.load_state_dict({name: weights[name] for name in features.state_dict()})
+    """Copy a model's weights: the encoders have the same names in both.
+
+    Where images are of another size, the position embeddings are interpolated to their grid.
+    """
+    state, empty = model.state_dict(), features.state_dict()
+    weights = {name: state[name] for name in empty}
+    if POSITIONS in weights:
+        theirs, ours = (math.isqrt(each[POSITIONS].shape[1] - 1) for each in (state, empty))
+        weights[POSITIONS] = resize_positions(weights[POSITIONS], theirs, ours, ours)
+    features.load_state_dict(weights)
 
 
 def features_of(model: nn.Module, kind: Kind) -> Features:

@@ -1,20 +1,25 @@
-"""Fine-tuning: the cross-entropy of the labels, through head and encoders alike."""
+"""Fine-tuning: the loss of what is to be predicted, through head and encoders alike."""
 
-from flava.batch import Batch, LabelledBatch
+from flava.batch import AnsweredBatch, Batch, LabelledBatch, ScoredBatch
 from flava.model import Classifier
-from flava.objectives.losses import Term, classification
+from flava.objectives.losses import Term, answering, classification, regression
 
 
 class FinetuneObjective:
-    """A labelled batch -> the cross-entropy of its classes, in nats."""
+    """A batch with targets -> its loss: that of classes, of answers, or of scores."""
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
 
     def __call__(self, batch: Batch) -> dict[str, Term]:
-        if not isinstance(batch, LabelledBatch):
-            raise ValueError(f"fine-tuning needs labels, and a {type(batch).__name__} has none")
-        return {"classification": classification(self.model(batch.inputs), batch.labels)}
+        match batch:
+            case LabelledBatch():
+                return {"classification": classification(self.model(batch.inputs), batch.labels)}
+            case AnsweredBatch():
+                return {"answering": answering(self.model(batch.inputs), batch.answers)}
+            case ScoredBatch():
+                return {"regression": regression(self.model(batch.inputs), batch.scores)}
+        raise ValueError(f"fine-tuning needs labels, and a {type(batch).__name__} has none")
 
     def after_step(self, step: int) -> None:
         """Nothing is annealed."""

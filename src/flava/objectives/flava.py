@@ -21,11 +21,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from flava.batch import (
+    AnsweredBatch,
     Batch,
     CropBatch,
     ImageBatch,
     LabelledBatch,
     PairBatch,
+    ScoredBatch,
     TextBatch,
     WholePairBatch,
 )
@@ -60,7 +62,7 @@ class FlavaObjective:
                 return {"mlm": masked_text(self.model.text_encoder, self.model.mlm_head, batch)}
             case CropBatch():
                 raise ValueError("FLAVA reads one crop of an image: set data.crops to None")
-            case LabelledBatch():
+            case LabelledBatch() | ScoredBatch() | AnsweredBatch():
                 raise ValueError("pretraining reads no labels: fine-tune with `flava finetune`")
 
     def after_step(self, step: int) -> None:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""The loss functions of pretraining, each with the accuracy of the same predictions.
+"""The loss functions of pretraining and fine-tuning, each with its predictions' accuracy.
 
 All are means over what they predict, in 32 bits. Where there is nothing to predict the loss is 0
 and its gradient too: it stays defined, finite and attached to the graph, so that every parameter
@@ -36,6 +36,22 @@ def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"
         return Term(0.0 * logits.float().sum())
     loss = functional.cross_entropy(logits.float(), targets)
     return Term(loss, (logits.argmax(dim=-1) == targets).float().mean().item())
+
+
+def answering(logits: Float[Tensor, "n classes"], answers: Float[Tensor, "n classes"]) -> Term:
+    """Binary cross-entropy of every class with soft targets, summed over classes: VQA's loss.
+
+    Summed and not averaged, as in the reference implementations (Teney et al. 2018, section 3.2;
+    MMF's ``logit_bce``). The accuracy is the mean share that the likeliest class is right.
+    """
+    loss = functional.binary_cross_entropy_with_logits(logits.float(), answers, reduction="sum")
+    chosen = answers.gather(1, logits.argmax(dim=1, keepdim=True))
+    return Term(loss / len(answers), chosen.mean().item())
+
+
+def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> Term:
+    """The mean squared error, of predictions that are right to no degree: it has no accuracy."""
+    return Term(functional.mse_loss(outputs[:, 0].float(), scores))
 
 
 def contrastive(

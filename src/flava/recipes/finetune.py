@@ -11,10 +11,10 @@ from torch import nn
 from torch.nn import functional
 
 from flava.data.labelled import Rows
-from flava.data.labelled_loader import LabelledCollator, LabelledLoader
 from flava.data.readers import Reader
 from flava.data.transforms import ImageTransformConfig
 from flava.evaluation.outputs import outputs_of, reader_of
+from flava.evaluation.suite.finetuning import train_on
 from flava.model import Classifier, ClassifierConfig, classifier_of
 from flava.model.classifier import PAIR_HIDDEN_WIDTH
 from flava.model.published.files import find_checkpoint, read_path
@@ -155,17 +155,8 @@ def finetune(config: FinetuneConfig) -> str:
     reader = reader_of(classifier.config.encoder, config.crop_scale)
     probe = validation_probe(prepared.validation, reader, config.precision)
     trainer = Trainer(run, FinetuneObjective(classifier), probe)
-    with LabelledLoader(
-        prepared.train,
-        LabelledCollator(reader=reader, classes=prepared.classes),
-        batch_size=run.batch_size,
-        seed=run.seed,
-        first=trainer.step,
-        workers=config.workers,
-    ) as batches:
-        trainer.train(batches)
-        skipped = skip_notes(batches.skips)
-    return finish_best(classifier, prepared, config, run, skipped)
+    skips = train_on(trainer, classifier, prepared.train, reader, run.batch_size, config.workers)
+    return finish_best(classifier, prepared, config, run, skip_notes(skips))
 
 
 def finish_best(

@@ -69,3 +69,11 @@ def load_state(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is damaged ({error}): copy it anew, or train again in another --output-dir"
         ) from error
+
+
+def keep_best(run_folder: Path) -> None:
+    """Keep the best checkpoint of a finished run alone, to be used and not to be gone on from."""
+    folder = run_folder / "checkpoints"
+    best = (folder / "best").readlink().name
+    point(folder, "last", best)
+    (folder / best / "state.pt").unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """What a model makes of one's own rows: features for a probe, probabilities of a classifier."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -34,6 +34,8 @@ BATCH_SIZE = 64
 
 TEXT_MAX_LENGTH, PAIR_MAX_LENGTH = 512, 77
 """Longest texts in tokens, alone and in pairs: those of pretraining."""
+
+Item = TypeVar("Item")
 
 CROP_SCALE = ImageTransformConfig().crop_scale
 
@@ -72,6 +74,7 @@ def outputs_of(
     reader: Reader,
     precision: Precision,
     *,
+    batch_size: int = BATCH_SIZE,
     shown_as: str | None = None,
 ) -> Outputs:
     """The model's output for every row, in order; with a progress bar if it has a name."""
@@ -80,7 +83,7 @@ def outputs_of(
     values: list[Tensor] = []
     skipped: list[Skipped] = []
     with evaluating(model, precision):
-        for part in tracked(in_order(rows, reader, BATCH_SIZE), len(rows), shown_as):
+        for part in tracked(in_order(rows, reader, batch_size), len(rows), shown_as):
             if part.inputs is not None:
                 values.append(model(to_device(part.inputs, device)).float().cpu())
             kept += part.rows
@@ -90,6 +93,13 @@ def outputs_of(
 
 def tracked(parts: Iterable[Part], total: int, shown_as: str | None) -> Iterable[Part]:
     """The same parts under a progress bar with rate and time left."""
+    return counted(parts, lambda part: len(part.rows) + len(part.skipped), total, shown_as)
+
+
+def counted(
+    items: Iterable[Item], size: Callable[[Item], int], total: int, shown_as: str | None
+) -> Iterator[Item]:
+    """The same items under such a bar, which each advances by its size."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn(shown_as or ""),
@@ -104,6 +114,6 @@ def tracked(parts: Iterable[Part], total: int, shown_as: str | None) -> Iterable
     )
     with bar:
         task = bar.add_task("", total=total)
-        for part in parts:
-            yield part
-            bar.advance(task, len(part.rows) + len(part.skipped))
+        for item in items:
+            yield item
+            bar.advance(task, size(item))

@@ -18,7 +18,8 @@ from tests.evaluation.suite.multimodal.data import (
 
 QUESTION = "What color is this?"
 
-QUICK = Protocol(updates=60, warmup=6, lr=3e-3, image_size=480, samples=40)
+# Other images than in pretraining, but fewer patches than 480 pixels would be.
+QUICK = Protocol(updates=60, warmup=6, lr=3e-3, image_size=336, samples=40)
 
 
 def about_colours(images: range) -> list[tuple[int, int, str, list[str]]]:
@@ -92,7 +93,7 @@ def test_the_papers_protocol() -> None:
     few = tuning(PROTOCOL, tiny_flava(), 1000, few=True)
     seen = 44_000 * 256 / 443_757
     assert few.max_steps * 256 == pytest.approx(seen * 1000, rel=0.01)
-    assert few.schedule.warmup_steps / few.max_steps == pytest.approx(1 / 22, rel=0.1)
+    assert few.schedule.warmup_steps / few.max_steps == pytest.approx(1 / 22, abs=0.5 / few.max_steps)
 
 
 def edit(path: Path, name: str, change) -> None:

@@ -99,10 +99,10 @@ def share(matches: int, answers: int) -> float:
 def vocabulary(commonest: Iterable[str]) -> tuple[str, ...]:
     """The answers that can be given, the most frequent first, equals by the alphabet.
 
-    Those that are the ``commonest`` answer of `LEAST` questions or more, normalised: of VQAv2's
-    training and validation questions together, the paper's 3,129. It is a threshold and no number
-    of answers, so equally frequent ones are all in it or none is; other questions give as many as
-    there are.
+    Those that are the ``commonest`` answer of `LEAST` questions or more, normalised: the reference's
+    rule, which it applies to VQAv2's training and validation questions together. Models made so
+    have the 3,129 answers of the paper. It is a threshold and no number of answers: equally
+    frequent ones are all in it or none is, and other questions give as many as there are.
     """
     counts = Counter(normalised(answer) for answer in commonest)
     kept = [(answer, count) for answer, count in counts.items() if count >= LEAST]

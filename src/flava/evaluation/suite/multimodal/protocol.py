@@ -19,7 +19,7 @@ PRETRAINING_SIZE = 224
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """What differs between the tasks; the rest is the same for all (the paper's section B.2)."""
+    """What differs between the tasks; the rest is the same for all (the paper's supplement)."""
 
     updates: int
     """Of `BATCH_SIZE` samples each."""

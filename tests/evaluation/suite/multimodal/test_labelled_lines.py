@@ -128,6 +128,9 @@ def test_all_mistakes_are_one_error(tmp_path: Path) -> None:
         "classes of which there is none: hateful\n",
         "ids that stand there twice: 0\n",
         "99999.png\n",
+        # The mistakes of all three files are in it.
+        "dev_seen.jsonl is missing",
+        "test_seen.jsonl is missing",
     ):
         assert line in said
 

@@ -93,7 +93,9 @@ def test_the_papers_protocol() -> None:
     few = tuning(PROTOCOL, tiny_flava(), 1000, few=True)
     seen = 44_000 * 256 / 443_757
     assert few.max_steps * 256 == pytest.approx(seen * 1000, rel=0.01)
-    assert few.schedule.warmup_steps / few.max_steps == pytest.approx(1 / 22, abs=0.5 / few.max_steps)
+    assert few.schedule.warmup_steps / few.max_steps == pytest.approx(
+        1 / 22, abs=0.5 / few.max_steps
+    )
 
 
 def edit(path: Path, name: str, change) -> None:

@@ -8,7 +8,7 @@ soft targets that VQA models have been trained with since the winner of 2017
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 """What is taken out; periods have a rule of their own, apostrophes and colons stay."""
@@ -81,10 +81,15 @@ def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
     The mean, over the sets that leave one of the ``given`` answers out, of min(1, m / 3) with m
     answers of the set that match. As officially, answers are normalised only if people disagree.
     """
-    answer, given = plain(answer), [plain(each) for each in given]
-    if len(set(given)) > 1:
-        answer, given = normalised(answer), [normalised(each) for each in given]
-    return share(given.count(answer), len(given))
+    return judge(given)(answer)
+
+
+def judge(given: Sequence[str]) -> Callable[[str], float]:
+    """`vqa_accuracy` of any answer to one question, for which ``given`` is normalised once."""
+    agreed = len({plain(each) for each in given}) == 1
+    compared = plain if agreed else normalised
+    counts = Counter(compared(each) for each in given)
+    return lambda answer: share(counts[compared(answer)], len(given))
 
 
 def share(matches: int, answers: int) -> float:
@@ -99,9 +104,9 @@ def share(matches: int, answers: int) -> float:
 def vocabulary(commonest: Iterable[str]) -> tuple[str, ...]:
     """The answers that can be given, the most frequent first, equals by the alphabet.
 
-    Those that are the ``commonest`` answer of `LEAST` questions or more, normalised: the reference's
-    rule, which it applies to VQAv2's training and validation questions together. Models made so
-    have the 3,129 answers of the paper. It is a threshold and no number of answers: equally
+    Those that are the ``commonest`` answer of `LEAST` questions or more, normalised. That is the
+    reference's rule, which it applies to VQAv2's training and validation questions together; models
+    made so have the paper's 3,129 answers. It is a threshold and no number of answers: equally
     frequent ones are all in it or none is, and other questions give as many as there are.
     """
     counts = Counter(normalised(answer) for answer in commonest)

@@ -1,5 +1,6 @@
 """SNLI-VE: does an image entail a sentence, contradict it, or neither?"""
 
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -13,7 +14,7 @@ from flava.evaluation.suite.multimodal.classification import (
 )
 from flava.evaluation.suite.multimodal.files import FLICKR_IMAGES, images_in
 from flava.evaluation.suite.multimodal.labelled_lines import Layout, few_of_each, read_pairs
-from flava.evaluation.suite.multimodal.mistakes import missing_of
+from flava.evaluation.suite.multimodal.mistakes import missing_of, read_all
 from flava.evaluation.suite.multimodal.protocol import Protocol
 from flava.evaluation.suite.task import Settings, SuiteTask
 
@@ -48,10 +49,10 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
     """
     folder = settings.data_root / NAME
     images = images_in(folder, FLICKR_IMAGES, LENDER)
-    train, dev, test = (
-        few_of_each(read_pairs(file_of(folder, split), images, LAYOUT), settings.few, settings.seed)
-        for split in SPLITS
+    whole = read_all(
+        *(partial(read_pairs, file_of(folder, split), images, LAYOUT) for split in SPLITS)
     )
+    train, dev, test = (few_of_each(rows, settings.few, settings.seed) for rows in whole)
     task = Classification(
         name=NAME, classes=CLASSES, metrics={"accuracy": argmax_accuracy}, protocol=protocol
     )

@@ -22,7 +22,7 @@ from flava.evaluation.suite.multimodal.classification import (
     classify,
 )
 from flava.evaluation.suite.multimodal.labelled_lines import Layout, few_of_each, read_pairs
-from flava.evaluation.suite.multimodal.mistakes import missing_of
+from flava.evaluation.suite.multimodal.mistakes import missing_of, read_all
 from flava.evaluation.suite.multimodal.ocr import texts_in
 from flava.evaluation.suite.multimodal.protocol import Protocol
 from flava.evaluation.suite.task import Settings, SuiteTask
@@ -50,10 +50,8 @@ def measure(
         Interrupted, FloatingPointError, OSError: as `fine_tune`.
     """
     folder = settings.data_root / NAME
-    splits = [
-        few_of_each(read_pairs(folder / name, folder, LAYOUT), settings.few, settings.seed)
-        for name in FILES
-    ]
+    whole = read_all(*(partial(read_pairs, folder / name, folder, LAYOUT) for name in FILES))
+    splits = [few_of_each(rows, settings.few, settings.seed) for rows in whole]
     if not own_text:
         splits = [with_read_text(rows, settings.cache) for rows in splits]
     task = Classification(

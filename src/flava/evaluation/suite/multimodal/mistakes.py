@@ -1,8 +1,11 @@
 """All that is wrong with a data set, in one error."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 SHOWN = 10
 """Names that are written out of each kind of mistake; the others are counted."""
@@ -22,6 +25,27 @@ def refuse(source: Path, found: Mapping[str, Iterable[object]], remedy: str) -> 
     lines = [f"{what}: {listed(names)}" for what, each in found.items() if (names := list(each))]
     if lines:
         raise ValueError(f"{source} cannot be used:\n  " + "\n  ".join(lines) + f"\n{remedy}")
+
+
+def read_all(*reads: Callable[[], Item]) -> list[Item]:
+    """What each of them returns.
+
+    Raises:
+        FileNotFoundError: of some of them there is no file, and nothing else is wrong.
+        ValueError: some of them fail, with all their errors in one.
+    """
+    found: list[Item] = []
+    errors: list[Exception] = []
+    for read in reads:
+        try:
+            found.append(read())
+        except (ValueError, FileNotFoundError) as error:
+            errors.append(error)
+    if errors:
+        missing = all(isinstance(each, FileNotFoundError) for each in errors)
+        kind = FileNotFoundError if missing else ValueError
+        raise kind("\n".join(str(each) for each in errors)) from errors[0]
+    return found
 
 
 def listed(names: Sequence[object]) -> str:

@@ -2,7 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from jaxtyping import Float
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 from flava.data.labelled import Row
 from flava.evaluation.record import Figure
 from flava.evaluation.suite.finetuning import FineTuned, Samples, Score, fine_tune
-from flava.evaluation.suite.multimodal.answers import soft_targets, vocabulary, vqa_accuracy
+from flava.evaluation.suite.multimodal.answers import judge, soft_targets, vocabulary
 from flava.evaluation.suite.multimodal.files import drawn
-from flava.evaluation.suite.multimodal.mistakes import missing_of
+from flava.evaluation.suite.multimodal.mistakes import missing_of, read_all
 from flava.evaluation.suite.multimodal.protocol import Protocol, tuning
 from flava.evaluation.suite.multimodal.questions import (
     TEST_DEV,
@@ -50,8 +51,8 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
         Interrupted, FloatingPointError, OSError: as `fine_tune`.
     """
     folder = settings.data_root / NAME
-    train, validation = (
-        read_questions(folder, subset, answered=True) for subset in (TRAIN, VALIDATION)
+    train, validation = read_all(
+        *(partial(read_questions, folder, each, answered=True) for each in (TRAIN, VALIDATION))
     )
     answers = vocabulary(each.commonest for each in (*train, *validation))
     if len(answers) < 2:
@@ -60,13 +61,14 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
         drawn(each, settings.few, settings.seed, subset)
         for each, subset in ((train, TRAIN), (validation, VALIDATION))
     )
+    judges = {str(each.number): judge(each.given) for each in validation}
     samples = Samples(
         task=NAME,
         kind="pairs",
         classes=answers,
         train=[row_of(each) for each in train],
         validation=[row_of(each) for each in validation],
-        score=scorer(validation, answers),
+        score=scorer(judges, answers),
     )
     config = tuning(protocol, model, len(train), few=settings.few is not None)
     tuned = fine_tune(model, samples, config, settings, settings.seed)
@@ -74,6 +76,7 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
         write_results(tuned, folder, tuned.run.output_dir / RESULTS)
     outputs = tuned.outputs(samples.validation, "validation questions")
     constant = majority(train)
+    baseline = sum(accuracy(constant) for accuracy in judges.values()) / len(judges)
     return [
         Figure(
             task=NAME,
@@ -81,7 +84,7 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
             metric=METRIC,
             value=samples.score(outputs, samples.validation)[METRIC],
             n=len(validation),
-            baselines={"majority": mean_accuracy([constant] * len(validation), validation)},
+            baselines={"majority": baseline},
         )
     ]
 
@@ -97,25 +100,18 @@ def row_of(question: Question) -> Row:
     )
 
 
-def scorer(questions: Sequence[Question], answers: Sequence[str]) -> Score:
-    """The official accuracy of the likeliest answers to these questions."""
-    by_key = {str(each.number): each for each in questions}
+def scorer(judges: Mapping[str, Callable[[str], float]], answers: Sequence[str]) -> Score:
+    """The official accuracy of the likeliest answers; judges by the keys of the questions' rows."""
 
     def score(outputs: Float[Tensor, "rows answers"], rows: Sequence[Row]) -> dict[str, float]:
-        asked = [by_key[row.key] for row in rows]
-        return {METRIC: mean_accuracy(likeliest(outputs, answers), asked)}
+        pairs = zip(likeliest(outputs, answers), rows, strict=True)
+        return {METRIC: sum(judges[row.key](answer) for answer, row in pairs) / len(rows)}
 
     return score
 
 
 def likeliest(outputs: Float[Tensor, "rows answers"], answers: Sequence[str]) -> list[str]:
     return [answers[place] for place in outputs.argmax(dim=1).tolist()]
-
-
-def mean_accuracy(answers: Sequence[str], questions: Sequence[Question]) -> float:
-    """Of an answer to each question."""
-    pairs = zip(answers, questions, strict=True)
-    return sum(vqa_accuracy(answer, each.given) for answer, each in pairs) / len(questions)
 
 
 def majority(questions: Sequence[Question]) -> str:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import functional
+from torchvision import transforms
 
 from flava.batch import ImageInputs, Inputs, TextInputs
 from flava.data.labelled import Row
@@ -23,11 +22,8 @@ class MiddleReader(ImageReader):
     """The middle of an image, its shorter side resized: what CLIP sees (openai/CLIP, `clip.py`)."""
 
     def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:  # noqa: ARG002
-        bicubic = functional.InterpolationMode.BICUBIC
-        resized = functional.resize(row_image(row), [self.size], bicubic)
-        middle = functional.center_crop(resized, [self.size, self.size])
-        assert isinstance(middle, Image.Image)
-        return np.asarray(middle)
+        shrink = transforms.Resize(self.size, transforms.InterpolationMode.BICUBIC)
+        return np.asarray(transforms.CenterCrop(self.size)(shrink(row_image(row))))
 
 
 def image_reader(model: Flava | Clip) -> ImageReader:

@@ -111,7 +111,7 @@ def scorer(judges: Mapping[str, Callable[[str], float]], answers: Sequence[str])
 
 
 def likeliest(outputs: Float[Tensor, "rows answers"], answers: Sequence[str]) -> list[str]:
-    return [answers[place] for place in outputs.argmax(dim=1).tolist()]
+    return [answers[int(place)] for place in outputs.argmax(dim=1)]
 
 
 def majority(questions: Sequence[Question]) -> str:

@@ -35,7 +35,7 @@ from flava.evaluation.suite.multimodal.answers import (
         ("y'allll", "y'all'll"),
         ("its", "its"),
         ("lets", "lets"),
-        ("cant stop", "can't stop"),
+        ("shouldve stopped", "should've stopped"),
         ("somebody'd", "somebodyd"),
         # apostrophes and colons are no punctuation
         ("dog's", "dog's"),

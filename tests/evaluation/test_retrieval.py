@@ -1,9 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.evaluation.retrieval import chance_recall, ranks, recall
+from flava.evaluation.retrieval import chance_recall, nearest, ranks, recall
 
 
 def by_sorting(queries, gallery, query_ids, gallery_ids, k: int) -> float:
@@ -18,9 +20,14 @@ def by_sorting(queries, gallery, query_ids, gallery_ids, k: int) -> float:
     return hits / len(queries)
 
 
-@given(seed=st.integers(0, 10_000), concepts=st.integers(1, 7), coarse=st.booleans())
-def test_equals_brute_force_also_with_many_right_ones_and_with_ties(
-    seed: int, concepts: int, coarse: bool
+@given(
+    seed=st.integers(0, 10_000),
+    concepts=st.integers(1, 7),
+    coarse=st.booleans(),
+    held=st.integers(1, 200),
+)
+def test_equals_brute_force_in_blocks_of_any_size_with_many_right_ones_and_with_ties(
+    seed: int, concepts: int, coarse: bool, held: int
 ) -> None:
     rng = np.random.default_rng(seed)
     query_ids = rng.integers(0, concepts, 9)
@@ -29,9 +36,12 @@ def test_equals_brute_force_also_with_many_right_ones_and_with_ties(
     queries, gallery = (rng.normal(size=(len(ids), 3)) for ids in (query_ids, gallery_ids))
     if coarse:
         queries, gallery = queries.round(), gallery.round()
-    places = ranks(queries, gallery, query_ids, gallery_ids)
+    places = ranks(queries, gallery, query_ids, gallery_ids, held=held)
     for k in (1, 5, 10):
         assert recall(places, k) == by_sorting(queries, gallery, query_ids, gallery_ids, k)
+        first = nearest(queries, gallery, query_ids, gallery_ids, k, held=held)
+        hits = (gallery_ids[first] == query_ids[:, None]).any(axis=1)
+        assert hits.tolist() == (places < k).tolist()
 
 
 def test_any_of_several_captions_of_an_image_is_right() -> None:
@@ -45,6 +55,32 @@ def test_any_of_several_captions_of_an_image_is_right() -> None:
 def test_a_collapsed_model_retrieves_nothing() -> None:
     same, ids = np.ones((20, 4)), np.arange(20)
     assert recall(ranks(same, same, ids, ids), 10) == 0
+
+
+def test_a_model_collapsed_to_any_vector_retrieves_nothing_in_blocks() -> None:
+    vector = np.random.default_rng(0).normal(size=512).astype(np.float32)
+    ids = np.arange(331)
+    same = np.tile(vector / np.linalg.norm(vector), (331, 1))
+    assert recall(ranks(same, same, ids, ids, held=7 * 331), 10) == 0
+
+
+def test_the_nearest_are_in_order_and_no_more_than_there_are() -> None:
+    gallery = np.array([[0.1], [0.9], [0.5]])
+    one = np.array([[1.0]]), gallery, np.array([2]), np.arange(3)
+    assert nearest(*one, 2).tolist() == [[1, 2]]
+    assert nearest(*one, 9).tolist() == [[1, 2, 0]]
+
+
+def test_memory_does_not_grow_with_the_product() -> None:
+    rng = np.random.default_rng(0)
+    queries, gallery = (rng.normal(size=(3000, 8)).astype(np.float32) for _ in range(2))
+    ids = np.arange(3000)
+    tracemalloc.start()
+    ranks(queries, gallery, ids, ids, held=30_000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # All similarities at once would take 36 MB, and their masks more.
+    assert peak < 2_000_000
 
 
 def test_the_right_order_retrieves_everything() -> None:

@@ -20,6 +20,9 @@ from flava.data.transforms import decode_image, normalise, random_crop, resize_f
 
 Read = TypeVar("Read")
 
+WHOLE = (1.0, 1.0)
+"""A crop of all of the area, which `random_crop` would cut to its range of aspect ratios."""
+
 
 Pixels = UInt8[np.ndarray, "size size 3"]
 
@@ -57,11 +60,11 @@ class ImageReader(Reader[Pixels]):
     size: int
     """Pixels a side that the image encoder reads."""
     crop_scale: tuple[float, float]
-    """Share of the image's area in a crop."""
+    """Share of the image's area in a crop; with (1, 1) images stay whole, whatever their shape."""
 
     def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:
         image = row_image(row)
-        if rng is not None:
+        if rng is not None and self.crop_scale != WHOLE:
             image = image.crop(random_crop(rng, image, self.crop_scale))
         return resize_for_encoder(image, self.size)
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,8 @@ BATCH_SIZE = 64
 
 TEXT_MAX_LENGTH, PAIR_MAX_LENGTH = 512, 77
 """Longest texts in tokens, alone and in pairs: those of pretraining."""
+
+Item = TypeVar("Item")
 
 CROP_SCALE = ImageTransformConfig().crop_scale
 
@@ -89,6 +91,7 @@ def outputs_of(
     reader: Reader,
     precision: Precision,
     *,
+    batch_size: int = BATCH_SIZE,
     shown_as: str | None = None,
 ) -> Outputs:
     """The model's output for every row, in order; with a progress bar if it has a name."""
@@ -97,7 +100,7 @@ def outputs_of(
     values: list[Tensor] = []
     skipped: list[Skipped] = []
     with evaluating(model, precision):
-        for part in tracked(in_order(rows, reader, BATCH_SIZE), len(rows), shown_as):
+        for part in tracked(in_order(rows, reader, batch_size), len(rows), shown_as):
             if part.inputs is not None:
                 values.append(model(to_device(part.inputs, device)).float().cpu())
             kept += part.rows
@@ -107,10 +110,17 @@ def outputs_of(
 
 def tracked(parts: Iterable[Part], total: int, shown_as: str | None) -> Iterable[Part]:
     """The same parts under a progress bar with rate and time left."""
+    return counted(parts, lambda part: len(part.rows) + len(part.skipped), total, shown_as)
+
+
+def counted(
+    items: Iterable[Item], size: Callable[[Item], int], total: int, shown_as: str | None
+) -> Iterator[Item]:
+    """The same items under a progress bar, which each advances by its size."""
     with progress(shown_as, total) as advance:
-        for part in parts:
-            yield part
-            advance(len(part.rows) + len(part.skipped))
+        for item in items:
+            yield item
+            advance(size(item))
 
 
 @contextmanager

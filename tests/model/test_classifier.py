@@ -18,6 +18,7 @@ from flava.model import (
     classifier_of,
     features_of,
 )
+from flava.model.features import ClipPairConfig, PairConfig
 from flava.model.published.load import load_pretrained
 from flava.objectives import FinetuneObjective
 from flava.training.checkpoint import save_checkpoint
@@ -180,6 +181,7 @@ def test_for_another_image_size_positions_are_interpolated_once(make):
     assert isinstance(words, TextInputs)
     inputs = PairInputs(image=ImageInputs(pixels=torch.randn(5, 3, 36, 36)), text=words)
     resized = classifier_of(model, "pairs", CLASSES, hidden_width=8, image_size=36).eval()
+    assert isinstance(resized.config.encoder, PairConfig | ClipPairConfig)
     assert resized.config.encoder.image.image_size == 36
     # The encoders themselves interpolate for every image of another size: the same outputs.
     torch.testing.assert_close(resized.features(inputs), features_of(model, "pairs")(inputs))

@@ -12,9 +12,9 @@ from flava.batch import (
     CropBatch,
     ImageBatch,
     ImageInputs,
-    LabelledBatch,
     PairBatch,
     PairInputs,
+    TargetBatch,
     TextBatch,
     TextInputs,
     WholePairBatch,
@@ -58,7 +58,7 @@ def unmasked(batch: Batch) -> Batch:
             image=replace(batch.image, selected=torch.zeros_like(batch.image.selected)),
             text=replace(batch.text, selected=torch.zeros_like(batch.text.selected)),
         )
-    assert not isinstance(batch, LabelledBatch | WholePairBatch | CropBatch)
+    assert not isinstance(batch, TargetBatch | WholePairBatch | CropBatch)
     return replace(batch, selected=torch.zeros_like(batch.selected))
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from flava.evaluation.suite.evaluate import evaluate_suite, weights_of
+from flava.evaluation.suite.digests import weights_digest
+from flava.evaluation.suite.evaluate import evaluate_suite
 from flava.evaluation.suite.results import FILE, add_results, read_results
 from flava.evaluation.suite.task import Settings, SuiteTask
 from flava.inference.export import export
@@ -87,7 +88,7 @@ def test_a_line_holds_a_figure_and_all_that_produced_it(model, tmp_path, capsys)
 def test_the_weights_are_told_by_their_content_not_by_their_file(model, tmp_path):
     torch.manual_seed(0)
     flava = Flava(tiny_geometry())
-    first = weights_of(flava)
+    first = weights_digest(flava)
     digest = hashlib.sha256()
     for name, tensor in sorted(flava.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
@@ -95,8 +96,8 @@ def test_the_weights_are_told_by_their_content_not_by_their_file(model, tmp_path
     assert first == digest.hexdigest()
     with torch.no_grad():
         next(flava.parameters()).view(-1)[0] += 1e-3
-    assert weights_of(flava) != first
-    assert weights_of(flava.to(torch.bfloat16)) != first
+    assert weights_digest(flava) != first
+    assert weights_digest(flava.to(torch.bfloat16)) != first
     # The same weights in the published layout are the same model.
     calls: list[str] = []
     task = made_task("a", figure("a", 0.5), calls=calls)

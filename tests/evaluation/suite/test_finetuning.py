@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from flava.data.labelled import Row
+from flava.evaluation.suite.few import few_of
 from flava.evaluation.suite.finetuning import (
     Samples,
     SuiteRun,
     TuningConfig,
     batches_of_update,
-    few_of,
     fine_tune,
 )
 from flava.evaluation.suite.task import Settings
@@ -183,11 +183,11 @@ def test_samples_that_cannot_be_decoded_are_all_named(tmp_path):
 
 def test_few_rows_are_drawn_by_the_seed_and_keep_their_order():
     rows = samples().train
-    assert few_of(rows, None, 0) is rows
-    drawn = few_of(rows, 5, 0)
+    assert few_of(rows, None, 0, "rows") == rows
+    drawn = few_of(rows, 5, 0, "rows")
     assert len(drawn) == 5
     assert [int(each.key) for each in drawn] == sorted(int(each.key) for each in drawn)
-    assert drawn == few_of(rows, 5, 0) != few_of(rows, 5, 1)
+    assert drawn == few_of(rows, 5, 0, "rows") != few_of(rows, 5, 1, "rows")
 
 
 def test_a_model_of_another_vocabulary_is_refused(tmp_path):

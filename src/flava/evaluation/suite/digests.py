@@ -21,9 +21,9 @@ def rows_digest(rows: Sequence[Row]) -> str:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """Names a module's weights."""
+    """The SHA-256, in hexadecimal, of every tensor with its name; the same on every device."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()

@@ -1,6 +1,5 @@
 """The suite on one model, task by task: what is measured stays, whatever fails after it."""
 
-import hashlib
 import logging
 import math
 import time
@@ -20,6 +19,7 @@ from flava.evaluation.record import Figure
 from flava.evaluation.report import duration
 from flava.evaluation.subject import Evaluated
 from flava.evaluation.suite.available import absent
+from flava.evaluation.suite.digests import weights_digest
 from flava.evaluation.suite.results import (
     FILE,
     Result,
@@ -117,7 +117,7 @@ def evaluate_suite(
         console.print(f"{name}: its data is missing, the others go on")
     model = own_model(source)
     measurement = Measurement(
-        source=str(source), model=model, weights=weights_of(model), settings=settings
+        source=str(source), model=model, weights=weights_digest(model), settings=settings
     )
     model.to(device)
     done = {result.task for result in earlier if measurement.made(result)}
@@ -183,15 +183,6 @@ def own_model(source: str | Path) -> Evaluated:
             "images or texts can be evaluated"
         )
     return model
-
-
-def weights_of(model: nn.Module) -> str:
-    """The SHA-256, in hexadecimal, of every tensor with its name; the same on every device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def rows_filled(task: SuiteTask, figures: Sequence[Figure]) -> dict[int, str]:

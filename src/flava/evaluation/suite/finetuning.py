@@ -8,7 +8,6 @@ it: what was interrupted goes on, and what is finished is not done again.
 import hashlib
 import json
 import math
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +175,7 @@ def run_of(
             batch_size=batch_size // accumulate,
             crop_scale=config.crop_scale,
             model=classifier.config,
-            start=weights_digest(classifier.features),
+            start=weights_digest(classifier.features)[:16],
             data=rows_digest(rows),
             train_samples=len(samples.train),
             validation_samples=len(samples.validation),
@@ -275,13 +274,6 @@ def finished(classifier: Classifier, run: SuiteRun) -> FineTuned:
     keep_best(run.output_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return FineTuned(classifier.to(device).eval(), run, step)
-
-
-def few_of(rows: Sequence[Row], few: int | None, seed: int) -> Sequence[Row]:
-    """So many of the rows, drawn by the seed, in their order; all of them if it is not set."""
-    if few is None or few >= len(rows):
-        return rows
-    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), few))]
 
 
 def run_digest(run: SuiteRun) -> str:

@@ -2,15 +2,12 @@
 
 from collections.abc import Mapping
 
+from flava.evaluation.suite.multimodal import MULTIMODAL, VARIANTS
+from flava.evaluation.suite.nlp import NLP
 from flava.evaluation.suite.task import SuiteTask
+from flava.evaluation.suite.vision import VISION, ZERO_SHOT
 
 Tasks = tuple[SuiteTask, ...]
-
-VISION: Tasks = ()  # from flava.evaluation.suite.vision import VISION, ZERO_SHOT
-ZERO_SHOT: Tasks = ()
-NLP: Tasks = ()  # from flava.evaluation.suite.nlp import NLP
-MULTIMODAL: Tasks = ()  # from flava.evaluation.suite.multimodal import MULTIMODAL, VARIANTS
-VARIANTS: Tasks = ()
 
 TASKS: Tasks = (*VISION, *NLP, *MULTIMODAL)
 """Those that fill the 41 rows of Table C.1."""

@@ -10,9 +10,9 @@ from PIL import Image
 from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import normalise
+from flava.data.views import clip_view, encoder_view
 from flava.evaluation.suite.multimodal import MULTIMODAL, VARIANTS
 from flava.evaluation.suite.multimodal.retrieval import COCO, FLICKR30K, measure, task_of
-from flava.inference.views import clip_view, encoder_view
 from flava.model import Clip, Flava
 from tests.evaluation.suite.multimodal.data import (
     flickr30k,

@@ -4,6 +4,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from flava.training.run import Precision
 from tests.evaluation.suite.nlp.glue_files import samples, write_all
 from tests.tiny_runs import CODEBOOK
 
-SMALL = {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64}
+SMALL: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64}
 
 
 def flava() -> Flava:

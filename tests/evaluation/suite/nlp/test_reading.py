@@ -99,9 +99,10 @@ def test_mrpc_as_microsoft_gives_it_is_divided_by_the_list_of_ids(tmp_path):
 def test_shards_are_joined_and_a_missing_one_is_named(tmp_path):
     folder = tmp_path / "glue" / "sst2"  # the name that `datasets` has for it
     asked = tmp_path / SST2.folder
-    for i in range(3):
-        rows = samples(SST2, 4, start=4 * i)
-        path = write_hub(folder, SST2, "train", rows, f"-{i:05}-of-00003")
+    *_, path = (
+        write_hub(folder, SST2, "train", samples(SST2, 4, start=4 * i), f"-{i:05}-of-00003")
+        for i in range(3)
+    )
     write_hub(folder, SST2, "validation", samples(SST2, 4))
     path.unlink()
     assert [Path(line).name for line in missing(asked, SST2)] == ["train-00002-of-00003.parquet"]

@@ -318,7 +318,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "clevr": clevr,
     "fer2013": fer2013,
     "sun397": sun397,
-    "sst2": folders(
+    "rendered_sst2": folders(
         {"train": TRAIN, "valid": VALIDATION, "test": TEST}, ["negative", "positive"], "PNG"
     ),
     "country211": folders(

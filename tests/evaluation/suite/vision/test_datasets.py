@@ -43,7 +43,7 @@ SIZES = {
     "clevr": (16, None, 8),
     "fer2013": (7, 7, 7),
     "sun397": (794, None, 397),
-    "sst2": (4, 2, 2),
+    "rendered_sst2": (4, 2, 2),
     "country211": (422, 211, 211),
 }
 """Training, validation and test samples of a fold in `disk`; None where they are drawn."""
@@ -163,7 +163,7 @@ def test_every_kind_of_mistake_comes_in_one_error(
 def test_a_lost_class_is_no_shift_of_the_others(
     on_disk: Callable[[str], DataSet], tmp_path: Path
 ) -> None:
-    data = on_disk("sst2")
+    data = on_disk("rendered_sst2")
     (tmp_path / "rendered-sst2" / "test" / "negative").rename(
         tmp_path / "rendered-sst2" / "test" / "bad"
     )

@@ -15,7 +15,7 @@ KEYWORDS = {
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck",
     "stl10": "airplane bird car cat deer dog horse monkey ship truck",
     "pcam": "node tumor",
-    "sst2": "negative positive",
+    "rendered_sst2": "negative positive",
     "kitti": "side nearby distance no",
 }
 """A word of each class's name, in the order of the labels."""

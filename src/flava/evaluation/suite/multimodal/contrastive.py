@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision import transforms
 
 from flava.batch import ImageInputs, Inputs, TextInputs
 from flava.data.labelled import Row
 from flava.data.readers import ImageReader, Pixels, Reader, row_image
+from flava.data.views import clip_view
 from flava.evaluation.outputs import PAIR_MAX_LENGTH, outputs_of, text_reader
 from flava.evaluation.suite.multimodal.mistakes import refuse
 from flava.evaluation.suite.task import Settings
@@ -19,11 +19,10 @@ from flava.model import Clip, Flava
 
 @dataclass(frozen=True, kw_only=True)
 class MiddleReader(ImageReader):
-    """The middle of an image, its shorter side resized: what CLIP sees (openai/CLIP, `clip.py`)."""
+    """The middle of an image, its shorter side resized: what CLIP sees."""
 
     def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:  # noqa: ARG002
-        shrink = transforms.Resize(self.size, transforms.InterpolationMode.BICUBIC)
-        return np.asarray(transforms.CenterCrop(self.size)(shrink(row_image(row))))
+        return clip_view(self.size).levels(row_image(row))
 
 
 def image_reader(model: Flava | Clip) -> ImageReader:

@@ -1,18 +1,14 @@
 """What the data sets of pairs share on disk: JSON, and images that may be a neighbour's."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from flava.data.seeding import generator
 from flava.data.tables import Record, read_table
 from flava.evaluation.suite.multimodal.mistakes import refuse
 
 FLICKR_IMAGES = "flickr30k-images"
 """The folder of Flickr30K's images, named as in its archive."""
-
-Item = TypeVar("Item")
 
 
 def images_in(folder: Path, name: str, lender: str) -> Path:
@@ -53,11 +49,3 @@ def read_json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
             wrong.append(record.message if not record.key else f"{record.key} ({record.message})")
     refuse(path, {"lines that cannot be read": wrong}, "Fetch it anew.")
     return records
-
-
-def drawn(items: Sequence[Item], few: int | None, seed: int, name: str) -> list[Item]:
-    """``few`` of the items, drawn by the seed, in their order; all if not set."""
-    if few is None or len(items) <= few:
-        return list(items)
-    chosen = generator(seed, 0, f"few of {name}").permutation(len(items))[:few]
-    return [items[i] for i in sorted(chosen)]

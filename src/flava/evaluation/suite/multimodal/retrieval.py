@@ -14,8 +14,9 @@ from torch import nn
 
 from flava.evaluation.record import Figure
 from flava.evaluation.retrieval import RANKS, chance_recall, nearest, ranks, recall
+from flava.evaluation.suite.few import few_of
 from flava.evaluation.suite.multimodal.contrastive import embed_images, embed_texts
-from flava.evaluation.suite.multimodal.files import FLICKR_IMAGES, drawn
+from flava.evaluation.suite.multimodal.files import FLICKR_IMAGES
 from flava.evaluation.suite.multimodal.karpathy import TEST, read_split, rows_of
 from flava.evaluation.suite.multimodal.matching import ranks_again, score_pairs
 from flava.evaluation.suite.multimodal.mistakes import missing_of
@@ -91,7 +92,7 @@ def measure(
     checked = able(model, rerank=rerank)
     folder = settings.data_root / benchmark.name
     captioned = read_split(folder / benchmark.splits, folder / benchmark.images)
-    few = drawn(captioned, settings.few, settings.seed, benchmark.name)
+    few = few_of(captioned, settings.few, settings.seed, benchmark.name)
     images, captions, owners = rows_of(few, str(folder))
     sides = (
         Side(embed_images(checked, images, settings), np.arange(len(images))),

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from flava.data.labelled import Row
 from flava.evaluation.record import Figure
+from flava.evaluation.suite.few import few_of
 from flava.evaluation.suite.finetuning import FineTuned, Samples, Score, fine_tune
 from flava.evaluation.suite.multimodal.answers import judge, soft_targets, vocabulary
-from flava.evaluation.suite.multimodal.files import drawn
 from flava.evaluation.suite.multimodal.mistakes import missing_of, read_all
 from flava.evaluation.suite.multimodal.protocol import Protocol, tuning
 from flava.evaluation.suite.multimodal.questions import (
@@ -58,7 +58,7 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
     if len(answers) < 2:
         raise ValueError(f"{folder}: fewer than two answers are frequent enough to be learned")
     train, validation = (
-        drawn(each, settings.few, settings.seed, subset)
+        few_of(each, settings.few, settings.seed, subset)
         for each, subset in ((train, TRAIN), (validation, VALIDATION))
     )
     judges = {str(each.number): judge(each.given) for each in validation}

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,11 @@ from torch import nn
 
 from flava.data.labelled import Row
 from flava.evaluation.record import Figure
+from flava.evaluation.suite.few import few_of
 from flava.evaluation.suite.finetuning import (
     FineTuned,
     Samples,
     TuningConfig,
-    few_of,
     fine_tune,
 )
 from flava.evaluation.suite.nlp.files import files_of, missing
@@ -53,7 +53,7 @@ def measure(task: Glue, model: nn.Module, settings: Settings) -> list[Figure]:
     if dropped := sum(each.dropped for each in read):
         log.warning("%s: %s broken lines are passed over", task.row, f"{dropped:,}")
     rows = {
-        split.name: few_of(each.rows, settings.few, settings.seed)
+        split.name: few_of(each.rows, settings.few, settings.seed, split.name)
         for split, each in zip(splits, read, strict=True)
     }
     first = task.validation[0].name
@@ -110,7 +110,7 @@ def tuning(recipe: Recipe, rows: int) -> TuningConfig:
     )
 
 
-def of_seed(tuned: FineTuned, task: Glue, rows: dict[str, Sequence[Row]]) -> dict[str, Scored]:
+def of_seed(tuned: FineTuned, task: Glue, rows: Mapping[str, Sequence[Row]]) -> dict[str, Scored]:
     """The metrics of each validation split."""
     return {
         split.name: score(
@@ -126,7 +126,7 @@ def predict_tests(
     tuned: FineTuned,
     task: Glue,
     tests: Sequence[Split],
-    rows: dict[str, Sequence[Row]],
+    rows: Mapping[str, Sequence[Row]],
     cache: Path,
 ) -> None:
     """Write the files for GLUE's server."""

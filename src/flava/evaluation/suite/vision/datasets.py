@@ -345,7 +345,7 @@ DATA_SETS = (
         licence=OWNERS,
     ),
     DataSet(
-        name="sst2",
+        name="rendered_sst2",
         row="SST",
         folder="rendered-sst2",
         files=("train", "valid", "test"),

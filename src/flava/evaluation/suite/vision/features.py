@@ -18,10 +18,11 @@ from flava.data.errors import SampleError
 from flava.data.views import View, clip_view, encoder_view
 from flava.evaluation.outputs import progress
 from flava.evaluation.subject import evaluating
+from flava.evaluation.suite.digests import weights_digest
 from flava.evaluation.suite.task import Settings
 from flava.evaluation.suite.vision.collection import Images, Places, shortened
 from flava.evaluation.suite.vision.decoding import open_image
-from flava.model import Clip, Flava
+from flava.model import Clip
 from flava.training.files import write_whole
 
 Levels = UInt8[np.ndarray, "height width 3"]
@@ -31,7 +32,8 @@ Levels = UInt8[np.ndarray, "height width 3"]
 class Extractor:
     """A model's features of images, with everything that decides them."""
 
-    model: Flava | Clip
+    model: Any
+    """Whatever has an ``image_encoder``."""
     settings: Settings
 
     @property
@@ -65,10 +67,7 @@ class Extractor:
 
     def digest(self, folder: Path, places: Places) -> str:
         digest = hashlib.sha256()
-        encoder = self.model.image_encoder.state_dict()
-        for key, weight in sorted(encoder.items()):
-            digest.update(f"{key} {tuple(weight.shape)} ".encode())
-            digest.update(weight.detach().float().cpu().numpy().tobytes())
+        digest.update(weights_digest(self.model.image_encoder).encode())
         parts = (type(self.model).__name__, self.model.config.image, self.view)
         digest.update(f"{parts} {self.settings.precision}".encode())
         for line in stamps(folder):

@@ -7,13 +7,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import nn
 
 from flava.evaluation.record import Figure
+from flava.evaluation.subject import BOTH, Evaluated, lacking
 from flava.evaluation.suite.task import Settings, SuiteTask
 from flava.evaluation.suite.vision import probe
 from flava.evaluation.suite.vision.collection import Collection, Fold, prepare
 from flava.evaluation.suite.vision.datasets import DATA_SETS, DataSet
 from flava.evaluation.suite.vision.features import Extractor
 from flava.evaluation.suite.vision.zero_shot import PROMPTS, Prompts, classify
-from flava.model import Clip, Flava
 
 TEST = "test"
 
@@ -23,9 +23,9 @@ def linear_probe(data: DataSet, model: nn.Module, settings: Settings) -> list[Fi
 
     Raises:
         FileNotFoundError, ValueError: the data set is not whole, or does not hold.
-        ValueError: the model is no FLAVA or CLIP, or its features are not finite.
+        ValueError: the model sees no images, or its features are not finite.
     """
-    extractor = Extractor(whole(model), settings)
+    extractor = extractor_of(model, settings, "image_encoder")
     collection = data.open(settings.data_root, settings.seed)
     folds = prepare(collection, data.name, settings.seed, settings.few)
     measured = [np.concatenate([fold.train, fold.drawn]) for fold in folds], [f.test for f in folds]
@@ -73,7 +73,7 @@ def zero_shot(
     Raises:
         FileNotFoundError, ValueError: as `linear_probe`.
     """
-    extractor = Extractor(whole(model), settings)
+    extractor = extractor_of(model, settings, *BOTH)
     collection = data.open(settings.data_root, settings.seed)
     folds = prepare(collection, data.name, settings.seed, settings.few)
     tested = Pool(extractor, data, collection, np.unique(np.concatenate([f.test for f in folds])))
@@ -108,10 +108,14 @@ def metric_of(data: DataSet) -> probe.Metric:
     return balanced_accuracy_score if data.mean_per_class else accuracy_score
 
 
-def whole(model: nn.Module) -> Flava | Clip:
-    if isinstance(model, Flava | Clip):
-        return model
-    raise ValueError(f"the suite measures a FLAVA or a CLIP, not a {type(model).__name__}")
+def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> Extractor:
+    """Raises ValueError: the model has not all these parts, or has them at initial values only."""
+    assert isinstance(model, Evaluated)
+    if lost := sorted(lacking(model).intersection(needed)):
+        raise ValueError(
+            f"a {type(model).__name__} is given, whose {', '.join(lost)} are not trained"
+        )
+    return Extractor(model, settings)
 
 
 VISION = tuple(

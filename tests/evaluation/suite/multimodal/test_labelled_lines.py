@@ -109,6 +109,22 @@ def test_rows_of_snli_ve(tmp_path: Path) -> None:
     assert rows[0].key == "dev0.jpg#2r1e"
 
 
+def test_rows_of_snli_ve_as_first_released(tmp_path: Path) -> None:
+    """Its generator called the id Flikr30kID, with the ending, until April 2020."""
+    lines = snli_ve(tmp_path, "dev", 3)
+    images = tmp_path / "flickr30k" / "flickr30k-images"
+    path = tmp_path / "snli_ve/snli_ve_dev.jsonl"
+    now = read_pairs(path, images, entailment.LAYOUT)
+    for line in lines:
+        line["Flikr30kID"] = f"{line.pop('Flickr30K_ID')}.jpg"
+    write_json_lines(path, lines)
+    assert read_pairs(path, images, entailment.LAYOUT) == now
+    del lines[1]["Flikr30kID"]
+    write_json_lines(path, lines)
+    with pytest.raises(ValueError, match=r"Flickr30K_ID or Flikr30kID.*: snli_ve_dev.jsonl:2\n"):
+        read_pairs(path, images, entailment.LAYOUT)
+
+
 def test_all_mistakes_are_one_error(tmp_path: Path) -> None:
     lines = hateful_memes(tmp_path, "train.jsonl", 0, 12)
     for line in lines:

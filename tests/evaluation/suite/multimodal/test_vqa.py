@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,19 @@ def test_colours_are_learned_and_answers_written_for_the_server(make, root: Path
     assert all(each.keys() == {"question_id", "answer"} for each in results)
     rightly = [each["answer"] == COLOURS[each["question_id"] // 1000 % 4] for each in results]
     assert sum(rightly) / len(rightly) > 0.5
+
+
+def test_images_of_test_dev_are_missed_before_anything_is_trained(root: Path) -> None:
+    (root / "vqav2" / "test2015" / "COCO_test2015_000000000055.jpg").unlink()
+    with pytest.raises(ValueError, match=r"test-dev2015_questions.json .*\n.*000000000055.jpg"):
+        measure(tiny_flava(), settings(root), protocol=QUICK)
+    assert not (root / "cache").exists()
+
+
+def test_a_few_questions_are_not_answered_for_the_server(root: Path) -> None:
+    (figure,) = measure(tiny_flava(), settings(root, few=4), protocol=replace(QUICK, updates=1))
+    assert figure.n == 4
+    assert not list((root / "cache").rglob(RESULTS))
 
 
 def test_questions_come_with_images_and_answers(root: Path) -> None:

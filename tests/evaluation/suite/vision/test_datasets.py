@@ -160,6 +160,22 @@ def test_every_kind_of_mistake_comes_in_one_error(
     assert "the test part has no sample of the classes 4" in said
 
 
+def test_images_that_are_listed_twice_are_told(
+    on_disk: Callable[[str], DataSet], tmp_path: Path
+) -> None:
+    """One in training and test, one twice in test."""
+    data = on_disk("sun397")
+    train, test = (tmp_path / "SUN397" / f"{part}_01.txt" for part in ("Training", "Testing"))
+    leaked, doubled = train.read_text().split()[3], test.read_text().split()[5]
+    write(test, f"{test.read_text()}\n{leaked}\n{doubled}\n")
+    with pytest.raises(ValueError, match="SUN397 does not hold") as caught:
+        data.open(tmp_path, seed=0)
+    said = str(caught.value).splitlines()[1:]
+    assert [line.strip() for line in said] == [
+        f"{tmp_path}/SUN397{line} is listed 2 times" for line in (leaked, doubled)
+    ]
+
+
 def test_a_lost_class_is_no_shift_of_the_others(
     on_disk: Callable[[str], DataSet], tmp_path: Path
 ) -> None:

@@ -40,9 +40,19 @@ def test_names_are_in_the_order_of_the_labels(name: str) -> None:
 
 
 def test_names_in_alphabetical_order_are_those_of_folders_and_lists() -> None:
-    for name in ("cifar100", "food101", "dtd", "sun397", "aircraft", "ucf101"):
+    for name in ("cifar100", "food101", "dtd", "aircraft"):
         assert names(name) == sorted(names(name))
     assert names("pets") == sorted(names("pets"), key=str.casefold)  # as its list.txt
+    # As ClassName.txt, in which "/" and "_" stand where CLIP has blanks: jail/indoor, jail_cell.
+    scenes = names("sun397")
+    assert scenes[205:209] == ["jacuzzi indoor", "jail indoor", "jail cell", "jewelry shop"]
+    assert sorted(scenes) == [*scenes[:206], scenes[207], scenes[206], *scenes[208:]]
+    # As classInd.txt, whose names have no blanks: 35 Hammering, 36 HammerThrow, 37
+    # HandstandPushups; 47 JumpingJack, 48 JumpRope. CLIP lists these two pairs the other way round.
+    actions = [name.replace(" ", "").casefold() for name in names("ucf101")]
+    assert actions == sorted(actions)
+    places = {35: "Hammering", 36: "Hammer Throw", 47: "Jumping Jack", 48: "Jump Rope"}
+    assert {number: names("ucf101")[number - 1] for number in places} == places
     # A background, then two kinds of faces: capitals come before small letters.
     assert names("caltech101")[:3] == ["background", "off-center face", "centered face"]
 

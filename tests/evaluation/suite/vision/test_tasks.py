@@ -116,6 +116,14 @@ def test_several_folds_are_averaged(
     assert result.n == folds * n
 
 
+def test_a_test_part_that_folds_share_is_classified_once(
+    settings: Settings, tmp_path: Path
+) -> None:
+    WRITERS["stl10"](tmp_path / "stl10_binary")
+    (result,) = ZEROS["zero_shot_stl10"].measure(tiny_flava(), settings)
+    assert result.n == 10
+
+
 def test_mean_per_class_weighs_classes_alike() -> None:
     truth, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 0])
     pairs = [(truth, predicted), (truth, truth)]

@@ -29,13 +29,14 @@ SPLITS = ("train", "dev", "test")
 
 LAYOUT = Layout(
     id="pairID",
-    image="Flickr30K_ID",
+    image=("Flickr30K_ID", "Flikr30kID"),
     suffix=".jpg",
     text="sentence2",
     label="gold_label",
     classes={name: name for name in CLASSES},
 )
-"""github.com/necla-ml/SNLI-VE, `snli_ve_generator.py`."""
+"""github.com/necla-ml/SNLI-VE, `snli_ve_generator.py`: the image's id has had the first name since
+April 2020. In the files of the first release it has the second, sic, and ends in .jpg."""
 
 PROTOCOL = Protocol(updates=24_000, lr=1e-5, image_size=224, samples=529_527)
 

@@ -16,9 +16,10 @@ class Layout:
     """What the fields of an object are called."""
 
     id: str
-    image: str
-    """The image file's name, without `suffix`."""
+    image: tuple[str, ...]
+    """The image file's name: the first of these that is there."""
     suffix: str
+    """What the name ends in; some releases leave it out."""
     text: str
     label: str
     classes: Mapping[Any, str]
@@ -34,14 +35,14 @@ def read_pairs(path: Path, images: Path, layout: Layout) -> list[Row]:
             has no pair, an id stands there twice, or images are missing; all mistakes in one error.
     """
     lines = read_json_lines(path)
-    fields = (layout.id, layout.image, layout.text, layout.label)
-    whole = [cells for _, cells in lines if well_formed(cells, fields)]
+    fields = (layout.id, " or ".join(layout.image), layout.text, layout.label)
+    whole = [cells for _, cells in lines if well_formed(cells, layout)]
     classes = [class_of(each, layout) for each in whole]
     rows = [
         Row(
             shard=path.name,
             key=str(each[layout.id]),
-            image=images / f"{each[layout.image]}{layout.suffix}",
+            image=images / image_name(each, layout),
             text=each[layout.text],
             label=found,
         )
@@ -51,7 +52,7 @@ def read_pairs(path: Path, images: Path, layout: Layout) -> list[Row]:
         path,
         {
             f"lines without {', '.join(fields)}": [
-                name for name, cells in lines if not well_formed(cells, fields)
+                name for name, cells in lines if not well_formed(cells, layout)
             ],
             f"labels other than {', '.join(map(str, layout.classes))}": [
                 f"{each[layout.label]!r} of {each[layout.id]}"
@@ -71,11 +72,21 @@ def read_pairs(path: Path, images: Path, layout: Layout) -> list[Row]:
     return rows
 
 
-def well_formed(cells: Mapping[str, Any], fields: Sequence[str]) -> bool:
+def well_formed(cells: Mapping[str, Any], layout: Layout) -> bool:
     """Whether all fields are there, and hold a text or a whole number."""
+    fields = (layout.id, image_field(cells, layout), layout.text, layout.label)
     return all(type(cells.get(each)) in (str, int) for each in fields) and isinstance(
-        cells[fields[2]], str
+        cells[layout.text], str
     )
+
+
+def image_field(cells: Mapping[str, Any], layout: Layout) -> str:
+    return next((each for each in layout.image if each in cells), layout.image[0])
+
+
+def image_name(cells: Mapping[str, Any], layout: Layout) -> str:
+    name = str(cells[image_field(cells, layout)])
+    return name.removesuffix(layout.suffix) + layout.suffix
 
 
 def class_of(cells: Mapping[str, Any], layout: Layout) -> str | None:

@@ -32,7 +32,7 @@ NAME = "hateful_memes"
 CLASSES = ("not hateful", "hateful")
 
 LAYOUT = Layout(
-    id="id", image="img", suffix="", text="text", label="label", classes=dict(enumerate(CLASSES))
+    id="id", image=("img",), suffix="", text="text", label="label", classes=dict(enumerate(CLASSES))
 )
 
 FILES = ("train.jsonl", "dev_seen.jsonl", "test_seen.jsonl")

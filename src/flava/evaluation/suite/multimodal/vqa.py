@@ -43,16 +43,19 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
     """Fine-tune on the training questions, and measure on the validation questions.
 
     These choose the checkpoint too, which flatters a little; those of the paper's figure, test-dev,
-    have no public answers. If their questions are there, a file of answers for the server is
-    written into the folder of the fine-tuned run.
+    have no public answers. If their questions are there, and all samples are looked at, a file of
+    answers for the server is written into the folder of the fine-tuned run.
 
     Raises:
         FileNotFoundError, ValueError: as `read_questions`; or too few answers are frequent enough.
         Interrupted, FloatingPointError, OSError: as `fine_tune`.
     """
     folder = settings.data_root / NAME
-    train, validation = read_all(
-        *(partial(read_questions, folder, each, answered=True) for each in (TRAIN, VALIDATION))
+    for_server = settings.few is None and questions_file(folder, TEST_DEV).is_file()
+    train, validation, *tests = read_all(
+        *(partial(read_questions, folder, each, answered=True) for each in (TRAIN, VALIDATION)),
+        # Before the days of training, so that none is lost to a missing image.
+        *([partial(read_questions, folder, TEST_DEV, answered=False)] if for_server else []),
     )
     answers = vocabulary(each.commonest for each in (*train, *validation))
     if len(answers) < 2:
@@ -72,8 +75,8 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
     )
     config = tuning(protocol, model, len(train), few=settings.few is not None)
     tuned = fine_tune(model, samples, config, settings, settings.seed)
-    if questions_file(folder, TEST_DEV).is_file():
-        write_results(tuned, folder, tuned.run.output_dir / RESULTS)
+    for questions in tests:
+        write_results(tuned, questions, tuned.run.output_dir / RESULTS)
     outputs = tuned.outputs(samples.validation, "validation questions")
     constant = majority(train)
     baseline = sum(accuracy(constant) for accuracy in judges.values()) / len(judges)
@@ -120,14 +123,14 @@ def majority(questions: Sequence[Question]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def write_results(tuned: FineTuned, folder: Path, path: Path) -> None:
+def write_results(tuned: FineTuned, questions: Sequence[Question], path: Path) -> None:
     """Answers to the questions of test-dev as the server takes them: a list of {"question_id",
     "answer"}.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_questions`.
+        ValueError: images cannot be decoded; they are named.
+        OSError: it could not be written.
     """
-    questions = read_questions(folder, TEST_DEV, answered=False)
     outputs = tuned.outputs([row_of(each) for each in questions], "test-dev questions")
     answers = likeliest(outputs, tuned.classifier.config.classes)
     found = [

@@ -1,5 +1,6 @@
 """A data set as it is on disk, and the parts of it that train, validate and test."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -111,6 +112,12 @@ def absent(samples: Samples) -> list[str]:
     return [f"{path} is missing" for path in lost]
 
 
+def repeated(samples: Samples) -> list[str]:
+    """The images that stand in the lists more than once, in one part or in two."""
+    counts = Counter(images_on_disk(samples))
+    return [f"{path} is listed {count} times" for path, count in counts.items() if count > 1]
+
+
 def images_on_disk(samples: Samples) -> list[Path]:
     """The paths, of a data set that has one for each image; others have few large files."""
     images = samples.images
@@ -123,7 +130,7 @@ def mistakes(collection: Collection, classes: int) -> list[str]:
     samples = collection.samples
     labels = samples.labels
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    found = shortened(absent(samples))
+    found = shortened(absent(samples)) + shortened(repeated(samples))
     found += shortened(
         [
             f"{named(samples, place)} has the label {labels[place]}: there are {classes} classes, "

@@ -78,8 +78,8 @@ class DataSet:
 
         Raises:
             FileNotFoundError: files are missing; all are listed.
-            ValueError: it does not hold; images that are missing, labels out of range and empty
-                classes are all listed.
+            ValueError: it does not hold; images that are missing or listed twice, labels out of
+                range and empty classes are all listed.
         """
         if lost := self.missing_files(root / self.folder):
             raise FileNotFoundError(

@@ -79,8 +79,8 @@ def test_memes_are_learned_from_the_text_that_is_asked_for(tmp_path: Path, monke
     model, how = tiny_flava(std=None), settings(tmp_path, batch_size=16)
     area, accuracy = memes.measure(model, how, protocol=QUICK)
     assert (area.name, accuracy.name) == (
-        "hateful_memes/test/roc_auc",
-        "hateful_memes/test/accuracy",
+        "hateful_memes/test_seen/roc_auc",
+        "hateful_memes/test_seen/accuracy",
     )
     assert area.baselines == {"chance": 0.5}
     assert accuracy.baselines == {"majority": 0.5}
@@ -88,7 +88,16 @@ def test_memes_are_learned_from_the_text_that_is_asked_for(tmp_path: Path, monke
     assert area.n == accuracy.n == 8
     monkeypatch.setattr(memes, "texts_in", None)  # which is then not called
     own = memes.measure(model, how, own_text=True, protocol=replace(QUICK, updates=2))
-    assert own[0].name == "hateful_memes_own_text/test/roc_auc"
+    assert own[0].name == "hateful_memes_own_text/test_seen/roc_auc"
+
+
+def test_the_unseen_splits_are_taken_if_both_are_there(tmp_path: Path) -> None:
+    names = [f"{part}_{phase}" for phase in ("seen", "unseen") for part in ("dev", "test")]
+    for number, name in enumerate(("train", *names)):
+        (tmp_path / f"{name}.jsonl").touch()
+        phase = "seen" if number in (2, 3) else "unseen"
+        found = [path.stem for path in memes.files_of(tmp_path)]
+        assert found == ["train", f"dev_{phase}", f"test_{phase}"]
 
 
 def test_the_area_is_scikit_learns() -> None:
@@ -145,8 +154,8 @@ def test_all_mistakes_are_one_error(tmp_path: Path) -> None:
         "ids that stand there twice: 0\n",
         "99999.png\n",
         # The mistakes of all three files are in it.
-        "dev_seen.jsonl is missing",
-        "test_seen.jsonl is missing",
+        "dev_unseen.jsonl is missing",
+        "test_unseen.jsonl is missing",
     ):
         assert line in said
 
@@ -184,8 +193,8 @@ def test_what_is_missing_is_listed(tmp_path: Path) -> None:
     folder = tmp_path / "hateful_memes"
     assert [Path(each).name for each in memes.HATEFUL_MEMES.missing(folder)] == [
         "train.jsonl is missing",
-        "dev_seen.jsonl is missing",
-        "test_seen.jsonl is missing",
+        "dev_unseen.jsonl is missing",
+        "test_unseen.jsonl is missing",
         "img is missing",
     ]
     with pytest.raises(FileNotFoundError, match=r"train.jsonl is missing"):

@@ -25,6 +25,8 @@ class Splits:
     train: Sequence[Row]
     validation: Sequence[Row]
     test: Sequence[Row]
+    name: str = "test"
+    """Of the test split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def classify(
     return [
         Figure(
             task=task.name,
-            split="test",
+            split=splits.name,
             metric=name,
             value=value,
             n=len(splits.test),

@@ -1,7 +1,8 @@
 """Zero-shot retrieval: Flickr30K and COCO, from images to texts and from texts to images.
 
 The paper's protocol: Karpathy's test splits, cosine similarity in the contrastive space. Each image
-has five captions, all of which are candidates and queries; for an image any of its own is right.
+has five captions, some of COCO's more, all of which are candidates and queries; for an image any of
+its own is right.
 """
 
 from dataclasses import dataclass

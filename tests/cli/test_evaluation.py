@@ -107,6 +107,7 @@ def test_dry_run_needs_no_model(tmp_path, capsys):
         (("report",), "give a run's folder, or results of"),
         (("report", "a", "b"), "a/results.jsonl is missing"),
         (("report", "nowhere"), "no run at nowhere"),
+        (("report", "gone.jsonl"), "gone.jsonl is missing"),
     ],
 )
 def test_mistakes_are_told(arguments, expected, capsys, tmp_path, monkeypatch):

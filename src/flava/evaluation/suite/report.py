@@ -20,7 +20,7 @@ RUN_FILES = ("run.json", "metrics.jsonl", "evaluation.json", "classification.jso
 
 def is_suite(places: Sequence[Path]) -> bool:
     """Whether these are results of the suite: not one folder alone that is a run's."""
-    if len(places) != 1 or places[0].is_file():
+    if len(places) != 1 or places[0].is_file() or places[0].suffix == Path(FILE).suffix:
         return True
     is_run = any((places[0] / name).exists() for name in RUN_FILES)
     return (places[0] / FILE).is_file() and not is_run

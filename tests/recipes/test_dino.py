@@ -232,8 +232,8 @@ def held_out(model: Dino, run: Run) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_the_tiny_recipe_lowers_its_loss_on_held_out_images(tmp_path: Path) -> None:
-    """Seen after half of its updates: 5.33 to 3.32, the divergence 1.67 to 0.28 (docs/log.md)."""
-    run = replace(RECIPES["image-dino-tiny"](), output_dir=tmp_path / "run", max_steps=120)
+    """Seen after half of its updates: 5.08 to 2.77, the divergence 2.41 to 0.61."""
+    run = replace(RECIPES["image-dino-tiny"](), output_dir=tmp_path / "run", max_steps=240)
     assert isinstance(run.model, DinoConfig)
     torch.manual_seed(run.seed)
     before = held_out(Dino(run.model), run)

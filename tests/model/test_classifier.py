@@ -172,7 +172,8 @@ def test_a_classifier_on_clip_comes_back_from_its_checkpoint(tmp_path, kind):
     after = load_pretrained(save_checkpoint(tmp_path, "here", before))
     assert isinstance(after, Classifier)
     assert after.config == before.config
-    assert torch.equal(after(inputs_of(kind)), before(inputs_of(kind)))
+    inputs = inputs_of(kind)
+    assert torch.equal(after(inputs), before(inputs))
 
 
 @pytest.mark.parametrize("make", [tiny_model, tiny_clip])

@@ -181,7 +181,10 @@ def read_all(places: Sequence[Path]) -> list[Result]:
         kind = ValueError if any(isinstance(each, ValueError) for each in mistakes) else OSError
         raise kind("\n".join(map(str, mistakes)))
     if not found:
-        raise ValueError(f"there are no results in {', '.join(map(str, places))}")
+        raise ValueError(
+            f"there are no results in {', '.join(map(str, places))}: give a "
+            "results.jsonl, or a folder that holds one"
+        )
     return found
 
 

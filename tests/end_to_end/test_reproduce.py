@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -53,6 +54,8 @@ def test_stopping_leaves_a_checkpoint_and_no_process(tmp_path: Path, number: int
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A shell's background jobs, and so their children, ignore SIGINT.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_for_row(tmp_path / "seed-0" / "image-dino" / "metrics.jsonl", process)

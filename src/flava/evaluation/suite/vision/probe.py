@@ -59,7 +59,8 @@ def search(score: Callable[[int], float]) -> Found:
     """CLIP's search (appendix A.3): from the peak of the coarse candidates, in halved intervals.
 
     At most ``MOST_TRIED`` steps are scored, the strongest regularisation first. Where the score
-    has one peak and no plateau, it is found; of ties, the stronger regularisation is taken.
+    has one peak and no plateau, it is found; of ties, the stronger regularisation is taken. Where
+    the stronger neighbour of a peak is better, the weaker one, which costs most, is not scored.
     """
     scores = {step: score(step) for step in range(LARGEST, -LARGEST - 1, -COARSE)}
     interval = COARSE // 2
@@ -68,6 +69,8 @@ def search(score: Callable[[int], float]) -> Found:
         for step in (peak + interval, peak - interval):
             if abs(step) <= LARGEST and step not in scores:
                 scores[step] = score(step)
+            if best_of(scores) != peak:
+                break
         interval //= 2
     return Found(best_of(scores), scores)
 

@@ -20,9 +20,6 @@ from flava.evaluation.suite.task import Settings
 from flava.inference.load import device_named
 from flava.training.run import Precision
 
-BATCH_SIZE = 64
-"""As `Settings.batch_size`."""
-
 
 def evaluate(
     run: tyro.conf.Positional[str | None] = None,
@@ -32,9 +29,9 @@ def evaluate(
     few: int | None = None,
     dry_run: bool = False,
     cache: Path | None = None,
-    batch_size: int = BATCH_SIZE,
-    precision: Annotated[Precision, tyro.conf.EnumChoicesFromValues] = Precision.BF16,
-    seed: int = 0,
+    batch_size: int = Settings.batch_size,
+    precision: Annotated[Precision, tyro.conf.EnumChoicesFromValues] = Settings.precision,
+    seed: int = Settings.seed,
     device: str = "auto",
 ) -> None:
     """Evaluate a run, or a published FLAVA or CLIP, on held-out data or on the paper's tasks.

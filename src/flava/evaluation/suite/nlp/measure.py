@@ -71,7 +71,7 @@ def measure(task: Glue, model: nn.Module, settings: Settings) -> list[Figure]:
     scored = [
         of_seed(fine_tune(model, samples, config, settings, seed), task, rows) for seed in seeds
     ]
-    if settings.few is None:
+    if tests and settings.few is None:
         best = max(range(count), key=lambda i: next(iter(scored[i][first].values())))
         tuned = fine_tune(model, samples, config, settings, seeds[best])
         predict_tests(tuned, task, tests, rows, settings.cache)

@@ -5,7 +5,9 @@ import pickle
 import signal
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,11 +24,14 @@ from flava.batch import (
     unmap_pixels,
 )
 from flava.data.clip_tokenizer import ClipTokenizer
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.loader import DataConfig, Loader, SourceConfig, _collator
 from flava.data.mixture import choose
+from flava.data.shards import read_shard, resolve_all
+from flava.data.stream import small_windows
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
 from flava.data.vocabularies import Vocabulary
+from flava.data.workers import Batches
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 from tests.support import denormalise
 
@@ -63,8 +68,8 @@ def whole_pairs(config: DataConfig, vocabulary: Vocabulary) -> DataConfig:
     return replace(only(config, "pairs"), mask_pairs=False, vocabulary=vocabulary)
 
 
-def take(config: DataConfig, count: int, **options: int) -> list[Batch]:
-    with Loader(config, **{"seed": 3, **options}) as loader:
+def take(config: DataConfig, count: int, *, seed: int = 3, **options: Any) -> list[Batch]:
+    with Loader(config, seed=seed, **options) as loader:
         return list(itertools.islice(loader, count))
 
 
@@ -280,13 +285,86 @@ def test_loading_leaves_the_global_generator_alone(config):
 
 def test_workers_can_be_started_by_pickling(config):
     # How Python 3.14 starts processes on Linux, and every version does on macOS and Windows.
-    with Loader(config, seed=3) as loader:
-        expected = list(itertools.islice(loader, 6))
-    with Loader(config, seed=3) as loader:
-        for name, batches in loader._sources.items():
-            dataset = batches._dataset_fetcher.dataset  # pyright: ignore[reportAttributeAccessIssue]
-            loader._sources[name] = iter(pickle.loads(pickle.dumps(dataset)))
-        assert all_same(list(itertools.islice(loader, 6)), expected)
+    batches = Batches(
+        windows=partial(
+            small_windows, resolve_all(config.text.shards), read_shard, batch_size=5, seed=3
+        ),
+        collator=_collator(config, "text", TOKENIZER),
+        seed=3,
+        first=0,
+    )
+    made = batches.made_by(0, 1, 1)
+    ours, theirs = (itertools.islice(each, 3) for each in (made, pickle.loads(pickle.dumps(made))))
+    for first, second in zip(ours, theirs, strict=True):
+        assert first.batch is not None
+        assert second.batch is not None
+        assert same(first.batch, second.batch)
+
+
+# Ranks
+
+
+def ranks(config: DataConfig, count: int, world: int, **options: int) -> list[tuple[Batch, ...]]:
+    """Each batch as its parts, in order of rank."""
+    parts = [take(config, count, rank=rank, world=world, **options) for rank in range(world)]
+    return list(zip(*parts, strict=True))
+
+
+@pytest.fixture(params=["memory", "streamed"])
+def kept(request, config, monkeypatch) -> DataConfig:
+    """Both ways of reading a source; two shards of pairs."""
+    if request.param == "streamed":
+        monkeypatch.setattr("flava.data.stream.IN_MEMORY_BYTES", 0)
+        folder = Path(config.pairs.shards[0]).parent
+        other = write_tar(folder / "more.tar", pair_files(range(21, 30)))
+        pairs = replace(config.pairs, shards=(*config.pairs.shards, str(other)))
+        config = replace(config, pairs=pairs, streams=2)
+    return replace(config, text=replace(config.text, batch_size=4))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_the_ranks_parts_are_the_batch_of_one_process(kept, world):
+    config = replace(kept, mismatch_probability=0.0)
+    for whole, parts in zip(take(config, 16), ranks(config, 16, world), strict=True):
+        assert sum((part.keys for part in parts), ()) == whole.keys
+        for name, values in tensors(whole).items():
+            if name.rpartition(".")[2] in ("pixels", "selected") and values.dim() > 2:
+                joined = torch.cat([tensors(part)[name] for part in parts])
+                assert torch.equal(joined, values)
+
+
+def test_ranks_exchange_texts_each_by_itself(config):
+    """By draws of their own: else every rank's pairs were mismatched in the same rows."""
+    pairs = replace(only(config, "pairs"), mismatch_probability=0.5)
+    parts = ranks(pairs, 10, 2)
+    matched = [
+        [part.matched.tolist() for part in batch if isinstance(part, PairBatch)] for batch in parts
+    ]
+    assert any(first != second for first, second in matched)
+
+
+def test_a_run_goes_on_with_another_number_of_ranks(kept):
+    config = replace(kept, mismatch_probability=0.0)
+    before = ranks(config, 14, 2)
+    marks = {}
+    for rank in range(2):
+        with Loader(config, seed=3, rank=rank, world=2) as loader:
+            list(itertools.islice(loader, 6))
+            for name, each in loader.marks().items():
+                marks.setdefault(name, {}).update(each)
+    with Loader(config, seed=3, start_step=6, rank=0, world=1, marks=marks) as loader:
+        for batch, parts in zip(itertools.islice(loader, 8), before[6:], strict=True):
+            assert batch.keys == sum((part.keys for part in parts), ())
+
+
+def test_batches_that_ranks_cannot_share_are_refused(config):
+    with pytest.raises(ValueError, match="the data cannot be loaded") as error:
+        Loader(config, seed=0, rank=0, world=4)
+    lines = str(error.value).splitlines()[1:]
+    assert lines == [
+        "- pairs.batch_size = 6: must be a multiple of the number of ranks, 4",
+        "- text.batch_size = 5: must be a multiple of the number of ranks, 4",
+    ]
 
 
 # Corrupt samples
@@ -373,6 +451,7 @@ def test_every_mistake_in_a_config_is_listed_at_once(tmp_path):
         patch_mask_fraction=-0.1,
         pair_max_length=2,
         workers=-1,
+        streams=0,
     )
     with pytest.raises(ValueError, match="the data cannot be loaded") as error:
         Loader(config, seed=-1, start_step=-2, accumulate=0)
@@ -386,6 +465,7 @@ def test_every_mistake_in_a_config_is_listed_at_once(tmp_path):
         "patch_mask_fraction = -0.1",
         "pair_max_length = 2",
         "workers = -1",
+        "streams = 0",
         "seed = -1",
         "start_step = -2",
         "accumulate = 0",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flava.batch import TextBatch
-from flava.data import stream
+from flava.data import stream, streamed
 from flava.data.errors import Skipped
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.packing import Document, Packed, PackedReader, pack
@@ -145,6 +145,13 @@ def test_what_cannot_be_used_is_reported_in_its_place(tmp_path):
     assert TOKENIZER.decode(whole.ids.tolist()) == "first last"
 
 
+def test_a_shard_without_a_token_is_reported(tmp_path):
+    shard = write_lines(tmp_path / "a.jsonl", ["\u200b"])
+    (report,) = PackedReader(tokenizer=TOKENIZER, length=10)(shard)
+    assert isinstance(report, Skipped)
+    assert report.reason == "shard is empty"
+
+
 # As a source
 
 
@@ -152,7 +159,7 @@ def test_what_cannot_be_used_is_reported_in_its_place(tmp_path):
 def config(request, tmp_path, monkeypatch) -> DataConfig:
     if request.param == "streamed":
         monkeypatch.setattr(stream, "IN_MEMORY_BYTES", 0)
-        monkeypatch.setattr(stream, "BUFFER_BYTES", 8 * stream.SAMPLE_OVERHEAD_BYTES)
+        monkeypatch.setattr(streamed, "BUFFER_BYTES", 8 * streamed.SAMPLE_OVERHEAD_BYTES)
     rng = np.random.default_rng(0)
     for shard in range(3):
         texts = [
@@ -177,9 +184,8 @@ def test_a_resumed_source_goes_on_exactly_where_it_was(config, workers, start):
     assert all_same(take(config, 6, start_step=start), through[start:])
 
 
-def test_in_memory_the_batches_do_not_depend_on_the_workers(config):
-    if stream.IN_MEMORY_BYTES:
-        assert all_same(take(config, 12), take(replace(config, workers=3), 12))
+def test_the_batches_do_not_depend_on_the_workers(config):
+    assert all_same(take(config, 12), take(replace(config, workers=3), 12))
 
 
 def test_a_sequence_is_masked_anew_each_time_it_is_seen(config):

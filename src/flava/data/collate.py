@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -28,7 +28,7 @@ from flava.data.packing import Packed
 from flava.data.seeding import generator
 from flava.data.shards import Raw
 from flava.data.source import caption_of, image_of, skip_sample
-from flava.data.stream import Content, Window
+from flava.data.stream import Content, Marks, Window
 from flava.data.tokenizer import Tokenizer, pad
 from flava.data.transforms import (
     ImageTransformConfig,
@@ -64,14 +64,16 @@ class Collated:
     batch: Batch | None
     tried: int
     skipped: tuple[Skipped, ...]
+    marks: Marks = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Builder(Generic[Content, Example]):
-    """Windows to batches."""
+    """Windows to batches, or to one rank's part of them."""
 
     collator: Collator[Content, Example]
     seed: int
+    rank: int = 0
 
     def __call__(self, window: Window[Content]) -> Collated:
         """The window's batch, full: a spare takes the place of each corrupt sample."""
@@ -86,9 +88,10 @@ class Builder(Generic[Content, Example]):
             if not isinstance(decoded, Skipped):  # else it is reported in its own turn
                 examples.append(decoded)
         full = len(examples) == len(window.items)
-        rng = generator(self.seed, window.number, "batch")
+        # What is drawn for a batch as a whole differs between ranks, and is not new for the first.
+        rng = generator(self.seed, window.number, f"batch {self.rank}" if self.rank else "batch")
         batch = self.collator.collate(examples, rng) if full else None
-        return Collated(batch, len(window.items), tuple(skipped))
+        return Collated(batch, len(window.items), tuple(skipped), window.marks)
 
     def _decode(self, epoch: int, content: Content | Skipped) -> Example | Skipped:
         if isinstance(content, Skipped):

@@ -1,12 +1,13 @@
 """The loader: one batch for each update, from worker processes, and the same again on resuming."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from flava import distributed
 from flava.batch import Batch
 from flava.data import mixture
 from flava.data.clip_tokenizer import ClipTokenizer
@@ -24,11 +25,15 @@ from flava.data.packing import PackedReader
 from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.skips import Skips
 from flava.data.source import caption_of, text_of
-from flava.data.stream import windows
+from flava.data.stream import Mark, Marks, fits_in_memory, small_windows
+from flava.data.streamed import Layout, StreamedWindows
 from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
 from flava.data.vocabularies import Vocabulary
-from flava.data.workers import Batches
+from flava.data.workers import Batches, Windows
+
+SourceMarks = Mapping[str, Marks]
+"""Marks by the name of the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +46,7 @@ class SourceConfig:
     """Share of the updates whose batch comes from this source, relative to the others' weights; 0
     leaves it out."""
     batch_size: int
-    """Samples in a batch."""
+    """Samples in a batch, of all ranks together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,10 @@ class DataConfig:
     mismatch_probability: float = 0.1
     """Probability that a pair's text is exchanged for another's in its batch (TorchMultimodal)."""
     workers: int = 1
-    """Worker processes for each source; 0 loads in the training process."""
+    """Worker processes of each rank for each source; 0 loads in the training process."""
+    streams: int = 64
+    """Streams that a source too large for memory is read in, on which its order depends. With
+    fewer than ranks times workers, ranks read the same shards. Each may take 4 MiB of memory."""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:
@@ -109,9 +117,20 @@ class DataConfig:
         found += self._mask_problems()
         if self.workers < 0:
             found.append(f"workers = {self.workers}: must be 0 (no worker process) or more")
+        if self.streams < 1:
+            found.append(f"streams = {self.streams}: must be at least 1")
         found += [f"image.{problem}" for problem in self.image.problems()]
         crops = [] if self.crops is None else self.crops.problems()
         return found + [f"crops.{problem}" for problem in crops]
+
+    def sharing_problems(self, world: int) -> list[str]:
+        """The batches that ``world`` ranks cannot share equally, a sentence each."""
+        return [
+            f"{name}.batch_size = {source.batch_size}: must be a multiple of the number of ranks, "
+            f"{world}"
+            for name, source in self.sources.items()
+            if source.batch_size % world
+        ]
 
     def _mask_problems(self) -> list[str]:
         """What would be masked without a [MASK]."""
@@ -143,12 +162,18 @@ def _source_problems(name: str, source: SourceConfig) -> list[str]:
 
 
 class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
-    """An endless iterator over batches: ``accumulate`` of one source for each update.
+    """An endless iterator over a rank's part of the batches: ``accumulate`` of one source for each
+    update.
 
     The source of an update is a pure function of ``seed`` and its step, and each source's samples,
     crops and masks are pure functions of ``seed`` and the batch's number. So a loader that starts
-    at ``start_step`` yields what an uninterrupted one yields from there on, given the same config.
-    (With another number of ``workers`` only a source too large for memory changes its order.)
+    at ``start_step`` yields what an uninterrupted one yields from there on, given the same config,
+    and the ranks' parts together hold the same samples whatever their number is. Only the exchange
+    of texts in pairs, and which spares fill the places of corrupt samples, depend on the rank.
+
+    ``rank`` and ``world`` are this process's unless given. ``marks`` are those of an earlier loader
+    of the same run, or of several ranks' joined: then a streamed source is not read again from the
+    beginning.
 
     ``skipped[name]`` counts the reasons for which samples of a source were left out; the first ten
     of each source are named in the log.
@@ -159,9 +184,19 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
     """
 
     def __init__(
-        self, config: DataConfig, *, seed: int, start_step: int = 0, accumulate: int = 1
+        self,
+        config: DataConfig,
+        *,
+        seed: int,
+        start_step: int = 0,
+        accumulate: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
+        marks: SourceMarks | None = None,
     ) -> None:
-        problems = config.problems()
+        rank = distributed.rank() if rank is None else rank
+        world = distributed.world_size() if world is None else world
+        problems = config.problems() + config.sharing_problems(world)
         problems += [f"seed = {seed}: must not be negative"] if seed < 0 else []
         problems += [f"start_step = {start_step}: must not be negative"] if start_step < 0 else []
         problems += [f"accumulate = {accumulate}: must be at least 1"] if accumulate < 1 else []
@@ -173,33 +208,40 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         self.skipped: dict[str, Counter[str]] = {n: s.counts for n, s in self._skips.items()}
         self._seed, self._weights = seed, config.weights
         self._step, self._part, self._accumulate = start_step, 0, accumulate
+        self._marks: dict[str, dict[int, Mark]] = {
+            name: dict((marks or {}).get(name, {})) for name in config.sources
+        }
         before = mixture.counts_before(seed, start_step, config.weights)
         tokenizer = config.vocabulary.tokenizer()
-        self._sources = {
-            name: Batches(
-                windows=partial(
-                    windows,
-                    resolve_all(source.shards),
-                    _reader(config, name, tokenizer),
-                    batch_size=source.batch_size,
-                    seed=seed,
-                ),
+        self._sources = {}
+        for name, source in config.sources.items():
+            read = _reader(config, name, tokenizer)
+            windows, turns = _windows(source, read, seed, config.streams, self._marks[name])
+            self._sources[name] = Batches(
+                windows=windows,
                 collator=_collator(config, name, tokenizer),
                 seed=seed,
                 first=before[name] * accumulate,
+                turns=turns,
+                rank=rank,
+                world=world,
             ).start(config.workers)
-            for name, source in config.sources.items()
-        }
 
     def __next__(self) -> Batch:
         name = mixture.choose(self._seed, self._step, self._weights)
         if name not in self._sources:  # closed
             raise StopIteration
-        batch = self._skips[name].batch_of(next(self._sources[name]))
+        collated = next(self._sources[name])
+        batch = self._skips[name].batch_of(collated)
+        self._marks[name].update(collated.marks)
         self._part += 1
         if self._part == self._accumulate:
             self._step, self._part = self._step + 1, 0
         return batch
+
+    def marks(self) -> dict[str, dict[int, Mark]]:
+        """By source: where the streams stand that this rank has read, or a little before."""
+        return {name: dict(marks) for name, marks in self._marks.items()}
 
     def close(self) -> None:
         """Ends the worker processes; the loader yields nothing afterwards."""
@@ -207,6 +249,24 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _windows(
+    source: SourceConfig,
+    read: Callable[[Path], Iterator[Raw | Skipped]] | PackedReader,
+    seed: int,
+    streams: int,
+    marks: Marks,
+) -> tuple[Windows, int | None]:
+    """The windows of a source, and in how many turns they are made if that matters."""
+    paths, size = resolve_all(source.shards), source.batch_size
+    if fits_in_memory(paths):
+        return partial(small_windows, paths, read, batch_size=size, seed=seed), None
+    layout = Layout.of(streams=streams, shards=len(paths), batch_size=size)
+    windows = StreamedWindows(
+        paths=paths, read=read, batch_size=size, seed=seed, layout=layout, marks=marks
+    )
+    return windows, layout.turns
 
 
 def _reader(

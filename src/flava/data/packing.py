@@ -19,7 +19,7 @@ from jaxtyping import Int32
 
 from flava.data.errors import SampleError, Skipped
 from flava.data.seeding import generator
-from flava.data.shards import Raw, read_shard
+from flava.data.shards import Raw, read_shard, skip_shard
 from flava.data.source import skip_sample, text_of
 from flava.data.tokenizer import Tokenizer
 
@@ -61,9 +61,13 @@ class PackedReader:
         """In the order of the file, with a ``Skipped`` where a document cannot be used."""
         skipped: list[Skipped] = []
         documents = self._documents(read_shard(path), skipped)
+        empty = True
         for key, ids in pack(documents, self.length, self.tokenizer.cls, self.tokenizer.sep):
             yield from _emptied(skipped)
             yield Packed(shard=path.name, key=key, ids=np.array(ids, dtype=np.int32))
+            empty = False
+        if empty and not skipped:
+            yield skip_shard(path, "shard is empty", "no text in it has a token")
         yield from _emptied(skipped)
 
     def _documents(

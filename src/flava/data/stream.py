@@ -1,24 +1,21 @@
 """Raw samples in an endless, seeded order, cut into windows: the places of one batch each.
 
 Which samples a window holds depends on the seed and the window's number alone, never on what could
-be decoded. So a run resumes at any window without decoding the ones before it. A place whose
-sample turns out corrupt is filled with a spare: a look at the samples that follow, which come
-again in their own turn.
+be decoded, nor on the number of ranks and workers. So a run resumes at any window without decoding
+the ones before it, on any number of machines. Each rank fills its own part of every window's
+places. A place whose sample turns out corrupt is filled with a spare: a look at the samples of the
+same places in the windows that follow, which come again in their own turn.
 
-A source that fits in memory is read once, and each epoch is a full permutation of it; windows are
-then the same for any number of workers. A larger one is streamed: each worker reads its own share
-of the shards, in an order drawn anew each epoch, through a shuffle buffer.
+A source that fits in memory is read once, and each epoch is a full permutation of it. A larger one
+is streamed (`flava.data.streamed`).
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
-
-import numpy as np
 
 from flava.data.errors import Skipped
 from flava.data.seeding import generator
@@ -27,10 +24,6 @@ IN_MEMORY_BYTES = 256 * 2**20
 """A source whose files are larger than this, once unpacked, is streamed."""
 GZIP_RATIO = 5
 """Assumed ratio of a gzip file's content to its size: English text shrinks 3 to 5 times."""
-BUFFER_BYTES = 64 * 2**20
-"""Size of each worker's shuffle buffer for a source that is streamed."""
-SAMPLE_OVERHEAD_BYTES = 500
-"""What Python's objects add to a sample's bytes."""
 
 
 @runtime_checkable
@@ -58,7 +51,7 @@ Content = TypeVar("Content", bound=Sampled)
 Streamed = TypeVar("Streamed", bound=Sized)
 
 Reader = Callable[[Path], Iterator[Streamed | Skipped]]
-"""A shard -> its samples, the same each time."""
+"""A shard -> its samples, the same each time; at least one, or a report that there is none."""
 
 
 @dataclass(frozen=True)
@@ -70,41 +63,58 @@ class Item(Generic[Content]):
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Where a shard begins in a stream: it is the stream's number ``shard`` in the endless sequence
+    of shards, and ``samples`` were taken from the stream before it."""
+
+    shard: int
+    samples: int
+
+
+Marks = Mapping[int, Mark]
+"""For some streams of a source, a mark that lies before where they stand."""
+
+
+@dataclass(frozen=True)
 class Window(Generic[Content]):
-    """The places of the source's batch number ``number``, and endless spares for corrupt ones."""
+    """A rank's places of the source's batch number ``number``, and endless spares for corrupt ones.
+
+    ``marks`` are of the streams that it was read from.
+    """
 
     number: int
     items: list[Item[Content]]
     spares: Iterator[Item[Content]]
+    marks: Marks = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """The windows of one of ``streams`` workers: number ``stream``, ``stream + streams``, ..."""
+    """What one worker of one rank makes: some of the windows, and of these the rank's places."""
 
-    stream: int
-    streams: int
-    start: int
+    rank: int = 0
+    world: int = 1
+    worker: int = 0
+    workers: int = 1
+    """Of the rank."""
+    turns: int = 1
+    """Windows are made in turns; one worker makes every window of a turn."""
+    start: int = 0
     """Windows with a smaller number are over already: the run was resumed."""
 
-    @property
-    def skipped_windows(self) -> int:
-        """How many of this worker's windows are over."""
-        return max(0, -(-(self.start - self.stream) // self.streams))
+    def numbers(self) -> Iterator[int]:
+        """The windows to make, without end."""
+        return (n for n in count(self.start) if n % self.turns % self.workers == self.worker)
+
+    def places(self, batch_size: int) -> range:
+        """The rank's places of a window of ``batch_size``."""
+        first, end = (batch_size * each // self.world for each in (self.rank, self.rank + 1))
+        return range(first, end)
 
 
-def windows(
-    paths: Sequence[Path], read: Reader[Streamed], *, batch_size: int, seed: int, share: Share
-) -> Iterator[Window[Streamed]]:
-    """The windows of a source that fall to one worker, without end.
-
-    Raises:
-        ValueError: the source is so small that a worker of many has no sample to read.
-    """
-    if sum(_unpacked_bytes(path) for path in paths) <= IN_MEMORY_BYTES:
-        contents = [content for path in paths for content in read(path)]
-        return memory_windows(contents, batch_size=batch_size, seed=seed, share=share)
-    return _streamed_windows(paths, read, batch_size, seed, share)
+def fits_in_memory(paths: Sequence[Path]) -> bool:
+    """Whether a source is read once, and not streamed."""
+    return sum(_unpacked_bytes(path) for path in paths) <= IN_MEMORY_BYTES
 
 
 def _unpacked_bytes(path: Path) -> int:
@@ -113,10 +123,18 @@ def _unpacked_bytes(path: Path) -> int:
     return path.stat().st_size * (GZIP_RATIO if path.suffix in (".gz", ".tgz") else 1)
 
 
+def small_windows(
+    paths: Sequence[Path], read: Reader[Streamed], *, batch_size: int, seed: int, share: Share
+) -> Iterator[Window[Streamed]]:
+    """A worker's windows, without end, of a source that is read once."""
+    contents = [content for path in paths for content in read(path)]
+    return memory_windows(contents, batch_size=batch_size, seed=seed, share=share)
+
+
 def memory_windows(
     contents: Sequence[Content | Skipped], *, batch_size: int, seed: int, share: Share
 ) -> Iterator[Window[Content]]:
-    """The windows of samples that are at hand, that fall to one worker, without end."""
+    """A worker's windows, without end, of samples that are at hand."""
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> list[int]:
@@ -126,71 +144,11 @@ def memory_windows(
         epoch, index = divmod(position, len(contents))
         return Item(epoch, contents[order(epoch)[index]])
 
-    first = share.stream + share.skipped_windows * share.streams
-    for number in count(first, share.streams):
-        start = number * batch_size
-        items = [item(position) for position in range(start, start + batch_size)]
-        yield Window(number, items, map(item, count(start + batch_size)))
-
-
-def _streamed_windows(
-    paths: Sequence[Path], read: Reader[Streamed], batch_size: int, seed: int, share: Share
-) -> Iterator[Window[Streamed]]:
-    ahead: deque[Item[Streamed]] = deque()
-    stream = chain.from_iterable(_epoch(paths, read, seed, epoch, share) for epoch in count())
-
-    def spares() -> Iterator[Item[Streamed]]:
-        for index in count():
-            if index == len(ahead):
-                ahead.append(next(stream))
-            yield ahead[index]
-
-    for local in count():
-        items = [ahead.popleft() if ahead else next(stream) for _ in range(batch_size)]
-        if local >= share.skipped_windows:
-            yield Window(share.stream + local * share.streams, items, spares())
-
-
-def _epoch(
-    paths: Sequence[Path], read: Reader[Streamed], seed: int, epoch: int, share: Share
-) -> Iterator[Item[Streamed]]:
-    """One worker's share of one epoch: whole shards, or every n-th sample when those are few."""
-    rng = generator(seed, epoch, "shards")
-    shards = [paths[i] for i in rng.permutation(len(paths))]
-    if len(shards) >= share.streams:
-        contents = chain.from_iterable(map(read, shards[share.stream :: share.streams]))
-    else:
-        samples = enumerate(chain.from_iterable(map(read, shards)))
-        contents = (c for index, c in samples if index % share.streams == share.stream)
-    empty = True
-    for content in _shuffled(contents, generator(seed, epoch, f"buffer {share.stream}")):
-        empty = False
-        yield Item(epoch, content)
-    if empty:
-        raise ValueError(
-            f"worker {share.stream} of {share.streams} finds no sample in "
-            f"{', '.join(map(str, paths))}: use fewer workers"
+    places = share.places(batch_size)
+    for number in share.numbers():
+        windows = (
+            range(start + places.start, start + places.stop)
+            for start in count(number * batch_size, batch_size)
         )
-
-
-def _shuffled(
-    contents: Iterator[Streamed | Skipped], rng: np.random.Generator
-) -> Iterator[Streamed | Skipped]:
-    """The same contents in an order that is random within ``BUFFER_BYTES``."""
-    buffer: list[Streamed | Skipped] = []
-    size = 0
-    for content in contents:
-        buffer.append(content)
-        size += _bytes(content)
-        while size > BUFFER_BYTES:
-            index = int(rng.integers(len(buffer)))
-            buffer[index], buffer[-1] = buffer[-1], buffer[index]
-            drawn = buffer.pop()
-            size -= _bytes(drawn)
-            yield drawn
-    for index in rng.permutation(len(buffer)):
-        yield buffer[index]
-
-
-def _bytes(content: Sized | Skipped) -> int:
-    return SAMPLE_OVERHEAD_BYTES + (0 if isinstance(content, Skipped) else content.size)
+        items = map(item, chain.from_iterable(windows))
+        yield Window(number, list(islice(items, len(places))), items)

@@ -2,12 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset
 
 from flava.data.collate import Builder, Collated, Collator
 from flava.data.stream import Share, Window
@@ -18,42 +19,77 @@ PREFETCH = 2
 
 @runtime_checkable
 class Windows(Protocol):
-    """The windows of a source that fall to one worker, without end."""
+    """The windows of a source that fall to one worker of a rank, without end."""
 
     def __call__(self, *, share: Share) -> Iterator[Window[Any]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batches(IterableDataset[Collated]):
-    """All batches of a source from number ``first`` on; each worker makes every n-th."""
+class Batches:
+    """A rank's part of every batch of a source from number ``first`` on."""
 
     windows: Windows
     collator: Collator[Any, Any]
     seed: int
     first: int
-
-    def __iter__(self) -> Iterator[Collated]:
-        info = get_worker_info()
-        worker, streams = (0, 1) if info is None else (info.id, info.num_workers)
-        # PyTorch asks the workers in turn from the first one on: that one makes batch ``first``.
-        share = Share(stream=(worker + self.first) % streams, streams=streams, start=self.first)
-        return map(Builder(self.collator, self.seed), self.windows(share=share))
+    turns: int | None = None
+    """Where one worker must make all the windows of a turn: in how many turns they are made."""
+    rank: int = 0
+    world: int = 1
 
     def start(self, workers: int) -> Iterator[Collated]:
         """Starts the workers; with 0 of them this process makes the batches when they are due.
 
         The workers end when the iterator is deleted.
         """
+        turns = self.turns or max(1, workers)
+        makers = max(1, min(workers, turns))
+        # A loader for each worker: so it is this process that says which of them is next.
+        every = [self.made_by(worker, makers, turns) for worker in range(makers)]
+        loaders = [made.start(in_process=not workers) for made in every]
+        return _in_turn(loaders, self.first, turns)
+
+    def made_by(self, worker: int, workers: int, turns: int) -> "Made":
+        """What one worker makes."""
+        share = Share(
+            rank=self.rank,
+            world=self.world,
+            worker=worker,
+            workers=workers,
+            turns=turns,
+            start=self.first,
+        )
+        return Made(self.windows, Builder(self.collator, self.seed, self.rank), share)
+
+
+@dataclass(frozen=True)
+class Made(IterableDataset[Collated]):
+    """One worker's batches."""
+
+    windows: Windows
+    builder: Builder[Any, Any]
+    share: Share
+
+    def __iter__(self) -> Iterator[Collated]:
+        return map(self.builder, self.windows(share=self.share))
+
+    def start(self, in_process: bool) -> Iterator[Collated]:
+        """The same, from this process or from another that is started."""
         loader = DataLoader(
             self,
             batch_size=None,
-            num_workers=workers,
-            prefetch_factor=PREFETCH if workers else None,
+            num_workers=0 if in_process else 1,
+            prefetch_factor=None if in_process else PREFETCH,
             worker_init_fn=_init_worker,
             # A generator of its own: else starting the loader would draw from the global one.
             generator=torch.Generator(),
         )
         return iter(loader)
+
+
+def _in_turn(loaders: Sequence[Iterator[Collated]], first: int, turns: int) -> Iterator[Collated]:
+    for number in count(first):
+        yield next(loaders[number % turns % len(loaders)])
 
 
 def _init_worker(_worker: int) -> None:

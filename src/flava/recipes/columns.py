@@ -53,6 +53,8 @@ def flava() -> Run:
                 weight=text,
                 batch_size=BATCH_SIZE,
             ),
+            # For 64 GPUs with 16 workers each, or 128 with 8.
+            streams=1024,
         ),
         optimizer=OptimizerConfig(),
         schedule=ScheduleConfig(),

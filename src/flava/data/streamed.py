@@ -1,0 +1,226 @@
+"""A source too large for memory, read as a fixed number of streams.
+
+The shards, permuted anew each epoch, are dealt in turn to the streams; each shard passes through a
+shuffle buffer of its own. A window takes its samples from the streams of one turn, a fixed run of
+its places from each. So the order depends on the seed and the number of streams alone: ranks and
+workers only divide the streams among them. A stream in whose run of places two ranks meet is read
+by both, and each keeps its own places: nothing comes twice or is lost, but the shard is read twice.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+from typing import Generic
+
+import numpy as np
+
+from flava.data.errors import Skipped
+from flava.data.seeding import generator
+from flava.data.stream import (
+    Item,
+    Mark,
+    Marks,
+    Reader,
+    Share,
+    Sized,
+    Streamed,
+    Window,
+)
+
+BUFFER_BYTES = 4 * 2**20
+"""Size of each stream's shuffle buffer."""
+SAMPLE_OVERHEAD_BYTES = 500
+"""What Python's objects add to a sample's bytes."""
+MAX_TURNS = 16
+"""So many workers of a rank can share the reading; further ones have nothing to do."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Streams by turn and lane: window n is of turn ``n % turns``, and holds all of its lanes."""
+
+    turns: int
+    lanes: int
+
+    @classmethod
+    def of(cls, *, streams: int, shards: int, batch_size: int) -> "Layout":
+        """At most ``streams`` of them, none without a shard or a place in a batch.
+
+        Turns divide the work of a rank's workers, lanes that of ranks: there are about as many, and
+        a power of two of turns, so that the usual numbers of workers divide them.
+        """
+        streams = min(streams, shards)
+        turns = 1
+        while turns < MAX_TURNS and (2 * turns) ** 2 <= streams:
+            turns *= 2
+        return cls(turns, min(streams // turns, batch_size))
+
+    @property
+    def streams(self) -> int:
+        """Their number in all."""
+        return self.turns * self.lanes
+
+    def places(self, lane: int, batch_size: int) -> range:
+        """The places of a window that a lane fills: at least one."""
+        first, end = (-(-batch_size * each // self.lanes) for each in (lane, lane + 1))
+        return range(first, end)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamedWindows(Generic[Streamed]):
+    """The windows of a source, for any share of them.
+
+    ``marks`` shorten the way to a window that is not the first, and change nothing else.
+    """
+
+    paths: Sequence[Path]
+    read: Reader[Streamed]
+    batch_size: int
+    seed: int
+    layout: Layout
+    marks: Marks = field(default_factory=dict)
+
+    def __call__(self, *, share: Share) -> Iterator[Window[Streamed]]:
+        """A worker's windows, without end."""
+        turns: dict[int, _Turn[Streamed]] = {}
+        for number in share.numbers():
+            turn = number % self.layout.turns
+            if turn not in turns:
+                turns[turn] = self._turn(turn, share, number // self.layout.turns)
+            yield turns[turn].window(number)
+
+    def _turn(self, turn: int, share: Share, over: int) -> "_Turn[Streamed]":
+        """The turn's streams that the rank reads, after ``over`` of its windows."""
+        mine = share.places(self.batch_size)
+        parts = []
+        for lane in range(self.layout.lanes):
+            places = self.layout.places(lane, self.batch_size)
+            if places.start < mine.stop and mine.start < places.stop:
+                stream = self._stream(lane * self.layout.turns + turn, over * len(places))
+                parts.append(_Part(stream, places))
+        return _Turn(parts, mine, over)
+
+    def _stream(self, number: int, taken: int) -> "_Stream[Streamed]":
+        """A stream that ``taken`` samples were taken from."""
+        first = Mark(shard=number, samples=0)
+        mark = self.marks.get(number, first)
+        stream = _Stream(
+            self.paths,
+            self.read,
+            self.seed,
+            number,
+            self.layout.streams,
+            mark if mark.samples <= taken else first,
+        )
+        stream.pass_over(taken)
+        return stream
+
+
+class _Stream(Iterator[Item[Streamed]]):
+    """One stream from a mark on."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        read: Reader[Streamed],
+        seed: int,
+        number: int,
+        streams: int,
+        mark: Mark,
+    ) -> None:
+        self.number, self.mark, self.taken = number, mark, mark.samples
+        self._paths, self._read, self._seed, self._streams = paths, read, seed, streams
+        self._items = self._shards(mark.shard)
+
+    def __next__(self) -> Item[Streamed]:
+        item = next(self._items)
+        self.taken += 1
+        return item
+
+    def pass_over(self, samples: int) -> None:
+        """Go on to where ``samples`` have been taken since its beginning, decoding nothing."""
+        for _ in range(samples - self.taken):
+            next(self)
+
+    def _shards(self, first: int) -> Iterator[Item[Streamed]]:
+        for shard in count(first, self._streams):
+            self.mark = Mark(shard=shard, samples=self.taken)
+            epoch, place = divmod(shard, len(self._paths))
+            contents = self._read(self._paths[_order(self._seed, epoch, len(self._paths))[place]])
+            for content in shuffled(contents, generator(self._seed, epoch, f"buffer {place}")):
+                yield Item(epoch, content)
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, shards: int) -> list[int]:
+    return generator(seed, epoch, "shards").permutation(shards).tolist()
+
+
+@dataclass(frozen=True)
+class _Part(Generic[Streamed]):
+    """The places of a turn's windows that one stream fills."""
+
+    stream: _Stream[Streamed]
+    places: range
+
+
+class _Turn(Generic[Streamed]):
+    """A rank's places of the windows of one turn, ``over`` of which are over."""
+
+    def __init__(self, parts: Sequence[_Part[Streamed]], mine: range, over: int) -> None:
+        self._parts, self._mine, self._over = parts, mine, over
+        self._items = self._endless()
+        self._ahead: deque[Item[Streamed]] = deque()
+
+    def window(self, number: int) -> Window[Streamed]:
+        """The next window."""
+        ahead = self._ahead
+        items = [ahead.popleft() if ahead else next(self._items) for _ in self._mine]
+        self._over += 1
+        marks = {
+            part.stream.number: part.stream.mark
+            for part in self._parts
+            # A look at spares may have gone further.
+            if part.stream.mark.samples <= self._over * len(part.places)
+        }
+        return Window(number, items, self._spares(), marks)
+
+    def _spares(self) -> Iterator[Item[Streamed]]:
+        for index in count():
+            if index == len(self._ahead):
+                self._ahead.append(next(self._items))
+            yield self._ahead[index]
+
+    def _endless(self) -> Iterator[Item[Streamed]]:
+        while True:
+            for part in self._parts:
+                for place in part.places:
+                    item = next(part.stream)
+                    if place in self._mine:
+                        yield item
+
+
+def shuffled(
+    contents: Iterable[Streamed | Skipped], rng: np.random.Generator
+) -> Iterator[Streamed | Skipped]:
+    """The same contents in an order that is random within ``BUFFER_BYTES``."""
+    buffer: list[Streamed | Skipped] = []
+    size = 0
+    for content in contents:
+        buffer.append(content)
+        size += _bytes(content)
+        while size > BUFFER_BYTES:
+            index = int(rng.integers(len(buffer)))
+            buffer[index], buffer[-1] = buffer[-1], buffer[index]
+            drawn = buffer.pop()
+            size -= _bytes(drawn)
+            yield drawn
+    for index in rng.permutation(len(buffer)):
+        yield buffer[index]
+
+
+def _bytes(content: Sized | Skipped) -> int:
+    return SAMPLE_OVERHEAD_BYTES + (0 if isinstance(content, Skipped) else content.size)

@@ -94,15 +94,6 @@ def test_warm_starts_change_no_optimum(classes: int) -> None:
     assert (warm.predict(4, other.features) == cold.predict(other.features)).mean() > 0.99
 
 
-def test_a_probe_of_fewer_classes_is_no_start_for_one_of_more() -> None:
-    data = blobs(1, 200, 6, 3, 3.0)
-    some = data.labels < 2
-    start = fit(data.features[some], data.labels[some], 0)
-    cold, warm = fit(data.features, data.labels, 0), fit(data.features, data.labels, 0, start)
-    assert warm.classes_.tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(warm.coef_, cold.coef_)
-
-
 def test_the_array_api_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """On torch's tensors, here on the CPU."""
     data, other = blobs(1, 300, 8, 4, 0.6), blobs(2, 300, 8, 4, 0.6)

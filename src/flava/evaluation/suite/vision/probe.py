@@ -28,6 +28,10 @@ WARM_ITERATIONS = MAX_ITERATIONS // 4
 TOLERANCE = 1e-4
 """Of the gradient of the losses' sum: what scikit-learn's default meant when CLIP used it. Since
 1.4 its default is of the mean, where fits of many samples stop long before lambda tells."""
+WARM_TOLERANCE = 0.05
+"""Of the penalty's pull on the largest weight, lambda * |w|, where that is more than `TOLERANCE`.
+What a fit of the search leaves undone then is what a change of lambda by 5 % does; it goes by
+steps of 33 %."""
 PER_DECADE = 8
 LARGEST = 6 * PER_DECADE
 """Lambda is 10^(step / 8), with steps from -48 to 48: 1e-6 to 1e6 in 96 steps (appendix A.3)."""
@@ -81,7 +85,7 @@ def best_of(scores: dict[int, float]) -> int:
 
 
 class Probes:
-    """Probes on the same samples, each started from the nearest one that was fitted before."""
+    """Probes on the same samples, each started from its neighbours among those fitted before."""
 
     def __init__(self, features: Features, labels: Labels) -> None:
         # The intercepts are free, so that centring changes no optimum: it is reached sooner.
@@ -91,9 +95,22 @@ class Probes:
 
     def fit(self, step: int) -> None:
         """Fit the probe of that lambda."""
-        nearest = min(self.fitted, key=lambda other: abs(other - step), default=None)
-        start = None if nearest is None else self.fitted[nearest]
-        self.fitted[step] = fit(self.centred, self.labels, step, start)
+        self.fitted[step] = fit(self.centred, self.labels, step, self.start(step))
+
+    def start(self, step: int) -> LogisticRegression | None:
+        """What the probes of the nearest lambdas on both sides have in between, if there are any.
+
+        The optimum is a smooth curve over log lambda, here a straight line.
+        """
+        below = max((other for other in self.fitted if other < step), default=None)
+        above = min((other for other in self.fitted if other > step), default=None)
+        if below is None or above is None:
+            return self.fitted.get(above if below is None else below)
+        start, other = deepcopy(self.fitted[below]), self.fitted[above]
+        share = (step - below) / (above - below)
+        start.coef_ = (1 - share) * start.coef_ + share * other.coef_
+        start.intercept_ = (1 - share) * start.intercept_ + share * other.intercept_
+        return start
 
     def predict(self, step: int, features: Features) -> Labels:
         """Of each row, the class that the fitted probe of that lambda takes it for."""
@@ -167,17 +184,20 @@ def check(train: Data, validation: Data, test: Features) -> None:
 def fit(
     centred: Features, labels: Labels, step: int, start: LogisticRegression | None = None
 ) -> LogisticRegression:
-    """Logistic regression with lambda 10^(step / 8); from ``start`` if that has the same classes.
+    """Logistic regression with lambda 10^(step / 8); from ``start``, a probe of the same classes.
 
     Whatever CLIP names is as there, and the rest scikit-learn's default (openai/CLIP, issue 39).
     On a GPU where there is one.
     """
-    classifier = LogisticRegression(
-        warm_start=True, max_iter=MAX_ITERATIONS, tol=TOLERANCE / len(labels)
-    )
-    if start is not None and np.array_equal(to_numpy(start.classes_), np.unique(labels)):
+    regularisation = 10 ** (step / PER_DECADE)
+    if start is None:
+        classifier = LogisticRegression(warm_start=True, max_iter=MAX_ITERATIONS)
+        tolerance = TOLERANCE
+    else:
         classifier = deepcopy(start).set_params(max_iter=WARM_ITERATIONS)
-    classifier.set_params(C=10 ** (-step / PER_DECADE))
+        pull = regularisation * float(abs(start.coef_).max())
+        tolerance = max(TOLERANCE, WARM_TOLERANCE * pull)
+    classifier.set_params(C=1 / regularisation, tol=tolerance / len(labels))
     with dispatching() as placed, warnings.catch_warnings():
         # Where the limit of iterations is reached, it is part of the protocol.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +19,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from flava.evaluation.outputs import progress
+from flava.evaluation.suite.vision.path import MAX_ITERATIONS, RegularisationPath
 
-MAX_ITERATIONS = 1000
-"""CLIP (Radford et al. 2021), appendix A.3; FLAVA, section B.1."""
-WARM_ITERATIONS = MAX_ITERATIONS // 4
-"""The limit of a fit that goes on from a neighbour's: 15 of them cost less than four others."""
 TOLERANCE = 1e-4
 """Of the gradient of the losses' sum: what scikit-learn's default meant when CLIP used it. Since
 1.4 its default is of the mean, where fits of many samples stop long before lambda tells."""
-WARM_TOLERANCE = 0.05
-"""Of the penalty's pull on the largest weight, lambda * |w|, where that is more than `TOLERANCE`.
-What a fit of the search leaves undone then is what a change of lambda by 5 % does; it goes by
-steps of 33 %."""
 PER_DECADE = 8
 LARGEST = 6 * PER_DECADE
 """Lambda is 10^(step / 8), with steps from -48 to 48: 1e-6 to 1e6 in 96 steps (appendix A.3)."""
@@ -56,7 +48,12 @@ class Found:
     @property
     def regularisation(self) -> float:
         """Lambda."""
-        return 10 ** (self.step / PER_DECADE)
+        return regularisation(self.step)
+
+
+def regularisation(step: int) -> float:
+    """The lambda of a step."""
+    return 10 ** (step / PER_DECADE)
 
 
 def search(score: Callable[[int], float]) -> Found:
@@ -82,40 +79,6 @@ def search(score: Callable[[int], float]) -> Found:
 def best_of(scores: dict[int, float]) -> int:
     """The step with the best score, of equals the strongest regularisation."""
     return max(scores, key=lambda step: (scores[step], step))
-
-
-class Probes:
-    """Probes on the same samples, each started from its neighbours among those fitted before."""
-
-    def __init__(self, features: Features, labels: Labels) -> None:
-        # The intercepts are free, so that centring changes no optimum: it is reached sooner.
-        self.mean = features.mean(axis=0, dtype=np.float64).astype(features.dtype)
-        self.centred, self.labels = features - self.mean, labels
-        self.fitted: dict[int, LogisticRegression] = {}
-
-    def fit(self, step: int) -> None:
-        """Fit the probe of that lambda."""
-        self.fitted[step] = fit(self.centred, self.labels, step, self.start(step))
-
-    def start(self, step: int) -> LogisticRegression | None:
-        """What the probes of the nearest lambdas on both sides have in between, if there are any.
-
-        The optimum is a smooth curve over log lambda, here a straight line.
-        """
-        below = max((other for other in self.fitted if other < step), default=None)
-        above = min((other for other in self.fitted if other > step), default=None)
-        if below is None or above is None:
-            return self.fitted.get(above if below is None else below)
-        start, other = deepcopy(self.fitted[below]), self.fitted[above]
-        share = (step - below) / (above - below)
-        start.coef_ = (1 - share) * start.coef_ + share * other.coef_
-        start.intercept_ = (1 - share) * start.intercept_ + share * other.intercept_
-        return start
-
-    def predict(self, step: int, features: Features) -> Labels:
-        """Of each row, the class that the fitted probe of that lambda takes it for."""
-        with dispatching() as placed:
-            return to_numpy(self.fitted[step].predict(placed(features - self.mean)))
 
 
 @dataclass(frozen=True)
@@ -150,19 +113,16 @@ def predictions(
         ValueError: the features are not finite, or there are fewer than two classes.
     """
     check(train, validation, test)
-    probes = Probes(train.features, train.labels)
+    path = RegularisationPath(train.features, train.labels, device())
     with progress(shown_as, MOST_TRIED + 1) as advance:
 
         def score(step: int) -> float:
-            probes.fit(step)
+            path.fit(step, regularisation(step))
             advance(1)
-            return metric(validation.labels, probes.predict(step, validation.features))
+            return metric(validation.labels, path.predict(step, validation.features))
 
         found = search(score)
-        both = train.joined(validation)
-        final = Probes(both.features, both.labels)
-        final.fit(found.step)
-    return final.predict(found.step, test), found
+        return fit_and_predict(train.joined(validation), found.regularisation, test), found
 
 
 def check(train: Data, validation: Data, test: Features) -> None:
@@ -181,28 +141,31 @@ def check(train: Data, validation: Data, test: Features) -> None:
         raise ValueError("no probe can be fitted:\n  " + "\n  ".join(mistakes))
 
 
-def fit(
-    centred: Features, labels: Labels, step: int, start: LogisticRegression | None = None
-) -> LogisticRegression:
-    """Logistic regression with lambda 10^(step / 8); from ``start``, a probe of the same classes.
+def fit_and_predict(train: Data, regularisation: float, test: Features) -> Labels:
+    """The classes of ``test`` by the probe with that lambda."""
+    # The intercepts are free, so that centring changes no optimum: it is reached sooner.
+    mean = train.features.mean(axis=0, dtype=np.float64).astype(train.features.dtype)
+    with dispatching() as placed:
+        classifier = fit(placed(train.features - mean), placed(train.labels), regularisation)
+        return to_numpy(classifier.predict(placed(test - mean)))
+
+
+def fit(centred: Any, labels: Any, regularisation: float) -> LogisticRegression:
+    """Logistic regression with that lambda, from zero.
 
     Whatever CLIP names is as there, and the rest scikit-learn's default (openai/CLIP, issue 39).
-    On a GPU where there is one.
     """
-    regularisation = 10 ** (step / PER_DECADE)
-    if start is None:
-        classifier = LogisticRegression(warm_start=True, max_iter=MAX_ITERATIONS)
-        tolerance = TOLERANCE
-    else:
-        classifier = deepcopy(start).set_params(max_iter=WARM_ITERATIONS)
-        pull = regularisation * float(abs(start.coef_).max())
-        tolerance = max(TOLERANCE, WARM_TOLERANCE * pull)
-    classifier.set_params(C=1 / regularisation, tol=tolerance / len(labels))
-    with dispatching() as placed, warnings.catch_warnings():
+    classifier = LogisticRegression(
+        C=1 / regularisation, max_iter=MAX_ITERATIONS, tol=TOLERANCE / len(labels)
+    )
+    with warnings.catch_warnings():
         # Where the limit of iterations is reached, it is part of the protocol.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        classifier.fit(placed(centred), placed(labels))
-    return classifier
+        return classifier.fit(centred, labels)
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def to_numpy(array: Any) -> np.ndarray:

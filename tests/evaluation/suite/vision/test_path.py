@@ -1,25 +1,12 @@
 """The search's fits beside scikit-learn's, in result and in cost."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from flava.evaluation.suite.vision import path
 from flava.evaluation.suite.vision.path import RegularisationPath
-
-
-def samples(seed: int, count: int, classes: int, width: int = 48) -> tuple[np.ndarray, np.ndarray]:
-    """Features as an encoder's are: far from zero, and of very unequal variance."""
-    rng = np.random.default_rng(0)
-    falling = np.arange(1, width + 1)[:, None] ** -1.0
-    mixing = np.linalg.qr(rng.normal(size=(width, width)))[0] * 10 * falling
-    centres = rng.normal(size=(classes, width)) * falling.T**0.5
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(classes, size=count) * 3 + 1  # not 0, 1, 2
-    features = (centres[labels // 3] + rng.normal(size=(count, width))) @ mixing + 5
-    return features.astype(np.float32), labels
+from tests.evaluation.suite.vision.probing import count_passes, samples
 
 
 def reference(features: np.ndarray, labels: np.ndarray, step: int) -> LogisticRegression:
@@ -83,21 +70,29 @@ def test_a_component_without_variance_has_no_weight() -> None:
     assert (found.predict(0, features) == expected.predict(features)).all()
 
 
+def test_a_hopeless_fit_ends_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = count_passes(monkeypatch)
+    features, labels = samples(1, 400, 5)
+    found = RegularisationPath(features, labels)
+    shown: list[np.ndarray] = []
+
+    def hopeless() -> bool:
+        shown.append(found.fitted[0])
+        return len(shown) == 2
+
+    found.fit(0, 1e-4, hopeless)
+    assert 2 * path.LOOK < len(passes) < 3 * path.LOOK
+    assert (shown[0] != shown[1]).any()
+    np.testing.assert_array_equal(found.fitted[0], shown[1])
+
+
 def test_a_sweep_costs_less_than_four_fits_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
     """In passes over the data, of which an iteration of scikit-learn takes one at least."""
+    passes = count_passes(monkeypatch)
     features, labels = samples(1, 2000, 10)
-    passes = 0
-    loss = RegularisationPath.loss
-
-    def counted(*given: Any) -> tuple[float, np.ndarray]:
-        nonlocal passes
-        passes += 1
-        return loss(*given)
-
-    monkeypatch.setattr(RegularisationPath, "loss", counted)
     found = RegularisationPath(features, labels)
     for step in (48, 32, 16, 0, -16, -32, -48, 8, -8, 12, 4, 10, 6, 9, 7):  # the search's
         found.fit(step, 10 ** (step / 8))
     cold = LogisticRegression(C=0.1, max_iter=1000, tol=1e-4 / len(labels))
     cold.fit(features - features.mean(axis=0), labels)
-    assert passes < 4 * cold.n_iter_[0]
+    assert len(passes) < 4 * cold.n_iter_[0]

@@ -10,7 +10,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
 from flava.evaluation.suite.vision import probe
-from flava.evaluation.suite.vision.probe import Data, fit, fit_and_predict, predictions, search
+from flava.evaluation.suite.vision.path import RegularisationPath
+from flava.evaluation.suite.vision.probe import (
+    Data,
+    Race,
+    fit,
+    fit_and_predict,
+    predictions,
+    search,
+)
+from tests.evaluation.suite.vision.probing import count_passes, samples
 
 STEPS = range(-48, 49)
 
@@ -84,6 +93,25 @@ def test_the_search_does_as_well_as_all_97_lambdas_fitted_from_zero() -> None:
     final = LogisticRegression(C=1 / found.regularisation, max_iter=1000)
     final.fit(both.features, both.labels)
     assert (predicted == final.predict(test.features)).mean() > 0.99
+
+
+def test_fits_that_have_lost_end_early_and_change_no_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passes = count_passes(monkeypatch)
+    train, validation = (Data(*samples(seed, size, 20)) for seed, size in ((1, 600), (2, 3000)))
+    whole = RegularisationPath(train.features, train.labels)
+
+    def score(step: int) -> float:
+        whole.fit(step, 10 ** (step / 8))
+        return accuracy_score(validation.labels, whole.predict(step, validation.features))
+
+    expected = search(score)
+    without = len(passes)
+    raced = search(Race(train, validation, accuracy_score).score)
+    assert raced.step == expected.step
+    assert max(raced.scores.values()) == pytest.approx(max(expected.scores.values()), abs=1e-3)
+    assert len(passes) - without < 0.4 * without
 
 
 def test_the_array_api_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

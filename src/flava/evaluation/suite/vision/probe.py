@@ -4,6 +4,7 @@ scikit-learn minimises C * (the losses' sum over the samples) + |w|^2 / 2, witho
 intercepts. Divided by C, that is the sum + lambda/2 * |w|^2 with lambda = 1 / C.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -96,6 +97,40 @@ class Data:
         )
 
 
+class Race:
+    """Scores of lambdas on the validation samples; fits that have lost are not taken to their end.
+
+    One has lost when its score is below the best one by more than twice that one's standard error,
+    and did not rise in the last iterations.
+    """
+
+    def __init__(self, train: Data, validation: Data, metric: Metric) -> None:
+        self.path = RegularisationPath(train.features, train.labels, device())
+        self.validation, self.metric = validation, metric
+        self.best = 0.0
+
+    def score(self, step: int) -> float:
+        """The score of a step's probe."""
+        margin = 2 * math.sqrt(self.best * (1 - self.best) / len(self.validation.labels))
+        last = math.inf
+
+        def has_lost() -> bool:
+            nonlocal last
+            before, last = last, self.current(step)
+            return last <= before and last < self.best - margin
+
+        self.path.fit(step, regularisation(step), has_lost)
+        score = self.current(step)
+        self.best = max(self.best, score)
+        return score
+
+    def current(self, step: int) -> float:
+        """The score of a step's probe as it is."""
+        return self.metric(
+            self.validation.labels, self.path.predict(step, self.validation.features)
+        )
+
+
 def predictions(
     train: Data,
     validation: Data,
@@ -113,13 +148,12 @@ def predictions(
         ValueError: the features are not finite, or there are fewer than two classes.
     """
     check(train, validation, test)
-    path = RegularisationPath(train.features, train.labels, device())
+    race = Race(train, validation, metric)
     with progress(shown_as, MOST_TRIED + 1) as advance:
 
         def score(step: int) -> float:
-            path.fit(step, regularisation(step))
             advance(1)
-            return metric(validation.labels, path.predict(step, validation.features))
+            return race.score(step)
 
         found = search(score)
         return fit_and_predict(train.joined(validation), found.regularisation, test), found

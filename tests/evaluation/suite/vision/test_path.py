@@ -16,7 +16,7 @@ def reference(features: np.ndarray, labels: np.ndarray, step: int) -> LogisticRe
 
 
 # Where 64 bits give out, Newton's method says so.
-@pytest.mark.filterwarnings("ignore:.*[Ll]ine [Ss]earch")
+@pytest.mark.filterwarnings("ignore:The line search", "ignore:Line Search failed")
 @pytest.mark.parametrize("classes", [2, 5])
 def test_a_path_passes_through_the_optima(classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(path, "BLOCK_LOGITS", 700)  # several blocks, the last one smaller

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flava.data import streamed
+from flava.data.remote import Shard
 from flava.data.seeding import generator
 from flava.data.shards import Raw
 from flava.data.stream import Item, Mark, Share, Window, fits_in_memory, small_windows
@@ -35,10 +36,10 @@ class Shards:
         self.reads: Counter[str] = Counter()
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[Shard]:
         return [Path(str(number)) for number in range(len(self.sizes))]
 
-    def read(self, path: Path) -> Iterator[Raw]:
+    def read(self, path: Shard) -> Iterator[Raw]:
         self.reads[path.name] += 1
         return (content(path.name, f"{path}/{n}") for n in range(self.sizes[int(path.name)]))
 

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from flava import distributed
 from flava.batch import Batch
@@ -22,6 +21,7 @@ from flava.data.crops import CropCollator, CropConfig
 from flava.data.errors import Skipped
 from flava.data.masking import TokenMasker
 from flava.data.packing import PackedReader
+from flava.data.remote import Shard
 from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.skips import Skips
 from flava.data.source import caption_of, text_of
@@ -41,7 +41,8 @@ class SourceConfig:
     """One kind of data."""
 
     shards: tuple[str, ...]
-    """Paths, globs and brace expansions, or "embedded:pairs/noto-train.tar"."""
+    """Paths, globs and brace expansions; URLs as "https://host/{000..999}.tar" or "s3://..."; or
+    "embedded:pairs/noto-train.tar"."""
     weight: float
     """Share of the updates whose batch comes from this source, relative to the others' weights; 0
     leaves it out."""
@@ -253,7 +254,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
 
 def _windows(
     source: SourceConfig,
-    read: Callable[[Path], Iterator[Raw | Skipped]] | PackedReader,
+    read: Callable[[Shard], Iterator[Raw | Skipped]] | PackedReader,
     seed: int,
     streams: int,
     marks: Marks,
@@ -271,7 +272,7 @@ def _windows(
 
 def _reader(
     config: DataConfig, name: str, tokenizer: Tokenizer | ClipTokenizer
-) -> Callable[[Path], Iterator[Raw | Skipped]] | PackedReader:
+) -> Callable[[Shard], Iterator[Raw | Skipped]] | PackedReader:
     if name == "text" and config.pack_sentences:
         assert isinstance(tokenizer, Tokenizer)  # nothing reads texts alone in CLIP's tokens
         return PackedReader(tokenizer=tokenizer, length=config.text_max_length)

@@ -12,12 +12,12 @@ their order anew each epoch, and their masks are drawn by (seed, epoch, key) as 
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32
 
 from flava.data.errors import SampleError, Skipped
+from flava.data.remote import Shard
 from flava.data.seeding import generator
 from flava.data.shards import Raw, read_shard, skip_shard
 from flava.data.source import skip_sample, text_of
@@ -57,7 +57,7 @@ class PackedReader:
     tokenizer: Tokenizer
     length: int
 
-    def __call__(self, path: Path) -> Iterator[Packed | Skipped]:
+    def __call__(self, path: Shard) -> Iterator[Packed | Skipped]:
         """In the order of the file, with a ``Skipped`` where a document cannot be used."""
         skipped: list[Skipped] = []
         documents = self._documents(read_shard(path), skipped)

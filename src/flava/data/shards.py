@@ -1,8 +1,9 @@
 """Shards of files to raw samples, one reader for each kind of shard.
 
-A shard is a tar of samples (WebDataset's convention: files that share a name up to the first dot
-are one sample), a folder of images, JSON lines with a "text" field, or plain text with a text a
-line. What cannot be read comes out as ``Skipped``, in its place: never an error, never nothing.
+A shard is a file or folder, or the URL of a file: a tar of samples (WebDataset's convention: files
+that share a name up to the first dot are one sample), a folder of images, JSON lines with a "text"
+field, or plain text with a text a line. What cannot be read comes out as ``Skipped``, in its place:
+never an error, never nothing.
 """
 
 import gzip
@@ -10,13 +11,15 @@ import os
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
 from flava.data.embedded import resolve
 from flava.data.errors import Skipped
+from flava.data.remote import Shard, is_url, resolve_urls
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 JSON_LINES_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -38,39 +41,48 @@ class Raw:
         return sum(map(len, self.files.values()))
 
 
-def resolve_all(shards: Sequence[str]) -> list[Path]:
-    """Every path that the shard specs name, in order.
+def resolve_all(shards: Sequence[str]) -> list[Shard]:
+    """Every path or URL that the shard specs name, in order.
 
     Raises:
         FileNotFoundError: a spec names nothing.
-        ValueError: a path is not of a kind that can be read, or cannot be opened.
+        ValueError: a shard is not of a kind that can be read, or cannot be opened.
+        OSError: a URL cannot be read.
     """
-    paths = []
+    found: list[Shard] = []
     for shard in shards:
         folder = Path(shard).expanduser()
-        paths += [folder] if folder.is_dir() else resolve(shard)
-    for path in paths:
+        if is_url(shard):
+            found += resolve_urls(shard)
+        else:
+            found += [folder] if folder.is_dir() else resolve(shard)
+    for path in found:
         if path.is_dir():
             continue
         _reader(path)
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise ValueError(
-                f"shard {path} cannot be opened ({error.strerror}): check its permissions, or "
-                f"leave it out of the source's shards"
-            ) from error
-    return paths
+        if isinstance(path, Path):
+            _require_readable(path)
+    return found
 
 
-def read_shard(path: Path) -> Iterator[Raw | Skipped]:
+def _require_readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(
+            f"shard {path} cannot be opened ({error.strerror}): check its permissions, or "
+            f"leave it out of the source's shards"
+        ) from error
+
+
+def read_shard(path: Shard) -> Iterator[Raw | Skipped]:
     """The raw samples of one shard in order, with a ``Skipped`` where something cannot be read."""
     count = 0
     try:
         for item in _reader(path)(path):
             count += 1
             yield item
-    # gzip's CRC or content, a disk that fails, a shard removed meanwhile
+    # gzip's CRC or content, a disk or server that fails, a shard removed meanwhile
     except (OSError, EOFError, zlib.error) as error:
         yield skip_shard(path, "shard cannot be read", str(error))
         return
@@ -78,12 +90,12 @@ def read_shard(path: Path) -> Iterator[Raw | Skipped]:
         yield skip_shard(path, "shard is empty", "it holds no sample; remove it or write it again")
 
 
-def skip_shard(path: Path, reason: str, detail: str) -> Skipped:
+def skip_shard(path: Shard, reason: str, detail: str) -> Skipped:
     """A report on a whole shard."""
     return Skipped(shard=str(path), key="", reason=reason, message=f"{reason}: {detail}")
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[Raw | Skipped]]:
+def _reader(path: Shard) -> Callable[[Any], Iterator[Raw | Skipped]]:
     if path.is_dir():
         return _read_folder
     for suffixes, reader in (
@@ -97,7 +109,7 @@ def _reader(path: Path) -> Callable[[Path], Iterator[Raw | Skipped]]:
     raise ValueError(f"shard {path} is of an unknown kind: it must be a folder or end in {known}")
 
 
-def _read_tar(path: Path) -> Iterator[Raw | Skipped]:
+def _read_tar(path: Shard) -> Iterator[Raw | Skipped]:
     errors: list[Exception] = []
     with path.open("rb") as stream:
         files = tar_file_expander([{"url": str(path), "stream": stream}], _collector(errors))
@@ -107,7 +119,7 @@ def _read_tar(path: Path) -> Iterator[Raw | Skipped]:
             yield skip_shard(path, "shard is damaged", "it breaks off: a tar ends in a zero block")
 
 
-def _has_end_mark(tar: BinaryIO) -> bool:
+def _has_end_mark(tar: BufferedReader) -> bool:
     tar.seek(-TAR_BLOCK_BYTES, os.SEEK_END)
     return not any(tar.read())
 
@@ -135,7 +147,7 @@ def _read_folder(path: Path) -> Iterator[Raw | Skipped]:
 
 
 def _grouped(
-    path: Path,
+    path: Shard,
     files: Iterable[dict[str, Any]],
     keys: Callable[[str], Any],
     errors: list[Exception],
@@ -152,7 +164,7 @@ def _grouped(
     return damaged
 
 
-def _reported(path: Path, errors: list[Exception]) -> Iterator[Skipped]:
+def _reported(path: Shard, errors: list[Exception]) -> Iterator[Skipped]:
     while errors:
         yield skip_shard(path, "shard is damaged", _message(errors.pop(0)))
 
@@ -172,16 +184,17 @@ def _message(error: Exception) -> str:
     return str(error.args[0]) if error.args else type(error).__name__
 
 
-def _read_json_lines(path: Path) -> Iterator[Raw]:
+def _read_json_lines(path: Shard) -> Iterator[Raw]:
     return _read_lines(path, "json")
 
 
-def _read_text(path: Path) -> Iterator[Raw]:
+def _read_text(path: Shard) -> Iterator[Raw]:
     return _read_lines(path, "txt")
 
 
-def _read_lines(path: Path, suffix: str) -> Iterator[Raw]:
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as lines:
+def _read_lines(path: Shard, suffix: str) -> Iterator[Raw]:
+    is_packed = path.suffix.lower() == ".gz"
+    with path.open("rb") as file, gzip.open(file) if is_packed else file as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield Raw(shard=path.name, key=f"{path.name}:{number}", files={suffix: line})

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from flava.data.errors import Skipped
+from flava.data.remote import Shard
 from flava.data.seeding import generator
 
 IN_MEMORY_BYTES = 256 * 2**20
@@ -50,7 +51,7 @@ class Sized(Sampled, Protocol):
 Content = TypeVar("Content", bound=Sampled)
 Streamed = TypeVar("Streamed", bound=Sized)
 
-Reader = Callable[[Path], Iterator[Streamed | Skipped]]
+Reader = Callable[[Shard], Iterator[Streamed | Skipped]]
 """A shard -> its samples, the same each time; at least one, or a report that there is none."""
 
 
@@ -112,9 +113,10 @@ class Share:
         return range(first, end)
 
 
-def fits_in_memory(paths: Sequence[Path]) -> bool:
-    """Whether a source is read once, and not streamed."""
-    return sum(_unpacked_bytes(path) for path in paths) <= IN_MEMORY_BYTES
+def fits_in_memory(paths: Sequence[Shard]) -> bool:
+    """Whether a source is read once, and not streamed; what is behind a URL is always streamed."""
+    files = [path for path in paths if isinstance(path, Path)]
+    return files == list(paths) and sum(map(_unpacked_bytes, files)) <= IN_MEMORY_BYTES
 
 
 def _unpacked_bytes(path: Path) -> int:
@@ -124,7 +126,7 @@ def _unpacked_bytes(path: Path) -> int:
 
 
 def small_windows(
-    paths: Sequence[Path], read: Reader[Streamed], *, batch_size: int, seed: int, share: Share
+    paths: Sequence[Shard], read: Reader[Streamed], *, batch_size: int, seed: int, share: Share
 ) -> Iterator[Window[Streamed]]:
     """A worker's windows, without end, of a source that is read once."""
     contents = [content for path in paths for content in read(path)]

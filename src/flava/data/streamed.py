@@ -12,12 +12,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count
-from pathlib import Path
 from typing import Generic
 
 import numpy as np
 
 from flava.data.errors import Skipped
+from flava.data.remote import Shard
 from flava.data.seeding import generator
 from flava.data.stream import (
     Item,
@@ -76,7 +76,7 @@ class StreamedWindows(Generic[Streamed]):
     ``marks`` shorten the way to a window that is not the first, and change nothing else.
     """
 
-    paths: Sequence[Path]
+    paths: Sequence[Shard]
     read: Reader[Streamed]
     batch_size: int
     seed: int
@@ -124,7 +124,7 @@ class _Stream(Iterator[Item[Streamed]]):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Shard],
         read: Reader[Streamed],
         seed: int,
         number: int,

@@ -10,6 +10,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy, normalize
 
 from flava.distributed import Gather
+from flava.objectives import blocks, losses
 from flava.objectives.losses import contrastive
 
 WORKERS = 2
@@ -45,11 +46,7 @@ def shard(worker: int, sizes: str) -> slice:
     return slice(FIRST[sizes], PAIRS) if worker else slice(FIRST[sizes])
 
 
-def work(worker: int, folder: Path) -> None:
-    """One worker: its losses, and its gradients averaged over workers as DDP does."""
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=worker, world_size=WORKERS
-    )
+def every_case(worker: int) -> dict:
     results = {}
     for name, sizes, reach in CASES:
         image, text, weight, scale = inputs()
@@ -64,15 +61,38 @@ def work(worker: int, folder: Path) -> None:
             dist.all_reduce(gradient)
             gradient /= WORKERS
         results[name, sizes, reach.value] = (term.loss.item(), term.accuracy, gradients)
-    torch.save(results, folder / f"{worker}.pt")
+    return results
+
+
+def work(worker: int, folder: Path) -> None:
+    """One worker: its losses, and its gradients averaged as DDP does; then in blocks."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=worker, world_size=WORKERS
+    )
+    results = every_case(worker)
+    losses.UNDIVIDED_LOGITS, blocks.SIDE = 0, 3
+    torch.save((results, every_case(worker)), folder / f"{worker}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict, dict]]:
     folder = tmp_path_factory.mktemp("workers")
     spawn(work, args=(folder,), nprocs=WORKERS)
     return [torch.load(folder / f"{worker}.pt") for worker in range(WORKERS)]
+
+
+@pytest.fixture(scope="module")
+def results(both: list[tuple[dict, dict]]) -> list[dict]:
+    return [undivided for undivided, _ in both]
+
+
+def test_in_blocks_it_is_the_same(both: list[tuple[dict, dict]]) -> None:
+    for undivided, in_blocks in both:
+        for case, (loss, accuracy, gradients) in undivided.items():
+            assert in_blocks[case][0] == pytest.approx(loss, rel=1e-5, abs=1e-7)
+            assert in_blocks[case][1] == accuracy
+            torch.testing.assert_close(in_blocks[case][2], gradients)
 
 
 def share(

@@ -20,6 +20,10 @@ from flava.distributed import (
     scale_gradient,
     world_size,
 )
+from flava.objectives.blocks import LogSums, log_sums, log_sums_both_ways
+
+UNDIVIDED_LOGITS = 2**24
+"""So many logits of one direction (64 MiB) are computed at once; more are in blocks."""
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,37 @@ def contrastive(
         share = 1 / (workers * world_size())
         image, text = scale_gradient(image, share), scale_gradient(text, share)
     scale = logit_scale.exp()
-    to_text = classification(scale * image[rows] @ gather(text, sizes).T, targets)
-    to_image = classification(scale * text[rows] @ gather(image, sizes).T, targets)
+    every_text, every_image = gather(text, sizes), gather(image, sizes)
+    if len(targets) * len(every_text) <= UNDIVIDED_LOGITS:
+        to_text = classification(scale * image[rows] @ every_text.T, targets)
+        to_image = classification(scale * text[rows] @ every_image.T, targets)
+    else:
+        to_text, to_image = _in_blocks(image, text, every_image, every_text, scale, rows, targets)
     accuracy = None
     if to_text.accuracy is not None and to_image.accuracy is not None:
         accuracy = (to_text.accuracy + to_image.accuracy) / 2
     weight = world_size() * len(targets) / max(1, int(row_counts.sum()))
     return Term(weight * (to_text.loss + to_image.loss) / 2, accuracy)
+
+
+def _in_blocks(
+    image: Float[Tensor, "batch width"],
+    text: Float[Tensor, "batch width"],
+    every_image: Float[Tensor, "total width"],
+    every_text: Float[Tensor, "total width"],
+    scale: Float[Tensor, ""],
+    rows: Bool[Tensor, " batch"],
+    targets: Int[Tensor, " n"],
+) -> tuple[Term, Term]:
+    """Both directions in bounded memory; each is `classification` of the same logits."""
+    own = scale * (image[rows] * every_text[targets]).sum(dim=1)
+    if world_size() == 1:
+        both = log_sums_both_ways(image, text, scale)
+        sums = [LogSums(each.values[rows], each.best[rows]) for each in both]
+    else:
+        sums = [log_sums(image[rows], every_text, scale), log_sums(text[rows], every_image, scale)]
+    to_text, to_image = (
+        Term((each.values - own).mean(), (each.best == targets).float().mean().item())
+        for each in sums
+    )
+    return to_text, to_image

@@ -153,7 +153,7 @@ class Subject:
         if split not in self._images:
             model, features, embeddings = self.flava, [], []
             for pixels in self.held_out.pairs(split).pixels.split(self.batch_size):
-                hidden = model.image_encoder(pixels.to(self.device))
+                hidden = model.image_encoder.cls(pixels.to(self.device))
                 features.append(model.image_encoder.norm(hidden[:, 0]).float().cpu())
                 if "projections" not in lacking(model):
                     embeddings.append(model.project_image(hidden).cpu())

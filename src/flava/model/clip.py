@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flava.model.flava import unit_length
 from flava.model.image import ImageConfig, resize_positions, whole_patches
 from flava.model.text import TextConfig, positions_of
-from flava.model.transformer import Activation, Block, Transformer
+from flava.model.transformer import Activation, Block, Transformer, cls_alone
 
 NORM_EPS = 1e-5
 """LayerNorm's epsilon in OpenAI's CLIP: PyTorch's own default."""
@@ -75,7 +75,9 @@ class ClipImageEncoder(Transformer):
         self.grid = config.grid
 
     def forward(
-        self, pixels: Float[Tensor, "batch 3 height width"]
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        read: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens hidden"]:
         """For an image of another size than the configured one, positions are interpolated.
 
@@ -88,7 +90,12 @@ class ClipImageEncoder(Transformer):
         states = embedded.flatten(2).transpose(1, 2)
         states = torch.cat([self.cls_token.expand(len(states), -1, -1), states], dim=1)
         positions = resize_positions(self.positions, self.grid, rows, columns)
-        return self.run_blocks(self.norm_pre(states + positions))
+        return self.run_blocks(self.norm_pre(states + positions), read=read)
+
+    def cls(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 hidden"]:
+        """The state of [CLS] alone."""
+        rows, columns = (side // self.patches.stride[0] for side in pixels.shape[-2:])
+        return self(pixels, read=cls_alone(len(pixels), 1 + rows * columns, pixels.device))[:, :1]
 
 
 class ClipTextEncoder(Transformer):
@@ -100,15 +107,27 @@ class ClipTextEncoder(Transformer):
         self.positions = nn.Embedding(config.max_length, config.width)
 
     def forward(
-        self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+        self,
+        ids: Int[Tensor, "batch length"],
+        real: Bool[Tensor, "batch length"],
+        read: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length hidden"]:
-        """What stands at padding, where ``real`` is False, means nothing.
+        """What stands at padding, where ``real`` is False, means nothing; ``read``: see
+        `run_blocks`.
 
         Raises:
             ValueError: a text longer than the position embeddings.
         """
         positions = positions_of(ids, self.positions.num_embeddings)
-        return self.run_blocks(self.words(ids) + self.positions(positions), real, causal=True)
+        return self.run_blocks(self.words(ids) + self.positions(positions), real, read, causal=True)
+
+    def end(
+        self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length hidden"]:
+        """The state at each text's end alone; the others mean nothing."""
+        ends = torch.zeros_like(real)
+        ends[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)] = True
+        return self(ids, real, ends)
 
 
 class Clip(nn.Module):
@@ -170,13 +189,13 @@ class Clip(nn.Module):
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch projection"]:
         """Images -> unit vectors of the contrastive space."""
-        return self.project_image(self.image_encoder(pixels))
+        return self.project_image(self.image_encoder.cls(pixels))
 
     def encode_text(
         self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch projection"]:
         """Texts -> unit vectors of the contrastive space."""
-        return self.project_text(self.text_encoder(ids, real), ids)
+        return self.project_text(self.text_encoder.end(ids, real), ids)
 
 
 def at_end(

@@ -86,7 +86,7 @@ class DinoNetwork(nn.Module):
     ) -> Float[Tensor, "crops batch outputs"]:
         """``frozen`` as of the head."""
         encoder = self.image_encoder
-        cls = encoder.norm(encoder(pixels.flatten(0, 1))[:, 0])
+        cls = encoder.norm(encoder.cls(pixels.flatten(0, 1))[:, 0])
         return self.head(cls, frozen=frozen).unflatten(0, pixels.shape[:2])
 
 

@@ -78,7 +78,7 @@ class ImageFeatures(nn.Module):
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         if not isinstance(inputs, ImageInputs):
             raise ValueError(f"this model reads images, and was given {inputs.kind}")
-        return self.image_encoder.norm(self.image_encoder(inputs.pixels)[:, 0])
+        return self.image_encoder.norm(self.image_encoder.cls(inputs.pixels)[:, 0])
 
 
 class TextFeatures(nn.Module):
@@ -90,7 +90,7 @@ class TextFeatures(nn.Module):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         text = text_of(inputs)
-        return self.text_encoder.norm(self.text_encoder(text.ids, text.real)[:, 0])
+        return self.text_encoder.norm(self.text_encoder.cls(text.ids, text.real)[:, 0])
 
 
 class PairFeatures(nn.Module):
@@ -111,7 +111,7 @@ class PairFeatures(nn.Module):
         # As in pretraining, it reads both encoders' states before their final norms.
         image = self.image_to_multimodal(self.image_encoder(pair.image.pixels))
         text = self.text_to_multimodal(self.text_encoder(pair.text.ids, real))
-        return self.multimodal_encoder.norm(self.multimodal_encoder(image, text, real)[:, 0])
+        return self.multimodal_encoder.norm(self.multimodal_encoder.cls(image, text, real)[:, 0])
 
 
 class ClipTextFeatures(nn.Module):
@@ -123,7 +123,7 @@ class ClipTextFeatures(nn.Module):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         text = text_of(inputs)
-        states = self.text_encoder(text.ids, text.real)
+        states = self.text_encoder.end(text.ids, text.real)
         return self.text_encoder.norm(at_end(states, text.ids))
 
 
@@ -141,8 +141,8 @@ class ClipPairFeatures(nn.Module):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         pair = pair_of(inputs)
-        image = self.image_encoder.norm(self.image_encoder(pair.image.pixels)[:, 0])
-        states = self.text_encoder(pair.text.ids, pair.text.real)
+        image = self.image_encoder.norm(self.image_encoder.cls(pair.image.pixels)[:, 0])
+        states = self.text_encoder.end(pair.text.ids, pair.text.real)
         text = self.text_encoder.norm(at_end(states, pair.text.ids))
         return torch.cat([image, text], dim=1)
 

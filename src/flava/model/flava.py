@@ -136,26 +136,27 @@ class Flava(nn.Module):
         image_hidden: Float[Tensor, "batch image_tokens image_width"],
         text_hidden: Float[Tensor, "batch text_tokens text_width"],
         real: Bool[Tensor, "batch text_tokens"],
+        read: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Both encoders' states (before their norms) -> multimodal states after the final norm.
 
-        Their order is [CLS_M], image [CLS], patches, text.
+        Their order is [CLS_M], image [CLS], patches, text; ``read``: see `Transformer.run_blocks`.
         """
         encoder = self.multimodal_encoder
         image = self.image_to_multimodal(image_hidden)
-        return encoder.norm(encoder(image, self.text_to_multimodal(text_hidden), real))
+        return encoder.norm(encoder(image, self.text_to_multimodal(text_hidden), real, read))
 
     def encode_image(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch projection"]:
         """Images -> unit vectors of the contrastive space."""
-        return self.project_image(self.image_encoder(pixels))
+        return self.project_image(self.image_encoder.cls(pixels))
 
     def encode_text(
         self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch projection"]:
         """Texts -> unit vectors of the contrastive space."""
-        return self.project_text(self.text_encoder(ids, real))
+        return self.project_text(self.text_encoder.cls(ids, real))
 
 
 def initialise_module(module: nn.Module, std: float) -> None:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flava.model.transformer import Pooler, Transformer, TransformerConfig
+from flava.model.transformer import Pooler, Transformer, TransformerConfig, cls_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,9 @@ class ImageEncoder(Transformer):
         self,
         pixels: Float[Tensor, "batch 3 height width"],
         selected: Bool[Tensor, "batch rows columns"] | None = None,
+        read: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens hidden"]:
-        """Patches where ``selected`` is True are hidden.
+        """Patches where ``selected`` is True are hidden; ``read``: see `run_blocks`.
 
         The image may be of another size than the configured one, as long as it is whole patches:
         the position embeddings are then interpolated.
@@ -67,7 +68,12 @@ class ImageEncoder(Transformer):
             states = torch.where(selected.flatten(1)[..., None], self.mask_token, states)
         states = torch.cat([self.cls_token.expand(len(states), -1, -1), states], dim=1)
         positions = resize_positions(self.positions, self.grid, rows, columns)
-        return self.run_blocks(states + positions)
+        return self.run_blocks(states + positions, read=read)
+
+    def cls(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 hidden"]:
+        """The state of [CLS] alone."""
+        rows, columns = (side // self.patches.stride[0] for side in pixels.shape[-2:])
+        return self(pixels, read=cls_alone(len(pixels), 1 + rows * columns, pixels.device))[:, :1]
 
 
 def whole_patches(pixels: Float[Tensor, "batch 3 height width"], patch: int) -> None:

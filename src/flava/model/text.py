@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from flava.model.transformer import Pooler, Transformer, TransformerConfig
+from flava.model.transformer import Pooler, Transformer, TransformerConfig, cls_alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +45,25 @@ class TextEncoder(Transformer):
         self.embedding_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
 
     def forward(
-        self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+        self,
+        ids: Int[Tensor, "batch length"],
+        real: Bool[Tensor, "batch length"],
+        read: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length hidden"]:
-        """Padding, where ``real`` is False, is not attended to.
+        """Padding, where ``real`` is False, is not attended to; ``read``: see `run_blocks`.
 
         Raises:
             ValueError: a text longer than the position embeddings.
         """
         positions = positions_of(ids, self.positions.num_embeddings)
         embedded = self.words(ids) + self.positions(positions) + self.types.weight[0]
-        return self.run_blocks(self.embedding_norm(embedded), real)
+        return self.run_blocks(self.embedding_norm(embedded), real, read)
+
+    def cls(
+        self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch 1 hidden"]:
+        """The state of [CLS] alone."""
+        return self(ids, real, cls_alone(len(ids), ids.shape[1], ids.device))[:, :1]
 
 
 def positions_of(ids: Int[Tensor, "batch length"], longest: int) -> Int[Tensor, " length"]:

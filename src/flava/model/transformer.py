@@ -96,12 +96,40 @@ class Attention(nn.Module):
         packing: Packing | None,
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
     ) -> Float[Tensor, "*tokens width"]:
-        projected = self.qkv(states)
-        padded = projected if packing is None else packing.unpack(projected)
-        batch, length = padded.shape[:2]
-        query, key, value = padded.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = self.heads_of(unpacked(self.qkv(states), packing), 3)
         mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
         return self.output(mixed if packing is None else packing.pack(mixed))
+
+    def read(
+        self,
+        states: Float[Tensor, "*tokens width"],
+        packing: Packing | None,
+        mask: Bool[Tensor, "#batch 1 #length length"] | None,
+        reading: Packing,
+    ) -> Float[Tensor, "read width"]:
+        """The same for the states of ``reading`` alone; the others are attended to only."""
+        width = states.shape[-1]
+        to_query, to_both = self.qkv.weight.split([width, 2 * width])
+        query_bias, both_bias = self.qkv.bias.split([width, 2 * width])
+        read = reading.pack(unpacked(states, packing))
+        queried = reading.unpack(functional.linear(read, to_query, query_bias))
+        both = unpacked(functional.linear(states, to_both, both_bias), packing)
+        (query,), (key, value) = self.heads_of(queried, 1), self.heads_of(both, 2)
+        mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        return self.output(reading.pack(mixed))
+
+    def heads_of(
+        self, projected: Float[Tensor, "batch length widths"], parts: int
+    ) -> Float[Tensor, "parts batch heads length size"]:
+        """Queries, keys, values, or some of them, each head's for itself."""
+        batch, length = projected.shape[:2]
+        return projected.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
+
+
+def unpacked(
+    states: Float[Tensor, "*tokens width"], packing: Packing | None
+) -> Float[Tensor, "batch length width"]:
+    return states if packing is None else packing.unpack(states)
 
 
 def drop_samples(
@@ -137,8 +165,15 @@ class Block(nn.Module):
         states: Float[Tensor, "*tokens width"],
         packing: Packing | None,
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
-    ) -> Float[Tensor, "*tokens width"]:
-        branch = self.attention(self.norm_before(states), packing, mask)
+        reading: Packing | None = None,
+    ) -> Float[Tensor, "*computed width"]:
+        """``reading``: the states to compute, of which the others are keys and values alone."""
+        normed = self.norm_before(states)
+        if reading is None:
+            branch = self.attention(normed, packing, mask)
+        else:
+            branch = self.attention.read(normed, packing, mask, reading)
+            states, packing = reading.pack(unpacked(states, packing)), reading
         states = states + self.sometimes(branch, packing)
         branch = self.mlp_out(self.activation(self.mlp_in(self.norm_after(states))))
         return states + self.sometimes(branch, packing)
@@ -189,21 +224,32 @@ class Transformer(nn.Module):
         self,
         states: Float[Tensor, "batch length width"],
         real: Bool[Tensor, "batch length"] | None = None,
+        read: Bool[Tensor, "batch length"] | None = None,
         *,
         causal: bool = False,
     ) -> Float[Tensor, "batch length width"]:
         """Hidden states before the final norm.
 
         Padding, where ``real`` is False, is not attended to, and costs nothing but within the
-        attention itself: what stands there in the result means nothing. ``causal`` states attend to
-        themselves and to those before them.
+        attention itself: what stands there in the result means nothing. Nor does what stands where
+        ``read`` is False, if it is given: the last block computes the other states alone.
+        ``causal`` states attend to themselves and to those before them.
         """
         packing = None if real is None else Packing.of(real)
         mask = attention_mask(states, real, causal)
         states = states if packing is None else packing.pack(states)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             states = block(states, packing, mask)
-        return states if packing is None else packing.unpack(states)
+        reading = None if read is None else Packing.of(read)
+        states = self.blocks[-1](states, packing, mask, reading)
+        return unpacked(states, reading or packing)
+
+
+def cls_alone(batch: int, length: int, device: torch.device) -> Bool[Tensor, "batch length"]:
+    """What `Transformer.run_blocks` is to compute where the first state alone is read."""
+    read = torch.zeros(batch, length, dtype=torch.bool, device=device)
+    read[:, 0] = True
+    return read
 
 
 def attention_mask(

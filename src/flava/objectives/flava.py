@@ -17,8 +17,9 @@ Of whole pairs, in which nothing is hidden, ``gc`` is the only loss (columns 3 t
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from flava.batch import (
     AnsweredBatch,
@@ -32,6 +33,7 @@ from flava.batch import (
     WholePairBatch,
 )
 from flava.model import MAX_LOGIT_SCALE, Flava
+from flava.model.transformer import cls_alone
 from flava.objectives.clip import ContrastConfig, contrast
 from flava.objectives.losses import Term, classification, contrastive
 from flava.objectives.masked import masked_image, masked_text
@@ -40,6 +42,44 @@ from flava.objectives.masked import masked_image, masked_text
 @dataclass(frozen=True, kw_only=True)
 class FlavaObjectiveConfig(ContrastConfig):
     """What of the objectives can be chosen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """States of the encoders before their norms: of whole pairs [CLS] alone, of masked ones all."""
+
+    image: Float[Tensor, "batch image_tokens image_width"]
+    text: Float[Tensor, "batch text_tokens text_width"]
+    masked_image: Float[Tensor, "batch image_tokens image_width"]
+    masked_text: Float[Tensor, "batch text_tokens text_width"]
+
+
+def both_passes(model: Flava, batch: PairBatch) -> Hidden:
+    """Whole and masked pairs through the encoders, as one batch of twice the size.
+
+    Each weight is read once in place of twice (and gathered once, where it is sharded), and its
+    gradient comes from one product.
+    """
+    image, text = batch.image, batch.text
+    selected = torch.cat([torch.zeros_like(image.selected), image.selected])
+    patches = image.selected.flatten(1)
+    images = model.image_encoder(
+        image.pixels.repeat(2, 1, 1, 1),
+        selected,
+        read_after_both(functional.pad(torch.ones_like(patches), (1, 0), value=True)),
+    )
+    texts = model.text_encoder(
+        torch.cat([text.ids, text.masked_ids]), text.real.repeat(2, 1), read_after_both(text.real)
+    )
+    (image_states, masked_image), (text_states, masked_text) = images.chunk(2), texts.chunk(2)
+    return Hidden(
+        image=image_states, text=text_states, masked_image=masked_image, masked_text=masked_text
+    )
+
+
+def read_after_both(real: Bool[Tensor, "batch length"]) -> Bool[Tensor, "twice length"]:
+    """[CLS] of the whole inputs, all there is of the masked ones."""
+    return torch.cat([cls_alone(len(real), real.shape[1], real.device), real])
 
 
 class FlavaObjective:
@@ -73,37 +113,42 @@ class FlavaObjective:
     def pairs(self, batch: PairBatch) -> dict[str, Term]:
         # With no matched pair at all, the published code takes every pair for matched.
         rows = batch.matched | ~batch.matched.any()
-        return {"gc": self.contrast(batch, rows), **self.multimodal(batch, rows)}
+        hidden = both_passes(self.model, batch)
+        return {"gc": self.contrast(hidden, rows), **self.multimodal(batch, hidden, rows)}
 
-    def contrast(self, batch: PairBatch, rows: Bool[Tensor, " batch"]) -> Term:
+    def contrast(self, hidden: Hidden, rows: Bool[Tensor, " batch"]) -> Term:
         model = self.model
         return contrastive(
-            model.encode_image(batch.image.pixels),
-            model.encode_text(batch.text.ids, batch.text.real),
+            model.project_image(hidden.image),
+            model.project_text(hidden.text),
             model.logit_scale,
             rows,
             self.config.gather,
             self.config.workers,
         )
 
-    def multimodal(self, batch: PairBatch, rows: Bool[Tensor, " batch"]) -> dict[str, Term]:
+    def multimodal(
+        self, batch: PairBatch, hidden: Hidden, rows: Bool[Tensor, " batch"]
+    ) -> dict[str, Term]:
         """The three losses of the masked pass."""
         model, image, text = self.model, batch.image, batch.text
-        image_states = model.image_encoder(image.pixels, image.selected)
-        text_states = model.text_encoder(text.masked_ids, text.real)
-        states = model.multimodal(image_states, text_states, text.real)
-        patches = states[:, 2 : 1 + image_states.shape[1]]
-        tokens = states[:, 1 + image_states.shape[1] :]
         # Of a mismatched pair neither side can be expected to help with the other.
         hidden_patches = image.selected & rows[:, None, None]
         hidden_tokens = text.selected & rows[:, None]
+        nothing = torch.zeros_like(rows)[:, None]
+        # Behind [CLS_M] and the image's [CLS].
+        patches = torch.cat([nothing, nothing, hidden_patches.flatten(1), text.real & False], dim=1)
+        tokens = functional.pad(hidden_tokens, (patches.shape[1] - hidden_tokens.shape[1], 0))
+        read = patches | tokens
+        read[:, 0] = True
+        states = model.multimodal(hidden.masked_image, hidden.masked_text, text.real, read)
         codes = model.codebook.codes(image.codebook_pixels)
         return {
             "mmm_image": classification(
-                model.mmm_image_head(patches[hidden_patches.flatten(1)]), codes[hidden_patches]
+                model.mmm_image_head(states[patches]), codes[hidden_patches]
             ),
             "mmm_text": classification(
-                model.mmm_text_head(tokens[hidden_tokens]), text.ids[hidden_tokens]
+                model.mmm_text_head(states[tokens]), text.ids[hidden_tokens]
             ),
             "itm": classification(model.itm_head(states), batch.matched.long()),
         }

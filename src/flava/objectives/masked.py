@@ -6,6 +6,8 @@ two texts follow each other, which RoBERTa found to be of no use (Liu et al. 201
 
 from dataclasses import dataclass
 
+from torch.nn import functional
+
 from flava.batch import Batch, ImageBatch, TextBatch
 from flava.model import Codebook, ImageEncoder, MaskedHead, MaskedImage, MaskedText, TextEncoder
 from flava.objectives.losses import Term, classification
@@ -43,12 +45,13 @@ def masked_image(
     encoder: ImageEncoder, head: MaskedHead, codebook: Codebook, batch: ImageBatch
 ) -> Term:
     """MIM: the codes of the hidden patches, from the image states after the final norm."""
-    patches = encoder(batch.pixels, batch.selected)[:, 1:]
-    logits = head(encoder.norm(patches[batch.selected.flatten(1)]))
+    hidden = functional.pad(batch.selected.flatten(1), (1, 0))  # [CLS] is not hidden
+    states = encoder(batch.pixels, batch.selected, hidden)[hidden]
+    logits = head(encoder.norm(states))
     return classification(logits, codebook.codes(batch.codebook_pixels)[batch.selected])
 
 
 def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> Term:
     """MLM: the ids of the hidden tokens, from the text states after the final norm."""
-    states = encoder(batch.masked_ids, batch.real)[batch.selected]
+    states = encoder(batch.masked_ids, batch.real, batch.selected)[batch.selected]
     return classification(head(encoder.norm(states)), batch.ids[batch.selected])

@@ -116,7 +116,7 @@ class Extractor:
     def encode(self, levels: list[Any]) -> np.ndarray:
         device = next(self.model.parameters()).device
         pixels = self.view.normalise(levels).to(device)
-        states: Tensor = self.model.image_encoder(pixels)[:, 0]
+        states: Tensor = self.model.image_encoder.cls(pixels)[:, 0]
         return self.model.image_encoder.norm(states).float().cpu().numpy()
 
 

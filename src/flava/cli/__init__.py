@@ -14,6 +14,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import tyro
 
 from flava.cli.conversion import convert
+from flava.cli.data import data
 from flava.cli.evaluation import evaluate, report
 from flava.cli.masked import fill_mask, reconstruct
 from flava.cli.recipes import recipes
@@ -25,6 +26,7 @@ from flava.cli.tuning import finetune, predict, probe
 from flava.training.loop import Interrupted
 
 COMMANDS: dict[str, Callable[..., Any]] = {
+    "data": data,
     "train": train,
     "recipes": recipes,
     "reproduce": reproduce,

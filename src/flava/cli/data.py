@@ -1,0 +1,162 @@
+"""`flava data`: the paper's data, from its published files to shards that train."""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from flava.data.build.build import build
+from flava.data.build.check import check
+from flava.data.build.config import BuildConfig, CleaningConfig
+from flava.data.build.fetch_list import write_urls
+from flava.data.build.pool import cores
+from flava.data.build.sources import SOURCES, Source
+
+SHOWN_MISTAKES = 20
+FETCH = """\
+  pip install img2dataset
+  img2dataset --url_list {urls} --input_format parquet --url_col url \\
+    --output_folder images --output_format webdataset --resize_mode keep_ratio \\
+    --image_size {size} --resize_only_if_bigger True --encode_quality 95"""
+"""img2dataset asks for webdataset below 0.3, and this package for 1.0 or newer: they cannot share
+an environment. Its keep_ratio makes the shorter side --image_size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Show the sources: their files, images, counts in the paper, and licences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build(BuildConfig):
+    """Build shards of a source from its files as they are published.
+
+    A command that was interrupted, or killed, goes on where it was when it is run again. What is
+    left out is counted, by reason and with examples, in OUTPUT/manifest.json.
+    """
+
+    source: tyro.conf.Positional[str]
+    """Which; flava data sources lists them."""
+    processes: int | None = None
+    """Processes of this machine; as many as it has cores if not set."""
+    cluster: str | None = None
+    """The address of a Ray cluster whose processes are used instead ("auto" on one of its
+    machines). All paths must be the same on all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Urls:
+    """List the images that img2dataset is to fetch: those of the pairs whose caption passes."""
+
+    source: tyro.conf.Positional[str]
+    """Which; flava data sources lists them."""
+    annotations: tuple[Path, ...]
+    """The source's files."""
+    output: Path
+    """The Parquet to write."""
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    processes: int | None = None
+    """As for flava data build."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """Read shards again, whole, and compare them with their manifests."""
+
+    shards: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that flava data build wrote."""
+    processes: int | None = None
+    """As for flava data build."""
+
+
+Action = (
+    Annotated[Sources, tyro.conf.subcommand("sources")]
+    | Annotated[Build, tyro.conf.subcommand("build")]
+    | Annotated[Urls, tyro.conf.subcommand("urls")]
+    | Annotated[Check, tyro.conf.subcommand("check")]
+)
+
+
+def data(action: Annotated[Action, tyro.conf.arg(name="")]) -> None:
+    """Build the paper's data, or one's own, into shards that train; check and describe them."""
+    match action:
+        case Sources():
+            print(listing())
+        case Build():
+            build_shards(action)
+        case Urls():
+            list_urls(action)
+        case Check():
+            check_shards(action)
+
+
+def listing() -> str:
+    """A few lines for each source."""
+    return "\n".join(described(name, source) for name, source in SOURCES.items())
+
+
+def described(name: str, source: Source) -> str:
+    count = "" if source.pairs is None else f", {source.pairs:.1f} M pairs in the paper"
+    images = source.images
+    if source.fetched:
+        images = f"what img2dataset fetched (flava data urls), or a {images}"
+    return (
+        f"{name}: {source.title}{count}; {source.publisher}\n"
+        f"    --annotations  {source.files}\n"
+        f"    --images       {images}\n"
+        f"    licence        {source.licence}"
+    )
+
+
+def build_shards(action: Build) -> None:
+    processes = processes_of(action.processes)
+    done = build(action, processes=processes, cluster=action.cluster)
+    print(summary(done))
+    print(f"built: {action.output}. Next: flava data check {action.output}")
+
+
+def processes_of(given: int | None) -> int:
+    """Raises ValueError: fewer than one are given."""
+    if given is not None and given < 1:
+        raise ValueError(f"--processes is {given}: use at least 1")
+    return given or cores()
+
+
+def list_urls(action: Urls) -> None:
+    """Write them, and show the command that fetches them."""
+    config = BuildConfig(
+        source=action.source,
+        annotations=action.annotations,
+        output=action.output.parent,
+        cleaning=action.cleaning,
+    )
+    rows, urls = write_urls(config, action.output, processes=processes_of(action.processes))
+    print(f"{urls:,} URLs of {rows:,} rows: {action.output}. Next, in an environment of its own:")
+    print(FETCH.format(urls=action.output, size=action.cleaning.short_side))
+
+
+def summary(done: dict[str, Any]) -> str:
+    """What a build kept and left out."""
+    lines = [
+        f"{done['kept']:,} of {done['rows']:,} rows kept in {len(done['shards'])} shards, "
+        f"{done['bytes'] / 1e9:.2f} GB"
+    ]
+    for reason, count in sorted(done["left_out"].items(), key=lambda each: -each[1]):
+        example = next(iter(done["examples"].get(reason, [])), "")
+        lines.append(f"  {count:,} left out: {reason}" + (f" ({example})" if example else ""))
+    return "\n".join(lines)
+
+
+def check_shards(action: Check) -> None:
+    """Raises ValueError: something is wrong with them."""
+    processes = processes_of(action.processes)
+    mistakes = [m for folder in action.shards for m in check(folder, processes=processes)]
+    for folder in action.shards:
+        print(f"checked: {folder}", file=sys.stderr)
+    if mistakes:
+        more = len(mistakes) - SHOWN_MISTAKES
+        shown = [*mistakes[:SHOWN_MISTAKES], *([f"and {more} more"] if more > 0 else [])]
+        raise ValueError("\n  ".join(["the shards are damaged; build them again:", *shown]))
+    print("all shards are as their manifests tell")

@@ -1,0 +1,1 @@
+"""The paper's data: files as their publishers give them -> shards that train."""

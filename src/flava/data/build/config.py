@@ -1,0 +1,121 @@
+"""What builds shards: the settings that their bytes depend on."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from flava.data.build.sources import SOURCES, Source
+
+HERE = Path(__file__).parent
+LIBRARIES = ("pillow", "numpy", "ImageHash", "py3langid")
+"""Those whose version changes the bytes of a shard or what is left out."""
+EXTRA = ("ijson", "imagehash", "py3langid")
+"""Modules of the extra "data"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningConfig:
+    """What is left out, and how images are written."""
+
+    short_side: int = 256
+    """Pixels of an image's shorter side at most: larger ones are made smaller (as JPEG of quality
+    90), others are kept as they are."""
+    min_side: int = 16
+    """Pixels of an image's shorter side at least: those of one patch."""
+    min_words: int | None = None
+    """Words of a caption at least; by default 1, for YFCC100M 3 (the paper)."""
+    english: bool | None = None
+    """Leave out captions in other languages; by default only for YFCC100M (the paper)."""
+    near_duplicates: int | None = 3
+    """Bits of 64 in which the perceptual hashes of near-duplicates differ at most; None keeps all
+    but exact duplicates."""
+
+    def of(self, source: Source) -> "CleaningConfig":
+        """With the source's own defaults in the place of None."""
+        return CleaningConfig(
+            short_side=self.short_side,
+            min_side=self.min_side,
+            min_words=source.min_words if self.min_words is None else self.min_words,
+            english=source.english if self.english is None else self.english,
+            near_duplicates=self.near_duplicates,
+        )
+
+    def problems(self) -> list[str]:
+        """What is wrong with the fields, a sentence each."""
+        found = []
+        if self.short_side < 1:
+            found.append(f"--cleaning.short-side is {self.short_side}: use at least 1")
+        if not 1 <= self.min_side <= max(1, self.short_side):
+            found.append(
+                f"--cleaning.min-side is {self.min_side}: use 1 to {self.short_side} (short-side)"
+            )
+        if self.min_words is not None and self.min_words < 1:
+            found.append(f"--cleaning.min-words is {self.min_words}: use at least 1")
+        if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MOST_BITS:
+            found.append(
+                f"--cleaning.near-duplicates is {self.near_duplicates}: use 0 to {MOST_BITS} bits, "
+                "or None"
+            )
+        return found
+
+
+MOST_BITS = 8
+"""Beyond it images that differ are taken for the same, and the search grows slow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """Build shards of a source from its files as they are published."""
+
+    source: str
+    """Which; see flava data sources."""
+    annotations: tuple[Path, ...]
+    """The source's files, in the order that their rows are to have."""
+    output: Path
+    """The folder of the shards."""
+    images: Path | None = None
+    """A folder of image files, or what img2dataset --output_format webdataset wrote."""
+    against: tuple[Path, ...] = ()
+    """Evaluation sets, as folders or tars of images: pairs whose image is a near-duplicate of one
+    of theirs are left out."""
+    cleaning: CleaningConfig = field(default_factory=CleaningConfig)
+    rows_per_shard: int = 10_000
+    """Rows of the source that a shard is made of: it holds those of them that are kept."""
+
+    def problems(self) -> list[str]:
+        """Every mistake, a sentence each; looks for the files too."""
+        found = self.cleaning.problems()
+        if missing := [name for name in EXTRA if find_spec(name) is None]:
+            found.append(f"{', '.join(missing)} cannot be imported: pip install 'flava[data]'")
+        if self.source not in SOURCES:
+            found.append(f"there is no source {self.source!r}: choose one of {', '.join(SOURCES)}")
+        if not self.annotations:
+            found.append("--annotations names no file: give those of the source")
+        for name, paths in (
+            ("annotations", self.annotations),
+            ("images", (self.images,) if self.images else ()),
+            ("against", self.against),
+        ):
+            found += [
+                f"--{name} {path}: there is no such file" for path in paths if not path.exists()
+            ]
+        if self.images is not None and self.images.exists() and not self.images.is_dir():
+            found.append(f"--images {self.images} is no folder: unpack it and give its folder")
+        if self.rows_per_shard < 1:
+            found.append(f"--rows-per-shard is {self.rows_per_shard}: use at least 1")
+        if self.output.exists() and not self.output.is_dir():
+            found.append(f"--output {self.output} is a file: give a folder")
+        return found
+
+
+@cache
+def code() -> dict[str, str]:
+    """What computed the shards: this package's version, the digest of this folder, libraries."""
+    digest = hashlib.sha256()
+    for path in sorted(HERE.glob("*.py")):
+        digest.update(path.read_bytes())
+    libraries = {name: version(name) for name in LIBRARIES}
+    return {"flava": version("flava"), "sha256": digest.hexdigest(), **libraries}

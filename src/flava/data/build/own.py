@@ -1,0 +1,151 @@
+"""Data of one's own, and images and texts alone: folders, tars, tables -> rows."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flava.data.build.rows import Found, Row, skip
+from flava.data.errors import SampleError, Skipped
+from flava.data.folders import FOLDER_SUFFIXES, walk_images
+from flava.data.shards import TAR_SUFFIXES, read_shard
+from flava.data.source import first_caption
+from flava.data.tables import Record, is_table, read_table
+
+IMAGE_COLUMNS = ("image", "path", "file", "url")
+TEXT_COLUMNS = ("text", "caption", "captions")
+LABEL_COLUMNS = ("label",)
+LEVELS = 2
+"""Folders below a given one in which tars and tables are looked for."""
+
+
+def pair_rows(paths: Sequence[Path]) -> Iterator[Found]:
+    """Pairs from tars (as WebDataset lays them) and from tables.
+
+    A table's columns are image, path, file or url, and text, caption or captions. Of several
+    captions each is a pair.
+    """
+    for path in inputs(paths):
+        if path.name.lower().endswith(TAR_SUFFIXES):
+            yield from tar_rows(path, captions=True)
+        else:
+            yield from table_rows(path, captions=True)
+
+
+def image_rows(paths: Sequence[Path]) -> Iterator[Found]:
+    """Images alone from folders (the folder's name is kept as "class"), tars and tables."""
+    for path in paths:
+        found = list(inputs([path]))
+        if path.is_dir() and not found:
+            yield from folder_rows(path)
+        for each in found:
+            if each.name.lower().endswith(TAR_SUFFIXES):
+                yield from tar_rows(each, captions=False)
+            else:
+                yield from table_rows(each, captions=False)
+
+
+def inputs(paths: Sequence[Path]) -> Iterator[Path]:
+    """Tars and tables, those of a folder sorted; a folder's other files are passed over."""
+    for path in paths:
+        if not path.is_dir():
+            if not is_table(path) and not path.name.lower().endswith(TAR_SUFFIXES):
+                raise ValueError(
+                    f"--annotations {path} is of an unknown kind: give a folder, a tar, CSV, TSV, "
+                    "JSON lines or Parquet"
+                )
+            yield path
+            continue
+        patterns = ["/".join(["*"] * depth) for depth in range(1, LEVELS + 1)]
+        there = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+        yield from sorted(
+            file
+            for file in there
+            if not file.name.startswith(".")
+            and (file.name.lower().endswith(TAR_SUFFIXES) or (is_table(file) and not is_text(file)))
+        )
+
+
+def is_text(path: Path) -> bool:
+    """Whether it is plain text: beside images that is a remark."""
+    return path.name.lower().removesuffix(".gz").endswith(".txt")
+
+
+def folder_rows(folder: Path) -> Iterator[Found]:
+    for name in walk_images(folder):
+        if isinstance(name, Skipped):
+            yield name
+        else:
+            parent = Path(name).parent.name
+            yield Row(
+                place=f"{folder.name}/{name}",
+                names=(name,),
+                fields=(("class", parent),) if parent else (),
+            )
+
+
+def tar_rows(path: Path, *, captions: bool) -> Iterator[Found]:
+    """The samples of a tar; a second one of a key is left out."""
+    seen: set[str] = set()
+    for raw in read_shard(path):
+        if isinstance(raw, Skipped):
+            yield raw
+            continue
+        place = f"{path.name}/{raw.key}"
+        if raw.key in seen:
+            yield skip(path, None, SampleError("two samples have one key", raw.key))
+            continue
+        seen.add(raw.key)
+        images = [name for name in raw.files if f".{name.lower()}".endswith(FOLDER_SUFFIXES)]
+        try:
+            if not images:
+                raise SampleError("sample has no image", f"files: {', '.join(sorted(raw.files))}")
+            texts = (first_caption(raw),) if captions else ()
+        except SampleError as error:
+            yield Skipped(shard=str(path), key=place, reason=error.reason, message=str(error))
+            continue
+        yield Row(place=place, captions=texts, data=raw.files[images[0]])
+
+
+def table_rows(path: Path, *, captions: bool) -> Iterator[Found]:
+    for record in read_table(path, IMAGE_COLUMNS + TEXT_COLUMNS + LABEL_COLUMNS):
+        if isinstance(record, Skipped):
+            yield record
+            continue
+        try:
+            yield from record_rows(record, path, captions)
+        except SampleError as error:
+            yield skip(path, record.number, error)
+
+
+def record_rows(record: Record, path: Path, captions: bool) -> Iterator[Row]:
+    place = f"{path.name}:{record.number}"
+    image = cell(record, IMAGE_COLUMNS)
+    texts: Any = cell(record, TEXT_COLUMNS) if captions else [()]
+    label = record.cells.get("label")
+    for text in texts if isinstance(texts, list) else [texts]:
+        yield Row(
+            place=place,
+            captions=(text,) if captions else (),
+            fields=() if label is None else (("label", label),),
+            **image_of(image),
+        )
+
+
+def image_of(found: Any) -> dict[str, Any]:
+    """What a cell says of an image: its file, its name, or its URL."""
+    if isinstance(found, dict):  # as the package datasets writes images to Parquet
+        found = found.get("bytes") or found.get("path")
+    if isinstance(found, bytes):
+        return {"data": found}
+    if not isinstance(found, str) or not found.strip():
+        raise SampleError("path of an image is missing", f"found {type(found).__name__}")
+    if found.startswith(("http://", "https://")):
+        return {"url": found}
+    return {"names": (found.strip(),)}
+
+
+def cell(record: Record, names: tuple[str, ...]) -> Any:
+    for name in names:
+        if name in record.cells:
+            return record.cells[name]
+    raise SampleError("column is missing", f"{' or '.join(names)}")

@@ -1,0 +1,103 @@
+"""Images checked, cut, made smaller, and their perceptual hash."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from flava.data.errors import SampleError
+from flava.data.transforms import decode_image
+
+JPEG_QUALITY = 90
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Formats that are kept as they are, and how their files are named in a shard."""
+
+Box = tuple[int, int, int, int]
+"""Left, top, width, height in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """An image as it is written."""
+
+    data: bytes
+    suffix: str
+    width: int
+    height: int
+    looks: int
+    """Its perceptual hash, 64 bits."""
+
+
+def picture_of(data: bytes, box: Box | None, *, short_side: int, min_side: int) -> Picture:
+    """The file as it is if it is small enough and whole, else a JPEG of ``short_side``.
+
+    Args:
+        box: The part that is meant; what of it lies outside the image is cut off.
+        short_side: Pixels of the shorter side of what is written, at most.
+        min_side: Pixels that the shorter side must have.
+
+    Raises:
+        SampleError: it cannot be decoded, is too large to be, or is smaller than ``min_side``.
+    """
+    image = decode_image(data)
+    if box is not None:
+        image = cut(image, box)
+    if min(image.size) < min_side:
+        detail = f"{image.width}x{image.height}, and {min_side} pixels a side are asked for"
+        raise SampleError("image is tiny", detail)
+    suffix = SUFFIXES.get(stored_format(data))
+    if box is None and suffix is not None and min(image.size) <= short_side:
+        return Picture(
+            data=data, suffix=suffix, width=image.width, height=image.height, looks=looks_of(image)
+        )
+    image = shrunk(image, short_side)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=JPEG_QUALITY)
+    return Picture(
+        data=stream.getvalue(),
+        suffix="jpg",
+        width=image.width,
+        height=image.height,
+        looks=looks_of(image),
+    )
+
+
+def looks_of(image: Image.Image) -> int:
+    """The 64 bits of pHash, as ImageHash computes it: which low frequencies exceed the median."""
+    import imagehash
+
+    bits = imagehash.phash(image).hash
+    return int.from_bytes(np.packbits(bits).tobytes())
+
+
+def looks_of_file(data: bytes, short_side: int) -> int:
+    """That of an image file as it would be written.
+
+    Raises:
+        SampleError: it cannot be decoded.
+    """
+    return looks_of(shrunk(decode_image(data), short_side))
+
+
+def cut(image: Image.Image, box: Box) -> Image.Image:
+    left, top = max(0, box[0]), max(0, box[1])
+    right, bottom = min(image.width, box[0] + box[2]), min(image.height, box[1] + box[3])
+    if right <= left or bottom <= top:
+        raise SampleError("region is outside the image", f"{box} of {image.width}x{image.height}")
+    return image.crop((left, top, right, bottom))
+
+
+def shrunk(image: Image.Image, short_side: int) -> Image.Image:
+    """An image whose shorter side is ``short_side`` at most, its shape kept."""
+    short = min(image.size)
+    if short <= short_side:
+        return image
+    width, height = (max(1, round(side * short_side / short)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def stored_format(data: bytes) -> str:
+    """As PIL names it; only called for what it could read."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.format or ""

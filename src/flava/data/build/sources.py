@@ -1,0 +1,140 @@
+"""The sources by name: how each is read, what the paper counts of it, and under which licence."""
+
+from dataclasses import dataclass
+
+from flava.data.build import published
+from flava.data.build.rows import Read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One source."""
+
+    title: str
+    read: Read
+    licence: str
+    """Of all of it, or of its annotations."""
+    publisher: str
+    """Where it is to be had."""
+    files: str
+    """What --annotations takes."""
+    images: str
+    """What --images takes where they are no output of img2dataset."""
+    pairs: float | None = None
+    """Millions of pairs that the paper counts (its table 2)."""
+    gigabytes: int | None = None
+    """Of the shards, about: 25 kB a pair, which is a JPEG of 256 pixels, quality 90; of regions
+    of images and of texts less."""
+    min_words: int = 1
+    english: bool = False
+    fetched: bool = False
+    """Whether its images are at URLs, to be fetched by img2dataset."""
+    suffix: str = ".tar"
+    """Of its shards: tars, or JSON lines."""
+    wants_image: bool = True
+    wants_caption: bool = True
+
+
+OWN_LICENCES = "images: their owners'"
+
+SOURCES: dict[str, Source] = {
+    "coco": Source(
+        title="COCO captions",
+        read=published.coco,
+        licence=f"captions CC BY 4.0; {OWN_LICENCES} (Flickr; in each sample)",
+        publisher="cocodataset.org",
+        files="captions_train2014.json and captions_val2014.json, or those of 2017",
+        images="folder of train2014/ and val2014/, or of the files themselves",
+        pairs=0.9,
+        gigabytes=15,
+    ),
+    "sbu": Source(
+        title="SBU Captions",
+        read=published.sbu,
+        licence=f"none stated; {OWN_LICENCES} (Flickr)",
+        publisher="www.cs.rice.edu/~vo9/sbucaptions",
+        files="sbu-captions-all.json, or SBU_captioned_photo_dataset_urls.txt and _captions.txt",
+        images="folder of files by the last part of the URL",
+        pairs=1.0,
+        gigabytes=25,
+        fetched=True,
+    ),
+    "localized-narratives": Source(
+        title="Localized Narratives",
+        read=published.localized_narratives,
+        licence=f"narratives CC BY 4.0; {OWN_LICENCES}",
+        publisher="google.github.io/localized-narratives",
+        files="the JSON lines of Open Images, Flickr30K, COCO and ADE20K",
+        images="folder of the images' own archives: train/ID.jpg of Open Images, "
+        "flickr30k-images/, train2017/, images/training/; or of the files themselves",
+        pairs=1.9,
+        gigabytes=48,
+    ),
+    "cc3m": Source(
+        title="Conceptual Captions",
+        read=published.cc3m,
+        licence=f"free for any purpose (Google's own text); {OWN_LICENCES}",
+        publisher="ai.google.com/research/ConceptualCaptions",
+        files="Train_GCC-training.tsv",
+        images="folder of files named MD5 of the URL, .jpg",
+        pairs=3.1,
+        gigabytes=78,
+        fetched=True,
+    ),
+    "visual-genome": Source(
+        title="Visual Genome",
+        read=published.visual_genome,
+        licence="CC BY 4.0",
+        publisher="homes.cs.washington.edu/~ranjay/visualgenome",
+        files="region_descriptions.json",
+        images="folder of VG_100K/ and VG_100K_2/, or of the files themselves",
+        pairs=5.4,
+        gigabytes=50,
+    ),
+    "wit": Source(
+        title="Wikipedia Image Text",
+        read=published.wit,
+        licence="texts CC BY-SA 3.0; images: by file, on Wikimedia Commons",
+        publisher="github.com/google-research-datasets/wit",
+        files="wit_v1.train.all-0000N-of-00010.tsv.gz",
+        images="folder of files by the last part of the URL",
+        pairs=4.8,
+        gigabytes=120,
+        fetched=True,
+    ),
+    "cc12m": Source(
+        title="Conceptual Captions 12M",
+        read=published.cc12m,
+        licence=f"free for any purpose (Google's own text); {OWN_LICENCES}",
+        publisher="github.com/google-research-datasets/conceptual-12m",
+        files="cc12m.tsv",
+        images="folder of files named MD5 of the URL, .jpg",
+        pairs=11.0,
+        gigabytes=275,
+        fetched=True,
+    ),
+    "redcaps": Source(
+        title="RedCaps",
+        read=published.redcaps,
+        licence=f"annotations CC BY 4.0, under Reddit's terms; {OWN_LICENCES}",
+        publisher="redcaps.xyz",
+        files="SUBREDDIT_YEAR.json, any number of them",
+        images="folder of SUBREDDIT/IMAGE_ID.jpg",
+        pairs=11.6,
+        gigabytes=290,
+        fetched=True,
+    ),
+    "yfcc100m": Source(
+        title="YFCC100M, filtered",
+        read=published.yfcc100m,
+        licence="metadata: Yahoo's terms; images: Creative Commons, in each sample",
+        publisher="multimediacommons.org",
+        files="yfcc100m_dataset (25 columns), or yfcc100m_dataset-0 to -9 (23), unpacked or .gz",
+        images="folder of PHOTO_ID.jpg, or of the Multimedia Commons' abc/def/HASH.jpg",
+        pairs=30.3,
+        gigabytes=760,
+        min_words=3,  # "more than two words", section 4 of the paper
+        english=True,
+        fetched=True,
+    ),
+}

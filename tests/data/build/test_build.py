@@ -1,0 +1,334 @@
+import errno
+import hashlib
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+import pytest
+from PIL import Image
+
+from flava.data.build import blocks
+from flava.data.build.check import check
+from flava.data.build.config import CleaningConfig
+from flava.data.build.manifest import EVALUATION, EXACT, NEAR
+from flava.data.build.pictures import looks_of
+from tests.data.build.made import (
+    bomb,
+    built,
+    captions,
+    contents,
+    opened,
+    photo,
+    samples,
+    write_coco,
+    write_fetched,
+    write_pairs,
+)
+from tests.data.shard_files import encoded, picture, write_tar
+
+
+def test_every_pair_is_in_one_shard_in_the_source_s_order(tmp_path: Path) -> None:
+    config = write_pairs(tmp_path, 30)
+    done = built(config)
+    assert captions(config.output) == [f"picture number {n}" for n in range(30)]
+    assert [shard["samples"] for shard in done["shards"]] == [7, 7, 7, 7, 2]
+    assert (done["rows"], done["kept"], done["images"], done["left_out"]) == (30, 30, 30, {})
+    keys = [key for key, _, _ in samples(config.output)]
+    assert len(set(keys)) == 30
+    for shard in done["shards"]:
+        data = (config.output / shard["name"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == shard["sha256"]
+        assert len(data) == shard["bytes"]
+    assert sorted(path.name for path in config.output.iterdir()) == [
+        *(f"cc12m-{n:06d}.tar" for n in range(5)),
+        "manifest.json",
+    ]
+    assert check(config.output) == []
+
+
+def test_images_are_made_smaller_only_if_they_are_larger(tmp_path: Path) -> None:
+    small, large = encoded(picture(1, 90, 64), "JPEG"), encoded(picture(2, 300, 128))
+    tall = encoded(picture(3, 65, 130), "WEBP")
+    gif = encoded(picture(4, 30, 30), "GIF")
+    images = {"small.jpg": small, "large.png": large, "tall.webp": tall, "old.gif": gif}
+    config = write_coco(tmp_path, images, [(name, f"the {name}") for name in images])
+    built(config)
+    written = {fields["caption"]: data for _, fields, data in samples(config.output)}
+    assert written["the small.jpg"] == small
+    for name, size in (("large.png", (150, 64)), ("tall.webp", (64, 128)), ("old.gif", (30, 30))):
+        data = written[f"the {name}"]
+        assert data is not None
+        assert (opened(data).format, opened(data).size) == ("JPEG", size)
+    original = np.asarray(picture(2, 300, 128).resize((150, 64)), float)
+    large_data = written["the large.png"]
+    assert large_data is not None
+    assert abs(np.asarray(opened(large_data), float) - original).mean() < 4  # JPEG's loss
+
+
+def test_what_is_written_says_where_it_is_from(tmp_path: Path) -> None:
+    config = write_coco(tmp_path, {"a.jpg": encoded(picture(1, 40, 30), "JPEG")}, [("a.jpg", "x")])
+    done = built(config)
+    ((_, fields, _),) = samples(config.output)
+    assert fields == {
+        "caption": "x",
+        "width": 40,
+        "height": 30,
+        "licence": "http://licence.example/by",
+    }
+    assert done["licences"] == {"http://licence.example/by": 1}
+    (annotations,) = config.annotations
+    digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
+    assert done["annotations"] == [
+        {"name": annotations.name, "bytes": annotations.stat().st_size, "sha256": digest}
+    ]
+    assert done["config"]["cleaning"]["short_side"] == 64
+    assert done["code"]["flava"]
+    assert "CC BY 4.0" in done["licence"]
+
+
+def test_each_step_of_cleaning_is_counted_and_named(tmp_path: Path) -> None:
+    good = encoded(picture(1, 40, 40))
+    images = {
+        "good.png": good,
+        "tiny.png": encoded(picture(2, 40, 12)),
+        "broken.jpg": encoded(picture(3, 40, 40), "JPEG")[:300],
+        "page.jpg": b"<html>404</html>",
+        "bomb.png": bomb(),
+        "empty.jpg": b"",
+    }
+    (tmp_path / "secret.png").write_bytes(good)
+    pairs: list[tuple[str, Any]] = [(name, f"the {name}") for name in images]
+    pairs += [
+        ("good.png", ""),
+        ("good.png", "<br>"),
+        ("good.png", None),
+        ("good.png", "the good.png"),
+    ]
+    pairs += [("../secret.png", "leaves"), ("link.png", "link"), ("gone.png", "gone")]
+    config = write_coco(tmp_path, images, pairs)
+    (tmp_path / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    done = built(config)
+    assert captions(config.output) == ["the good.png"]
+    assert done["left_out"] == {
+        EXACT: 1,
+        "caption is empty": 1,
+        "caption is markup or signs alone": 1,
+        "caption is missing": 1,
+        "image cannot be decoded": 3,
+        "image is not there": 1,
+        "image is tiny": 1,
+        "image is too large": 1,
+        "link leads out of the folder": 1,
+        "path leaves the folder": 1,
+    }
+    assert done["rows"] == done["kept"] + sum(done["left_out"].values()) == 13
+    (example,) = done["examples"]["image is too large"]
+    assert example.startswith("captions_train2014.json:5: image is too large: ")
+
+
+def test_what_img2dataset_could_not_fetch_is_counted_by_its_status(tmp_path: Path) -> None:
+    config = write_pairs(tmp_path, 12)
+    assert config.images is not None
+    failed = {3: "failed_to_download", 4: "failed_to_resize", 5: "failed_to_download"}
+    good = {n: encoded(picture(n, 40, 32), "JPEG") for n in range(6) if n not in failed}
+    write_fetched(config.images / "00000", good, failed)
+    with config.annotations[0].open("a") as tsv:
+        tsv.write("http://images.example/other.jpg\tit was not tried\n")
+    done = built(config)
+    assert captions(config.output) == [f"picture number {n}" for n in range(12) if n not in failed]
+    assert done["left_out"] == {
+        "image was not fetched: failed_to_download": 2,
+        "image was not fetched: failed_to_resize": 1,
+        "image was not fetched: not tried": 1,
+    }
+
+
+def test_near_duplicates_go_but_not_the_other_captions_of_an_image(tmp_path: Path) -> None:
+    first = photo(1)
+    images = {
+        "first.png": encoded(first),
+        "again.jpg": encoded(first.resize((90, 75)), "JPEG"),
+        "other.png": encoded(photo(2)),
+    }
+    pairs = [("first.png", "one"), ("again.jpg", "two"), ("first.png", "three"), ("other.png", "4")]
+    config = write_coco(tmp_path, images, [*pairs, ("again.jpg", "five")])
+    done = built(config)
+    assert captions(config.output) == ["one", "three", "4"]
+    assert (done["left_out"], done["images"]) == ({NEAR: 2}, 2)
+    kept = CleaningConfig(short_side=64, near_duplicates=None)
+    done = built(config, cleaning=kept, output=tmp_path / "all")
+    assert captions(tmp_path / "all") == ["one", "two", "three", "4", "five"]
+    assert done["left_out"] == {}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_pairs_that_look_like_an_evaluation_set_go(kind: str, tmp_path: Path) -> None:
+    images = {f"{n}.png": encoded(photo(n)) for n in range(6)}
+    config = write_coco(tmp_path, images, [(name, f"the {name}") for name in images])
+    held_out = tmp_path / "evaluation"
+    (held_out / "dogs").mkdir(parents=True)
+    files = {
+        "dogs/a.jpg": encoded(photo(4).resize((200, 170)), "JPEG"),
+        "dogs/b.jpg": encoded(picture(77, 50, 50), "JPEG"),
+        "dogs/broken.jpg": b"no image",
+    }
+    if kind == "tar":
+        write_tar(held_out / "dogs" / "all.tar", files)
+    else:
+        for name, data in files.items():
+            (held_out / name).write_bytes(data)
+    done = built(config, against=(held_out,))
+    assert captions(config.output) == [f"the {n}.png" for n in range(6) if n != 4]
+    assert done["left_out"] == {EVALUATION: 1}
+    assert done["against_unread"]["images"] == 1
+
+
+def test_the_perceptual_hash_is_phash_in_its_published_order() -> None:
+    for seed in range(20):
+        image = picture(seed, 70, 50)
+        assert f"{looks_of(image):016x}" == str(imagehash.phash(image))
+    solid = Image.new("RGB", (40, 40))
+    assert looks_of(solid) == int(str(imagehash.phash(solid)), 16)
+
+
+def test_going_on_equals_the_undisturbed_build_wherever_it_was_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An end before each file that is put in place: what was written of it is lost, as after
+    SIGKILL."""
+    config = write_pairs(tmp_path, 16)
+    built(config)
+    undisturbed = contents(config.output)
+    replaced = Path.replace
+    ends = 0
+    while True:
+        output = tmp_path / f"ended-{ends}"
+        seen = Counter[str]()
+
+        def ending(path: Path, target: Any, at: int = ends, seen: Counter[str] = seen) -> Path:
+            seen["files"] += 1
+            if seen["files"] > at:
+                raise KeyboardInterrupt
+            return replaced(path, target)
+
+        monkeypatch.setattr(Path, "replace", ending)
+        try:
+            built(config, output=output)
+        except KeyboardInterrupt:
+            ended = True
+        else:
+            ended = False
+        monkeypatch.setattr(Path, "replace", replaced)
+        if not ended:
+            break
+        assert not (output / "manifest.json").exists()
+        built(config, output=output)
+        assert contents(output) == undisturbed, ends
+        ends += 1
+    assert ends > 15
+
+
+def test_a_whole_build_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = write_pairs(tmp_path, 10)
+    done = built(config)
+
+    def never(*_: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(blocks, "sample_of", never)
+    assert built(config) == done
+
+
+def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    config = write_pairs(tmp_path, 10)
+    built(config)
+    with pytest.raises(ValueError, match=r"was built from something else:(.|\n)*rows_per_shard"):
+        built(config, rows_per_shard=5)
+    with config.annotations[0].open("a") as tsv:
+        tsv.write(f"{'http://images.example/1.jpg'}\tone more\n")
+    with pytest.raises(ValueError, match=r"annotations: (.|\n)*another --output"):
+        built(config)
+
+
+def test_a_full_disk_names_the_remedy_and_what_is_done_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_pairs(tmp_path, 30)
+    undisturbed = tmp_path / "undisturbed"
+    built(config, output=undisturbed)
+    saved = blocks.save
+
+    def full(path: Path, values: np.ndarray) -> None:
+        if path.name == "block-000002.npy":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        saved(path, values)
+
+    monkeypatch.setattr(blocks, "save", full)
+    with pytest.raises(OSError, match=r"No space left.*the same command goes on"):
+        built(config)
+    assert not list(config.output.rglob("*.partial"))
+    monkeypatch.setattr(blocks, "save", saved)
+    built(config)
+    assert contents(config.output) == contents(undisturbed)
+
+
+def test_all_mistakes_of_a_command_are_told_at_once(tmp_path: Path) -> None:
+    config = write_pairs(tmp_path, 4)
+    wrong = replace(
+        config,
+        annotations=(tmp_path / "gone.tsv",),
+        images=config.annotations[0],
+        rows_per_shard=0,
+        cleaning=CleaningConfig(min_side=0, near_duplicates=20),
+    )
+    with pytest.raises(ValueError, match="the data cannot be built") as error:
+        built(wrong)
+    for said in ("gone.tsv: there is no such file", "is no folder", "--rows-per-shard is 0"):
+        assert said in str(error.value)
+    for said in ("--cleaning.min-side is 0", "near-duplicates is 20: use 0 to 8 bits"):
+        assert said in str(error.value)
+    with pytest.raises(ValueError, match="no source 'laion': choose one of coco, sbu"):
+        built(config, source="laion")
+
+
+def test_a_build_that_keeps_nothing_says_why(tmp_path: Path) -> None:
+    config = write_pairs(tmp_path, 4)
+    with pytest.raises(ValueError, match=r"none of the 4 rows.*4 times: caption is too short"):
+        built(config, cleaning=CleaningConfig(min_words=9))
+
+
+@pytest.mark.parametrize("damage", ["byte", "missing", "extra", "manifest"])
+def test_check_finds_damage(damage: str, tmp_path: Path) -> None:
+    config = write_pairs(tmp_path, 10)
+    built(config)
+    shard = config.output / "cc12m-000001.tar"
+    if damage == "byte":
+        content = bytearray(shard.read_bytes())
+        content[600] ^= 1
+        shard.write_bytes(content)
+        expected = [f"{shard}: sha256 is "]
+    elif damage == "missing":
+        shard.unlink()
+        expected = [f"{shard}: is missing"]
+    elif damage == "extra":
+        (config.output / "more.tar").write_bytes(shard.read_bytes())
+        expected = ["more.tar: is not in the manifest"]
+    else:
+        manifest = config.output / "manifest.json"
+        told = json.loads(manifest.read_bytes())
+        told["shards"][1]["samples"] += 1
+        manifest.write_text(json.dumps(told))
+        expected = ["samples in the manifest's shards", f"{shard}: 3 samples, and 4"]
+    found = check(config.output)
+    for each in expected:
+        assert any(each in mistake for mistake in found), found
+
+
+def test_check_refuses_a_folder_without_manifest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has no manifest\.json"):
+        check(tmp_path)

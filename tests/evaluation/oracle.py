@@ -24,6 +24,9 @@ class ReadsPixels(nn.Module):
         red = denormalise(pixels)[:, 0].flatten(1).mean(dim=1) * 255 / STEP
         return red.round()[:, None, None].expand(-1, 1 + GRID**2, 1)
 
+    def cls(self, pixels: Tensor) -> Tensor:
+        return self(pixels)[:, :1]
+
 
 class ReadsWords(nn.Module):
     """The concept's number at each token, from those that are not hidden."""
@@ -34,6 +37,9 @@ class ReadsWords(nn.Module):
         del real
         known = (ids[..., None] == word_ids()).any(dim=1).float().argmax(dim=-1)
         return known.float()[:, None, None].expand(-1, ids.shape[1], 1)
+
+    def cls(self, ids: Tensor, real: Tensor) -> Tensor:
+        return self(ids, real)[:, :1]
 
 
 class Codes(nn.Module):
@@ -76,9 +82,11 @@ class Oracle(Flava):
         self.mlm_head = self.mmm_text_head = Head(words, tokenizer().size)  # type: ignore
         self.itm_head = Matches()  # type: ignore
 
-    def multimodal(self, image_hidden: Tensor, text_hidden: Tensor, real: Tensor) -> Tensor:
+    def multimodal(
+        self, image_hidden: Tensor, text_hidden: Tensor, real: Tensor, read: Tensor | None = None
+    ) -> Tensor:
         """Patches are known from the text and tokens from the image: the other side decides."""
-        del real
+        del real, read
         image, text = image_hidden[:, :1], text_hidden[:, :1]
         return torch.cat(
             [

@@ -75,7 +75,8 @@ def test_the_help_of_a_recipe_shows_its_fields_with_meaning_and_default(flava):
         "--schedule.warmup-steps INT",
         "--model.image.width INT",
         "--data.pairs.shards",
-        f"--data.pairs.batch-size INT Samples in a batch. (default: {run.data.pairs.batch_size})",
+        "--data.pairs.batch-size INT Samples in a batch, of all ranks together. (default: "
+        f"{run.data.pairs.batch_size})",
     ):
         assert expected in shown.out
 

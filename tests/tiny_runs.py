@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
 
 from flava.batch import Batch, ImageBatch, map_pixels
 from flava.data.loader import DataConfig, SourceConfig
@@ -25,11 +27,20 @@ from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Precision, Run
 from flava.training.schedule import ScheduleConfig
+from flava.training.state import Reader
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 
 IMAGE = ImageTransformConfig(image_size=16, codebook_size=16)
 CODEBOOK = CodebookConfig(codes=16, width=8, blocks=1, decoder_input_width=8)
-TIMES = {"seconds", "data_seconds", "samples_per_second", "memory_gib"}
+TIMES = {
+    "seconds",
+    "data_seconds",
+    "forward_seconds",
+    "backward_seconds",
+    "optimizer_seconds",
+    "samples_per_second",
+    "memory_gib",
+}
 """What differs between two runs that are the same."""
 
 
@@ -155,6 +166,19 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "tensorboard" not in path.parts
     }
+
+
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The state of optimiser and random generators, by name."""
+    reader = Reader(checkpoint / "state")
+    stored = reader.read_metadata().state_dict_metadata
+    found = {
+        name: torch.empty(each.size, dtype=each.properties.dtype)
+        for name, each in stored.items()
+        if isinstance(each, TensorStorageMetadata)
+    }
+    load(found, storage_reader=reader)
+    return found
 
 
 def folders(checkpoints: Path) -> set[str]:

@@ -64,7 +64,7 @@ def test_training_leaves_everything_that_a_run_consists_of(run):
     assert 0 <= probed["probe/zero_shot_accuracy"] <= 1
     for link in ("last", "best"):
         files = {path.name for path in (run / "checkpoints" / link).iterdir()}
-        assert files == {"config.json", "model.safetensors", "state.pt"}
+        assert files == {"config.json", "model.safetensors", "progress.json", "state"}
     assert list((run / "tensorboard").iterdir())
 
 

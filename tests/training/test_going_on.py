@@ -10,7 +10,7 @@ from torch import nn
 
 from flava.batch import Batch
 from flava.model.published.load import load_pretrained
-from flava.training.checkpoint import load_state
+from flava.training.checkpoint import load_progress
 from flava.training.loop import Interrupted
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import load_run
@@ -54,8 +54,8 @@ def test_the_best_checkpoint_is_that_of_the_highest_first_figure(run):
     assert [row["probe/other"] for row in found] == [-2, -4, -6, -8, -9]
     checkpoints = run.output_dir / "checkpoints"
     assert folders(checkpoints) == {"step-000004", "step-000009"}
-    assert load_state(checkpoints / "best")["step"] == 4
-    assert load_state(checkpoints / "last")["step"] == 9
+    assert load_progress(checkpoints / "best").step == 4
+    assert load_progress(checkpoints / "last").step == 9
     assert same(load_pretrained(checkpoints / "last").state_dict(), weights(trainer))
     assert same(load_pretrained(checkpoints / "best").state_dict(), probe.seen[1])
 
@@ -65,8 +65,8 @@ def test_within_the_tolerance_of_the_highest_figure_the_later_checkpoint_is_best
     run = replace(run, max_steps=10, probe_every=2, checkpoint_every=3, probe_tolerance=0.1)
     trainer_of(run, Probing(0.1, 0.5, 0.45, 0.42, 0.35)).train(image_batches())
     checkpoints = run.output_dir / "checkpoints"
-    assert load_state(checkpoints / "best")["step"] == 8
-    assert load_state(checkpoints / "best")["best"] == 0.5
+    assert load_progress(checkpoints / "best").step == 8
+    assert load_progress(checkpoints / "best").best == 0.5
 
 
 def test_the_last_checkpoint_is_never_older_than_the_best(run):
@@ -74,7 +74,7 @@ def test_the_last_checkpoint_is_never_older_than_the_best(run):
     run = replace(run, probe_every=2, checkpoint_every=100)
     with pytest.raises(RuntimeError, match="end"):
         trainer_of(run, Probing(0.1, 0.2)).train(ending_after(3))
-    assert load_state(run.output_dir / "checkpoints" / "last")["step"] == 2
+    assert load_progress(run.output_dir / "checkpoints" / "last").step == 2
     with pytest.raises(ValueError, match="already holds a run"):
         trainer_of(run)
 
@@ -112,7 +112,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_goes_on_as_if_nothing_had_be
     assert signal.getsignal(number) == before
     assert "stopped after 3 of 6 updates" in str(stop.value)
     assert "run the same command with --resume" in str(stop.value)
-    assert load_state(run.output_dir / "checkpoints" / "last")["step"] == 3
+    assert load_progress(run.output_dir / "checkpoints" / "last").step == 3
     trainer = trainer_of(replace(run, resume=True))
     assert trainer.step == 3
     trainer.train(image_batches(first=3))
@@ -124,7 +124,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_the_earlier_checkpoint(run):
     run = replace(run, checkpoint_every=2)
     with pytest.raises(KeyboardInterrupt):
         trained(run, signalling(3, signal.SIGINT, signal.SIGINT))
-    assert load_state(run.output_dir / "checkpoints" / "last")["step"] == 2
+    assert load_progress(run.output_dir / "checkpoints" / "last").step == 2
     assert folders(run.output_dir / "checkpoints") == {"step-000002"}
     assert [row["step"] for row in rows(run.output_dir)] == [1, 2, 3]
     resumed = trainer_of(replace(run, resume=True))
@@ -135,7 +135,7 @@ def test_a_second_ctrl_c_stops_at_once_and_leaves_the_earlier_checkpoint(run):
 def test_a_run_that_is_done_was_not_interrupted(run):
     trainer = trained(run, signalling(5, signal.SIGINT))
     assert trainer.step == 6
-    assert load_state(run.output_dir / "checkpoints" / "last")["step"] == 6
+    assert load_progress(run.output_dir / "checkpoints" / "last").step == 6
 
 
 # The folder
@@ -206,6 +206,7 @@ def test_a_full_disk_during_training_keeps_rows_and_checkpoint(run, monkeypatch)
     def batches() -> Iterator[Batch]:
         for number, batch in enumerate(image_batches()):
             if number == 3:
+                trainer.writer.wait()  # for the checkpoint after update 2
                 monkeypatch.setattr("flava.model.published.own.save_file", full)
             yield batch
 

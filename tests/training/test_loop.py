@@ -11,7 +11,7 @@ from flava.batch import Batch
 from flava.model import Codebook
 from flava.model.published.load import load_pretrained
 from flava.objectives import Term
-from flava.training.checkpoint import load_state
+from flava.training.checkpoint import load_progress
 from flava.training.loop import Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig, learning_rate_factor, weight_decay_at
@@ -128,6 +128,9 @@ def test_there_is_a_row_an_update(run):
             "grad_norm",
             "samples_per_second",
             "data_seconds",
+            "forward_seconds",
+            "backward_seconds",
+            "optimizer_seconds",
             "seconds",
             "memory_gib",
         }
@@ -172,7 +175,7 @@ class Exploding(MeanSquare):
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize(("kind", "figure"), [("loss", "loss/codes"), ("gradient", "grad_norm")])
 def test_a_number_that_is_not_finite_stops_the_run_with_evidence(run, kind, figure, accumulate):
-    run = replace(run, checkpoint_every=2, accumulate=accumulate)
+    run = replace(run, checkpoint_every=2, accumulate=accumulate, max_non_finite=0)
     torch.manual_seed(0)
     trainer = Trainer(run, Exploding(Codebook(CODEBOOK), 3, kind), None)
     seen: list[dict[str, torch.Tensor]] = []
@@ -194,5 +197,29 @@ def test_a_number_that_is_not_finite_stops_the_run_with_evidence(run, kind, figu
         assert math.isfinite(float(batch["loss/size"]))
         assert math.isfinite(float(batch["loss/codes"])) == (kind == "gradient")
     assert [row["step"] for row in rows(run.output_dir)] == [1, 2, 3]
-    assert load_state(run.output_dir / "checkpoints" / "last")["step"] == 2
+    assert load_progress(run.output_dir / "checkpoints" / "last").step == 2
     assert same(load_pretrained(run.output_dir).state_dict(), seen[1])
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_an_update_of_bad_numbers_is_left_out_and_counted(run, kind):
+    torch.manual_seed(0)
+    trainer = Trainer(replace(run, max_non_finite=1), Exploding(Codebook(CODEBOOK), 3, kind), None)
+    made: list[int] = []
+    trainer.optimizer.register_step_post_hook(lambda *_: made.append(trainer.step + 1))
+    trainer.train(image_batches())
+    assert made == [1, 2, 3, 5, 6]
+    found = rows(run.output_dir)
+    assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
+    assert [row.get("non_finite") for row in found] == [None, None, None, 1, None, None]
+    bad = "loss/codes" if kind == "loss" else "grad_norm"
+    assert [row[bad] is None for row in found] == [False, False, False, True, False, False]
+    assert (run.output_dir / "non-finite-step-4.json").is_file()
+    assert load_progress(run.output_dir / "checkpoints" / "last").non_finite == 1
+    again = Trainer(
+        replace(run, max_non_finite=1, max_steps=9, resume=True),
+        Exploding(Codebook(CODEBOOK), 1, kind),
+        None,
+    )
+    with pytest.raises(FloatingPointError, match=r"update 7 .* and 1 before it"):
+        again.train(image_batches(first=6))

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,13 +16,13 @@ from flava.cli.conversion import convert
 from flava.cli.data import data
 from flava.cli.evaluation import evaluate, report
 from flava.cli.masked import fill_mask, reconstruct
+from flava.cli.messages import reporting
 from flava.cli.recipes import recipes
 from flava.cli.reproduction import reproduce
 from flava.cli.searching import search
 from flava.cli.tables import classify, embed, match
 from flava.cli.training import train
 from flava.cli.tuning import finetune, predict, probe
-from flava.training.loop import Interrupted
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "data": data,
@@ -49,17 +48,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 1 after an error, or 130 after Ctrl-C."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    try:
-        tyro.extras.subcommand_cli_from_dict(
+    return reporting(
+        lambda: tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="flava",
             description="FLAVA: one model for images, texts and both together.",
             args=arguments,
+            config=(tyro.conf.CascadeSubcommandArgs,),
         )
-    except (Interrupted, KeyboardInterrupt) as stop:
-        print(f"flava: {str(stop) or 'stopped'}", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"flava: {error}", file=sys.stderr)
-        return 1
-    return 0
+    )

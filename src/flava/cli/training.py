@@ -1,9 +1,14 @@
 """`flava train`: a recipe, with any field of its run changed."""
 
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Union
 
 import tyro
 
+from flava.cli.messages import reporting
 from flava.model import (
     ClipConfig,
     CodebookConfig,
@@ -14,6 +19,9 @@ from flava.model import (
 )
 from flava.recipes import RECIPES
 from flava.recipes.start import start
+from flava.training.launch import is_rank, launch
+from flava.training.loop import Interrupted
+from flava.training.processes import is_first
 from flava.training.run import Run
 
 SHOWN_AS = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
@@ -41,10 +49,64 @@ def recipe_choice() -> Any:
     return Annotated[one, tyro.conf.arg(name=""), *SHOWN_AS]
 
 
-def train(run: Run) -> None:
-    """Train a recipe, or go on with an interrupted run (--resume)."""
-    start(run)
-    print(f"trained: {run.output_dir}. Next: {FOLLOWING[type(run.model)]} {run.output_dir}")
+def train(run: Run, processes: int = 1, max_restarts: int = 0) -> None:
+    """Train a recipe, or go on with an interrupted run (--resume).
+
+    Args:
+        run: The recipe.
+        processes: Processes on this machine that train together, each with its share of every
+            batch. Leave it out under torchrun, which says so itself.
+        max_restarts: How often the processes are started again from the last checkpoint when one
+            of them fails.
+    """
+    if processes == 1:
+        train_rank(run)
+        return
+    if problems := launching_problems(processes, max_restarts):
+        raise ValueError("flava train cannot start:\n  " + "\n  ".join(problems))
+    with ending_well():
+        launch(begin, run, processes, max_restarts)
+
+
+def launching_problems(processes: int, max_restarts: int) -> list[str]:
+    """What is wrong with the processes to start, one line each."""
+    found = []
+    if processes < 1:
+        found.append(f"processes is {processes}: use at least 1")
+    if max_restarts < 0:
+        found.append(f"max_restarts is {max_restarts}: use 0 or more")
+    if is_rank():
+        found.append(
+            f"processes is {processes}, but torchrun has started this one as one of its own: leave "
+            "--processes out"
+        )
+    return found
+
+
+def begin(run: Run) -> None:
+    """What each process of `launch` does: it says what went wrong as the command does."""
+    if status := reporting(lambda: train_rank(run)):
+        sys.exit(status)
+
+
+def train_rank(run: Run) -> None:
+    """Train alone, or as one of several ranks."""
+    with ending_well():
+        start(run)
+        if is_first():
+            print(f"trained: {run.output_dir}. Next: {FOLLOWING[type(run.model)]} {run.output_dir}")
+
+
+@contextmanager
+def ending_well() -> Iterator[None]:
+    """SIGTERM, by which schedulers end a job, is no failure once the checkpoint is written."""
+    try:
+        yield
+    except Interrupted as stop:
+        if stop.number != signal.SIGTERM:
+            raise
+        if is_first():
+            print(f"flava: {stop}", file=sys.stderr)
 
 
 train.__annotations__["run"] = recipe_choice()

@@ -113,7 +113,8 @@ class DinoObjective:
         config, model = self.config, self.model
         if self.outputs:
             output = mean_over_workers(torch.stack(self.outputs).mean(0))
-            model.center.lerp_(output, 1 - config.center_momentum)
+            if output.isfinite().all():  # else the update was left out, and its batch is too
+                model.center.lerp_(output, 1 - config.center_momentum)
             model.follow(config.momentum_at(step - 1, self.max_steps))
             self.outputs.clear()
         self.temperature = config.teacher_temperature_at(step)

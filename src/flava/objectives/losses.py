@@ -35,7 +35,21 @@ class Term:
 
 
 def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> Term:
-    """Cross-entropy, the mean over ``n``: the loss of MIM, MLM, both MMMs and ITM."""
+    """Cross-entropy, the mean over ``n``: the loss of MIM, MLM, both MMMs and ITM.
+
+    Averaged over workers it is the mean over the predictions of all of them, however many each has,
+    as of one process on the joined batch. The accuracy is that of the worker's own predictions.
+    """
+    term = own_classification(logits, targets)
+    if world_size() == 1:
+        return term
+    counts = of_all_workers(torch.tensor([len(targets)], device=logits.device))
+    share = len(targets) / counts.sum().clamp(min=1)
+    return Term(world_size() * share * term.loss, term.accuracy)
+
+
+def own_classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> Term:
+    """Cross-entropy, the mean over the worker's own predictions."""
     if not len(targets):
         return Term(0.0 * logits.float().sum())
     loss = functional.cross_entropy(logits.float(), targets)
@@ -92,8 +106,8 @@ def contrastive(
     scale = logit_scale.exp()
     every_text, every_image = gather(text, sizes), gather(image, sizes)
     if len(targets) * len(every_text) <= UNDIVIDED_LOGITS:
-        to_text = classification(scale * image[rows] @ every_text.T, targets)
-        to_image = classification(scale * text[rows] @ every_image.T, targets)
+        to_text = own_classification(scale * image[rows] @ every_text.T, targets)
+        to_image = own_classification(scale * text[rows] @ every_image.T, targets)
     else:
         to_text, to_image = _in_blocks(image, text, every_image, every_text, scale, rows, targets)
     accuracy = None

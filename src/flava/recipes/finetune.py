@@ -21,7 +21,7 @@ from flava.model.published.files import find_checkpoint, read_path
 from flava.model.published.own import fill_own
 from flava.objectives import FinetuneObjective
 from flava.recipes.labelled import LabelledConfig, Prepared, finish, prepare, skip_notes
-from flava.training.checkpoint import load_state
+from flava.training.checkpoint import load_progress
 from flava.training.loop import Probe, Trainer
 from flava.training.memory import keep_freed_memory
 from flava.training.optimizer import OptimizerConfig
@@ -169,7 +169,7 @@ def finish_best(
     """Judge the best checkpoint, and say how it was chosen."""
     best = find_checkpoint(run.output_dir)
     fill_own(classifier, read_path(best))
-    step = load_state(best)["step"]
+    step = load_progress(best).step
     looks = math.ceil(run.max_steps / run.probe_every)
     note = (
         f"The checkpoint is that of update {step:,}, the best of {looks} looks at these very "

@@ -188,6 +188,8 @@ class Crew:
             command = ["train", trial.recipe, *trial.changes(), "--resume"]
             if problem := self.run(command, trial.folder):
                 return problem
+            if not trial.is_trained:
+                return None if self.stopped else f"{trial.folder}: flava train was stopped"
         if not is_evaluated(trial):
             return self.run(["evaluate", str(trial.folder)], trial.folder)
         return None

@@ -8,7 +8,9 @@ import torch
 
 from flava.batch import Batch, Kind
 from flava.data.loader import Loader
+from flava.data.shards import resolve_all
 from flava.data.vocabularies import Vocabulary
+from flava.distributed import rank, world_size
 from flava.evaluation.held_out_loss import loss_probe
 from flava.evaluation.probe import zero_shot_probe
 from flava.model import (
@@ -43,9 +45,11 @@ from flava.objectives import (
 )
 from flava.recipes import RECIPES
 from flava.training.checkpoint import last_checkpoint
+from flava.training.folder import check
 from flava.training.initial import Taken, initialise, save_taken
 from flava.training.loop import Objective, Probe, Trainer
 from flava.training.memory import keep_freed_memory
+from flava.training.processes import is_restarted, joined
 from flava.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -55,22 +59,30 @@ HELD_OUT_BATCHES, HELD_OUT_BATCH_SIZE = 4, 128
 
 
 def start(run: Run) -> None:
-    """Train a run to its end, or go on with it.
+    """Train a run to its end, or go on with it; one of several ranks where there are several.
 
     Raises:
         ValueError, FileNotFoundError: something in the configuration does not hold.
+        ConnectionError: another rank ended, or did not answer in time.
         Interrupted, FloatingPointError, OSError: as `Trainer.train`.
     """
-    mistakes = misfits(run) + [f"data.{problem}" for problem in run.data.problems()]
-    if mistakes := mistakes + missing_stages(run):
-        raise ValueError("the run cannot start:\n  " + "\n  ".join(mistakes))
+    with joined(run.timeout):
+        # What was started again after a failure has a checkpoint to go on from.
+        train_as_one(replace(run, resume=True) if is_restarted() else run)
+
+
+def train_as_one(run: Run) -> None:
+    """What each rank does once it has met the others; errors as `start`."""
+    problems = run.data.problems() + run.data.sharing_problems(world_size())
+    mistakes = misfits(run) + [f"data.{problem}" for problem in problems]
+    check(run, mistakes + missing_stages(run))
     is_new = last_checkpoint(run.output_dir) is None
     keep_freed_memory()
     torch.manual_seed(run.seed)
     objective, probe = join(run)
     taken = take(run, objective) if is_new else []
     trainer = Trainer(run, objective, probe)
-    if taken:
+    if taken and rank() == 0:
         save_taken(taken, run.output_dir)
     with Loader(
         run.data, seed=run.seed, start_step=trainer.step, accumulate=run.accumulate
@@ -84,7 +96,7 @@ def start(run: Run) -> None:
 def take(run: Run, objective: Objective) -> list[Taken]:
     """Fill the model as ``run.init`` says, and show what was taken."""
     taken = initialise(objective.model, run.init)
-    for each in taken:
+    for each in taken if rank() == 0 else ():
         print(f"initialised: {each}")
     return taken
 
@@ -171,7 +183,11 @@ def misfits(run: Run) -> list[str]:
     found = model_misfits(run)
     if run.data.crops is not None and not isinstance(run.model, DinoConfig):
         found.append("data.crops is set, which DINO alone reads: leave it out")
-    return found + [f"held_out: {problem}" for problem in run.data.missing(run.held_out)]
+    try:
+        resolve_all(run.held_out)
+    except (ValueError, OSError) as error:
+        found.append(f"held_out: {error}")
+    return found
 
 
 def model_misfits(run: Run) -> list[str]:

@@ -1,159 +1,149 @@
 """The training loop. It knows no method: an objective turns a batch into named losses."""
 
-import json
 import math
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import psutil
 import torch
-from torch import nn
 
 from flava.batch import Batch, to_device
+from flava.distributed import world_size
 from flava.model.published.files import read_path
-from flava.model.published.own import OwnModel, restore_own
-from flava.objectives import Term
-from flava.training.checkpoint import last_checkpoint, load_state, point, save_checkpoint, step_name
-from flava.training.files import write_whole
-from flava.training.metrics import Display, Metrics, Row
+from flava.model.published.own import restore_own
+from flava.training.checkpoint import Progress, last_checkpoint, load_progress, step_name
+from flava.training.figures import Figures, Part, read_figures
+from flava.training.finite import FiniteCheck
+from flava.training.folder import claim
+from flava.training.meter import Meter
+from flava.training.metrics import Row, Watch
+from flava.training.objective import Objective, Probe
 from flava.training.optimizer import build_optimizer, clip_gradients
-from flava.training.run import LoopConfig, differences, load_run, save_run
+from flava.training.parallel import ParallelModel
+from flava.training.processes import own_device, raise_once
+from flava.training.run import LoopConfig
 from flava.training.schedule import learning_rate_factor, weight_decay_at
+from flava.training.state import restore, seed_anew, tensors_of
+from flava.training.stopping import Interrupted, Stopping
+from flava.training.writer import Writer
 
-Probe = Callable[[nn.Module, int], dict[str, float]]
-"""(model, step) -> named figures. The first of them chooses the best checkpoint: more is better."""
-
-
-@runtime_checkable
-class Objective(Protocol):
-    """What the loop needs of a method."""
-
-    @property
-    def model(self) -> OwnModel: ...
-
-    def __call__(self, batch: Batch) -> dict[str, Term]: ...
-
-    def after_step(self, step: int) -> None:
-        """Called when ``step`` updates have been made."""
-
-
-class Interrupted(Exception):  # noqa: N818
-    """The run was stopped by the user; its message says how to go on."""
+__all__ = ["Interrupted", "Objective", "Probe", "Trainer"]
 
 
 class Trainer:
-    """One run: made fresh, or from the last checkpoint of its folder.
+    """One run: made fresh, or from the last checkpoint of its folder. Every rank has one.
 
     Raises:
-        ValueError: the folder holds another run, or this one and ``resume`` was not asked for.
+        ValueError: the folder holds another run, or this one and ``resume`` was not asked for; or
+            the ranks do not fit together.
     """
 
     def __init__(self, run: LoopConfig, objective: Objective, probe: Probe | None) -> None:
         self.run, self.objective, self.probe = run, objective, probe
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = objective.model.to(self.device)
-        self.optimizer = build_optimizer(run.optimizer, self.model)
-        self.trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.step, self.seconds, self.best = 0, 0.0, -math.inf
-        self.saved: int | None = None
+        self.device, self.model = own_device(), objective.model
         self.checkpoints = run.output_dir / "checkpoints"
-        self.interrupted = False
-        self.claim_folder()
-
-    def claim_folder(self) -> None:
-        if last := last_checkpoint(self.run.output_dir):
-            if not self.run.resume:
-                raise ValueError(
-                    f"output_dir {self.run.output_dir} already holds a run: add --resume to go on "
-                    "with it, or choose another folder with --output-dir"
-                )
-            if found := differences(
-                load_run(self.run.output_dir / "run.json", type(self.run)), self.run
-            ):
-                raise ValueError(
-                    f"the run in {self.run.output_dir} is another one; to resume it leave these as "
-                    "they were, or choose another --output-dir:\n  " + "\n  ".join(found)
-                )
-            self.restore(last)
-        try:
-            self.run.output_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(
-                f"output_dir {self.run.output_dir} cannot be made ({error.strerror}): choose "
-                "another folder with --output-dir"
-            ) from error
-        save_run(self.run, self.run.output_dir / "run.json")
+        claim(run)
+        last = last_checkpoint(run.output_dir)
+        progress = load_progress(last) if last else Progress()
+        if last:
+            restore_own(self.model, read_path(last))
+        self.parallel = ParallelModel(run, objective, self.device)
+        self.trained = self.parallel.trained
+        self.optimizer = build_optimizer(run.optimizer, self.model)
+        self.step, self.seconds, self.best = progress.step, progress.seconds, progress.best
+        self.saved = self.step if last else None
+        self.finite = FiniteCheck(run, progress.non_finite)
+        self.stopping, self.meter = Stopping(), Meter(self.device)
+        self.writer = Writer(self.checkpoints, run.keep_last, run.timeout)
+        if last:
+            restore(last, self.model, self.optimizer)
+            self.objective.after_step(self.step)
+        if world_size() != progress.ranks:
+            seed_anew(run.seed, self.step)
 
     def train(self, batches: Iterator[Batch]) -> None:
         """Train to ``max_steps`` on ``batches``, which begin with that of update ``self.step``.
 
         Raises:
             Interrupted: by Ctrl-C or SIGTERM, after a checkpoint was written.
-            FloatingPointError: a loss or gradient was not finite; what is known is saved.
+            FloatingPointError: too many losses or gradients were not finite; what is known is
+                saved.
             OSError: a checkpoint could not be written; earlier ones are untouched.
         """
         with (
-            closing(Metrics(self.run.output_dir, self.step)) as metrics,
-            closing(Display(self.step, self.run.max_steps)) as display,
-            self.catch_signals(),
+            closing(self.writer),
+            closing(Watch(self.run, self.step)) as watch,
+            self.stopping.catching(),
         ):
-            while self.step < self.run.max_steps and not self.interrupted:
-                row = self.update(batches)
-                metrics.write(row)
-                display.update(row)
-                self.look(metrics, display)
-        if self.step < self.run.max_steps:
-            self.save()
+            while self.step < self.run.max_steps and not self.stopping.by:
+                watch.write(self.update(batches))
+                self.look(watch)
+            if self.step < self.run.max_steps:
+                self.save()
+        if self.stopping.by and self.step < self.run.max_steps:
             raise Interrupted(
                 f"stopped after {self.step} of {self.run.max_steps} updates; the checkpoint is in "
-                f"{self.checkpoints / 'last'}. To go on, run the same command with --resume"
+                f"{self.checkpoints / 'last'}. To go on, run the same command with --resume",
+                self.stopping.by,
             )
 
     def update(self, batches: Iterator[Batch]) -> Row:
         """One update of the weights, over ``accumulate`` batches."""
-        started = time.perf_counter()
+        meter = self.meter
+        meter.begin()
         rate = self.set_schedules()
-        drawn = [next(batches) for _ in range(self.run.accumulate)]
-        waited = time.perf_counter() - started
-        found = [self.accumulate_gradients(to_device(batch, self.device)) for batch in drawn]
-        norm = clip_gradients(self.run.optimizer, self.trained)
-        self.require_finite(drawn, found, norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.step += 1
-        self.objective.after_step(self.step)
-        elapsed = time.perf_counter() - started
+        with meter.part("data"):
+            drawn = [next(batches) for _ in range(self.run.accumulate)]
+        parts = [self.add_gradients(b, last=b is drawn[-1]) for b in drawn]
+        with meter.part("optimizer"):
+            norm = clip_gradients(self.run.optimizer, self.trained)
+        figures = self.agree(parts, norm)
+        with meter.part("optimizer"):
+            if made := self.finite.passes(self.step + 1, rate, drawn, figures):
+                self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+            self.objective.after_step(self.step)
+        elapsed = meter.end()
         self.seconds += elapsed
+        samples = world_size() * sum(len(batch.keys) for batch in drawn)
         return {
             "step": self.step,
             "batch": drawn[0].kind,
-            **means(found),
+            **figures.means,
             "lr": rate,
-            "grad_norm": norm,
-            "samples_per_second": sum(len(batch.keys) for batch in drawn) / elapsed,
-            "data_seconds": waited,
+            "grad_norm": figures.norm,
+            **({} if made else {"non_finite": self.finite.count}),
+            "samples_per_second": samples / elapsed,
+            **meter.row(),
             "seconds": self.seconds,
             "memory_gib": psutil.Process().memory_info().rss / 2**30,
         }
 
-    def accumulate_gradients(self, batch: Batch) -> dict[str, float]:
-        """Add a batch's gradients to those there are; its losses and accuracies by name."""
-        precision = self.run.precision.dtype
-        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            terms = self.objective(batch)
-        figures = {f"loss/{name}": term.loss.item() for name, term in terms.items()}
-        total = torch.stack([term.loss for term in terms.values()]).sum()
-        (total / self.run.accumulate).backward()
-        accuracies = {
-            f"accuracy/{name}": term.accuracy
-            for name, term in terms.items()
-            if term.accuracy is not None
-        }
-        return {"loss/total": total.item(), **figures, **accuracies}
+    def add_gradients(self, batch: Batch, *, last: bool) -> Part:
+        """Add a batch's gradients to those there are; at an update's ``last``, of all ranks."""
+        batch, precision = to_device(batch, self.device), self.run.precision.dtype
+        with self.parallel.gradients(last=last):
+            with (
+                self.meter.part("forward"),
+                torch.autocast(self.device.type, precision, enabled=precision != torch.float32),
+            ):
+                losses, accuracies = self.parallel.learner(batch)
+            with self.meter.part("backward"):
+                total = torch.stack(list(losses.values())).sum()
+                (total / self.run.accumulate).backward()
+        found = {name: loss.detach() for name, loss in losses.items()}
+        return Part(total=total.detach(), losses=found, accuracies=accuracies)
+
+    def agree(self, parts: Sequence[Part], norm: torch.Tensor) -> Figures:
+        """The update's figures; and whether to stop after it, since all ranks must."""
+        failed = float(self.writer.failed)
+        figures = read_figures(parts, norm, [failed, *self.stopping.votes()])
+        some_failed, *votes = figures.votes
+        self.stopping.count(votes)
+        if some_failed:
+            raise_once(self.writer.failure())
+        return figures
 
     def set_schedules(self) -> float:
         """Learning rate and weight decay of the coming update; returns the former."""
@@ -165,98 +155,44 @@ class Trainer:
                 group["weight_decay"] = decay
         return self.run.optimizer.lr * factor
 
-    def require_finite(
-        self, batches: Sequence[Batch], found: Sequence[Mapping[str, float]], norm: float
-    ) -> None:
-        """Stop, with the evidence saved, before a bad number reaches the weights."""
-        figures = [("grad_norm", norm), *(pair for each in found for pair in each.items())]
-        bad = dict.fromkeys(
-            f"{name} {value}" for name, value in figures if not math.isfinite(value)
-        )
-        if not bad:
-            return
-        step = self.step + 1
-        path = self.run.output_dir / f"non-finite-step-{step}.json"
-        evidence = {
-            "step": step,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "grad_norm": repr(norm),
-            "batches": [
-                {"kind": b.kind, **{n: repr(v) for n, v in each.items()}, "keys": b.keys}
-                for b, each in zip(batches, found, strict=True)
-            ],
-        }
-        write_whole(path, json.dumps(evidence, indent=2).encode() + b"\n")
-        raise FloatingPointError(
-            f"update {step} gave numbers that are not finite ({', '.join(bad)}); its losses, "
-            f"gradient norm and samples are in {path}. Lower optimizer.lr (now "
-            f"{self.run.optimizer.lr}) or lengthen schedule.warmup_steps, and train again in "
-            "another --output-dir"
-        )
-
-    def look(self, metrics: Metrics, display: Display) -> None:
+    def look(self, watch: Watch) -> None:
         """Probe and write checkpoints when they are due."""
         done = self.step == self.run.max_steps
         if self.probe and (done or self.step % self.run.probe_every == 0):
-            self.model.eval()
-            with torch.inference_mode():
-                figures = self.probe(self.model, self.step)
-            self.model.train()
-            metrics.write({"step": self.step, **{f"probe/{k}": v for k, v in figures.items()}})
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            display.say(f"probe at step {self.step}: {shown}")
+            figures = self.probed(self.probe)
+            watch.write({"step": self.step, **{f"probe/{k}": v for k, v in figures.items()}})
             first = next(iter(figures.values()))
-            if first > self.best - self.run.probe_tolerance:
-                self.best = max(first, self.best)
+            best = -math.inf if self.best is None else self.best
+            if first > best - self.run.probe_tolerance:
+                self.best = max(first, best)
                 self.save("best")
         if done or self.step % self.run.checkpoint_every == 0:
             self.save()
 
+    def probed(self, probe: Probe) -> dict[str, float]:
+        """Every rank asks the probe, since each may hold a part of the model only."""
+        self.model.eval()
+        with torch.inference_mode(), self.parallel.whole():
+            figures = probe(self.model, self.step)
+        self.model.train()
+        return figures
+
     def save(self, *links: str) -> None:
         """Write a checkpoint and let ``links`` stand for it; it is the last one in any case."""
-        name = step_name(self.step)
-        # Not "if there is none": a folder of that name may be the rest of a run that was killed.
-        if self.saved != self.step:
-            state = {
-                "step": self.step,
-                "seconds": self.seconds,
-                "best": self.best,
-                "optimizer": self.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-            }
-            save_checkpoint(self.checkpoints, name, self.model, state)
-            self.saved = self.step
-        for link in (*links, "last"):
-            point(self.checkpoints, link, name)
-
-    def restore(self, folder: Path) -> None:
-        state: dict[str, Any] = load_state(folder)
-        restore_own(self.model, read_path(folder))
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
+        if self.saved == self.step:
+            return
+        self.writer.write(
+            step_name(self.step),
+            self.model,
+            self.parallel.weights(),
+            tensors_of(self.model, self.optimizer),
+            Progress(
+                step=self.step,
+                seconds=self.seconds,
+                best=self.best,
+                non_finite=self.finite.count,
+                ranks=world_size(),
+            ),
+            (*links, "last"),
+        )
         self.saved = self.step
-        torch.set_rng_state(state["random"])
-        self.objective.after_step(self.step)
-
-    @contextmanager
-    def catch_signals(self) -> Iterator[None]:
-        """Let the current update finish on Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
-
-        def stop(number: int, frame: object) -> None:  # noqa: ARG001
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-
-        previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
-def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each figure over the rows that have it."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    values = {name: [row[name] for row in rows if name in row] for name in names}
-    return {name: sum(each) / len(each) for name, each in values.items()}

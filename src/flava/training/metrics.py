@@ -1,6 +1,7 @@
 """Where a run's figures go: one JSON line an update, TensorBoard, and the screen."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,30 @@ from rich.progress import (
 )
 from torch.utils.tensorboard import SummaryWriter
 
+from flava.distributed import rank
 from flava.training.files import unwritable, write_whole
+from flava.training.run import LoopConfig
 
 Row = Mapping[str, float | int | str | None]
+
+
+class Watch:
+    """All that is told of a run as it goes on; rank 0 tells it."""
+
+    def __init__(self, run: LoopConfig, step: int) -> None:
+        self.told: list[Metrics | Display] = []
+        if rank() == 0:
+            self.told = [Metrics(run.output_dir, step), Display(step, run.max_steps)]
+
+    def write(self, row: Row) -> None:
+        """A row an update, or a probe."""
+        for each in self.told:
+            each.write(row)
+
+    def close(self) -> None:
+        for each in self.told:
+            each.close()
+
 
 SMOOTHING = 0.95
 """Weight of the past in the figures on the screen."""
@@ -41,7 +63,7 @@ class Metrics:
         """Raises OSError if the disk is full; rows before this one stay."""
         with self.named_errors():
             with self.path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps({k: finite(v) for k, v in row.items()}) + "\n")
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
                     self.board.add_scalar(name, value, int(row["step"] or 0))
@@ -56,6 +78,11 @@ class Metrics:
             yield
         except OSError as error:
             raise unwritable(self.path, error) from error
+
+
+def finite(value: object) -> object:
+    """JSON has neither infinity nor NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def lines(path: Path) -> list[str]:
@@ -91,12 +118,19 @@ class Display:
     def close(self) -> None:
         self.progress.stop()
 
-    def update(self, row: Row) -> None:
+    def write(self, row: Row) -> None:
         self.step = int(row["step"] or 0)
+        probed = {name.removeprefix("probe/"): v for name, v in row.items() if "probe/" in name}
+        if probed:
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in probed.items())
+            self.say(f"probe at step {self.step}: {shown}")
+            return
         for name, value in row.items():
-            if (name.startswith("loss/") or name == "samples_per_second") and value is not None:
-                past = self.smooth.get(name, float(value))
-                self.smooth[name] = SMOOTHING * past + (1 - SMOOTHING) * float(value)
+            if not name.startswith("loss/") and name != "samples_per_second":
+                continue
+            if isinstance(value, float) and math.isfinite(value):
+                past = self.smooth.get(name, value)
+                self.smooth[name] = SMOOTHING * past + (1 - SMOOTHING) * value
         self.progress.update(self.task, completed=self.step, figures=self.figures())
         now = time.monotonic()
         if not self.console.is_terminal and now - self.last_line > SECONDS_BETWEEN_LINES:

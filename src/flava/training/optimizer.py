@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
 
@@ -72,10 +74,40 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
     )
 
 
-def clip_gradients(config: OptimizerConfig, parameters: Sequence[nn.Parameter]) -> float:
-    """Scale gradients down where they are too large; returns the norm of all as it was before."""
+def clip_gradients(
+    config: OptimizerConfig, parameters: Sequence[nn.Parameter]
+) -> Float[Tensor, ""]:
+    """Scale gradients down where they are too large; returns the norm of all as it was before.
+
+    Where a rank holds parts of the parameters, norms are those of the whole ones, on every rank.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
     if not config.clip_each:
-        return nn.utils.clip_grad_norm_(parameters, config.max_grad_norm).item()
-    graded = [parameter for parameter in parameters if parameter.grad is not None]
-    norms = [nn.utils.clip_grad_norm_(each, config.max_grad_norm) for each in graded]
-    return torch.stack(norms).norm().item()
+        norm = norm_of(gradients)
+        scale_down(gradients, norm, config.max_grad_norm)
+        return norm
+    norms = [norm_of([each]) for each in gradients]
+    for each, norm in zip(gradients, norms, strict=True):
+        scale_down([each], norm, config.max_grad_norm)
+    return torch.stack(norms).norm()
+
+
+def norm_of(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """The norm of all of them together, of which some may be parts of a sharded whole."""
+    kinds = [
+        [each for each in gradients if isinstance(each, DTensor) is sharded]
+        for sharded in (False, True)
+    ]
+    norms = [whole(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+    return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
+
+def whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def scale_down(gradients: Sequence[Tensor], norm: Float[Tensor, ""], largest: float) -> None:
+    """As ``nn.utils.clip_grads_with_norm_``, of each rank's own parts."""
+    factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+    own = [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
+    torch._foreach_mul_(own, factor)  # pyright: ignore[reportPrivateImportUsage]

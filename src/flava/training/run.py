@@ -46,6 +46,17 @@ class Precision(Enum):
         return torch.bfloat16 if self is Precision.BF16 else torch.float32
 
 
+class Parallel(Enum):
+    """How the ranks of a run share the model; each has its share of every batch in any case."""
+
+    DDP = "ddp"
+    """Every rank holds the whole model, and gradients are averaged."""
+    FSDP = "fsdp"
+    """Every rank holds a part of each weight, gradient and optimiser state."""
+    HYBRID = "hybrid"
+    """The ranks of a machine hold a part each, and every machine the whole."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
     """What the loop reads of a run's configuration; each kind of run adds what it trains on what.
@@ -81,6 +92,21 @@ class LoopConfig:
     than this. Set to the figure's standard error, it keeps no checkpoint for its luck."""
     checkpoint_every: int = 200
     """Updates between two checkpoints; one is written at the end and on Ctrl-C in any case."""
+    keep_last: int = 1
+    """How many of the last checkpoints are kept; the best is kept in any case."""
+    parallel: Parallel = Parallel.DDP
+    """How several ranks share the model: ddp (each has all of it), fsdp (each has a part of every
+    weight) or hybrid (parts within a machine, copies over machines)."""
+    checkpoint_blocks: bool = False
+    """Keep only the inputs of each transformer block, and compute the rest again in the backward
+    pass: a third more computation for a fraction of the memory."""
+    compile_blocks: bool = False
+    """Compile each transformer block with torch.compile."""
+    timeout: int = 600
+    """Seconds that a rank waits for the others before it takes them for dead, and stops."""
+    max_non_finite: int = 10
+    """Updates of the whole run that may be left out because a loss or gradient was not finite; one
+    more stops it."""
 
     def __post_init__(self) -> None:
         if mistakes := self.mistakes():
@@ -90,12 +116,19 @@ class LoopConfig:
         """What is wrong with these settings, one line each."""
         found = [
             f"{name} is {value}: use at least 1"
-            for name in ("max_steps", "accumulate", "probe_every", "checkpoint_every")
+            for name in (
+                "max_steps",
+                "accumulate",
+                "probe_every",
+                "checkpoint_every",
+                "keep_last",
+                "timeout",
+            )
             if (value := getattr(self, name)) < 1
         ]
         found += [
             f"{name} is {value}: use 0 or more"
-            for name in ("seed", "probe_tolerance")
+            for name in ("seed", "probe_tolerance", "max_non_finite")
             if not (value := getattr(self, name)) >= 0
         ]
         return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
@@ -175,6 +208,12 @@ FREE_ON_RESUME = {
     "probe_every",
     "probe_tolerance",
     "checkpoint_every",
+    "keep_last",
+    "parallel",
+    "checkpoint_blocks",
+    "compile_blocks",
+    "timeout",
+    "max_non_finite",
 }
 """Fields that may differ when a run is resumed; any other would make it another run."""
 

@@ -152,7 +152,7 @@ def test_what_is_finished_is_taken_and_only_for_the_very_same_run(tmp_path, monk
         ):
             with pytest.raises(TypeError):  # it sets out to train
                 fine_tune(model, data, config, settings(tmp_path), seed=seed)
-    assert not list(first.run.output_dir.rglob("state.pt"))
+    assert not list(first.run.output_dir.rglob("state"))
     assert load_run(first.run.output_dir / "run.json", SuiteRun).data == first.run.data
 
 

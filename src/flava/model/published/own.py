@@ -1,13 +1,13 @@
 """Our own layout: ``config.json`` with the geometry, ``model.safetensors`` with our names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from flava.files import explain
 from flava.model.classifier import Classifier, ClassifierConfig
@@ -60,10 +60,14 @@ def build_model(config: OwnConfig) -> OwnModel:
     return MODELS[type(config)](config)
 
 
-def write_model(model: OwnModel, folder: Path) -> None:
-    """Write both files into a folder that is there."""
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
+def write_model(model: OwnModel, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write both files into a folder that is there.
+
+    ``weights`` are what to write for the model's own, such as a copy of them.
+    """
+    state = model.state_dict() if weights is None else weights
+    contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(contiguous, folder / "model.safetensors")
     absent = tuple(sorted(absent_of(model)))
     config = MODEL_FILE.dump_json(ModelFile(model=model.config, absent=absent), indent=2)
     (folder / "config.json").write_bytes(config + b"\n")

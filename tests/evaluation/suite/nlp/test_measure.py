@@ -123,7 +123,7 @@ def test_the_median_of_seeds_is_reported_beside_each_and_kept(tmp_path):
     before = [run.stat().st_mtime_ns for run in runs]
     assert measure(task, flava(), settings(tmp_path, seed=7)) == found  # nothing is done again
     assert [run.stat().st_mtime_ns for run in runs] == before
-    assert not list(runs[0].rglob("state.pt"))
+    assert not list(runs[0].rglob("state"))
 
 
 def test_a_few_rows_have_one_seed_and_no_predictions_for_the_server(tmp_path):

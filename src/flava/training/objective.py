@@ -1,0 +1,27 @@
+"""What the loop needs of a method, and of a probe."""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from torch import nn
+
+from flava.batch import Batch
+from flava.model.published.own import OwnModel
+from flava.objectives import Term
+
+Probe = Callable[[nn.Module, int], dict[str, float]]
+"""(model, step) -> named figures. The first of them chooses the best checkpoint: more is better.
+Every rank is asked, and all have the same answer."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A batch -> its named losses."""
+
+    @property
+    def model(self) -> OwnModel: ...
+
+    def __call__(self, batch: Batch) -> dict[str, Term]: ...
+
+    def after_step(self, step: int) -> None:
+        """Called when ``step`` updates have been made."""

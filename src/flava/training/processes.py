@@ -1,0 +1,98 @@
+"""The ranks of a run: processes that torchrun, Slurm or `flava train --processes` started.
+
+What they are told is torchrun's environment: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``,
+``LOCAL_WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from flava.distributed import rank, world_size
+
+
+def own_device() -> torch.device:
+    """The GPU of this rank's number on its machine, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def is_first() -> bool:
+    """Whether this is rank 0, also when the ranks have parted."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def machine_size() -> int:
+    """How many ranks this machine has."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
+
+
+def is_restarted() -> bool:
+    """Whether the launcher started these ranks again after some of them had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def joined(timeout: int) -> Iterator[None]:
+    """Meet the other ranks, if there are any; a rank waits ``timeout`` seconds for the others.
+
+    Raises:
+        ConnectionError: another rank ended, or did not answer in time.
+    """
+    device = own_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    # With a backend for the CPU too: checkpoints and agreements travel there.
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_of_ranks(error):
+            raise
+        raise ConnectionError(
+            f"rank {rank()}: another rank ended, or gave no answer within the timeout of "
+            f"{timeout} s: what it said is above ({first_line(error)})"
+        ) from error
+    dist.destroy_process_group()
+
+
+def is_of_ranks(error: RuntimeError) -> bool:
+    """Whether it is a failure of the ranks' connection; gloo's have no type of their own."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """Every rank's value, in order."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def raise_once(error: Exception) -> NoReturn:
+    """Raise what all ranks know, on the first of them alone: one message, not one a rank.
+
+    Raises:
+        Exception: ``error``, on rank 0.
+        SystemExit: on the others, once rank 0 has ended.
+    """
+    if rank() == 0:
+        raise error
+    with suppress(RuntimeError):
+        dist.barrier()  # rank 0 never comes
+    raise SystemExit(1) from error

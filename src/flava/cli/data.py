@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from flava.data.build.build import build
 from flava.data.build.check import check
@@ -13,6 +15,8 @@ from flava.data.build.config import BuildConfig, CleaningConfig
 from flava.data.build.fetch_list import write_urls
 from flava.data.build.pool import cores
 from flava.data.build.sources import SOURCES, Source
+from flava.data.build.stats import Described, built_folders, describe, mean_words
+from flava.evaluation.data_report import PICTURES, readable_bytes, write_page
 
 SHOWN_MISTAKES = 20
 FETCH = """\
@@ -66,7 +70,19 @@ class Check:
     """Read shards again, whole, and compare them with their manifests."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that flava data build wrote."""
+    """Folders that flava data build wrote, or that hold such (data/pmd)."""
+    processes: int | None = None
+    """As for flava data build."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatsOf:
+    """Describe shards: pairs, images, lengths, languages, sizes, licences, beside the paper's."""
+
+    shards: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that flava data build wrote, or that hold such (data/pmd)."""
+    html: Path | None = None
+    """A page to write, with histograms and samples."""
     processes: int | None = None
     """As for flava data build."""
 
@@ -76,6 +92,7 @@ Action = (
     | Annotated[Build, tyro.conf.subcommand("build")]
     | Annotated[Urls, tyro.conf.subcommand("urls")]
     | Annotated[Check, tyro.conf.subcommand("check")]
+    | Annotated[StatsOf, tyro.conf.subcommand("stats")]
 )
 
 
@@ -90,6 +107,8 @@ def data(action: Annotated[Action, tyro.conf.arg(name="")]) -> None:
             list_urls(action)
         case Check():
             check_shards(action)
+        case StatsOf():
+            show_stats(action)
 
 
 def listing() -> str:
@@ -114,7 +133,7 @@ def build_shards(action: Build) -> None:
     processes = processes_of(action.processes)
     done = build(action, processes=processes, cluster=action.cluster)
     print(summary(done))
-    print(f"built: {action.output}. Next: flava data check {action.output}")
+    print(f"built: {action.output}. Next: flava data stats {action.output}")
 
 
 def processes_of(given: int | None) -> int:
@@ -152,11 +171,43 @@ def summary(done: dict[str, Any]) -> str:
 def check_shards(action: Check) -> None:
     """Raises ValueError: something is wrong with them."""
     processes = processes_of(action.processes)
-    mistakes = [m for folder in action.shards for m in check(folder, processes=processes)]
-    for folder in action.shards:
+    folders = list(built_folders(action.shards))
+    mistakes = [m for folder in folders for m in check(folder, processes=processes)]
+    for folder in folders:
         print(f"checked: {folder}", file=sys.stderr)
     if mistakes:
         more = len(mistakes) - SHOWN_MISTAKES
         shown = [*mistakes[:SHOWN_MISTAKES], *([f"and {more} more"] if more > 0 else [])]
         raise ValueError("\n  ".join(["the shards are damaged; build them again:", *shown]))
     print("all shards are as their manifests tell")
+
+
+def show_stats(action: StatsOf) -> None:
+    """The table, and the page if one is asked for."""
+    pick = PICTURES if action.html else 0
+    found = describe(action.shards, pick=pick, processes=processes_of(action.processes))
+    Console().print(stats_table(found))
+    if action.html is not None:
+        write_page(found, action.html)
+        print(f"page: {action.html}")
+
+
+def stats_table(found: list[Described]) -> Table:
+    """A row a folder."""
+    table = Table(title="What the shards hold", title_style="")
+    table.add_column("folder", overflow="fold")
+    for heading in ("samples", "the paper's", "images", "words", "language", "size"):
+        table.add_column(heading, justify="right")
+    for each in found:
+        source, words = SOURCES.get(each.manifest["source"]), mean_words(each.stats.words)
+        language = ", ".join(name for name, _ in each.stats.languages.most_common(1))
+        table.add_row(
+            str(each.folder),
+            f"{each.stats.samples:,}",
+            f"{source.pairs:.1f} M" if source and source.pairs else "",
+            f"{each.manifest['images']:,}",
+            "" if words is None else f"{words:.1f}",
+            language,
+            readable_bytes(each.manifest["bytes"]),
+        )
+    return table

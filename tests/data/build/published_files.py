@@ -275,14 +275,14 @@ YFCC = [
     ("Sunset", 'A long walk on the beach with <a href="http://x">friends</a>', "0"),
     ("the old church in the village", "", "0"),
     ("Un coucher de soleil sur la mer", "Nous avons marché longtemps sur la plage", "0"),
-    ("Three words here + plus", "short one", "0"),
+    ("the ducks are swimming + diving", "short one", "0"),
     ("the title of a moving picture", "the description of a moving picture", "1"),
     ("IMG_1", "DSC", "0"),
 ]
 YFCC_CAPTIONS = [
     (1, "A long walk on the beach with friends"),
     (2, "the old church in the village"),
-    (4, "Three words here + plus"),
+    (4, "the ducks are swimming + diving"),
 ]
 
 

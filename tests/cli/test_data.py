@@ -64,7 +64,17 @@ def test_urls_are_those_of_the_pairs_that_pass(flava: Command, tmp_path: Path) -
 def test_a_source_without_urls_has_nothing_to_fetch(flava: Command, tmp_path: Path) -> None:
     paths, _ = published_files.visual_genome(tmp_path)
     output = tmp_path / "urls.parquet"
-    ended = flava("data", "urls", "visual-genome", "--annotations", *paths, "--output", output)
+    ended = flava(
+        "data",
+        "urls",
+        "visual-genome",
+        "--annotations",
+        *paths,
+        "--output",
+        output,
+        "--processes",
+        1,
+    )
     assert ended.status == 1
     assert "none of the 3 rows of visual-genome has a URL to be fetched" in ended.error
     assert not output.exists()

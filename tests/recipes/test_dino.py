@@ -102,7 +102,7 @@ def test_the_recipe_is_the_published_protocol() -> None:
     assert model.image.drop_path == published["drop_path_rate"]
     assert (model.head_width, model.bottleneck, model.outputs) == (2048, 256, published["out_dim"])
     assert data.images.batch_size * run.accumulate == batch
-    assert data.images.shards == ("data/imagenet-1k/*.tar",)
+    assert data.images.shards == ("root:imagenet-1k/*.tar",)
     assert list(data.sources) == ["images"]
     assert (data.crops.global_size, data.crops.local_size) == (224, 96)
     assert data.crops.local_crops == published["local_crops_number"]

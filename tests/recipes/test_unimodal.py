@@ -63,7 +63,7 @@ def test_columns_1_and_2_have_table_a1s_numbers(name):
         "updates": 150_000,
     }
     (source,) = run.data.sources.values()
-    assert (source.batch_size, source.shards) == (8192, ("data/pmd/*.tar",))
+    assert (source.batch_size, source.shards) == (8192, ("data/pmd/*/*.tar",))
     assert list(run.data.sources) == ["images" if name == "mim" else "text"]
     assert run.data.mask_probability == 0.15
     assert run.data.patch_mask_fraction * 196 == pytest.approx(75)
@@ -84,7 +84,7 @@ def test_text_mlm_has_robertas_numbers_with_the_papers_changes():
     assert (run.optimizer.eps, run.optimizer.max_grad_norm) == (1e-6, math.inf)
     assert run.data.text is not None
     assert run.data.text.batch_size == 2048
-    assert run.data.text.shards == ("data/ccnews/*.jsonl", "data/bookcorpus/*.jsonl")
+    assert run.data.text.shards == ("root:ccnews/*.jsonl", "root:bookcorpus/*.jsonl")
     assert (run.data.text_max_length, run.data.pack_sentences) == (512, True)
     assert rate(run, 10_000 + 115_000 // 4) == pytest.approx(0.75 * 5e-4, rel=1e-4)
     assert rate(run, 125_000) == 0
@@ -108,7 +108,7 @@ def test_image_beit_has_beits_numbers():
     assert run.data.images is not None
     assert (run.data.images.batch_size, run.data.images.shards) == (
         2048,
-        ("data/imagenet-1k/*.tar",),
+        ("root:imagenet-1k/*.tar",),
     )
     image = run.data.image
     assert (image.image_size, image.codebook_size, image.crop_scale) == (224, 112, (0.08, 1.0))
@@ -286,6 +286,8 @@ def test_data_that_is_not_there_is_named(tmp_path):
         start(replace(run, output_dir=tmp_path / "run"))
     for missing in ("data/ccnews/*.jsonl", "data/bookcorpus/*.jsonl", "data/ccnews-val/*.jsonl"):
         assert f"no file '{missing}'" in str(error.value)
+    for built in ("ccnews", "bookcorpus", "ccnews-val"):
+        assert f"--output data/{built} " in str(error.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -81,8 +81,10 @@ def data(run: Run) -> str:
 
 
 def place(shard: str) -> str:
-    """ "pmd" of "data/pmd/*.tar", "embedded:pairs" of a shard of the embedded corpus."""
+    """ "pmd" of "data/pmd/*/*.tar", "embedded:pairs" of a shard of the embedded corpus."""
     folder = Path(shard).parent
+    while "*" in folder.name:
+        folder = folder.parent
     return str(folder) if shard.startswith("embedded:") else folder.name
 
 

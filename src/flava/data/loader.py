@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flava import distributed
 from flava.batch import Batch
 from flava.data import mixture
+from flava.data.build.commands import commands
 from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.collate import (
     ImageCollator,
@@ -31,6 +32,9 @@ from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
 from flava.data.vocabularies import Vocabulary
 from flava.data.workers import Batches, Windows
+
+ROOT = "root:"
+"""Before shards that are below ``DataConfig.root``."""
 
 SourceMarks = Mapping[str, Marks]
 """Marks by the name of the source."""
@@ -61,6 +65,9 @@ class DataConfig:
     text: SourceConfig | None = None
     """Texts alone: JSON lines with a "text" field, or plain text with a text a line; of pairs their
     captions."""
+    root: str = "data"
+    """The folder that "root:" in shards stands for: of the paper's data, as flava data build writes
+    it. May be a URL."""
     image: ImageTransformConfig = field(default_factory=ImageTransformConfig)
     """Crops and sizes."""
     vocabulary: Vocabulary = Vocabulary.BERT
@@ -93,9 +100,24 @@ class DataConfig:
 
     @property
     def sources(self) -> dict[str, SourceConfig]:
-        """The sources in use, by name."""
+        """The sources in use, by name, their shards without "root:"."""
         every = {"pairs": self.pairs, "images": self.images, "text": self.text}
-        return {name: source for name, source in every.items() if source and source.weight}
+        return {
+            name: replace(source, shards=self.located(source.shards))
+            for name, source in every.items()
+            if source and source.weight
+        }
+
+    def missing(self, shards: tuple[str, ...]) -> list[str]:
+        """Those of some shards that are not there, with what to do."""
+        return _missing(self.located(shards), self.root)
+
+    def located(self, shards: tuple[str, ...]) -> tuple[str, ...]:
+        """Shards with the root in the place of "root:"."""
+        return tuple(
+            f"{self.root.rstrip('/')}/{each.removeprefix(ROOT)}" if each.startswith(ROOT) else each
+            for each in shards
+        )
 
     @property
     def weights(self) -> dict[str, float]:
@@ -106,7 +128,7 @@ class DataConfig:
         """Every mistake, a sentence each with the field and its value; looks for the shards too."""
         found = [] if self.sources else ["no source: give one of pairs, images and text a weight"]
         for name, source in self.sources.items():
-            found += _source_problems(name, source)
+            found += _source_problems(name, source, self.root)
         for name in ("patch_mask_fraction", "mask_probability", "mismatch_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} = {getattr(self, name)}: must be between 0 and 1")
@@ -146,7 +168,7 @@ class DataConfig:
         return found
 
 
-def _source_problems(name: str, source: SourceConfig) -> list[str]:
+def _source_problems(name: str, source: SourceConfig, root: str) -> list[str]:
     found = []
     if not 0 < source.weight < float("inf"):
         found.append(f"{name}.weight = {source.weight}: must be positive, or 0 (left out)")
@@ -154,11 +176,21 @@ def _source_problems(name: str, source: SourceConfig) -> list[str]:
         found.append(f"{name}.batch_size = {source.batch_size}: must be at least 1")
     if not source.shards:
         found.append(f"{name}.shards is empty: name at least one shard")
-    for shard in source.shards:
+    return found + [f"{name}.shards: {problem}" for problem in _missing(source.shards, root)]
+
+
+def _missing(shards: tuple[str, ...], root: str) -> list[str]:
+    """The shards that are not there, and how those of the paper's data are built."""
+    found = []
+    for shard in shards:
         try:
             resolve_all((shard,))
         except (ValueError, OSError) as error:
-            found.append(f"{name}.shards: {error}")
+            base = root.rstrip("/")
+            below = shard.removeprefix(f"{base}/")
+            built = commands(below, base) if below != shard else []
+            remedy = ["--data.root is where they are; where they are not yet:"] if built else []
+            found.append("\n    ".join([str(error), *remedy, *built]))
     return found
 
 

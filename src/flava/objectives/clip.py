@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
-from flava.batch import Batch, PairInputs, WholePairBatch
+from flava.batch import Batch, PairBatch, PairInputs, WholePairBatch
 from flava.distributed import Gather
 from flava.model import Clip, Flava
 from flava.objectives.losses import Term, contrastive
@@ -52,6 +54,14 @@ class ClipObjective:
                 f"{type(batch).__name__}: set data.pairs, and data.mask_pairs to False"
             )
         return {"gc": contrast(self.model, batch.inputs, self.config)}
+
+    def others(
+        self,
+        batch: PairBatch | WholePairBatch,  # noqa: ARG002
+        rows: Bool[Tensor, " batch"],  # noqa: ARG002
+    ) -> dict[str, Term]:
+        """There is no loss but contrast."""
+        return {}
 
     def after_step(self, step: int) -> None:  # noqa: ARG002
         """Keep the temperature within the published bounds."""

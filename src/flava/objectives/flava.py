@@ -114,7 +114,18 @@ class FlavaObjective:
         # With no matched pair at all, the published code takes every pair for matched.
         rows = batch.matched | ~batch.matched.any()
         hidden = both_passes(self.model, batch)
-        return {"gc": self.contrast(hidden, rows), **self.multimodal(batch, hidden, rows)}
+        masked = self.multimodal(batch, hidden.masked_image, hidden.masked_text, rows)
+        return {"gc": self.contrast(hidden, rows), **masked}
+
+    def others(
+        self, batch: PairBatch | WholePairBatch, rows: Bool[Tensor, " batch"]
+    ) -> dict[str, Term]:
+        """The losses of pairs but for contrast, where that is taken over several batches."""
+        if isinstance(batch, WholePairBatch):
+            return {}
+        image = self.model.image_encoder(batch.image.pixels, batch.image.selected)
+        text = self.model.text_encoder(batch.text.masked_ids, batch.text.real)
+        return self.multimodal(batch, image, text, rows)
 
     def contrast(self, hidden: Hidden, rows: Bool[Tensor, " batch"]) -> Term:
         model = self.model
@@ -128,7 +139,11 @@ class FlavaObjective:
         )
 
     def multimodal(
-        self, batch: PairBatch, hidden: Hidden, rows: Bool[Tensor, " batch"]
+        self,
+        batch: PairBatch,
+        image_states: Float[Tensor, "batch image_tokens image_width"],
+        text_states: Float[Tensor, "batch text_tokens text_width"],
+        rows: Bool[Tensor, " batch"],
     ) -> dict[str, Term]:
         """The three losses of the masked pass."""
         model, image, text = self.model, batch.image, batch.text
@@ -141,7 +156,7 @@ class FlavaObjective:
         tokens = functional.pad(hidden_tokens, (patches.shape[1] - hidden_tokens.shape[1], 0))
         read = patches | tokens
         read[:, 0] = True
-        states = model.multimodal(hidden.masked_image, hidden.masked_text, text.real, read)
+        states = model.multimodal(image_states, text_states, text.real, read)
         codes = model.codebook.codes(image.codebook_pixels)
         return {
             "mmm_image": classification(

@@ -44,12 +44,12 @@ def flava() -> Run:
         model=FlavaConfig(),
         objective=FlavaObjectiveConfig(gather=Gather.GLOBAL),
         data=DataConfig(
-            pairs=SourceConfig(shards=("data/pmd/*.tar",), weight=pairs, batch_size=BATCH_SIZE),
+            pairs=SourceConfig(shards=("root:pmd/*/*.tar",), weight=pairs, batch_size=BATCH_SIZE),
             images=SourceConfig(
-                shards=("data/imagenet-1k/*.tar",), weight=images, batch_size=BATCH_SIZE
+                shards=("root:imagenet-1k/*.tar",), weight=images, batch_size=BATCH_SIZE
             ),
             text=SourceConfig(
-                shards=("data/ccnews/*.jsonl", "data/bookcorpus/*.jsonl"),
+                shards=("root:ccnews/*.jsonl", "root:bookcorpus/*.jsonl"),
                 weight=text,
                 batch_size=BATCH_SIZE,
             ),

@@ -30,7 +30,7 @@ def image_dino() -> Run:
         model=DinoConfig(image=ImageConfig(drop_path=0.1)),
         objective=DinoObjectiveConfig(epoch_steps=epoch),
         data=DataConfig(
-            images=SourceConfig(shards=("data/imagenet-1k/*.tar",), weight=1.0, batch_size=batch),
+            images=SourceConfig(shards=("root:imagenet-1k/*.tar",), weight=1.0, batch_size=batch),
             crops=CropConfig(local_crops=10, global_scale=(0.25, 1.0), local_scale=(0.05, 0.25)),
             workers=10,
         ),

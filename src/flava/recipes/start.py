@@ -8,7 +8,6 @@ import torch
 
 from flava.batch import Batch, Kind
 from flava.data.loader import Loader
-from flava.data.shards import resolve_all
 from flava.data.vocabularies import Vocabulary
 from flava.distributed import rank, world_size
 from flava.evaluation.held_out_loss import loss_probe
@@ -183,11 +182,7 @@ def misfits(run: Run) -> list[str]:
     found = model_misfits(run)
     if run.data.crops is not None and not isinstance(run.model, DinoConfig):
         found.append("data.crops is set, which DINO alone reads: leave it out")
-    try:
-        resolve_all(run.held_out)
-    except (ValueError, OSError) as error:
-        found.append(f"held_out: {error}")
-    return found
+    return found + [f"held_out: {problem}" for problem in run.data.missing(run.held_out)]
 
 
 def model_misfits(run: Run) -> list[str]:

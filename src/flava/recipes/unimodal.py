@@ -24,8 +24,8 @@ from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Run
 from flava.training.schedule import Decay, ScheduleConfig
 
-PMD = ("data/pmd/*.tar",)
-IMAGENET = ("data/imagenet-1k/*.tar",)
+PMD = ("root:pmd/*/*.tar",)
+IMAGENET = ("root:imagenet-1k/*.tar",)
 BEIT_EPOCH = 625
 """Updates: 1,281,167 images of ImageNet-1k by 2,048, the rest dropped."""
 
@@ -86,7 +86,7 @@ def text_mlm() -> Run:
         objective=MaskedObjectiveConfig(),
         data=DataConfig(
             text=SourceConfig(
-                shards=("data/ccnews/*.jsonl", "data/bookcorpus/*.jsonl"),
+                shards=("root:ccnews/*.jsonl", "root:bookcorpus/*.jsonl"),
                 weight=1.0,
                 batch_size=2048,
             ),
@@ -97,7 +97,7 @@ def text_mlm() -> Run:
             lr=5e-4, beta2=0.98, eps=1e-6, weight_decay=0.01, max_grad_norm=math.inf
         ),
         schedule=ScheduleConfig(warmup_steps=10_000, decay=Decay.LINEAR),
-        held_out=("data/ccnews-val/*.jsonl", "data/bookcorpus-val/*.jsonl"),
+        held_out=("root:ccnews-val/*.jsonl", "root:bookcorpus-val/*.jsonl"),
         probe_every=SELECTION,
         checkpoint_every=SELECTION,
     )

@@ -21,6 +21,7 @@ from flava.data.build.images import Images, open_images
 from flava.data.build.pictures import picture_of
 from flava.data.build.rows import Found, Row
 from flava.data.build.shard_files import WRITERS, Files, save, write_whole
+from flava.data.build.texts import packed, sentences_of
 from flava.data.build.urls import check_url
 from flava.data.errors import SampleError, Skipped
 
@@ -53,6 +54,7 @@ class Job:
     suffix: str = ".tar"
     wants_image: bool = True
     wants_caption: bool = True
+    one_text: bool = False
 
     @property
     def evaluation(self) -> Path:
@@ -106,9 +108,12 @@ class Sample:
 
     files: Files
     content: int
-    image: int
-    looks: int
-    licence: str | None
+    """Hash of all of it."""
+    image: int = 0
+    """Hash of what its image is called."""
+    looks: int = 0
+    """Perceptual hash."""
+    licence: str | None = None
 
 
 def cut_blocks(rows: Iterable[Found], size: int) -> Iterator[Block]:
@@ -132,27 +137,18 @@ def build_block(block: Block, job: Job) -> int:
     Raises:
         OSError: they could not be written; no part of them is left.
     """
-    images = open_images(job.images, job.folder / "fetched")
     tally = Tally(rows=len(block.rows))
-    index = np.zeros(len(block.rows), INDEX)
+    index: list[tuple[int, int, int]] = []
     writer = WRITERS[job.suffix](job.shard(block.number))
     try:
-        for place, row in enumerate(block.rows):
-            if isinstance(row, Skipped):
-                tally.leave_out(row.reason, f"{row.key}: {row.message}")
-                continue
-            try:
-                sample = sample_of(row, images, job)
-            except SampleError as error:
-                tally.leave_out(error.reason, f"{row.place}: {error}")
-                continue
-            writer.add(f"{block.number:06d}{place:06d}", sample.files)
-            index[tally.kept] = (sample.content, sample.image, sample.looks)
+        for sample in samples_of(block, job, tally):
+            writer.add(f"{block.number:06d}{tally.kept:06d}", sample.files)
+            index.append((sample.content, sample.image, sample.looks))
             tally.kept += 1
             if sample.licence:
                 tally.licences[sample.licence] += 1
         written = writer.finish()
-        save(job.index(block.number), index[: tally.kept])
+        save(job.index(block.number), np.array(index, INDEX))
         record = {"bytes": written.bytes, "sha256": written.sha256, **to_json(tally)}
         write_whole(job.record(block.number), json.dumps(record).encode())
     finally:
@@ -160,8 +156,48 @@ def build_block(block: Block, job: Job) -> int:
     return len(block.rows)
 
 
-def sample_of(row: Row, images: Images, job: Job) -> Sample:
-    """A row looked at.
+def samples_of(block: Block, job: Job, tally: Tally) -> Iterator[Sample]:
+    """What is kept of a block; what is left out is counted."""
+    if not job.wants_image:
+        yield from text_samples(block, job, tally)
+        return
+    images = open_images(job.images, job.folder / "fetched")
+    for row in readable(block, tally):
+        try:
+            yield image_sample(row, images, job)
+        except SampleError as error:
+            tally.leave_out(error.reason, f"{row.place}: {error}")
+
+
+def readable(block: Block, tally: Tally) -> Iterator[Row]:
+    for row in block.rows:
+        if isinstance(row, Skipped):
+            tally.leave_out(row.reason, f"{row.key}: {row.message}")
+        else:
+            yield row
+
+
+def text_samples(block: Block, job: Job, tally: Tally) -> Iterator[Sample]:
+    """A document's lines; where rows are sentences of one text, the block's."""
+    documents: list[list[str]] = []
+    for row in readable(block, tally):
+        try:
+            sentences = sentences_of(row.captions[0])
+        except SampleError as error:
+            tally.leave_out(error.reason, f"{row.place}: {error}")
+            continue
+        if job.one_text and documents:
+            documents[0] += sentences
+        else:
+            documents.append(sentences)
+    for sentences in documents:
+        for line in packed(sentences, job.cleaning.text_tokens):
+            content = json.dumps({"text": line}, ensure_ascii=False).encode()
+            yield Sample(files=[("json", content)], content=hash_of(content))
+
+
+def image_sample(row: Row, images: Images, job: Job) -> Sample:
+    """An image, with its caption if it is to have one.
 
     Raises:
         SampleError: it is left out.
@@ -175,34 +211,23 @@ def sample_of(row: Row, images: Images, job: Job) -> Sample:
         fields["url"] = check_url(row.url)
     if row.licence:
         fields["licence"] = row.licence
-    files: list[tuple[str, bytes]] = []
-    looks, digest = 0, hashlib.blake2b(digest_size=8)
-    if job.wants_image:
-        picture = picture_of(
-            images.read(row),
-            row.box,
-            short_side=cleaning.short_side,
-            min_side=cleaning.min_side,
-        )
-        fields |= {"width": picture.width, "height": picture.height}
-        files.append((picture.suffix, picture.data))
-        looks = picture.looks
-        digest.update(picture.data)
-    digest.update(str(fields.get("caption", "")).encode())
-    files.append(("json", json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()))
+    picture = picture_of(
+        images.read(row), row.box, short_side=cleaning.short_side, min_side=cleaning.min_side
+    )
+    fields |= {"width": picture.width, "height": picture.height}
+    text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()
     return Sample(
-        files=files,
-        content=int.from_bytes(digest.digest()),
-        image=identity_of(row),
-        looks=looks,
+        files=[(picture.suffix, picture.data), ("json", text)],
+        content=hash_of(picture.data + str(fields.get("caption", "")).encode()),
+        image=hash_of(row.identity.encode(errors="surrogateescape")),
+        looks=picture.looks,
         licence=row.licence,
     )
 
 
-def identity_of(row: Row) -> int:
-    """64 bits that rows of one image share."""
-    digest = hashlib.blake2b(row.identity.encode(errors="surrogateescape"), digest_size=8)
-    return int.from_bytes(digest.digest())
+def hash_of(content: bytes) -> int:
+    """64 bits."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
 def to_json(tally: Tally) -> dict[str, Any]:

@@ -63,8 +63,10 @@ def build(
 
 
 def begin(folder: Path, facts: dict[str, Any]) -> None:
-    """Raises ValueError: there is a build of something else."""
+    """Raises ValueError: there is a build of something else, and some of it is done."""
     path = folder / "about.json"
+    if path.exists() and not any(folder.glob("block-*.json")):
+        shutil.rmtree(folder)
     if path.exists():
         check_same(facts, json.loads(path.read_bytes()), folder.parent, "was begun with")
     folder.mkdir(parents=True, exist_ok=True)
@@ -114,11 +116,12 @@ def job_of(config: BuildConfig, folder: Path) -> Job:
     return Job(
         source=config.source,
         folder=folder,
-        images=config.images,
+        images=config.images_folder,
         cleaning=config.cleaning.of(source),
         suffix=source.suffix,
         wants_image=source.wants_image,
         wants_caption=source.wants_caption,
+        one_text=source.one_text,
     )
 
 
@@ -127,9 +130,10 @@ def prepare(
 ) -> list[str]:
     """Tables that the blocks need; what could not be read of the evaluation sets."""
     index = job.folder / "fetched"
-    if config.images and is_fetched(config.images) and not (index / URLS).exists():
+    images = job.images
+    if job.wants_image and images and is_fetched(images) and not (index / URLS).exists():
         progress.step("indexing what img2dataset fetched")
-        index_fetched(config.images, index)
+        index_fetched(images, index)
     if not config.against:
         return []
     progress.step("hashing the evaluation sets")

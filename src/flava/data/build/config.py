@@ -1,7 +1,7 @@
 """What builds shards: the settings that their bytes depend on."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -29,18 +29,19 @@ class CleaningConfig:
     """Words of a caption at least; by default 1, for YFCC100M 3 (the paper)."""
     english: bool | None = None
     """Leave out captions in other languages; by default only for YFCC100M (the paper)."""
+    text_tokens: int = 512
+    """Of texts alone: tokens of BERT's vocabulary, [CLS] and [SEP] among them, that a line has at
+    most; as many whole sentences of a document as fit. 0 keeps documents whole."""
     near_duplicates: int | None = 3
     """Bits of 64 in which the perceptual hashes of near-duplicates differ at most; None keeps all
     but exact duplicates."""
 
     def of(self, source: Source) -> "CleaningConfig":
         """With the source's own defaults in the place of None."""
-        return CleaningConfig(
-            short_side=self.short_side,
-            min_side=self.min_side,
+        return replace(
+            self,
             min_words=source.min_words if self.min_words is None else self.min_words,
             english=source.english if self.english is None else self.english,
-            near_duplicates=self.near_duplicates,
         )
 
     def problems(self) -> list[str]:
@@ -54,6 +55,10 @@ class CleaningConfig:
             )
         if self.min_words is not None and self.min_words < 1:
             found.append(f"--cleaning.min-words is {self.min_words}: use at least 1")
+        if self.text_tokens and self.text_tokens < FEWEST_TOKENS:
+            found.append(
+                f"--cleaning.text-tokens is {self.text_tokens}: use at least {FEWEST_TOKENS}, or 0"
+            )
         if self.near_duplicates is not None and not 0 <= self.near_duplicates <= MOST_BITS:
             found.append(
                 f"--cleaning.near-duplicates is {self.near_duplicates}: use 0 to {MOST_BITS} bits, "
@@ -62,6 +67,8 @@ class CleaningConfig:
         return found
 
 
+FEWEST_TOKENS = 3
+"""[CLS], a token, [SEP]."""
 MOST_BITS = 8
 """Beyond it images that differ are taken for the same, and the search grows slow."""
 
@@ -85,13 +92,33 @@ class BuildConfig:
     rows_per_shard: int = 10_000
     """Rows of the source that a shard is made of: it holds those of them that are kept."""
 
+    @property
+    def images_folder(self) -> Path | None:
+        """Where images are, if not in the rows."""
+        if self.images is not None or not SOURCES[self.source].beside:
+            return self.images
+        first = self.annotations[0]
+        return first if first.is_dir() else first.parent
+
     def problems(self) -> list[str]:
         """Every mistake, a sentence each; looks for the files too."""
-        found = self.cleaning.problems()
+        found = self.cleaning.problems() + self._missing()
         if missing := [name for name in EXTRA if find_spec(name) is None]:
             found.append(f"{', '.join(missing)} cannot be imported: pip install 'flava[data]'")
         if self.source not in SOURCES:
             found.append(f"there is no source {self.source!r}: choose one of {', '.join(SOURCES)}")
+        folders = [path for path in self.annotations if path.is_dir()]
+        if folders and len(self.annotations) > 1:
+            found.append(f"--annotations {folders[0]} is a folder: give one folder, or files")
+        if self.rows_per_shard < 1:
+            found.append(f"--rows-per-shard is {self.rows_per_shard}: use at least 1")
+        if self.output.exists() and not self.output.is_dir():
+            found.append(f"--output {self.output} is a file: give a folder")
+        return found
+
+    def _missing(self) -> list[str]:
+        """What is not where it should be."""
+        found = []
         if not self.annotations:
             found.append("--annotations names no file: give those of the source")
         for name, paths in (
@@ -104,10 +131,6 @@ class BuildConfig:
             ]
         if self.images is not None and self.images.exists() and not self.images.is_dir():
             found.append(f"--images {self.images} is no folder: unpack it and give its folder")
-        if self.rows_per_shard < 1:
-            found.append(f"--rows-per-shard is {self.rows_per_shard}: use at least 1")
-        if self.output.exists() and not self.output.is_dir():
-            found.append(f"--output {self.output} is a file: give a folder")
         return found
 
 

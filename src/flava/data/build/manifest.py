@@ -14,7 +14,7 @@ from flava.data.build.sources import SOURCES
 NAME = "manifest.json"
 READ_AT_ONCE = 2**20
 
-EXACT = "duplicate: the same image and caption"
+EXACT = "duplicate of an earlier sample"
 NEAR = "near-duplicate of an earlier image"
 EVALUATION = "near-duplicate of an image of an evaluation set"
 

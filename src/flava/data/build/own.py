@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from flava.data.build.images import inside
 from flava.data.build.rows import Found, Row, skip
 from flava.data.errors import SampleError, Skipped
 from flava.data.folders import FOLDER_SUFFIXES, walk_images
@@ -15,7 +16,7 @@ IMAGE_COLUMNS = ("image", "path", "file", "url")
 TEXT_COLUMNS = ("text", "caption", "captions")
 LABEL_COLUMNS = ("label",)
 LEVELS = 2
-"""Folders below a given one in which tars and tables are looked for."""
+"""How deep below a folder its tars and Parquet may be."""
 
 
 def pair_rows(paths: Sequence[Path]) -> Iterator[Found]:
@@ -45,7 +46,7 @@ def image_rows(paths: Sequence[Path]) -> Iterator[Found]:
 
 
 def inputs(paths: Sequence[Path]) -> Iterator[Path]:
-    """Tars and tables, those of a folder sorted; a folder's other files are passed over."""
+    """Tars and tables; of a folder its tars and Parquet, sorted, and nothing else."""
     for path in paths:
         if not path.is_dir():
             if not is_table(path) and not path.name.lower().endswith(TAR_SUFFIXES):
@@ -55,19 +56,13 @@ def inputs(paths: Sequence[Path]) -> Iterator[Path]:
                 )
             yield path
             continue
-        patterns = ["/".join(["*"] * depth) for depth in range(1, LEVELS + 1)]
-        there = {file for pattern in patterns for file in path.glob(pattern) if file.is_file()}
+        endings = (*TAR_SUFFIXES, ".parquet")
         yield from sorted(
             file
-            for file in there
-            if not file.name.startswith(".")
-            and (file.name.lower().endswith(TAR_SUFFIXES) or (is_table(file) and not is_text(file)))
+            for depth in range(1, LEVELS + 1)
+            for file in path.glob("/".join(["*"] * depth))
+            if file.name.lower().endswith(endings) and not file.name.startswith(".")
         )
-
-
-def is_text(path: Path) -> bool:
-    """Whether it is plain text: beside images that is a remark."""
-    return path.name.lower().removesuffix(".gz").endswith(".txt")
 
 
 def folder_rows(folder: Path) -> Iterator[Found]:
@@ -97,6 +92,7 @@ def tar_rows(path: Path, *, captions: bool) -> Iterator[Found]:
         seen.add(raw.key)
         images = [name for name in raw.files if f".{name.lower()}".endswith(FOLDER_SUFFIXES)]
         try:
+            inside(raw.key)
             if not images:
                 raise SampleError("sample has no image", f"files: {', '.join(sorted(raw.files))}")
             texts = (first_caption(raw),) if captions else ()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flava.data.build import published
+from flava.data.build import own, published, texts
 from flava.data.build.rows import Read
 
 
@@ -33,9 +33,14 @@ class Source:
     """Of its shards: tars, or JSON lines."""
     wants_image: bool = True
     wants_caption: bool = True
+    beside: bool = False
+    """Whether images are where the annotations are unless --images says otherwise."""
+    one_text: bool = False
+    """Whether the rows are sentences that follow one another, not documents."""
 
 
 OWN_LICENCES = "images: their owners'"
+NO_IMAGES = "nothing: there are none"
 
 SOURCES: dict[str, Source] = {
     "coco": Source(
@@ -136,5 +141,69 @@ SOURCES: dict[str, Source] = {
         min_words=3,  # "more than two words", section 4 of the paper
         english=True,
         fetched=True,
+    ),
+    "imagenet-1k": Source(
+        title="ImageNet-1k",
+        read=own.image_rows,
+        licence="ImageNet's terms: research that is not commercial",
+        publisher="image-net.org",
+        files="torchvision's folder train/, or the folder of datasets' Parquet",
+        images="nothing: they are there",
+        gigabytes=32,
+        wants_caption=False,
+        beside=True,
+    ),
+    "ccnews": Source(
+        title="CCNews",
+        read=texts.text_rows,
+        licence="texts: their publishers'; Common Crawl's terms",
+        publisher="commoncrawl.org/blog/news-dataset-available",
+        files='JSON lines or Parquet with a column "text", a document each',
+        images=NO_IMAGES,
+        gigabytes=76,
+        suffix=".jsonl",
+        wants_image=False,
+    ),
+    "bookcorpus": Source(
+        title="BookCorpus",
+        read=texts.text_rows,
+        licence="none stated; texts: their authors'",
+        publisher="yknzhu.wixsite.com/mbweb",
+        files="plain text or Parquet, a sentence each (books_large_p1.txt and _p2.txt)",
+        images=NO_IMAGES,
+        gigabytes=5,
+        suffix=".jsonl",
+        wants_image=False,
+        one_text=True,
+    ),
+    "pairs": Source(
+        title="pairs of your own",
+        read=own.pair_rows,
+        licence="yours",
+        publisher="you",
+        files="tars (WebDataset's layout), or CSV, TSV, JSON lines or Parquet with a column image, "
+        "path, file or url and one named text, caption or captions",
+        images="folder that the table's paths start from; by default the table's own",
+        beside=True,
+    ),
+    "images": Source(
+        title="images of your own",
+        read=own.image_rows,
+        licence="yours",
+        publisher="you",
+        files="a folder of images, tars, or tables with a column image, path, file or url",
+        images="as for pairs",
+        wants_caption=False,
+        beside=True,
+    ),
+    "texts": Source(
+        title="texts of your own",
+        read=texts.text_rows,
+        licence="yours",
+        publisher="you",
+        files='plain text with a text a line, or tables with a column "text"',
+        images=NO_IMAGES,
+        suffix=".jsonl",
+        wants_image=False,
     ),
 }

@@ -90,7 +90,10 @@ def _weighed(losses: Losses, weights: dict[str, Tensor]) -> dict[str, Term]:
 
 
 def _weights(batches: Sequence[Batch], rows: list[Tensor] | None) -> list[dict[str, Tensor]]:
-    """For each batch, how much each of its means weighs in the mean over batches and ranks."""
+    """For each batch, how much each of its means weighs in the mean over batches.
+
+    Between the ranks `classification` weighs them already, so here a batch counts with all of them.
+    """
     counts = [
         _predictions(batch, None if rows is None else rows[index])
         for index, batch in enumerate(batches)
@@ -98,10 +101,9 @@ def _weights(batches: Sequence[Batch], rows: list[Tensor] | None) -> list[dict[s
     if not (names := list(counts[0])):
         return [{} for _ in batches]
     table = torch.stack([torch.stack([each[name] for name in names]) for each in counts]).double()
-    total = table.sum(dim=0)
     if world_size() > 1:
-        dist.all_reduce(total)
-    table *= len(batches) * world_size() / total.clamp(min=1)
+        dist.all_reduce(table)
+    table *= len(batches) / table.sum(dim=0).clamp(min=1)
     return [dict(zip(names, row.float().unbind(), strict=True)) for row in table]
 
 

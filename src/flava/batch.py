@@ -34,6 +34,17 @@ class ImageBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodedImageBatch:
+    """Images alone as in `ImageBatch`, with the dVAE's codes in place of what it sees."""
+
+    kind: ClassVar[Kind] = "images"
+    keys: tuple[str, ...]
+    pixels: Float[Tensor, "batch 3 height width"]
+    codes: Int[Tensor, "batch rows columns"]
+    selected: Bool[Tensor, "batch rows columns"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CropBatch:
     """Images alone, each as several crops: DINO's multi-crop.
 
@@ -69,7 +80,7 @@ class PairBatch:
     """Images with texts; ``matched`` is False where the text was exchanged for another image's."""
 
     kind: ClassVar[Kind] = "pairs"
-    image: ImageBatch
+    image: ImageBatch | CodedImageBatch
     text: TextBatch
     matched: Bool[Tensor, " batch"]
 
@@ -163,7 +174,9 @@ class WholePairBatch:
     inputs: PairInputs
 
 
-Batch = ImageBatch | CropBatch | TextBatch | PairBatch | WholePairBatch | TargetBatch
+Batch = (
+    ImageBatch | CodedImageBatch | CropBatch | TextBatch | PairBatch | WholePairBatch | TargetBatch
+)
 AnyBatch = TypeVar("AnyBatch", bound=Batch | Inputs)
 
 

@@ -117,6 +117,7 @@ class Twins:
         matched = torch.ones(len(LENGTHS[self.name]), dtype=torch.bool)
         matched[list(mismatched)] = False
         pairs = random_pairs(self.ours.config, LENGTHS[self.name], matched)
+        assert isinstance(pairs.image, ImageBatch)
         return PairBatch(image=cast(self, pairs.image), text=pairs.text, matched=pairs.matched)
 
 

@@ -125,6 +125,7 @@ def test_with_no_matched_pair_all_count_as_matched(objective: FlavaObjective) ->
 def test_mismatched_pairs_are_left_out_of_masked_modelling(objective: FlavaObjective) -> None:
     """Losses of pairs 0 and 2 alone equal those of a batch in which 1 and 3 are mismatched."""
     batch = four_pairs([True, False, True, False])
+    assert isinstance(batch.image, ImageBatch)
     kept = [0, 2]
     alone = PairBatch(
         image=rows(batch.image, kept), text=rows(batch.text, kept), matched=batch.matched[kept]

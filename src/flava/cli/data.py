@@ -17,6 +17,8 @@ from flava.data.build.pool import cores
 from flava.data.build.sources import SOURCES, Source
 from flava.data.build.stats import Described, built_folders, describe, mean_words
 from flava.evaluation.data_report import PICTURES, readable_bytes, write_page
+from flava.inference.codes import load_codebook, tokenize
+from flava.model.digest import codes_name
 
 SHOWN_MISTAKES = 20
 FETCH = """\
@@ -87,12 +89,28 @@ class StatsOf:
     """As for flava data build."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Tokenize:
+    """Write shards again with the codes of a codebook in them, so that training need not compute
+    them: flava train NAME --data.image.stored-codes NAME_OF_THE_CODES. They are of whole images."""
+
+    shards: tyro.conf.Positional[tuple[str, ...]]
+    """Tars, as training takes them: paths, globs and brace expansions."""
+    codebook: str
+    """A run, a checkpoint, a hub id, or shipped:codebook-tiny."""
+    output: Path
+    """Folder for the new shards."""
+    codebook_size: int = 112
+    """Pixels a side that the codebook sees: image_size / patch_size * 8."""
+
+
 Action = (
     Annotated[Sources, tyro.conf.subcommand("sources")]
     | Annotated[Build, tyro.conf.subcommand("build")]
     | Annotated[Urls, tyro.conf.subcommand("urls")]
     | Annotated[Check, tyro.conf.subcommand("check")]
     | Annotated[StatsOf, tyro.conf.subcommand("stats")]
+    | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
 )
 
 
@@ -109,6 +127,8 @@ def data(action: Annotated[Action, tyro.conf.arg(name="")]) -> None:
             check_shards(action)
         case StatsOf():
             show_stats(action)
+        case Tokenize():
+            tokenize_shards(action)
 
 
 def listing() -> str:
@@ -154,6 +174,18 @@ def list_urls(action: Urls) -> None:
     rows, urls = write_urls(config, action.output, processes=processes_of(action.processes))
     print(f"{urls:,} URLs of {rows:,} rows: {action.output}. Next, in an environment of its own:")
     print(FETCH.format(urls=action.output, size=action.cleaning.short_side))
+
+
+def tokenize_shards(action: Tokenize) -> None:
+    """Write them, and say what they are called."""
+    codebook = load_codebook(action.codebook)
+    counts = tokenize(list(action.shards), codebook, action.codebook_size, action.output)
+    for reason, count in counts.items():
+        print(f"{count:,} samples {f'without codes: {reason}' if reason else 'have codes'}")
+    print(
+        f"tokenized: {action.output}. Next: flava train RECIPE --data.image.stored-codes "
+        f"{codes_name(codebook)} --data.image.crop-scale 1 1"
+    )
 
 
 def summary(done: dict[str, Any]) -> str:

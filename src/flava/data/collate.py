@@ -3,15 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
 
 from flava.batch import (
     Batch,
+    CodedImageBatch,
     ImageBatch,
     ImageInputs,
     PairBatch,
@@ -27,7 +28,7 @@ from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
 from flava.data.packing import Packed
 from flava.data.seeding import generator
 from flava.data.shards import Raw
-from flava.data.source import caption_of, image_of, skip_sample
+from flava.data.source import caption_of, codes_of, image_of, skip_sample
 from flava.data.stream import Content, Marks, Window
 from flava.data.tokenizer import Tokenizer, pad
 from flava.data.transforms import (
@@ -151,6 +152,39 @@ class ImageCollator(Collator[Raw, ImageExample]):
 
 
 @dataclass(frozen=True)
+class CodedExample:
+    key: str
+    pixels: UInt8[np.ndarray, "size size 3"]
+    codes: Integer[np.ndarray, "rows columns"]
+    selected: Bool[np.ndarray, "rows columns"]
+
+
+@dataclass(frozen=True)
+class CodedImageCollator(Collator[Raw, CodedExample]):
+    """The encoder's view of whole images, with the codes that are stored of them, and a mask."""
+
+    config: ImageTransformConfig
+    mask_fraction: float
+
+    def decode(self, raw: Raw, rng: np.random.Generator) -> CodedExample:
+        assert self.config.stored_codes is not None
+        codes = codes_of(raw, self.config.stored_codes, self.config.grid)
+        pixels = resize_for_encoder(image_of(raw), self.config.image_size)
+        selected = blockwise_mask(rng, self.config.grid, self.config.grid, self.mask_fraction)
+        return CodedExample(raw.key, pixels, codes, selected)
+
+    def collate(
+        self, examples: Sequence[CodedExample], _rng: np.random.Generator
+    ) -> CodedImageBatch:
+        return CodedImageBatch(
+            keys=tuple(example.key for example in examples),
+            pixels=normalise(np.stack([example.pixels for example in examples])),
+            codes=torch.from_numpy(np.stack([e.codes for e in examples]).astype(np.int64)),
+            selected=torch.from_numpy(np.stack([example.selected for example in examples])),
+        )
+
+
+@dataclass(frozen=True)
 class TextCollator(Collator[Raw, TextExample]):
     """Token ids padded to the longest, with some of them masked."""
 
@@ -198,18 +232,18 @@ def text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMaske
 
 
 @dataclass(frozen=True)
-class PairCollator(Collator[Raw, tuple[ImageExample, TextExample]]):
+class PairCollator(Collator[Raw, tuple[Any, TextExample]]):
     """An image and its text each, some texts exchanged for image-text matching."""
 
-    images: ImageCollator
+    images: ImageCollator | CodedImageCollator
     texts: TextCollator
     mismatch_probability: float
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> tuple[ImageExample, TextExample]:
+    def decode(self, raw: Raw, rng: np.random.Generator) -> tuple[Any, TextExample]:
         return self.images.decode(raw, rng), self.texts.decode(raw, rng)
 
     def collate(
-        self, examples: Sequence[tuple[ImageExample, TextExample]], rng: np.random.Generator
+        self, examples: Sequence[tuple[Any, TextExample]], rng: np.random.Generator
     ) -> PairBatch:
         images, texts = zip(*examples, strict=True)
         exchange = exchange_texts(rng, [text.ids for text in texts], self.mismatch_probability)

@@ -12,6 +12,7 @@ from flava.data import mixture
 from flava.data.build.commands import commands
 from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.collate import (
+    CodedImageCollator,
     ImageCollator,
     PackedCollator,
     PairCollator,
@@ -314,13 +315,21 @@ def _reader(
 def _collator(
     config: DataConfig, name: str, tokenizer: Tokenizer | ClipTokenizer
 ) -> (
-    ImageCollator | CropCollator | TextCollator | PackedCollator | PairCollator | WholePairCollator
+    ImageCollator
+    | CodedImageCollator
+    | CropCollator
+    | TextCollator
+    | PackedCollator
+    | PairCollator
+    | WholePairCollator
 ):
     if name == "pairs" and not config.mask_pairs:
         return WholePairCollator(config.image, tokenizer, config.pair_max_length)
     if name == "images" and config.crops is not None:
         return CropCollator(config.crops)
-    images = ImageCollator(config.image, config.patch_mask_fraction)
+    with_codes = config.image.stored_codes is not None
+    images_as = CodedImageCollator if with_codes else ImageCollator
+    images = images_as(config.image, config.patch_mask_fraction)
     if name == "images":
         return images
     assert isinstance(tokenizer, Tokenizer)  # see _mask_problems

@@ -1,5 +1,6 @@
 """Raw samples decoded: images, captions, texts; and whole shards read for evaluation."""
 
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Integer
 from PIL import Image
 
 from flava.data.errors import SampleError, Skipped
@@ -38,6 +40,30 @@ def image_of(raw: Raw) -> Image.Image:
     if data is None:
         raise SampleError("sample has no image", f"files: {', '.join(sorted(raw.files))}")
     return decode_image(data)
+
+
+def codes_of(raw: Raw, name: str, grid: int) -> Integer[np.ndarray, "rows columns"]:
+    """The codes that `flava data tokenize` wrote of the sample's image, under that name.
+
+    Raises:
+        SampleError: there are none of that name, or of another grid, or the file is damaged.
+    """
+    suffix = codes_suffix(name)
+    if suffix not in raw.files:
+        raise SampleError("sample has no codes of that name", f"it has no .{suffix}")
+    try:
+        codes = np.load(io.BytesIO(raw.files[suffix]), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise SampleError("codes cannot be read", str(error)) from error
+    if codes.shape != (grid, grid) or codes.dtype.kind not in "iu":
+        expected = f"{grid} x {grid} integers expected"
+        raise SampleError("codes do not fit", f"{expected}, {codes.dtype} {codes.shape} found")
+    return codes
+
+
+def codes_suffix(name: str) -> str:
+    """The suffix of files with codes."""
+    return f"codes-{name}.npy"
 
 
 def caption_of(raw: Raw, rng: np.random.Generator) -> str:

@@ -59,6 +59,10 @@ class ImageTransformConfig:
     """Probability that left and right are exchanged, in both views (BEiT: 0.5)."""
     colour_jitter: float = 0.0
     """Largest change of brightness, contrast and saturation, in both views (BEiT: 0.4)."""
+    stored_codes: str | None = None
+    """Take codes from the shards, where `flava data tokenize` wrote them under the name that it
+    prints, and not from the codebook at each step. They are of whole images: it asks for
+    crop_scale 1 1, flip_probability 0 and colour_jitter 0."""
 
     @property
     def grid(self) -> int:
@@ -81,10 +85,22 @@ class ImageTransformConfig:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             found.append(f"crop_scale = {self.crop_scale}: must be 0 < low <= high <= 1")
-        return found + [
+        found += [
             f"{name} = {value}: must be between 0 and 1"
             for name in ("flip_probability", "colour_jitter")
             if not 0 <= (value := getattr(self, name)) <= 1
+        ]
+        return found + self.problems_of_codes()
+
+    def problems_of_codes(self) -> list[str]:
+        """What would change the images that stored codes are of."""
+        if self.stored_codes is None:
+            return []
+        whole = {"crop_scale": (1.0, 1.0), "flip_probability": 0.0, "colour_jitter": 0.0}
+        return [
+            f"{name} = {value}: must be {wanted} with stored_codes, which are of whole images"
+            for name, wanted in whole.items()
+            if (value := getattr(self, name)) != wanted
         ]
 
 
@@ -180,9 +196,13 @@ def resize(
     image: Image.Image, config: ImageTransformConfig
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:
     """The encoder's (bicubic) and the codebook's (Lanczos) view of one RGB image."""
-    size = config.codebook_size
-    codebook_view = image.resize((size, size), Image.Resampling.LANCZOS)
-    return resize_for_encoder(image, config.image_size), np.asarray(codebook_view)
+    codebook_view = resize_for_codebook(image, config.codebook_size)
+    return resize_for_encoder(image, config.image_size), codebook_view
+
+
+def resize_for_codebook(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """The codebook's view of one RGB image: straight to a square of ``size`` pixels, Lanczos."""
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
 
 
 def resize_for_encoder(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:

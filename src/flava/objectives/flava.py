@@ -24,6 +24,7 @@ from torch.nn import functional
 from flava.batch import (
     AnsweredBatch,
     Batch,
+    CodedImageBatch,
     CropBatch,
     ImageBatch,
     LabelledBatch,
@@ -36,7 +37,7 @@ from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.model.transformer import cls_alone
 from flava.objectives.clip import ContrastConfig, contrast
 from flava.objectives.losses import Term, classification, contrastive
-from flava.objectives.masked import masked_image, masked_text
+from flava.objectives.masked import codes_of, masked_image, masked_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ class FlavaObjective:
                 return self.pairs(batch)
             case WholePairBatch():
                 return {"gc": contrast(self.model, batch.inputs, self.config)}
-            case ImageBatch():
+            case ImageBatch() | CodedImageBatch():
                 encoder, head = self.model.image_encoder, self.model.mim_head
                 return {"mim": masked_image(encoder, head, self.model.codebook, batch)}
             case TextBatch():
@@ -157,7 +158,7 @@ class FlavaObjective:
         read = patches | tokens
         read[:, 0] = True
         states = model.multimodal(image_states, text_states, text.real, read)
-        codes = model.codebook.codes(image.codebook_pixels)
+        codes = codes_of(model.codebook, image)
         return {
             "mmm_image": classification(
                 model.mmm_image_head(states[patches]), codes[hidden_patches]

@@ -6,9 +6,11 @@ two texts follow each other, which RoBERTa found to be of no use (Liu et al. 201
 
 from dataclasses import dataclass
 
+from jaxtyping import Int
+from torch import Tensor
 from torch.nn import functional
 
-from flava.batch import Batch, ImageBatch, TextBatch
+from flava.batch import Batch, CodedImageBatch, ImageBatch, TextBatch
 from flava.model import Codebook, ImageEncoder, MaskedHead, MaskedImage, MaskedText, TextEncoder
 from flava.objectives.losses import Term, classification
 
@@ -26,7 +28,7 @@ class MaskedObjective:
 
     def __call__(self, batch: Batch) -> dict[str, Term]:
         match self.model, batch:
-            case MaskedImage() as model, ImageBatch():
+            case MaskedImage() as model, ImageBatch() | CodedImageBatch():
                 term = masked_image(model.image_encoder, model.mim_head, model.codebook, batch)
                 return {"mim": term}
             case MaskedText() as model, TextBatch():
@@ -42,13 +44,25 @@ class MaskedObjective:
 
 
 def masked_image(
-    encoder: ImageEncoder, head: MaskedHead, codebook: Codebook, batch: ImageBatch
+    encoder: ImageEncoder,
+    head: MaskedHead,
+    codebook: Codebook,
+    batch: ImageBatch | CodedImageBatch,
 ) -> Term:
     """MIM: the codes of the hidden patches, from the image states after the final norm."""
     hidden = functional.pad(batch.selected.flatten(1), (1, 0))  # [CLS] is not hidden
     states = encoder(batch.pixels, batch.selected, hidden)[hidden]
     logits = head(encoder.norm(states))
-    return classification(logits, codebook.codes(batch.codebook_pixels)[batch.selected])
+    return classification(logits, codes_of(codebook, batch)[batch.selected])
+
+
+def codes_of(
+    codebook: Codebook, batch: ImageBatch | CodedImageBatch
+) -> Int[Tensor, "batch rows columns"]:
+    """Those that came with the images, or else the codebook's."""
+    if isinstance(batch, CodedImageBatch):
+        return batch.codes
+    return codebook.codes(batch.codebook_pixels)
 
 
 def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> Term:

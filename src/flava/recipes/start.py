@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from flava.batch import Batch, Kind
 from flava.data.loader import Loader
@@ -28,6 +29,7 @@ from flava.model import (
     MaskedTextConfig,
     TextConfig,
 )
+from flava.model.digest import codes_name
 from flava.model.published.files import find_checkpoint
 from flava.model.published.own import build_model
 from flava.objectives import (
@@ -80,6 +82,7 @@ def train_as_one(run: Run) -> None:
     torch.manual_seed(run.seed)
     objective, probe = join(run)
     taken = take(run, objective) if is_new else []
+    check_codes(run, objective.model)
     trainer = Trainer(run, objective, probe)
     if taken and rank() == 0:
         save_taken(taken, run.output_dir)
@@ -98,6 +101,17 @@ def take(run: Run, objective: Objective) -> list[Taken]:
     for each in taken if rank() == 0 else ():
         print(f"initialised: {each}")
     return taken
+
+
+def check_codes(run: Run, model: nn.Module) -> None:
+    """Raises ValueError: the stored codes are another codebook's than the model's."""
+    stored, codebook = run.data.image.stored_codes, getattr(model, "codebook", None)
+    if stored is None or codebook is None or stored == (name := codes_name(codebook)):
+        return
+    raise ValueError(
+        f"data.image.stored_codes is {stored}, but those of init.codebook {run.init.codebook} are "
+        f"called {name}: run `flava data tokenize` with that codebook, or name the other one"
+    )
 
 
 def report_skipped(batches: Loader) -> None:

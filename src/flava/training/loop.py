@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from functools import partial
 
 import psutil
 import torch
@@ -12,7 +11,6 @@ from flava.batch import Batch, to_device
 from flava.distributed import world_size
 from flava.model.published.files import read_path
 from flava.model.published.own import restore_own
-from flava.objectives.accumulated import Losses, joined
 from flava.training.checkpoint import Progress, last_checkpoint, load_progress, step_name
 from flava.training.figures import Figures, Part, read_figures
 from flava.training.finite import FiniteCheck
@@ -21,7 +19,7 @@ from flava.training.meter import Meter
 from flava.training.metrics import Row, Watch
 from flava.training.objective import Objective, Probe
 from flava.training.optimizer import build_optimizer, clip_gradients
-from flava.training.parallel import ParallelModel, by_name
+from flava.training.parallel import ParallelModel
 from flava.training.processes import own_device, raise_once
 from flava.training.run import LoopConfig
 from flava.training.schedule import learning_rate_factor, weight_decay_at
@@ -90,16 +88,13 @@ class Trainer:
             )
 
     def update(self, batches: Iterator[Batch]) -> Row:
-        """One update of the weights, over ``accumulate`` batches as one."""
+        """One update of the weights, over ``accumulate`` batches."""
         meter = self.meter
         meter.begin()
         rate = self.set_schedules()
         with meter.part("data"):
             drawn = [next(batches) for _ in range(self.run.accumulate)]
-        with meter.part("forward"), self.autocast():
-            on_device = [to_device(batch, self.device) for batch in drawn]
-            losses = joined(self.objective, on_device, self.parallel.learner)
-        parts = [self.add_gradients(each, last=each is losses[-1]) for each in losses]
+        parts = [self.add_gradients(b, last=b is drawn[-1]) for b in drawn]
         with meter.part("optimizer"):
             norm = clip_gradients(self.run.optimizer, self.trained)
         figures = self.agree(parts, norm)
@@ -125,16 +120,15 @@ class Trainer:
             "memory_gib": psutil.Process().memory_info().rss / 2**30,
         }
 
-    def autocast(self) -> torch.autocast:
-        """Where matrix products are computed in the run's precision."""
-        precision = self.run.precision.dtype
-        return torch.autocast(self.device.type, precision, enabled=precision != torch.float32)
-
-    def add_gradients(self, batch: Losses, *, last: bool) -> Part:
+    def add_gradients(self, batch: Batch, *, last: bool) -> Part:
         """Add a batch's gradients to those there are; at an update's ``last``, of all ranks."""
+        batch, precision = to_device(batch, self.device), self.run.precision.dtype
         with self.parallel.gradients(last=last):
-            with self.meter.part("forward"), self.autocast():
-                losses, accuracies = self.parallel.learner(partial(by_name, batch))
+            with (
+                self.meter.part("forward"),
+                torch.autocast(self.device.type, precision, enabled=precision != torch.float32),
+            ):
+                losses, accuracies = self.parallel.learner(batch)
             with self.meter.part("backward"):
                 total = torch.stack(list(losses.values())).sum()
                 (total / self.run.accumulate).backward()

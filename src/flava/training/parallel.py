@@ -4,10 +4,9 @@ First activation checkpointing of each block, then its compilation, then what jo
 sharding must see blocks that are final, and hooks of it must stay outside what is compiled.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,27 +17,19 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from flava.batch import Batch
 from flava.distributed import rank, world_size
 from flava.model.transformer import Block
-from flava.objectives import Term
 from flava.training.objective import Objective
 from flava.training.processes import machine_size
 from flava.training.run import LoopConfig, Parallel, Precision
 
 Losses = dict[str, Tensor]
 Accuracies = dict[str, float | None]
-Result = TypeVar("Result")
-
-
-def by_name(batch: Callable[[], dict[str, Term]]) -> tuple[Losses, Accuracies]:
-    """A batch's losses, where what joins the ranks finds them, and its accuracies."""
-    terms = batch()
-    losses = {name: term.loss for name, term in terms.items()}
-    return losses, {name: term.accuracy for name, term in terms.items()}
 
 
 class Learner(nn.Module):
-    """The model as a module whose forward pass is any function that uses it.
+    """Model and objective as one module, whose forward pass is a batch's losses by name.
 
     DDP and FSDP prepare their work when a module's forward begins, and an objective calls parts of
     the model only.
@@ -47,9 +38,12 @@ class Learner(nn.Module):
     def __init__(self, objective: Objective) -> None:
         super().__init__()
         self.model = objective.model
+        self.objective = objective
 
-    def forward(self, step: Callable[[], Result]) -> Result:
-        return step()
+    def forward(self, batch: Batch) -> tuple[Losses, Accuracies]:
+        terms = self.objective(batch)
+        losses = {name: term.loss for name, term in terms.items()}
+        return losses, {name: term.accuracy for name, term in terms.items()}
 
 
 class ParallelModel:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import torch
 
-from flava.evaluation.suite.digests import weights_digest
 from flava.evaluation.suite.evaluate import evaluate_suite
 from flava.evaluation.suite.results import FILE, add_results, read_results
 from flava.evaluation.suite.task import Settings, SuiteTask
 from flava.inference.export import export
 from flava.model import Codebook, Flava
+from flava.model.digest import weights_digest
 from flava.training.checkpoint import save_checkpoint
 from flava.training.loop import Interrupted
 from tests.evaluation.corpus import tiny_geometry

@@ -19,7 +19,6 @@ from flava.evaluation.record import Figure
 from flava.evaluation.report import duration
 from flava.evaluation.subject import Evaluated
 from flava.evaluation.suite.available import absent
-from flava.evaluation.suite.digests import weights_digest
 from flava.evaluation.suite.results import (
     FILE,
     Result,
@@ -28,6 +27,7 @@ from flava.evaluation.suite.results import (
     read_results,
 )
 from flava.evaluation.suite.task import Settings, SuiteTask
+from flava.model.digest import weights_digest
 from flava.model.published.load import load_pretrained
 from flava.training.loop import Interrupted
 

@@ -25,9 +25,10 @@ from flava.data.labelled_loader import LabelledCollator, LabelledLoader
 from flava.data.readers import Reader
 from flava.data.skips import Skips
 from flava.evaluation.outputs import Outputs, outputs_of, reader_of, vocabulary_misfit
-from flava.evaluation.suite.digests import rows_digest, weights_digest
+from flava.evaluation.suite.digests import rows_digest
 from flava.evaluation.suite.task import Settings
 from flava.model import Classifier, ClassifierConfig, classifier_of
+from flava.model.digest import weights_digest
 from flava.model.published.files import find_checkpoint, read_path
 from flava.model.published.own import fill_own
 from flava.objectives import FinetuneObjective

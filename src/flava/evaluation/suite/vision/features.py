@@ -18,11 +18,11 @@ from flava.data.errors import SampleError
 from flava.data.views import View, clip_view, encoder_view
 from flava.evaluation.outputs import progress
 from flava.evaluation.subject import evaluating
-from flava.evaluation.suite.digests import weights_digest
 from flava.evaluation.suite.task import Settings
 from flava.evaluation.suite.vision.collection import Images, Places, shortened
 from flava.evaluation.suite.vision.decoding import open_image
 from flava.model import Clip
+from flava.model.digest import weights_digest
 from flava.training.files import write_whole
 
 Levels = UInt8[np.ndarray, "height width 3"]

@@ -25,12 +25,12 @@ from flava.cli.training import train
 from flava.cli.tuning import finetune, predict, probe
 
 COMMANDS: dict[str, Callable[..., Any]] = {
-    "data": data,
     "train": train,
     "recipes": recipes,
     "reproduce": reproduce,
     "evaluate": evaluate,
     "report": report,
+    "data": data,
     "convert": convert,
     "embed": embed,
     "classify": classify,

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.data.build.duplicates import differing, near_any, near_earlier, repeated
+from flava.data.build.duplicates import (
+    differing,
+    keys,
+    near_any,
+    near_earlier,
+    parts,
+    repeated,
+)
 
 
 def brute_near(looks: list[int], images: list[int], distance: int) -> list[bool]:
@@ -82,3 +89,13 @@ def test_a_picture_published_many_times_costs_no_more(tmp_path: Path) -> None:
 def test_random_hashes_are_no_duplicates(distance: int) -> None:
     looks = np.random.default_rng(0).integers(0, 2**64, 20_000, np.uint64)
     assert not near_earlier(looks, np.arange(20_000).astype(np.uint64), distance).any()
+
+
+@pytest.mark.parametrize("distance", [0, 3, 8])
+def test_no_part_holds_much_more_than_its_share(distance: int) -> None:
+    """Whichever bits a pass looks at."""
+    looks = np.random.default_rng(0).integers(0, 2**64, 40_000, np.uint64)
+    for key in keys(distance):
+        sizes = [len(chosen) for chosen in parts(looks, key, 10_000)]
+        assert (len(sizes), sum(sizes)) == (4, 40_000)
+        assert max(sizes) < 12_500

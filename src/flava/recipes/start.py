@@ -50,7 +50,7 @@ from flava.training.folder import check
 from flava.training.initial import Taken, initialise, save_taken
 from flava.training.loop import Objective, Probe, Trainer
 from flava.training.memory import keep_freed_memory
-from flava.training.processes import is_restarted, joined
+from flava.training.processes import joined, restarts
 from flava.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def start(run: Run) -> None:
     """
     with joined(run.timeout):
         # What was started again after a failure has a checkpoint to go on from.
-        train_as_one(replace(run, resume=True) if is_restarted() else run)
+        train_as_one(replace(run, resume=True) if restarts() else run)
 
 
 def train_as_one(run: Run) -> None:

@@ -17,7 +17,7 @@ from flava.training.checkpoint import clear_rests, last_checkpoint
 from flava.training.processes import from_all, raise_once
 from flava.training.run import LoopConfig, differences, flatten, load_run, save_run
 
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds until a file of another machine must be seen: network file systems cache folders."""
 
 

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from flava.distributed import rank, world_size
 
@@ -23,9 +25,9 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def is_first() -> bool:
-    """Whether this is rank 0, also when the ranks have parted."""
-    return os.environ.get("RANK", "0") == "0"
+def own_rank() -> int:
+    """This process's number, also before the ranks have met and when they have parted."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def machine_size() -> int:
@@ -33,9 +35,9 @@ def machine_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
 
 
-def is_restarted() -> bool:
-    """Whether the launcher started these ranks again after some of them had failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def restarts() -> int:
+    """How often the launcher started the ranks again after some of them had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
@@ -51,19 +53,27 @@ def joined(timeout: int) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    # With a backend for the CPU too: checkpoints and agreements travel there.
-    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
     try:
+        meet(device, timedelta(seconds=timeout))
         yield
     except RuntimeError as error:
         if not is_of_ranks(error):
             raise
         raise ConnectionError(
-            f"rank {rank()}: another rank ended, or gave no answer within the timeout of "
+            f"rank {own_rank()}: another rank ended, or gave no answer within the timeout of "
             f"{timeout} s: what it said is above ({first_line(error)})"
         ) from error
     dist.destroy_process_group()
+
+
+def meet(device: torch.device, timeout: timedelta) -> None:
+    """Join the group of all ranks."""
+    # With a backend for the CPU too: checkpoints and agreements travel there.
+    backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
+    store, number, ranks = next(rendezvous("env://", timeout=timeout))
+    # The store outlives the ranks: started again, they would find the addresses of those before.
+    store = PrefixStore(f"start {restarts()}", store)
+    dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=timeout)
 
 
 def is_of_ranks(error: RuntimeError) -> bool:

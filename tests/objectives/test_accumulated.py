@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from flava.batch import (
     Batch,
+    CodedImageBatch,
+    ImageBatch,
     ImageInputs,
     PairBatch,
     PairInputs,
@@ -37,7 +39,7 @@ from tests.support import random_images, random_pairs, random_texts, tiny_config
 WORKERS = 2
 PARTS, EACH = 4, 8
 """Four batches of eight are one of 32."""
-KINDS = ("pairs", "images", "text", "whole pairs", "clip")
+KINDS = ("pairs", "images", "coded images", "text", "whole pairs", "clip")
 
 
 def lengths(part: int) -> list[int]:
@@ -52,6 +54,9 @@ def batches(kind: str) -> list[Batch]:
     match kind:
         case "images":
             return [random_images(config, EACH, share=0.1 + 0.2 * part) for part in range(PARTS)]
+        case "coded images":
+            shares = [0.1 + 0.2 * part for part in range(PARTS)]
+            return [coded(random_images(config, EACH, share)) for share in shares]
         case "text":
             return [random_texts(config, lengths(part), 0.1 + 0.2 * part) for part in range(PARTS)]
         case "clip":
@@ -61,6 +66,13 @@ def batches(kind: str) -> list[Batch]:
         for part in range(PARTS)
     ]
     return [*pairs] if kind == "pairs" else [whole(batch) for batch in pairs]
+
+
+def coded(batch: ImageBatch) -> CodedImageBatch:
+    codes = torch.randint(tiny_config().codebook.codes, batch.selected.shape)
+    return CodedImageBatch(
+        keys=batch.keys, pixels=batch.pixels, codes=codes, selected=batch.selected
+    )
 
 
 def whole(batch: PairBatch) -> WholePairBatch:

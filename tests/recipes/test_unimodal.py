@@ -218,6 +218,18 @@ def test_the_codebook_is_that_of_the_file_and_stays_so(tmp_path):
     assert all(torch.equal(trained[f"codebook.{n}"], value) for n, value in expected.items())
 
 
+def test_every_rank_holds_out_all_batches(tmp_path, monkeypatch):
+    run = image_run(tmp_path)
+    alone = held_out_batches(run)
+    monkeypatch.setattr("flava.distributed.rank", lambda: 1)
+    monkeypatch.setattr("flava.distributed.world_size", lambda: 2)
+    for batch, expected in zip(held_out_batches(run), alone, strict=True):
+        assert isinstance(batch, ImageBatch)
+        assert isinstance(expected, ImageBatch)
+        assert batch.keys == expected.keys
+        assert torch.equal(batch.pixels, expected.pixels)
+
+
 def test_held_out_images_are_whole_and_always_the_same(tmp_path):
     run = image_run(tmp_path)
     first, second = held_out_batches(run), held_out_batches(run)

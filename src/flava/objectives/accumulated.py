@@ -18,7 +18,15 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flava.batch import Batch, ImageBatch, PairBatch, PairInputs, TextBatch, WholePairBatch
+from flava.batch import (
+    Batch,
+    CodedImageBatch,
+    ImageBatch,
+    PairBatch,
+    PairInputs,
+    TextBatch,
+    WholePairBatch,
+)
 from flava.distributed import world_size
 from flava.model import Clip, Flava
 from flava.objectives.clip import ContrastConfig
@@ -110,7 +118,7 @@ def _weights(batches: Sequence[Batch], rows: list[Tensor] | None) -> list[dict[s
 def _predictions(batch: Batch, rows: Tensor | None) -> dict[str, Tensor]:
     """Over how many predictions each loss is a mean, where that differs between batches."""
     match batch:
-        case ImageBatch():
+        case ImageBatch() | CodedImageBatch():
             return {"mim": batch.selected.sum()}
         case TextBatch():
             return {"mlm": batch.selected.sum()}

@@ -158,7 +158,8 @@ def held_out_batches(run: Run) -> list[Batch]:
     }
     image = replace(run.data.image, crop_scale=(1.0, 1.0), flip_probability=0.0, colour_jitter=0.0)
     data = replace(run.data, image=image, workers=0, **sources)
-    with Loader(data, seed=run.seed) as batches:
+    # All of them on every rank: all must find the same figure.
+    with Loader(data, seed=run.seed, rank=0, world=1) as batches:
         return [next(batches) for _ in range(HELD_OUT_BATCHES)]
 
 

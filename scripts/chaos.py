@@ -18,12 +18,10 @@ from pathlib import Path
 
 import psutil
 import torch
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load as load_state
 
 from flava.model.published.load import load_pretrained
 from flava.training.checkpoint import load_progress
-from flava.training.state import Reader
+from flava.training.state import stored_tensors
 
 SEED = 0
 RANKS = 2
@@ -120,15 +118,7 @@ def load(checkpoint: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint, by name; errors of whatever is not whole."""
     progress = load_progress(checkpoint)
     assert progress.step == int(checkpoint.name.removeprefix("step-"))
-    reader = Reader(checkpoint / "state")
-    stored = reader.read_metadata().state_dict_metadata
-    state = {
-        name: torch.empty(each.size, dtype=each.properties.dtype)
-        for name, each in stored.items()
-        if isinstance(each, TensorStorageMetadata)
-    }
-    load_state(state, storage_reader=reader)
-    return state | load_pretrained(checkpoint).state_dict()
+    return stored_tensors(checkpoint) | load_pretrained(checkpoint).state_dict()
 
 
 def equal(first: Path, second: Path) -> bool:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
-from torch.distributed.checkpoint.state_dict_loader import load
 
 from flava.batch import Batch, ImageBatch, map_pixels
 from flava.data.loader import DataConfig, SourceConfig
@@ -27,7 +25,6 @@ from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Precision, Run
 from flava.training.schedule import ScheduleConfig
-from flava.training.state import Reader
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 
 IMAGE = ImageTransformConfig(image_size=16, codebook_size=16)
@@ -166,19 +163,6 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and "tensorboard" not in path.parts
     }
-
-
-def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The state of optimiser and random generators, by name."""
-    reader = Reader(checkpoint / "state")
-    stored = reader.read_metadata().state_dict_metadata
-    found = {
-        name: torch.empty(each.size, dtype=each.properties.dtype)
-        for name, each in stored.items()
-        if isinstance(each, TensorStorageMetadata)
-    }
-    load(found, storage_reader=reader)
-    return found
 
 
 def folders(checkpoints: Path) -> set[str]:

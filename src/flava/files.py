@@ -1,4 +1,4 @@
-"""Folders written whole or not at all, and readable errors about what stands in a file."""
+"""Files and folders written whole or not at all, and readable errors about what is in them."""
 
 import shutil
 from collections.abc import Iterator
@@ -34,6 +34,20 @@ def whole_folder(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of ``target`` when the block ends well.
+
+    Whatever happens, ``target`` is what it was before or the whole new file.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def explain(error: ValidationError) -> str:

@@ -21,9 +21,10 @@ from flava.training.checkpoint import save_checkpoint
 from flava.training.loop import Interrupted, Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Precision, load_run
+from flava.training.state import stored_tensors
 from tests.data.shard_files import encoded, picture
 from tests.recipes.labelled_files import SUBGROUPS, write_folder, write_model, write_table
-from tests.tiny_runs import CODEBOOK, figures, one_line, tensors
+from tests.tiny_runs import CODEBOOK, figures, one_line
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +134,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(bench, tmp_path, monkeypat
         ours, theirs = (load_pretrained(each / "checkpoints" / link) for each in (first, second))
         state, other = ours.state_dict(), theirs.state_dict()
         assert all(torch.equal(state[name], other[name]) for name in state | other)
-        random = [tensors(each / "checkpoints" / link)["random.0.cpu"] for each in (first, second)]
+        kept = (stored_tensors(each / "checkpoints" / link) for each in (first, second))
+        random = [tensors["random.0.cpu"] for tensors in kept]
         assert torch.equal(*random)
     for name in ("predictions.jsonl", "classification.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()

@@ -20,7 +20,8 @@ from flava.training.checkpoint import load_progress, save_checkpoint
 from flava.training.initial import InitConfig
 from flava.training.loop import Interrupted
 from flava.training.run import RUN, Run
-from tests.tiny_runs import CODEBOOK, codebook_run, figures, flava_data, flava_run, tensors
+from flava.training.state import stored_tensors
+from tests.tiny_runs import CODEBOOK, codebook_run, figures, flava_data, flava_run
 
 PROBES = (0.1, 0.4, 0.2)
 
@@ -58,7 +59,7 @@ def assert_same(first: Path, second: Path) -> None:
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
             ours, theirs = (load_progress(path) for path in checkpoints)
             assert ours.step == theirs.step
-            ours, theirs = (tensors(path) for path in checkpoints)
+            ours, theirs = (stored_tensors(path) for path in checkpoints)
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 

@@ -23,9 +23,9 @@ from flava.training.optimizer import OptimizerConfig
 from flava.training.processes import from_all
 from flava.training.run import LoopConfig, Parallel, Precision
 from flava.training.schedule import ScheduleConfig
-from flava.training.state import tensors_of
+from flava.training.state import stored_tensors, tensors_of
 from tests.support import tiny_model
-from tests.tiny_runs import rows, tensors
+from tests.tiny_runs import rows
 from tests.training.ranks import mixed_batches, own_share, run_phases
 
 STEPS = 6
@@ -175,7 +175,7 @@ def test_any_number_of_ranks_goes_on_with_what_two_wrote(
     found = load_pretrained(last).state_dict()
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(found[name], value, **TOLERANCE, msg=name)
-    moments = tensors(last)
+    moments = stored_tensors(last)
     for name, value in tensors_of(alone.model, alone.optimizer).items():
         if name.startswith("optimizer"):
             torch.testing.assert_close(moments[name], value, **TOLERANCE, msg=name)

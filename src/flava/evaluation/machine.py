@@ -1,10 +1,11 @@
 """What the figures were measured on."""
 
-import os
 import platform
 from pathlib import Path
 
 import torch
+
+from flava.data.build.pool import cores
 
 
 def machine() -> dict[str, str | int]:
@@ -17,12 +18,6 @@ def machine() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-
-
-def cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
+from flava.files import whole_file
+
 FILE = "evaluation.json"
 PICTURES = "evaluation"
 """The folder within a run's that holds the examples' pictures."""
@@ -130,9 +132,8 @@ def save_evaluation(evaluation: Evaluation, pictures: Pictures, run_folder: Path
     """Write RUN/evaluation.json, and the examples' pictures."""
     save_pictures(pictures, run_folder)
     path = run_folder / FILE
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(EVALUATION.dump_json(evaluation, indent=2) + b"\n")
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(EVALUATION.dump_json(evaluation, indent=2) + b"\n")
     return path
 
 

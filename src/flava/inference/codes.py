@@ -21,6 +21,7 @@ from flava.model import Codebook
 from flava.model.digest import codes_name
 from flava.model.published.load import load_pretrained
 from flava.training.initial import locate
+from flava.training.processes import own_device
 
 BATCH = 64
 """Images at a time."""
@@ -37,8 +38,7 @@ def load_codebook(source: str) -> Codebook:
     codebook = model if isinstance(model, Codebook) else getattr(model, "codebook", None)
     if not isinstance(codebook, Codebook) or "encoder" in codebook.absent:
         raise ValueError(f"{source} holds no codebook that could make codes: name another source")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return codebook.to(device).eval()
+    return codebook.to(own_device()).eval()
 
 
 def tokenize(shards: list[str], codebook: Codebook, size: int, output: Path) -> Counter[str]:
@@ -120,7 +120,7 @@ def view(raw: Raw, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
 
 @torch.inference_mode()
 def codes_of(views: list[UInt8[np.ndarray, "size size 3"]], codebook: Codebook) -> list[bytes]:
-    """Each image's codes as a .npy file of 16-bit integers."""
+    """Each image's codes as a .npy file, of the smallest integers that hold the codebook's."""
     if not views:
         return []
     device = next(codebook.parameters()).device

@@ -4,10 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict
 
-import torch
-
 from flava.inference.processor import Processor
 from flava.model import Clip, Flava
+from flava.model.digest import parts_of
 
 NOT_GEOMETRY = ("init_std", "token_init_std")
 """Fields of a model's configuration that only matter before its training."""
@@ -23,8 +22,7 @@ def identity(model: Flava | Clip, processor: Processor) -> str:
     settings = {"model": geometry, "image": asdict(processor.image)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     without = tuple(f"{part}." for part in getattr(model, "absent", ()))
-    for name, tensor in sorted(model.state_dict().items()):
-        if not name.startswith(without):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    state = model.state_dict()
+    for part in parts_of({n: t for n, t in state.items() if not n.startswith(without)}):
+        digest.update(part)
     return digest.hexdigest()

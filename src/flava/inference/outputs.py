@@ -6,8 +6,7 @@ An output is written whole or not at all, and the same rows give the same bytes.
 import csv
 import json
 import shutil
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from flava.files import whole_file
 from flava.inference.unfinished import ROWS, SKIPPED, Unfinished
 from flava.training.files import write_whole
 
@@ -50,7 +50,7 @@ def write_output(unfinished: Unfinished) -> Path | None:
         if output.suffix.lower() == ".npy":
             _copy(unfinished.folder / ROWS, beside(output, ROWS))
             write_whole(beside(output, ABOUT), _about(unfinished))
-        with _whole(output) as partial:
+        with whole_file(output) as partial:
             WRITERS[output.suffix.lower()](unfinished, partial)
     except (OSError, pa.ArrowException) as error:
         raise OSError(
@@ -132,16 +132,6 @@ WRITERS: dict[str, Callable[[Unfinished, Path], None]] = {
 }
 
 
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _copy(source: Path, target: Path) -> None:
-    with _whole(target) as partial:
+    with whole_file(target) as partial:
         shutil.copyfile(source, partial)

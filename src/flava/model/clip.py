@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flava.model.flava import unit_length
-from flava.model.image import ImageConfig, resize_positions, whole_patches
+from flava.model.image import ImageConfig, cls_of_images, resize_positions, whole_patches
 from flava.model.text import TextConfig, positions_of
-from flava.model.transformer import Activation, Block, Transformer, cls_alone
+from flava.model.transformer import Activation, Transformer, blocks_of
 
 NORM_EPS = 1e-5
 """LayerNorm's epsilon in OpenAI's CLIP: PyTorch's own default."""
@@ -94,8 +94,7 @@ class ClipImageEncoder(Transformer):
 
     def cls(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS] alone."""
-        rows, columns = (side // self.patches.stride[0] for side in pixels.shape[-2:])
-        return self(pixels, read=cls_alone(len(pixels), 1 + rows * columns, pixels.device))[:, :1]
+        return self(pixels, read=cls_of_images(pixels, self.patches.stride[0]))[:, :1]
 
 
 class ClipTextEncoder(Transformer):
@@ -203,7 +202,3 @@ def at_end(
 ) -> Float[Tensor, "batch width"]:
     """Each text's state at its end-of-text token, which has the largest id."""
     return hidden[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]
-
-
-def blocks_of(encoder: Transformer) -> list[Block]:
-    return [module for module in encoder.modules() if isinstance(module, Block)]

@@ -72,8 +72,15 @@ class ImageEncoder(Transformer):
 
     def cls(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS] alone."""
-        rows, columns = (side // self.patches.stride[0] for side in pixels.shape[-2:])
-        return self(pixels, read=cls_alone(len(pixels), 1 + rows * columns, pixels.device))[:, :1]
+        return self(pixels, read=cls_of_images(pixels, self.patches.stride[0]))[:, :1]
+
+
+def cls_of_images(
+    pixels: Float[Tensor, "batch 3 height width"], patch: int
+) -> Bool[Tensor, "batch tokens"]:
+    """What is read of images of which [CLS] alone is."""
+    rows, columns = (side // patch for side in pixels.shape[-2:])
+    return cls_alone(len(pixels), 1 + rows * columns, pixels.device)
 
 
 def whole_patches(pixels: Float[Tensor, "batch 3 height width"], patch: int) -> None:

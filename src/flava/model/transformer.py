@@ -264,3 +264,8 @@ def attention_mask(
     length = states.shape[1]
     past = states.new_ones(length, length, dtype=torch.bool).tril()[None, None]
     return past if mask is None else mask & past
+
+
+def blocks_of(module: nn.Module) -> list[Block]:
+    """All blocks in it, in order."""
+    return [each for each in module.modules() if isinstance(each, Block)]

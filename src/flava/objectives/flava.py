@@ -63,12 +63,8 @@ def both_passes(model: Flava, batch: PairBatch) -> Hidden:
     """
     image, text = batch.image, batch.text
     selected = torch.cat([torch.zeros_like(image.selected), image.selected])
-    patches = image.selected.flatten(1)
-    images = model.image_encoder(
-        image.pixels.repeat(2, 1, 1, 1),
-        selected,
-        read_after_both(functional.pad(torch.ones_like(patches), (1, 0), value=True)),
-    )
+    tokens = selected.new_ones(len(image.pixels), 1 + image.selected[0].numel())
+    images = model.image_encoder(image.pixels.repeat(2, 1, 1, 1), selected, read_after_both(tokens))
     texts = model.text_encoder(
         torch.cat([text.ids, text.masked_ids]), text.real.repeat(2, 1), read_after_both(text.real)
     )
@@ -151,10 +147,10 @@ class FlavaObjective:
         # Of a mismatched pair neither side can be expected to help with the other.
         hidden_patches = image.selected & rows[:, None, None]
         hidden_tokens = text.selected & rows[:, None]
-        nothing = torch.zeros_like(rows)[:, None]
-        # Behind [CLS_M] and the image's [CLS].
-        patches = torch.cat([nothing, nothing, hidden_patches.flatten(1), text.real & False], dim=1)
-        tokens = functional.pad(hidden_tokens, (patches.shape[1] - hidden_tokens.shape[1], 0))
+        # Their places behind [CLS_M] and the image's [CLS].
+        places, length = image.selected[0].numel(), text.real.shape[1]
+        patches = functional.pad(hidden_patches.flatten(1), (2, length))
+        tokens = functional.pad(hidden_tokens, (2 + places, 0))
         read = patches | tokens
         read[:, 0] = True
         states = model.multimodal(image_states, text_states, text.real, read)

@@ -4,13 +4,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from flava.data.labelled import read_rows
 from flava.evaluation.classification import save_predictions
 from flava.model import Classifier
 from flava.model.published.load import load_pretrained
 from flava.recipes.labelled import predict_rows
+from flava.training.processes import own_device
 from flava.training.run import Precision
 
 
@@ -42,7 +41,7 @@ def predict(config: PredictConfig) -> str:
             f"{config.model} classifies {classifier.config.kind}, and {config.data} holds "
             f"{rows.kind}: give it what it was trained on"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     predictions, skips = predict_rows(
         classifier.to(device), rows, config.precision, shown_as="predicting"
     )

@@ -13,6 +13,7 @@ from flava.evaluation.outputs import Outputs, outputs_of, reader_of
 from flava.model import Classifier, Features, classifier_of, features_of
 from flava.recipes.labelled import LabelledConfig, Prepared, finish, prepare, skip_notes
 from flava.training.checkpoint import point, save_checkpoint
+from flava.training.processes import own_device
 from flava.training.run import Precision
 
 CHOOSING_FRACTION = 0.2
@@ -39,7 +40,7 @@ def probe(config: ProbeConfig) -> str:
     """
     prepared = prepare(config, folder_problems(config))
     features = features_of(prepared.model, prepared.train.kind)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     found, skips = embed(features.to(device), prepared, config.precision)
     fitted, trials = fit(found, config.seed)
     classifier = folded(fitted, prepared).to(device)

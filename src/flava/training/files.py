@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from flava.files import whole_file
+
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace a file's content; whatever happens, it holds the old or the new, never a part.
@@ -9,14 +11,11 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         OSError: it could not be written, and holds what it held.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise unwritable(path, error) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def unwritable(path: Path, error: Exception) -> OSError:

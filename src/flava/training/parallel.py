@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flava.batch import Batch
 from flava.distributed import rank, world_size
-from flava.model.transformer import Block
+from flava.model.transformer import blocks_of
 from flava.training.objective import Objective
 from flava.training.processes import machine_size
 from flava.training.run import LoopConfig, Parallel, Precision
@@ -123,15 +123,11 @@ class ParallelModel:
 
 def prepare_blocks(model: nn.Module, run: LoopConfig) -> None:
     """Checkpoint and compile every block; no parameter's name changes."""
-    for block in blocks(model):
+    for block in blocks_of(model):
         if run.checkpoint_blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if run.compile_blocks:
             block.forward = torch.compile(block.forward)
-
-
-def blocks(model: nn.Module) -> list[Block]:
-    return [module for module in model.modules() if isinstance(module, Block)]
 
 
 def mesh(parallel: Parallel, device: torch.device) -> DeviceMesh:
@@ -153,7 +149,7 @@ def shard(learner: nn.Module, over: DeviceMesh, precision: Precision) -> None:
         )
     else:
         policy = MixedPrecisionPolicy()
-    for block in blocks(learner):
+    for block in blocks_of(learner):
         fully_shard(block, mesh=over, mp_policy=policy)
     # The temperature, and the codebook's convolutions where their memory is ordered by channels:
     # FSDP cannot shard these, and every rank has them whole.

@@ -76,6 +76,18 @@ def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
         (torch.set_rng_state if name.endswith("cpu") else torch.cuda.set_rng_state)(state)
 
 
+def stored_tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint's state, of all ranks; errors of whatever is not whole."""
+    reader = Reader(checkpoint / STATE)
+    found = {
+        name: torch.empty(each.size, dtype=each.properties.dtype)
+        for name, each in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(each, TensorStorageMetadata)
+    }
+    load(found, storage_reader=reader)
+    return found
+
+
 def empty_state(parameter: nn.Parameter) -> dict[str, Tensor]:
     """AdamW's, as its fused form makes it, sharded as the parameter is."""
     return {

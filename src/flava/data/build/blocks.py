@@ -5,7 +5,6 @@ these rows and the settings alone. So shards can be made in any order by any num
 and a build that was killed makes only those that are missing.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -17,6 +16,7 @@ import numpy as np
 
 from flava.data.build.captions import caption_of
 from flava.data.build.config import CleaningConfig
+from flava.data.build.duplicates import hash_of
 from flava.data.build.images import Images, open_images
 from flava.data.build.pictures import picture_of
 from flava.data.build.rows import Found, Row
@@ -223,11 +223,6 @@ def image_sample(row: Row, images: Images, job: Job) -> Sample:
         looks=picture.looks,
         licence=row.licence,
     )
-
-
-def hash_of(content: bytes) -> int:
-    """64 bits."""
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
 def to_json(tally: Tally) -> dict[str, Any]:

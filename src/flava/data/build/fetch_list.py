@@ -18,6 +18,7 @@ from flava.data.build.rows import Row
 from flava.data.build.sources import SOURCES
 from flava.data.build.urls import check_url
 from flava.data.errors import SampleError
+from flava.files import whole_file
 
 SCHEMA = pa.schema([("url", pa.string())])
 
@@ -35,11 +36,11 @@ def write_urls(
     """
     if problems := config.problems():
         raise ValueError("\n  ".join(["the URLs cannot be listed:", *problems]))
-    source, partial = SOURCES[config.source], path.with_name(f".{path.name}.partial")
+    source = SOURCES[config.source]
     rows = written = 0
     last = ""
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with whole_file(path) as partial:
         with (
             workers(processes) as pool,
             Progress(quiet=quiet) as progress,
@@ -58,9 +59,6 @@ def write_urls(
                 progress.advance(size)
         if not written:
             raise ValueError(f"none of the {rows} rows of {config.source} has a URL to be fetched")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return rows, written
 
 

@@ -4,7 +4,6 @@ Its output format "webdataset": ``00000.tar`` holds KEY.jpg, KEY.txt and KEY.jso
 a row for every URL that was tried, with the columns url, key, status and error_message.
 """
 
-import hashlib
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from flava.data.build.duplicates import hash_of
 from flava.data.build.rows import Row
 from flava.data.build.shard_files import save, write_whole
 from flava.data.errors import SampleError
@@ -87,9 +87,7 @@ def members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def hashed(url: str) -> int:
-    """64 bits; among 70 million URLs two share them with a probability of 1 in 7,500."""
-    digest = hashlib.blake2b(url.encode(errors="surrogateescape"), digest_size=8)
-    return int.from_bytes(digest.digest())
+    return hash_of(url.encode(errors="surrogateescape"))
 
 
 class Fetched:

@@ -10,6 +10,8 @@ from typing import IO, cast
 
 import numpy as np
 
+from flava.files import whole_file
+
 Files = Sequence[tuple[str, bytes]]
 """A sample: its files by suffix, in order. In JSON lines it is one, its line."""
 
@@ -119,9 +121,8 @@ def read_back(path: Path) -> Iterator[tuple[str, Files]]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """A small file, there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def save(path: Path, values: np.ndarray) -> None:

@@ -36,6 +36,7 @@ from flava.training.checkpoint import keep_best
 from flava.training.files import write_whole
 from flava.training.loop import Interrupted, Probe, Trainer
 from flava.training.optimizer import OptimizerConfig
+from flava.training.processes import own_device
 from flava.training.run import FREE_ON_RESUME, LoopConfig, Precision
 from flava.training.schedule import ScheduleConfig
 
@@ -274,7 +275,7 @@ def finished(classifier: Classifier, run: SuiteRun) -> FineTuned:
     best = find_checkpoint(run.output_dir)
     fill_own(classifier, read_path(best))
     step = int(best.resolve().name.removeprefix("step-"))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = own_device()
     return FineTuned(classifier.to(device).eval(), run, step)
 
 

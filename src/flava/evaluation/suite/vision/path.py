@@ -42,7 +42,9 @@ class RegularisationPath:
     counts twice.
     """
 
-    def __init__(self, features: Features, labels: Labels, device: str = "cpu") -> None:
+    def __init__(
+        self, features: Features, labels: Labels, device: torch.device | str = "cpu"
+    ) -> None:
         self.device = device
         self.mean = features.mean(axis=0, dtype=np.float64).astype(features.dtype)
         self.classes, targets = np.unique(labels, return_inverse=True)

@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 
 from flava.evaluation.outputs import progress
 from flava.evaluation.suite.vision.path import MAX_ITERATIONS, RegularisationPath
+from flava.training.processes import own_device
 
 TOLERANCE = 1e-4
 """Of the gradient of the losses' sum: what scikit-learn's default meant when CLIP used it. Since
@@ -105,7 +106,7 @@ class Race:
     """
 
     def __init__(self, train: Data, validation: Data, metric: Metric) -> None:
-        self.path = RegularisationPath(train.features, train.labels, device())
+        self.path = RegularisationPath(train.features, train.labels, own_device())
         self.validation, self.metric = validation, metric
         self.best = 0.0
 
@@ -196,10 +197,6 @@ def fit(centred: Any, labels: Any, regularisation: float) -> LogisticRegression:
         # Where the limit of iterations is reached, it is part of the protocol.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return classifier.fit(centred, labels)
-
-
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def to_numpy(array: Any) -> np.ndarray:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import docstring_parser
 import pytest
 
-from flava.cli import main
+from flava.cli import COMMANDS, load, main
 from flava.model import Codebook
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
@@ -47,8 +48,22 @@ def test_the_installed_command_is_this_one():
 def test_help_shows_the_commands(flava):
     shown = flava("--help")
     assert shown.status == 0
-    for expected in ("train", "evaluate", "report", "--resume", "evaluation.json", "report.html"):
+    for expected in ("train", "evaluate", "report", "--resume", "report.html"):
         assert expected in shown.out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_says_of_each_command_what_the_command_says_of_itself(name):
+    about = docstring_parser.parse(load(name).__doc__ or "").short_description or ""
+    assert " ".join(about.split()) == COMMANDS[name][1]
+
+
+def test_help_needs_no_pytorch():
+    """It is what makes the answer immediate."""
+    asked = "import sys; from flava.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
+    code = asked + "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "False False"
 
 
 def test_the_help_of_train_shows_the_recipes_and_what_they_are(flava):

@@ -1,8 +1,14 @@
-"""The command line: one module for each group of commands."""
+"""The command line: one module for each group of commands.
+
+Only the module of the command that is asked for is imported, so that ``flava --help`` needs no
+PyTorch and answers at once.
+"""
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 
 # Before torch starts its threads: by default each spins for a millisecond at the end of every
@@ -12,48 +18,97 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import tyro
 
-from flava.cli.conversion import convert
-from flava.cli.data import data
-from flava.cli.evaluation import evaluate, report
-from flava.cli.masked import fill_mask, reconstruct
-from flava.cli.messages import reporting
-from flava.cli.recipes import recipes
-from flava.cli.reproduction import reproduce
-from flava.cli.searching import search
-from flava.cli.tables import classify, embed, match
-from flava.cli.training import train
-from flava.cli.tuning import finetune, predict, probe
-
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": train,
-    "recipes": recipes,
-    "reproduce": reproduce,
-    "evaluate": evaluate,
-    "report": report,
-    "data": data,
-    "convert": convert,
-    "embed": embed,
-    "classify": classify,
-    "match": match,
-    "search": search,
-    "fill-mask": fill_mask,
-    "reconstruct": reconstruct,
-    "finetune": finetune,
-    "probe": probe,
-    "predict": predict,
+COMMANDS = {
+    "train": ("training", "Train a recipe, or go on with an interrupted run (--resume)."),
+    "recipes": (
+        "recipes",
+        "List the recipes of flava train, or show one of them with all of its fields.",
+    ),
+    "reproduce": (
+        "reproduction",
+        "Train the stages and columns of Table C.1 as small twins, evaluate them, compare them.",
+    ),
+    "evaluate": (
+        "evaluation",
+        "Evaluate a run, or a published FLAVA or CLIP, on held-out data or on the paper's tasks.",
+    ),
+    "report": (
+        "evaluation",
+        "Write RUN/report.html; or the paper's table of what `flava evaluate --tasks` found.",
+    ),
+    "data": (
+        "data",
+        "Build the paper's data, or one's own, into shards that train; check and describe them.",
+    ),
+    "convert": (
+        "conversion",
+        "Write a model in another layout: transformers', TorchMultimodal's or our own.",
+    ),
+    "embed": ("tables", "Write the embedding of every image, text or pair to a file."),
+    "classify": (
+        "tables",
+        "Name the likeliest classes of every image, without training (zero-shot).",
+    ),
+    "match": ("tables", "Tell how well each image and its text match."),
+    "search": ("searching", "Find images or texts by text or image: index once, then query."),
+    "fill-mask": ("masked", "Print the likeliest tokens for each [MASK] in a text."),
+    "reconstruct": (
+        "masked",
+        "Hide blocks of an image, fill them in, and write both beside the original.",
+    ),
+    "finetune": (
+        "tuning",
+        "Train a classifier of your own images, texts or pairs, on top of a model.",
+    ),
+    "probe": (
+        "tuning",
+        "Fit a linear classifier on a model's frozen features of your own images, texts or pairs.",
+    ),
+    "predict": (
+        "tuning",
+        "Classify images, texts or pairs with what `flava finetune` or `flava probe` made.",
+    ),
 }
-"""In the order that `flava --help` lists them."""
+"""Each command's module and first sentence, in the order that `flava --help` lists them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, or 1 after an error, or 130 after Ctrl-C."""
     logging.basicConfig(format="%(levelname)s: %(message)s")
-    return reporting(
-        lambda: tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="flava",
-            description="FLAVA: one model for images, texts and both together.",
-            args=arguments,
-            config=(tyro.conf.CascadeSubcommandArgs,),
-        )
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not (named := asked(arguments)):
+        run(dict.fromkeys(COMMANDS), arguments)  # help, or an error: tyro exits
+        return 0
+    from flava.cli.messages import reporting
+
+    commands = {name: load(name) if name in named else None for name in COMMANDS}
+    return reporting(lambda: run(commands, arguments))
+
+
+def asked(arguments: Sequence[str]) -> set[str]:
+    """The commands that must be known whole: the one that is named, all to complete a shell's."""
+    first = arguments[0] if arguments else ""
+    return set(COMMANDS) if first.startswith("--tyro") else {first} & set(COMMANDS)
+
+
+def load(name: str) -> Callable[..., Any]:
+    module = import_module(f"flava.cli.{COMMANDS[name][0]}")
+    return getattr(module, name.replace("-", "_"))
+
+
+def run(commands: dict[str, Callable[..., Any] | None], arguments: Sequence[str]) -> None:
+    """Let tyro choose; a command that is not loaded is only described."""
+    tyro.extras.subcommand_cli_from_dict(
+        {name: command or described(name) for name, command in commands.items()},
+        prog="flava",
+        description="FLAVA: one model for images, texts and both together.",
+        args=arguments,
+        config=(tyro.conf.CascadeSubcommandArgs,),
     )
+
+
+def described(name: str) -> Callable[[], None]:
+    def command() -> None: ...
+
+    command.__doc__ = COMMANDS[name][1]
+    return command

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 import torch
 
 from flava.batch import Batch
+from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.shards import read_shard
 from flava.model import Codebook
 from flava.model.published.load import load_pretrained
 from flava.objectives import FlavaObjective, Term
@@ -21,7 +24,8 @@ from flava.training.initial import InitConfig
 from flava.training.loop import Interrupted
 from flava.training.run import RUN, Run
 from flava.training.state import stored_tensors
-from tests.tiny_runs import CODEBOOK, codebook_run, figures, flava_data, flava_run
+from tests.data.shard_files import encoded, picture, write_tar
+from tests.tiny_runs import CODEBOOK, IMAGE, codebook_run, figures, flava_data, flava_run
 
 PROBES = (0.1, 0.4, 0.2)
 
@@ -95,6 +99,44 @@ def interrupting(step: int) -> Callable[..., None]:
             signal.raise_signal(signal.SIGINT)
 
     return looks
+
+
+def test_a_stream_is_not_read_again_from_the_beginning(tmp_path, monkeypatch):
+    """With two workers, each of which reads two of four streams."""
+    opened = tmp_path / "opened"
+
+    def noting(shard: Path) -> object:
+        with opened.open("a") as file:  # workers are processes of their own
+            file.write(f"{shard.stem}\n")
+        return read_shard(shard)
+
+    monkeypatch.setattr("flava.data.stream.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("flava.data.loader.read_shard", noting)
+    shards = [
+        write_tar(
+            tmp_path / f"{n}.tar", {f"{n}-{i}.png": encoded(picture(4 * n + i)) for i in range(4)}
+        )
+        for n in range(24)
+    ]
+    source = SourceConfig(shards=tuple(map(str, shards)), weight=1.0, batch_size=4)
+    data = DataConfig(images=source, image=IMAGE, workers=2, streams=4)
+    through = codebook_run(tmp_path / "through", data=data, max_steps=16)
+    start(through)
+    parts, stop = replace(through, output_dir=tmp_path / "parts"), 10
+    with monkeypatch.context() as patch:
+        patch.setattr("flava.training.loop.Trainer.look", interrupting(stop))
+        with pytest.raises(Interrupted):
+            start(parts)
+    opened.unlink()
+    start(replace(parts, resume=True))
+    assert_same(through.output_dir, parts.output_dir)
+    again = set(opened.read_text().split())
+    with Loader(replace(data, workers=0), seed=through.seed) as batches:
+        taken = Counter(key.split("-")[0] for _ in range(stop) for key in next(batches).keys)
+    # Each stream has read two shards and a half.
+    assert sorted(taken.values()) == [2] * 4 + [4] * 8
+    assert not {shard for shard, samples in taken.items() if samples == 4} & again
+    assert {shard for shard, samples in taken.items() if samples == 2} <= again
 
 
 KILLED = """

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from flava.batch import Batch
+from flava.data.loader import SourceMarks
+from flava.data.stream import Mark
 from flava.distributed import Gather, rank, world_size
 from flava.model.published.load import load_pretrained
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.training import folder as folder_module
 from flava.training.checkpoint import load_progress
-from flava.training.folder import disagreements, of_ranks, unshared
+from flava.training.folder import check, disagreements, of_ranks, unshared
 from flava.training.loop import Interrupted, Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.processes import from_all
@@ -59,6 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
 def trainer_of(run: LoopConfig) -> Trainer:
     torch.manual_seed(0)
     objective = FlavaObjective(FlavaObjectiveConfig(gather=Gather.GLOBAL), tiny_model())
+    check(run)
     return Trainer(run, objective, None)
 
 
@@ -86,11 +89,16 @@ def signalled(batches: Iterator[Batch], at: int) -> Iterator[Batch]:
         yield batch
 
 
+def position() -> SourceMarks:
+    """Of a stream that this rank alone reads, and of one that both read."""
+    return {"pairs": {rank(): Mark(shard=7, samples=5), 9: Mark(shard=8, samples=rank())}}
+
+
 def save_stopped(folder: Path) -> None:
     """Two ranks shard the model, and one of them is told to stop."""
     run = config(folder / "stopped", parallel=Parallel.FSDP)
     with pytest.raises(Interrupted) as stop:
-        trainer_of(run).train(signalled(own_share(batches(run)), at=2))
+        trainer_of(run).train(signalled(own_share(batches(run)), at=2), position)
     (folder / f"stopped-{rank()}").write_text(str(stop.value))
 
 
@@ -157,6 +165,12 @@ def test_all_ranks_stop_after_the_same_update_when_one_is_told_to(trained: Path)
     (line,) = said
     assert "stopped after 3 of 6 updates" in line
     assert load_progress(trained / "stopped" / "checkpoints" / "last").step == 3
+
+
+def test_a_checkpoint_tells_where_the_streams_of_all_ranks_stand(trained: Path) -> None:
+    found = load_progress(trained / "stopped" / "checkpoints" / "last").marks
+    read_by_one = {0: Mark(shard=7, samples=5), 1: Mark(shard=7, samples=5)}
+    assert found == {"pairs": read_by_one | {9: Mark(shard=8, samples=1)}}
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])

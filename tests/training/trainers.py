@@ -6,6 +6,7 @@ import torch
 
 from flava.batch import Batch
 from flava.model import Codebook
+from flava.training.folder import check
 from flava.training.loop import Probe, Trainer
 from flava.training.run import Run
 from tests.tiny_runs import CODEBOOK, MeanSquare, image_batch, image_batches
@@ -13,6 +14,7 @@ from tests.tiny_runs import CODEBOOK, MeanSquare, image_batch, image_batches
 
 def trainer_of(run: Run, probe: Probe | None = None) -> Trainer:
     torch.manual_seed(run.seed)
+    check(run)
     return Trainer(run, MeanSquare(Codebook(CODEBOOK)), probe)
 
 

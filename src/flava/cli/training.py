@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Union
@@ -85,7 +86,12 @@ def launching_problems(processes: int, max_restarts: int) -> list[str]:
 
 def begin(run: Run) -> None:
     """What each process of `launch` does: it says what went wrong as the command does."""
-    if status := reporting(lambda: train_rank(run)):
+    try:
+        status = reporting(lambda: train_rank(run))
+    except Exception:  # what nobody expected: the launcher would say that it ended, and not why
+        traceback.print_exc()
+        status = 1
+    if status:
         sys.exit(status)
 
 

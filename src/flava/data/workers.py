@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from flava.data.collate import Builder, Collated, Collator
 from flava.data.stream import Share, Window
+from flava.parent import end_with_parent
 
 PREFETCH = 2
 """Batches that each worker keeps ready."""
@@ -93,6 +94,8 @@ def _in_turn(loaders: Sequence[Iterator[Collated]], first: int, turns: int) -> I
 
 
 def _init_worker(_worker: int) -> None:
+    # Else the worker of a killed process waits for ever, and holds its connections to other ranks.
+    end_with_parent()
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # These reach the whole process group: the training process decides when workers end.

@@ -22,6 +22,7 @@ from flava.model.published.own import fill_own
 from flava.objectives import FinetuneObjective
 from flava.recipes.labelled import LabelledConfig, Prepared, finish, prepare, skip_notes
 from flava.training.checkpoint import load_progress
+from flava.training.folder import check
 from flava.training.loop import Probe, Trainer
 from flava.training.memory import keep_freed_memory
 from flava.training.optimizer import OptimizerConfig
@@ -154,6 +155,7 @@ def finetune(config: FinetuneConfig) -> str:
     run = run_of(config, prepared, classifier.config)
     reader = reader_of(classifier.config.encoder, config.crop_scale)
     probe = validation_probe(prepared.validation, reader, config.precision)
+    check(run)
     trainer = Trainer(run, FinetuneObjective(classifier), probe)
     skips = train_on(trainer, classifier, prepared.train, reader, run.batch_size, config.workers)
     return finish_best(classifier, prepared, config, run, skip_notes(skips))

@@ -87,10 +87,14 @@ def train_as_one(run: Run) -> None:
     if taken and rank() == 0:
         save_taken(taken, run.output_dir)
     with Loader(
-        run.data, seed=run.seed, start_step=trainer.step, accumulate=run.accumulate
+        run.data,
+        seed=run.seed,
+        start_step=trainer.step,
+        accumulate=run.accumulate,
+        marks=trainer.marks,
     ) as batches:
         try:
-            trainer.train(batches)
+            trainer.train(batches, batches.marks)
         finally:
             report_skipped(batches)
 

@@ -9,12 +9,16 @@ is dropped is hidden before it is deleted. So whatever happens, what can be seen
 and ``best`` are links to the folders they stand for.
 """
 
-import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import ConfigDict, TypeAdapter
+
+from flava.data.loader import SourceMarks
+from flava.data.stream import Mark
 from flava.files import whole_folder
 from flava.model.published.own import OwnModel, write_model
 
@@ -26,6 +30,8 @@ STATE = "state"
 class Progress:
     """How far a run was when a checkpoint was written; at first, nowhere."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     step: int = 0
     """Updates made."""
     seconds: float = 0.0
@@ -36,6 +42,23 @@ class Progress:
     """Updates that were left out, among those made."""
     ranks: int = 1
     """How many processes trained."""
+    marks: dict[str, dict[int, Mark]] = field(default_factory=dict)
+    """Where the streams of each source stood, whichever rank read them: see `Loader`."""
+
+
+PROGRESS = TypeAdapter(Progress)
+
+
+def joined_marks(of_ranks: Iterable[SourceMarks]) -> dict[str, dict[int, Mark]]:
+    """Of each stream the furthest mark: a rank keeps old ones of streams that others read."""
+    found: dict[str, dict[int, Mark]] = {}
+    for marks in of_ranks:
+        for source, streams in marks.items():
+            known = found.setdefault(source, {})
+            for number, mark in streams.items():
+                if number not in known or known[number].samples < mark.samples:
+                    known[number] = mark
+    return found
 
 
 def step_name(step: int) -> str:
@@ -56,8 +79,7 @@ def save_checkpoint(folder: Path, name: str, model: OwnModel) -> Path:
 
 
 def write_progress(progress: Progress, folder: Path) -> None:
-    content = json.dumps(asdict(progress), indent=2)
-    (folder / "progress.json").write_text(content + "\n")
+    (folder / "progress.json").write_bytes(PROGRESS.dump_json(progress, indent=2) + b"\n")
 
 
 def load_progress(folder: Path) -> Progress:
@@ -72,8 +94,8 @@ def load_progress(folder: Path) -> Progress:
             "another --output-dir"
         )
     try:
-        return Progress(**json.loads(path.read_bytes()))
-    except (ValueError, TypeError) as error:
+        return PROGRESS.validate_json(path.read_bytes())
+    except ValueError as error:
         raise damaged(path, error) from error
 
 

@@ -36,8 +36,11 @@ def check(run: LoopConfig, mistakes: Sequence[str] = ()) -> None:
 
 
 def claim(run: LoopConfig) -> None:
-    """Make the folder this run's own; errors as `check`."""
-    check(run)
+    """Make the folder this run's own; `check` must have found nothing wrong with it.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
     if rank() == 0:
         make(run.output_dir)
         checkpoints = run.output_dir / "checkpoints"

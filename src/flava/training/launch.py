@@ -1,5 +1,6 @@
 """`flava train --processes`: several ranks on this machine, by torchrun's own launcher."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -9,6 +10,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from flava.training.stopping import Interrupted
+
+ELASTIC = "torch.distributed.elastic.multiprocessing.api"
+"""Logs how ranks ended."""
 
 
 def is_rank() -> bool:
@@ -25,6 +29,7 @@ def launch(work: Callable[..., None], run: object, processes: int, max_restarts:
         ValueError: a rank failed; it has said why.
         Interrupted: Ctrl-C, or SIGTERM; all ranks have written their checkpoint.
     """
+    logging.getLogger(ELASTIC).addFilter(without_traceback)
     share = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(share))
     config = LaunchConfig(
@@ -46,6 +51,12 @@ def launch(work: Callable[..., None], run: object, processes: int, max_restarts:
         ) from error
     except SignalException as stop:
         raise Interrupted("all ranks were stopped", stop.sigval) from stop
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """It is one of the launcher itself, and says nothing of what happened in the rank."""
+    record.exc_info = None
+    return True
 
 
 def ending(code: int) -> str:

@@ -1,17 +1,24 @@
 """The training loop. It knows no method: an objective turns a batch into named losses."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import psutil
 import torch
 
 from flava.batch import Batch, to_device
+from flava.data.loader import SourceMarks
 from flava.distributed import world_size
 from flava.model.published.files import read_path
 from flava.model.published.own import restore_own
-from flava.training.checkpoint import Progress, last_checkpoint, load_progress, step_name
+from flava.training.checkpoint import (
+    Progress,
+    joined_marks,
+    last_checkpoint,
+    load_progress,
+    step_name,
+)
 from flava.training.figures import Figures, Part, read_figures
 from flava.training.finite import FiniteCheck
 from flava.training.folder import claim
@@ -20,7 +27,7 @@ from flava.training.metrics import Row, Watch
 from flava.training.objective import Objective, Probe
 from flava.training.optimizer import build_optimizer, clip_gradients
 from flava.training.parallel import ParallelModel
-from flava.training.processes import own_device, raise_once
+from flava.training.processes import from_all, own_device, raise_once
 from flava.training.run import LoopConfig
 from flava.training.schedule import learning_rate_factor, weight_decay_at
 from flava.training.state import restore, seed_anew, tensors_of
@@ -33,9 +40,7 @@ __all__ = ["Interrupted", "Objective", "Probe", "Trainer"]
 class Trainer:
     """One run: made fresh, or from the last checkpoint of its folder. Every rank has one.
 
-    Raises:
-        ValueError: the folder holds another run, or this one and ``resume`` was not asked for; or
-            the ranks do not fit together.
+    `folder.check` must have found nothing wrong with it.
     """
 
     def __init__(self, run: LoopConfig, objective: Objective, probe: Probe | None) -> None:
@@ -52,6 +57,8 @@ class Trainer:
         self.optimizer = build_optimizer(run.optimizer, self.model)
         self.step, self.seconds, self.best = progress.step, progress.seconds, progress.best
         self.saved = self.step if last else None
+        self.marks: SourceMarks = progress.marks
+        self.position: Callable[[], SourceMarks] = dict
         self.finite = FiniteCheck(run, progress.non_finite)
         self.stopping, self.meter = Stopping(), Meter(self.device)
         self.writer = Writer(self.checkpoints, run.keep_last, run.timeout)
@@ -61,8 +68,10 @@ class Trainer:
         if world_size() != progress.ranks:
             seed_anew(run.seed, self.step)
 
-    def train(self, batches: Iterator[Batch]) -> None:
+    def train(self, batches: Iterator[Batch], position: Callable[[], SourceMarks] = dict) -> None:
         """Train to ``max_steps`` on ``batches``, which begin with that of update ``self.step``.
+
+        Checkpoints keep the ``position`` in the data, and who goes on finds it in ``self.marks``.
 
         Raises:
             Interrupted: by Ctrl-C or SIGTERM, after a checkpoint was written.
@@ -70,6 +79,7 @@ class Trainer:
                 saved.
             OSError: a checkpoint could not be written; earlier ones are untouched.
         """
+        self.position = position
         with (
             closing(self.writer),
             closing(Watch(self.run, self.step)) as watch,
@@ -80,6 +90,7 @@ class Trainer:
                 self.look(watch)
             if self.step < self.run.max_steps:
                 self.save()
+        from_all(None)  # a rank that hangs while it ends must not keep the launcher for ever
         if self.stopping.by and self.step < self.run.max_steps:
             raise Interrupted(
                 f"stopped after {self.step} of {self.run.max_steps} updates; the checkpoint is in "
@@ -192,6 +203,7 @@ class Trainer:
                 best=self.best,
                 non_finite=self.finite.count,
                 ranks=world_size(),
+                marks=joined_marks(from_all(self.position())),
             ),
             (*links, "last"),
         )

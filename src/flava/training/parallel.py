@@ -4,6 +4,7 @@ First activation checkpointing of each block, then its compilation, then what jo
 sharding must see blocks that are final, and hooks of it must stay outside what is compiled.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +24,9 @@ from flava.model.transformer import blocks_of
 from flava.training.objective import Objective
 from flava.training.processes import machine_size
 from flava.training.run import LoopConfig, Parallel, Precision
+
+# Its successor is not in the oldest torch that we support.
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
 
 Losses = dict[str, Tensor]
 Accuracies = dict[str, float | None]

@@ -5,17 +5,23 @@ What they are told is torchrun's environment: ``RANK``, ``WORLD_SIZE``, ``LOCAL_
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from time import sleep
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from flava.distributed import rank, world_size
+from flava.parent import end_with_parent
+
+LISTENING = 2.0
+"""Seconds in which ranks that miss another tell one another so, before they end. Meanwhile the
+launcher, which looks ten times a second, finds which rank was the first to end."""
 
 
 def own_device() -> torch.device:
@@ -53,27 +59,50 @@ def joined(timeout: int) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
+    if dist.is_torchelastic_launched():
+        # Nobody would stop it, or start it again, once the launcher is gone.
+        end_with_parent()
+    store = None
     try:
-        meet(device, timedelta(seconds=timeout))
+        store = meet(device, timedelta(seconds=timeout))
         yield
     except RuntimeError as error:
         if not is_of_ranks(error):
             raise
+        gone = named(silent(store)) if store else "another rank"
         raise ConnectionError(
-            f"rank {own_rank()}: another rank ended, or gave no answer within the timeout of "
+            f"rank {own_rank()}: {gone} ended, or gave no answer within the timeout of "
             f"{timeout} s: what it said is above ({first_line(error)})"
         ) from error
     dist.destroy_process_group()
 
 
-def meet(device: torch.device, timeout: timedelta) -> None:
-    """Join the group of all ranks."""
+def meet(device: torch.device, timeout: timedelta) -> Store:
+    """Join the group of all ranks; returns what they share beside it."""
     # With a backend for the CPU too: checkpoints and agreements travel there.
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     store, number, ranks = next(rendezvous("env://", timeout=timeout))
     # The store outlives the ranks: started again, they would find the addresses of those before.
     store = PrefixStore(f"start {restarts()}", store)
     dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=timeout)
+    return store
+
+
+def silent(store: Store) -> list[int]:
+    """The ranks that do not tell, as this one does, that they miss another."""
+    try:
+        store.set(f"misses another: {own_rank()}", "")
+        sleep(LISTENING)
+        ranks = range(int(os.environ["WORLD_SIZE"]))
+        return [n for n in ranks if not store.check([f"misses another: {n}"])]
+    except RuntimeError:  # the store has gone with the machine that held it
+        return []
+
+
+def named(ranks: Sequence[int]) -> str:
+    if not ranks:
+        return "another rank"
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def is_of_ranks(error: RuntimeError) -> bool:

@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from flava.distributed import rank, world_size
 from flava.model.published.own import OwnModel, write_model
 from flava.training.checkpoint import STATE, Progress, point, prune, publish, write_progress
+from flava.training.processes import is_of_ranks
 
 
 class Writer:
@@ -74,6 +75,8 @@ class Writer:
                 # torch and safetensors report a full disk as errors of their own.
                 if rank() == 0:
                     shutil.rmtree(partial, ignore_errors=True)
+                if isinstance(error, RuntimeError) and is_of_ranks(error):
+                    raise
                 raise OSError(
                     f"{self.folder / name} could not be written ({reason(error)}): free some "
                     "space there. The last checkpoint before it is whole, and --resume goes on "

@@ -34,6 +34,7 @@ from flava.model.published.own import fill_own
 from flava.objectives import FinetuneObjective
 from flava.training.checkpoint import keep_best
 from flava.training.files import write_whole
+from flava.training.folder import check
 from flava.training.loop import Interrupted, Probe, Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.processes import own_device
@@ -201,6 +202,7 @@ def train(classifier: Classifier, samples: Samples, run: SuiteRun, workers: int)
     """Train to the end, from the last checkpoint if there is one."""
     encoder = classifier.config.encoder
     probe = scored_probe(samples, reader_of(encoder), run.precision)
+    check(run)
     trainer = Trainer(run, FinetuneObjective(classifier), probe)
     rows = Rows(
         kind=samples.kind,

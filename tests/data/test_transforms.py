@@ -11,15 +11,9 @@ from torchvision.transforms import v2
 from transformers import FlavaImageProcessorPil
 
 from flava.batch import unmap_pixels
+from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
-from flava.data.transforms import (
-    ImageTransformConfig,
-    decode_image,
-    evaluation_pixels,
-    random_crop,
-    resize,
-    to_rgb,
-)
+from flava.data.transforms import ImageTransformConfig, evaluation_pixels, random_crop, resize
 from tests.data.shard_files import encoded, picture
 from tests.support import denormalise
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flava.data.transforms import decode_image
+from flava.data.decoding import decode_image
 from flava.inference.class_names import Classes, read_classes
 from flava.inference.rows import classify_rows, embed_rows, embedder, first_rows, match_rows
 from flava.inference.sources import Kind, Source, open_source

@@ -1,4 +1,7 @@
-"""`flava data`: the paper's data, from its published files to shards that train."""
+"""`flava data`: the paper's data, from its published files to shards that train.
+
+What needs PyTorch is imported where it is used: a build starts in a tenth of the time without it.
+"""
 
 import sys
 from dataclasses import dataclass, field
@@ -16,9 +19,6 @@ from flava.data.build.fetch_list import write_urls
 from flava.data.build.pool import cores
 from flava.data.build.sources import SOURCES, Source
 from flava.data.build.stats import Described, built_folders, describe, mean_words
-from flava.evaluation.data_report import PICTURES, readable_bytes, write_page
-from flava.inference.codes import load_codebook, tokenize
-from flava.model.digest import codes_name
 
 SHOWN_MISTAKES = 20
 FETCH = """\
@@ -178,6 +178,9 @@ def list_urls(action: Urls) -> None:
 
 def tokenize_shards(action: Tokenize) -> None:
     """Write them, and say what they are called."""
+    from flava.inference.codes import load_codebook, tokenize
+    from flava.model.digest import codes_name
+
     codebook = load_codebook(action.codebook)
     counts = tokenize(list(action.shards), codebook, action.codebook_size, action.output)
     for reason, count in counts.items():
@@ -216,6 +219,8 @@ def check_shards(action: Check) -> None:
 
 def show_stats(action: StatsOf) -> None:
     """The table, and the page if one is asked for."""
+    from flava.evaluation.data_report import PICTURES, write_page
+
     pick = PICTURES if action.html else 0
     found = describe(action.shards, pick=pick, processes=processes_of(action.processes))
     Console().print(stats_table(found))
@@ -226,6 +231,8 @@ def show_stats(action: StatsOf) -> None:
 
 def stats_table(found: list[Described]) -> Table:
     """A row a folder."""
+    from flava.evaluation.data_report import readable_bytes
+
     table = Table(title="What the shards hold", title_style="")
     table.add_column("folder", overflow="fold")
     for heading in ("samples", "the paper's", "images", "words", "language", "size"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from flava.data.errors import Skipped
 
 FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
-"""Files that end so are images (``transforms.FORMATS``); a folder's others are passed over."""
+"""Files that end so are images (``decoding.FORMATS``); a folder's others are passed over."""
 
 Links = frozenset[tuple[int, int]]
 

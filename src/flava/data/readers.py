@@ -13,10 +13,11 @@ from PIL import Image
 
 from flava.batch import ImageInputs, Inputs, PairInputs, TextInputs
 from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data.decoding import decode_image
 from flava.data.errors import SampleError
 from flava.data.labelled import Row
 from flava.data.tokenizer import Tokenizer, pad
-from flava.data.transforms import decode_image, normalise, random_crop, resize_for_encoder
+from flava.data.transforms import normalise, random_crop, resize_for_encoder
 
 Read = TypeVar("Read")
 

@@ -15,8 +15,6 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
-
 from flava.data.embedded import resolve
 from flava.data.errors import Skipped
 from flava.data.remote import Shard, is_url, resolve_urls
@@ -110,6 +108,8 @@ def _reader(path: Shard) -> Callable[[Any], Iterator[Raw | Skipped]]:
 
 
 def _read_tar(path: Shard) -> Iterator[Raw | Skipped]:
+    from webdataset.tariterators import base_plus_ext, tar_file_expander  # needs torch
+
     errors: list[Exception] = []
     with path.open("rb") as stream:
         files = tar_file_expander([{"url": str(path), "stream": stream}], _collector(errors))
@@ -153,6 +153,8 @@ def _grouped(
     errors: list[Exception],
 ) -> Generator[Raw | Skipped, None, bool]:
     """Files as samples; collected errors follow in their place. Returns whether there were any."""
+    from webdataset.tariterators import group_by_keys  # needs torch
+
     damaged = False
     for sample in group_by_keys(files, keys, handler=_collector(errors)):
         parts = {name: data for name, data in sample.items() if not name.startswith("__")}

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
+from flava.data.decoding import decode_image
 from flava.data.errors import SampleError, Skipped
 from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.stream import Sampled
-from flava.data.transforms import decode_image
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 

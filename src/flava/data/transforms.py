@@ -4,7 +4,6 @@ PIL decodes, crops and resizes each image (its resampling is antialiased, exact,
 there is on one core); the whole batch is then normalised at once.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from flava.batch import map_pixels
-from flava.data.errors import SampleError
+from flava.data.decoding import to_rgb
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -26,21 +25,6 @@ CODE_PIXELS = 8
 CROP_RATIO = (3 / 4, 4 / 3)
 """Aspect ratios of a random crop: the default of torchvision's ``RandomResizedCrop``."""
 CROP_TRIES = 10
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What is read: PIL knows many more, some of which run other programs (EPS) or are seldom used."""
-ORIENTATION = 0x0112
-"""EXIF's tag that says how the camera was held."""
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""Its values, and what brings the image upright (EXIF 2.3, table 6)."""
-
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
 
@@ -102,73 +86,6 @@ class ImageTransformConfig:
             for name, wanted in whole.items()
             if (value := getattr(self, name)) != wanted
         ]
-
-
-def decode_image(data: bytes) -> Image.Image:
-    """An image file, of an animation the first frame, as an upright RGB image: see ``to_rgb``.
-
-    Raises:
-        SampleError: not an image of ``FORMATS``, truncated, or larger than PIL's limit against
-            decompression bombs (``PIL.Image.MAX_IMAGE_PIXELS``).
-    """
-    if not data:
-        raise SampleError("image cannot be decoded", "it is empty, zero bytes")
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise SampleError("image cannot be decoded", f"none of {', '.join(FORMATS)}") from error
-    except Image.DecompressionBombError as error:
-        raise SampleError("image is too large", str(error)) from error
-    except Exception as error:  # PIL's plugins raise almost any type when a file is malformed.
-        raise SampleError("image cannot be decoded", str(error)) from error
-    return to_rgb(image)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image upright, as its EXIF orientation says, in RGB, eight bits a channel.
-
-    Every mode becomes RGB as by PIL's ``convert("RGB")``, which is what the published processors
-    do with files: transparency is dropped, not composited. Sixteen-bit greys are scaled to eight
-    first. Larger files than PIL's limit are refused, not reduced while decoding, which would give
-    other pixels, and in a progressive JPEG would need the memory all the same.
-
-    Raises:
-        SampleError: it is read from a file, and that is truncated or too large; or it has no pixel,
-            or a mode that PIL cannot convert.
-    """
-    if 0 in image.size:
-        raise SampleError("image has no pixels", f"{image.width}x{image.height}")
-    limit = Image.MAX_IMAGE_PIXELS
-    is_file = isinstance(image, ImageFile.ImageFile)
-    if is_file and limit is not None and image.width * image.height > limit:
-        raise SampleError(
-            "image is too large",
-            f"{image.width}x{image.height} pixels, over PIL.Image.MAX_IMAGE_PIXELS = {limit}: "
-            "make it smaller, or raise that limit if you trust the file",
-        )
-    try:
-        image.load()
-        turn = TURNS.get(orientation(image))
-        rgb = image if image.mode == "RGB" else convert(image)
-        return rgb if turn is None else rgb.transpose(turn)
-    except Exception as error:  # Of any type, as above.
-        raise SampleError("image cannot be decoded", str(error)) from error
-
-
-def orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 if there is none that can be read."""
-    try:
-        return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # Again of any type. The image itself may be whole.
-        return 1
-
-
-def convert(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # convert() would clip sixteen bits at 255
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:  # the same colours, without a warning
-        image = image.convert("RGBA")
-    return image.convert("RGB")
 
 
 def random_crop(rng: np.random.Generator, image: Image.Image, scale: tuple[float, float]) -> Box:

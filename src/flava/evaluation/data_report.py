@@ -15,7 +15,7 @@ from PIL import Image
 
 from flava.data.build.sources import SOURCES
 from flava.data.build.stats import LONGEST, Described, Picked, mean_words
-from flava.data.transforms import decode_image
+from flava.data.decoding import decode_image
 from flava.evaluation.charts import ACCENT, INK, MUTED, STYLE, themed_svg
 from flava.evaluation.report import environment
 from flava.training.files import write_whole

@@ -9,8 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
-from flava.data.transforms import decode_image, to_rgb
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes
 """A PIL image, an array or tensor (see ``from_array``), a file's path, or a file's bytes."""
@@ -40,7 +40,7 @@ def image_list(images: Images) -> Sequence[ImageLike]:
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """The image upright in RGB: see ``flava.data.transforms.to_rgb`` and ``from_array``.
+    """The image upright in RGB: see ``flava.data.decoding.to_rgb`` and ``from_array``.
 
     Raises:
         SampleError: it cannot be read, decoded or understood, or is too large.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from flava.data.decoding import decode_image
 from flava.data.errors import SampleError
-from flava.data.transforms import decode_image
 
 JPEG_QUALITY = 90
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}

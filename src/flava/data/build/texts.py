@@ -3,15 +3,16 @@
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flava.data.build.captions import clean
 from flava.data.build.own import cell
 from flava.data.build.rows import Found, Row, skip
 from flava.data.errors import SampleError, Skipped
-from flava.data.packing import SENTENCE_END
 from flava.data.tables import is_table, read_table
-from flava.data.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from flava.data.tokenizer import Tokenizer
 
 TEXT_COLUMNS = ("text", "content", "maintext")
 """That of `datasets`' CCNews and BookCorpus, and those of news-please's files."""
@@ -50,6 +51,8 @@ def sentences_of(text: Any) -> list[str]:
     Raises:
         SampleError: there is none.
     """
+    from flava.data.packing import SENTENCE_END  # needs torch, which pairs and images do not
+
     if not isinstance(text, str):
         raise SampleError("text is missing", f"found {type(text).__name__}")
     found = [clean(sentence) for sentence in SENTENCE_END.split(text)]
@@ -109,5 +112,7 @@ def tokens_of(text: str) -> int:
 
 
 @cache
-def tokenizer() -> Tokenizer:
+def tokenizer() -> "Tokenizer":
+    from flava.data.tokenizer import Tokenizer
+
     return Tokenizer()

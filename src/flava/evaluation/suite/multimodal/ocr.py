@@ -7,9 +7,9 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from flava.data.decoding import decode_image
 from flava.data.errors import SampleError
 from flava.data.tables import Record, read_table
-from flava.data.transforms import decode_image
 from flava.evaluation.outputs import counted
 from flava.evaluation.suite.multimodal.mistakes import refuse
 

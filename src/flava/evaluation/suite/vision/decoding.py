@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
-from flava.data.transforms import decode_image, to_rgb
 
 VIDEO_SUFFIX = ".avi"
 

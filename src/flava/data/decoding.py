@@ -1,0 +1,93 @@
+"""Image files to upright RGB images, whatever they are.
+
+PyTorch is not needed here: building data has no other use for it.
+"""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from flava.data.errors import SampleError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""What is read: PIL knows many more, some of which run other programs (EPS) or are seldom used."""
+ORIENTATION = 0x0112
+"""EXIF's tag that says how the camera was held."""
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Its values, and what brings the image upright (EXIF 2.3, table 6)."""
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """An image file, of an animation the first frame, as an upright RGB image: see ``to_rgb``.
+
+    Raises:
+        SampleError: not an image of ``FORMATS``, truncated, or larger than PIL's limit against
+            decompression bombs (``PIL.Image.MAX_IMAGE_PIXELS``).
+    """
+    if not data:
+        raise SampleError("image cannot be decoded", "it is empty, zero bytes")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise SampleError("image cannot be decoded", f"none of {', '.join(FORMATS)}") from error
+    except Image.DecompressionBombError as error:
+        raise SampleError("image is too large", str(error)) from error
+    except Exception as error:  # PIL's plugins raise almost any type when a file is malformed.
+        raise SampleError("image cannot be decoded", str(error)) from error
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL image upright, as its EXIF orientation says, in RGB, eight bits a channel.
+
+    Every mode becomes RGB as by PIL's ``convert("RGB")``, which is what the published processors
+    do with files: transparency is dropped, not composited. Sixteen-bit greys are scaled to eight
+    first. Larger files than PIL's limit are refused, not reduced while decoding, which would give
+    other pixels, and in a progressive JPEG would need the memory all the same.
+
+    Raises:
+        SampleError: it is read from a file, and that is truncated or too large; or it has no pixel,
+            or a mode that PIL cannot convert.
+    """
+    if 0 in image.size:
+        raise SampleError("image has no pixels", f"{image.width}x{image.height}")
+    limit = Image.MAX_IMAGE_PIXELS
+    is_file = isinstance(image, ImageFile.ImageFile)
+    if is_file and limit is not None and image.width * image.height > limit:
+        raise SampleError(
+            "image is too large",
+            f"{image.width}x{image.height} pixels, over PIL.Image.MAX_IMAGE_PIXELS = {limit}: "
+            "make it smaller, or raise that limit if you trust the file",
+        )
+    try:
+        image.load()
+        turn = TURNS.get(orientation(image))
+        rgb = image if image.mode == "RGB" else convert(image)
+        return rgb if turn is None else rgb.transpose(turn)
+    except Exception as error:  # Of any type, as above.
+        raise SampleError("image cannot be decoded", str(error)) from error
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 if there is none that can be read."""
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Again of any type. The image itself may be whole.
+        return 1
+
+
+def convert(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # convert() would clip sixteen bits at 255
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:  # the same colours, without a warning
+        image = image.convert("RGBA")
+    return image.convert("RGB")

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -29,6 +30,7 @@ class Picture:
     """Its perceptual hash, 64 bits."""
 
 
+@lru_cache(maxsize=1)  # the next caption of the same image
 def picture_of(data: bytes, box: Box | None, *, short_side: int, min_side: int) -> Picture:
     """The file as it is if it is small enough and whole, else a JPEG of ``short_side``.
 
@@ -40,7 +42,7 @@ def picture_of(data: bytes, box: Box | None, *, short_side: int, min_side: int) 
     Raises:
         SampleError: it cannot be decoded, is too large to be, or is smaller than ``min_side``.
     """
-    image = decode_image(data)
+    image = decoded(data)
     if box is not None:
         image = cut(image, box)
     if min(image.size) < min_side:
@@ -61,6 +63,11 @@ def picture_of(data: bytes, box: Box | None, *, short_side: int, min_side: int) 
         height=image.height,
         looks=looks_of(image),
     )
+
+
+@lru_cache(maxsize=1)  # the next region of the same image
+def decoded(data: bytes) -> Image.Image:
+    return decode_image(data)
 
 
 def looks_of(image: Image.Image) -> int:

@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 Given = TypeVar("Given")
 Result = TypeVar("Result")
@@ -16,6 +18,8 @@ Submit = Callable[..., "Future[Any]"]
 
 AHEAD = 2
 """Pieces of work that wait for each process."""
+ANSWER_SECONDS = 5
+"""In which a cluster must answer."""
 
 
 def cores() -> int:
@@ -87,8 +91,9 @@ def on_ray(address: str) -> Iterator[tuple[Submit, int]]:
     except ImportError as error:
         raise ValueError("--cluster needs Ray: pip install 'flava[cluster]'") from error
     try:
+        require_answer(address)
         ray.init(address=address, log_to_driver=False)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise ValueError(
             f"--cluster {address}: no Ray cluster is there ({error}); start one with `ray start "
             "--head`, and join it with `ray start --address=HEAD:6379` on the other machines"
@@ -101,6 +106,20 @@ def on_ray(address: str) -> Iterator[tuple[Submit, int]]:
         yield submit, int(ray.cluster_resources().get("CPU", 1))
     finally:
         ray.shutdown()
+
+
+def require_answer(address: str) -> None:
+    """Nothing, where somebody listens: Ray itself goes on trying for minutes where nobody does.
+
+    Args:
+        address: HOST:PORT or ray://HOST:PORT; "auto" and "local" name none.
+
+    Raises:
+        OSError: nobody does, or there is no such host.
+    """
+    found = urlsplit(address if "://" in address else f"ray://{address}")
+    if found.port is not None:
+        socket.create_connection((found.hostname or "", found.port), ANSWER_SECONDS).close()
 
 
 def run(

@@ -32,6 +32,10 @@ COMMANDS = {
         "evaluation",
         "Evaluate a run, or a published FLAVA or CLIP, on held-out data or on the paper's tasks.",
     ),
+    "plan": (
+        "planning",
+        "Tell what a recipe needs of some GPUs: memory, operations, messages and days.",
+    ),
     "report": (
         "evaluation",
         "Write RUN/report.html; or the paper's table of what `flava evaluate --tasks` found.",

@@ -128,26 +128,35 @@ def report_skipped(batches: Loader) -> None:
 
 def join(run: Run) -> tuple[Objective, Probe | None]:
     """The objective around a fresh model, and what is probed during training."""
+    objective = objective_of(run)
+    return objective, probe_of(run, objective)
+
+
+def objective_of(run: Run) -> Objective:
+    """The objective around a fresh model."""
     match run.objective, build_model(run.model):
         case CodebookObjectiveConfig() as config, Codebook() as model:
-            return CodebookObjective(config, model), None
+            return CodebookObjective(config, model)
         case DinoObjectiveConfig() as config, Dino() as model:
-            return DinoObjective(config, model, run.max_steps), None
+            return DinoObjective(config, model, run.max_steps)
         case FlavaObjectiveConfig() as config, Flava() as model:
             leave_out(model, untrained(run))
-            return FlavaObjective(config, model), zero_shot_probe(model.config)
+            return FlavaObjective(config, model)
         case ClipObjectiveConfig() as config, Clip() as model:
-            return ClipObjective(config, model), zero_shot_probe(model.config)
+            return ClipObjective(config, model)
         case MaskedObjectiveConfig(), MaskedImage() | MaskedText() as model:
-            return probed(run, MaskedObjective(model))
+            return MaskedObjective(model)
     raise AssertionError("Run checks that objective and model fit")
 
 
-def probed(run: Run, objective: MaskedObjective) -> tuple[Objective, Probe | None]:
-    """The objective with the probe of its loss, if there is something to probe it on."""
-    if not run.held_out:
-        return objective, None
-    return objective, loss_probe(objective, held_out_batches(run), run.precision)
+def probe_of(run: Run, objective: Objective) -> Probe | None:
+    """What is probed during training: zero-shot accuracy, or the loss of what is held out."""
+    match objective:
+        case FlavaObjective() | ClipObjective():
+            return zero_shot_probe(objective.model.config)
+        case MaskedObjective() if run.held_out:
+            return loss_probe(objective, held_out_batches(run), run.precision)
+    return None
 
 
 def held_out_batches(run: Run) -> list[Batch]:

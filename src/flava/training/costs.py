@@ -1,0 +1,180 @@
+"""What a batch costs: operations, memory and messages of the very code that trains, counted on
+tensors without numbers (`outline`)."""
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from flava.batch import Batch, Inputs
+from flava.training.objective import Objective
+from flava.training.outline import Outline, aten
+
+COUNTED = flop_registry | {
+    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        aten._scaled_dot_product_flash_attention
+    ],
+    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        aten._scaled_dot_product_flash_attention_backward
+    ],
+}
+"""What torch counts operations of; it knows the fused attention of GPUs alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Of one batch on one rank; bytes are those beyond weights, their gradients and the batch."""
+
+    forward: int
+    """Operations: two for each multiplication with its addition, as torch counts."""
+    backward: int
+    kept: int
+    """Bytes that are kept from the forward pass for the backward pass."""
+    casts: int
+    """Bytes of the weights' copies in 16 bits that autocast keeps for it."""
+    temporary: int
+    """Bytes beyond these, at the moment when all together are most."""
+    received: int
+    """Bytes from other ranks, in both passes."""
+    reached: frozenset[str]
+    """Names of the parameters that a gradient reaches."""
+
+    @property
+    def operations(self) -> int:
+        return self.forward + self.backward
+
+
+def cost_of(objective: Objective, batch: Batch, dtype: torch.dtype, ranks: int = 1) -> Cost:
+    """That of ``batch``, as one of ``ranks`` that have as much each.
+
+    The model of ``objective`` and the pixels of ``batch`` are `Outline`s.
+    """
+    reached: set[str] = set()
+    with ExitStack() as stack:
+        stack.enter_context(as_one_of(ranks))
+        stack.enter_context(watching(objective.model, reached))
+        ledger = Ledger(present(objective.model, batch))
+        stack.enter_context(ledger)
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            terms = objective(batch)
+        total = torch.stack([term.loss for term in terms.values()]).sum()
+        forward, kept, casts = ledger.operations, ledger.held, ledger.casts
+        del terms
+        total.backward()
+    return Cost(
+        forward=forward,
+        backward=ledger.operations - forward,
+        kept=kept - casts,
+        casts=casts,
+        temporary=ledger.most - kept,
+        received=ledger.received,
+        reached=frozenset(reached),
+    )
+
+
+class Ledger(TorchDispatchMode):
+    """Adds up operations, the bytes of all `Outline`s that are alive, and those from other ranks.
+
+    Not by `FlopCounterMode` itself, which keeps what a checkpointed block computes again.
+    """
+
+    def __init__(self, known: Iterable[Outline]) -> None:
+        """What is ``known`` was there before, and is not counted."""
+        super().__init__()
+        self.known = {each.twin.untyped_storage()._cdata for each in known}
+        self.alive: dict[int, weakref.ref[Any]] = {}
+        self.operations = self.held = self.most = self.casts = self.received = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func.namespace == "c10d" and dist.get_world_size() > 1:
+            every = sum(each.nbytes for each in tree_leaves(args[0]) if isinstance(each, Outline))
+            self.received += every * (dist.get_world_size() - 1) // dist.get_world_size()
+        found = func(*args, **(kwargs or {}))
+        if count := COUNTED.get(func._overloadpacket):
+            self.operations += count(*args, **(kwargs or {}), out_val=found)
+        is_cast = func is aten._to_copy.default and isinstance(args[0], nn.Parameter)
+        for each in tree_leaves(found):
+            if isinstance(each, Outline):
+                self.enter(each, is_cast=is_cast)
+        return found
+
+    def enter(self, tensor: Outline, *, is_cast: bool) -> None:
+        """Count the storage of ``tensor`` until it is gone, unless it is counted already."""
+        storage = tensor.twin.untyped_storage()
+        place, size = storage._cdata, storage.nbytes()
+        if place in self.known or place in self.alive:
+            return
+
+        def leave(_: object) -> None:
+            del self.alive[place]
+            self.held -= size
+            self.casts -= size if is_cast else 0
+
+        self.alive[place] = weakref.ref(storage, leave)
+        self.held += size
+        self.casts += size if is_cast else 0
+        self.most = max(self.most, self.held)
+
+
+def tensors_in(batch: Batch | Inputs) -> Iterator[Tensor]:
+    """All of a batch."""
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Batch | Inputs):
+            yield from tensors_in(value)
+
+
+def present(model: nn.Module, batch: Batch) -> Iterator[Outline]:
+    """What there is before the batch is computed: weights with their gradients, and pixels."""
+    parameters = list(model.parameters())
+    gradients = [each.grad for each in parameters]
+    for each in (*parameters, *gradients, *model.buffers(), *tensors_in(batch)):
+        if isinstance(each, Outline):
+            yield each
+
+
+@contextmanager
+def as_one_of(ranks: int) -> Iterator[None]:
+    """As rank 0 of so many, of which the others do not exist: each sends what this one has."""
+    if ranks == 1:
+        yield
+        return
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def watching(model: nn.Module, reached: set[str]) -> Iterator[None]:
+    """Add the names of what a gradient reaches; gradients have their memory from the beginning."""
+    hooks = []
+    for name, each in model.named_parameters():
+        if each.requires_grad:
+            each.grad = torch.empty_like(each.data)
+            hooks.append(
+                each.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
+            )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -63,11 +63,18 @@ class OptimizerConfig:
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
-    """One group for matrices, embeddings and tokens, one without decay for vectors and scalars."""
-    trained = [p for p in model.parameters() if p.requires_grad]
+    """Groups for matrices, embeddings and tokens, and for vectors and scalars, without decay.
+
+    The fused update takes no mixture of sharded parameters and whole ones: each has its groups.
+    """
+    grouped: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            key = (isinstance(parameter, DTensor), parameter.ndim < 2)
+            grouped.setdefault(key, []).append(parameter)
     groups: Iterable[dict[str, object]] = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": grouped[key], "weight_decay": 0.0 if key[1] else config.weight_decay}
+        for key in sorted(grouped)  # matrices first
     ]
     return AdamW(
         groups, lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True

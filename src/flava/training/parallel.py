@@ -146,8 +146,9 @@ def mesh(parallel: Parallel, device: torch.device) -> DeviceMesh:
 
 def shard(learner: nn.Module, over: DeviceMesh, precision: Precision) -> None:
     """Shard each block for itself, and all that is left as a whole."""
-    if precision is Precision.BF16:
-        # Halves what is gathered. Norms and the temperature outside the blocks stay 32 bits.
+    if precision is Precision.BF16 and over.device_type == "cuda":
+        # Halves what is gathered. Norms and the temperature outside the blocks stay 32 bits. On the
+        # CPU a norm takes no weights of 16 bits beside states of 32.
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )

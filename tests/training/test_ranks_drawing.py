@@ -26,6 +26,8 @@ from tests.support import randomise, tiny_config
 from tests.training.ranks import mixed_batches, own_share, run_phases
 from tests.training.test_parallel import STEPS, config, signalled
 
+pytestmark = pytest.mark.slow
+
 STOP = 3
 
 

@@ -5,22 +5,33 @@
 Both runs are `flava train` with two ranks, and torchrun's launcher starts the ranks of the second
 again from their last checkpoint after each SIGKILL. At the end all weights and the optimiser must
 be equal bit for bit. Meanwhile every checkpoint that can be seen is loaded, once.
+
+A kill waits for an update of the ranks' present life and then for a random number of further ones;
+every other kill waits for a checkpoint that is being written too. Where kills fell is counted.
 """
 
 import argparse
-import json
+import os
 import random
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
 import torch
 
+from flava.cli import main as flava
+from flava.data import stream
+from flava.distributed import rank
 from flava.model.published.load import load_pretrained
+from flava.training import launch
 from flava.training.checkpoint import load_progress
+from flava.training.loop import Trainer
 from flava.training.state import stored_tensors
 
 SEED = 0
@@ -28,15 +39,21 @@ RANKS = 2
 STEPS_PER_KILL = 12
 """Updates of the run for each kill, so that it outlives all of them."""
 CHECKPOINT_EVERY = 3
-TINY = {"width": 16, "depth": 1, "heads": 2, "mlp-width": 16}
-LONGEST_LIFE = 3.0
-"""Seconds of training until the next kill, at most."""
-SLOWEST = 200.0
-"""Seconds in which ranks must have begun to train."""
+LONGEST_LIFE = 8
+"""Updates of a life after its first, at most, until a kill is due."""
+SLOWEST = 500.0
+"""Seconds in which ranks must have begun to train, or written a checkpoint."""
+TINY = {"width": 16, "depth": 2, "heads": 2, "mlp-width": 16}
+SHARDS = "embedded:pairs/*-val.tar"
+LAST_UPDATE = "last-update"
+"""A file of the run's folder: the process of rank 0, and the last update that it has made."""
 
 
 def command(folder: Path, steps: int, kills: int) -> list[str]:
-    """A run of a model that is small enough to update many times a second."""
+    """A run of a model that is small enough to update many times a second.
+
+    It draws from torch's generators (drop path), and each source is read in several streams.
+    """
     fields = {
         "output-dir": folder,
         "max-steps": steps,
@@ -46,14 +63,35 @@ def command(folder: Path, steps: int, kills: int) -> list[str]:
         "precision": "fp32",
         "parallel": "fsdp",
         "data.workers": 1,
+        "data.streams": 4,
         "processes": RANKS,
         "max-restarts": 2 * kills,
     }
-    fields |= {f"data.{name}.batch-size": 4 for name in ("pairs", "images", "text")}
+    for name in ("pairs", "images", "text"):
+        fields |= {f"data.{name}.batch-size": 4, f"data.{name}.shards": SHARDS}
     for part in ("image", "text", "multimodal"):
         fields |= {f"model.{part}.{name}": value for name, value in TINY.items()}
+        fields |= {f"model.{part}.drop-path": 0.1}
     options = [f"--{name}={value}" for name, value in fields.items()]
-    return [sys.executable, "-m", "flava", "train", "flava-tiny", *options]
+    return [sys.executable, str(Path(__file__)), "train", "flava-tiny", *options]
+
+
+def train(arguments: Sequence[str]) -> int:
+    """`flava train`, but that ranks are forked, which spares their imports, and tell of updates."""
+    update = Trainer.update
+
+    def told(self: Trainer, batches: object) -> object:
+        row = update(self, batches)  # pyright: ignore[reportArgumentType]
+        if rank() == 0:
+            path = self.run.output_dir / LAST_UPDATE
+            path.with_suffix(".new").write_text(f"{os.getpid()} {self.step}")
+            path.with_suffix(".new").replace(path)
+        return row
+
+    Trainer.update = told  # pyright: ignore[reportAttributeAccessIssue]
+    launch.LaunchConfig = partial(launch.LaunchConfig, start_method="fork")  # pyright: ignore
+    stream.IN_MEMORY_BYTES = 0  # small as they are
+    return flava(arguments)
 
 
 def chaos(folder: Path, kills: int) -> bool:
@@ -66,7 +104,7 @@ def chaos(folder: Path, kills: int) -> bool:
     with (folder / "stormy.log").open("wb") as log:
         run = subprocess.Popen(command(stormy, steps, kills), stdout=log, stderr=log)
         try:
-            done = kill_often(run, stormy, kills, loaded)
+            fell = Storm(run, stormy, loaded).kill_often(kills)
             while run.poll() is None:
                 look_for(0.2, loaded)
         finally:
@@ -74,22 +112,73 @@ def chaos(folder: Path, kills: int) -> bool:
             run.wait()
     same = run.returncode == 0 and equal(calm, stormy)
     print(
-        f"{done} kills, exit status {run.returncode}; {loaded.count} checkpoints seen, "
-        f"{len(loaded.broken)} of them broken; as the undisturbed run: {same}"
+        f"{fell.total()} kills ({', '.join(f'{n} {where}' for where, n in fell.items())}), exit "
+        f"status {run.returncode}; {loaded.count} checkpoints seen, {len(loaded.broken)} of them "
+        f"broken; as the undisturbed run: {same}"
     )
-    return same and done == kills and not loaded.broken
+    return same and fell.total() == kills and not loaded.broken
 
 
-def kill_often(run: subprocess.Popen[bytes], folder: Path, kills: int, loaded: "Loaded") -> int:
-    """Kill a rank at random, each time that the run trains again; how often it was done."""
-    chance, done = random.Random(SEED), 0
-    while done < kills and training_goes_on(run, folder, loaded):
-        look_for(chance.uniform(0, LONGEST_LIFE), loaded)
-        if victims := ranks_of(run.pid):
-            chance.choice(victims).kill()
-            done += 1
-            print(f"kill {done} of {kills} after update {updates(folder)}", flush=True)
-    return done
+class Storm:
+    """Kills ranks of a run at random, each time that it trains again."""
+
+    def __init__(self, run: subprocess.Popen[bytes], folder: Path, loaded: "Loaded") -> None:
+        self.run, self.folder, self.loaded = run, folder, loaded
+        self.chance = random.Random(SEED)
+
+    def kill_often(self, kills: int) -> Counter[str]:
+        """Where they fell."""
+        fell: Counter[str] = Counter()
+        for number in range(kills):
+            every = self.due(in_writing=number % 2 == 1)
+            if not every:
+                break
+            step, writing = self.updates_of(every), self.writing()
+            self.chance.choice(every).kill()
+            psutil.wait_procs(every, timeout=SLOWEST)
+            # What was being written, and is not whole when all ranks are dead, was hit.
+            hit = bool(writing & self.writing())
+            where = "between checkpoints" if step else "before the first update"
+            fell[where := "while a checkpoint was written" if hit else where] += 1
+            print(f"kill {number + 1} of {kills} after update {step}, {where}", flush=True)
+        return fell
+
+    def due(self, *, in_writing: bool) -> list[psutil.Process]:
+        """The ranks, when one is to be killed; none if the run has ended."""
+        self.wait_for(lambda: self.updates_of(self.ranks()))
+        last = self.updates_of(self.ranks()) + self.chance.randint(0, LONGEST_LIFE)
+        self.wait_for(lambda: self.updates_of(self.ranks()) >= last)
+        if in_writing:
+            self.wait_for(self.writing)
+        time.sleep(self.chance.uniform(0, 0.02 if in_writing else 0.2))
+        return self.ranks()
+
+    def wait_for(self, happens: Callable[[], object]) -> None:
+        """Until it is so, or the run has ended."""
+        deadline = time.monotonic() + SLOWEST
+        while self.run.poll() is None and not happens():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"nothing has happened for {SLOWEST:.0f} s: see stormy.log")
+            self.loaded.look()
+            time.sleep(0.002)
+
+    def ranks(self) -> list[psutil.Process]:
+        """All of them, or none while they are started again."""
+        with suppress(psutil.Error):
+            found = psutil.Process(self.run.pid).children()
+            return found if len(found) == RANKS else []
+        return []
+
+    def updates_of(self, ranks: Sequence[psutil.Process]) -> int:
+        """The number of the last update that these ranks have made; 0 before their first."""
+        with suppress(OSError):
+            pid, step = map(int, (self.folder / LAST_UPDATE).read_text().split())
+            return step if pid in [each.pid for each in ranks] else 0
+        return 0
+
+    def writing(self) -> set[str]:
+        """Checkpoints that are being written."""
+        return {path.name for path in (self.folder / "checkpoints").glob(".step-*.partial")}
 
 
 class Loaded:
@@ -127,41 +216,6 @@ def equal(first: Path, second: Path) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[n], theirs[n]) for n in ours)
 
 
-def updates(run_folder: Path) -> int:
-    """The last update that the run has told of."""
-    path = run_folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return json.loads(lines[-1])["step"] if lines and lines[-1].endswith("}") else 0
-
-
-def training_goes_on(run: subprocess.Popen[bytes], folder: Path, loaded: Loaded) -> bool:
-    """Wait until the ranks have made an update since now; False if the run has ended."""
-    before, deadline = modified(folder), time.monotonic() + SLOWEST
-    while run.poll() is None:
-        if modified(folder) > before and len(ranks_of(run.pid)) == RANKS:
-            return True
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no update in {SLOWEST:.0f} s: see stormy.log")
-        look_for(0.05, loaded)
-    return False
-
-
-def modified(folder: Path) -> float:
-    path = folder / "metrics.jsonl"
-    return path.stat().st_mtime if path.is_file() else 0.0
-
-
-def ranks_of(launcher: int) -> list[psutil.Process]:
-    """The launcher's processes that train: multiprocessing's helpers are not among them."""
-    found = []
-    with suppress(psutil.Error):
-        for each in psutil.Process(launcher).children():
-            with suppress(psutil.Error):  # one that has just ended
-                if "spawn_main" in " ".join(each.cmdline()):
-                    found.append(each)
-    return found
-
-
 def look_for(seconds: float, loaded: Loaded) -> None:
     deadline = time.monotonic() + seconds
     loaded.look()
@@ -183,4 +237,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(train(sys.argv[1:]) if sys.argv[1:2] == ["train"] else main())

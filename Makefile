@@ -3,16 +3,17 @@
 PYTHON ?= python3
 RUN ?= runs/demo
 CHAOS ?= runs/chaos
+ONLY ?= training inference growth data processes
 
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # Published implementations to test against, that ask for old versions of what they need.
 PEERS := torchmultimodal-nightly iopath portalocker dall-e attrs
-SPELLED := src tests scripts docs Makefile .ci $(wildcard *.md)
+SPELLED := src tests scripts benchmarks docs Makefile .ci $(wildcard *.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format real chaos corpus clean
+.PHONY: help install demo test test-slow check format real chaos bench corpus clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +62,9 @@ real: $(INSTALLED)  ## the suite's paths on real data of registries (RUN=runs/de
 chaos: $(INSTALLED)  ## kill random ranks 50 times: the run must end as if nothing had been (CHAOS=folder)
 	$(BIN)/python scripts/chaos.py --kills 50 --folder $(CHAOS)
 
+bench: $(INSTALLED)  ## flava beside its peers, in turns; writes docs/performance.md (ONLY=data)
+	$(BIN)/python -m benchmarks --only $(ONLY)
+
 corpus: $(INSTALLED)  ## build the embedded corpus again from its published packages
 	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[corpus]'
 	$(BIN)/python scripts/build_corpus.py
@@ -68,4 +72,4 @@ corpus: $(INSTALLED)  ## build the embedded corpus again from its published pack
 clean:  ## remove the environment and caches; runs stay
 	rm -rf $(VENV) build dist src/*.egg-info .hypothesis .import_linter_cache .pytest_cache \
 		.ruff_cache
-	find src tests scripts -name __pycache__ -prune -exec rm -rf {} +
+	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +

@@ -1,5 +1,7 @@
 """Small models and random batches that several tests need."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -84,3 +86,19 @@ def denormalise(pixels: Tensor) -> Tensor:
     """The image encoder's pixels, (..., 3, height, width), as levels in [0, 1]."""
     mean, std = pixels.new_tensor([CLIP_MEAN, CLIP_STD])[..., None, None]
     return (pixels * std + mean).clamp(0, 1)
+
+
+def same_but_for_rounding(
+    pixels: Tensor, codebook_pixels: Tensor, published: Mapping[str, Tensor]
+) -> None:
+    """Both views against the published processor's.
+
+    Both round to the 256 levels after each axis: seldom to other ones, at most two apart.
+    """
+    for ours, theirs, level in (
+        (pixels, published["pixel_values"], 1 / 255 / min(CLIP_STD)),
+        (codebook_pixels, published["codebook_pixel_values"], 0.8 / 255),
+    ):
+        difference = (ours - theirs).abs() / level
+        assert difference.max() < 2.01
+        assert difference.mean() < 0.05

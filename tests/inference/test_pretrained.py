@@ -17,7 +17,7 @@ from flava.training.checkpoint import save_checkpoint
 from flava.training.run import Precision
 from tests.data.shard_files import encoded, picture
 from tests.inference.models import clip_processor, loaded, processor_of, save_flava, tiny_clip
-from tests.support import tiny_config, tiny_model
+from tests.support import random_texts, tiny_config, tiny_model
 
 LENGTHS = [3, 9, 1, 5, 5, 0, 2, 7, 1, 4]
 TEXTS = [" ".join("abcdefghijkl"[i : i + n]) for i, n in enumerate(LENGTHS)]
@@ -352,6 +352,21 @@ def test_bf16_is_close_and_changes_no_weight(tmp_path):
         assert b.dtype == torch.float32
         difference = (a - b).abs().max()
         assert 1e-6 < difference < 0.05  # eight bits of mantissa, through three blocks
+
+
+def test_bf16_is_bit_for_bit_what_autocast_makes_of_the_weights():
+    model = tiny_model()
+    lower = Pretrained(model, processor_of(model), precision=Precision.BF16)
+    model.eval()
+    texts = random_texts(model.config, [9, 4])
+    pixels, ids, real = torch.randn(2, 3, 24, 24), texts.ids, texts.real
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = model.encode_image(pixels), model.encode_text(ids, real)
+    with lower._passes.computing():
+        computed = lower._passes.model
+        found = computed.encode_image(pixels), computed.encode_text(ids, real)
+    assert all(map(torch.equal, found, expected))
+    assert not torch.equal(found[0], model.encode_image(pixels))
 
 
 @pytest.mark.parametrize("size", [48, 12])

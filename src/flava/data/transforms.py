@@ -1,7 +1,7 @@
 """Image files to the two pixel tensors of a batch: the encoder's and the codebook's.
 
-PIL decodes, crops and resizes each image (its resampling is antialiased, exact, and the fastest
-there is on one core); the whole batch is then normalised at once.
+PIL decodes and crops each image, `flava.data.resampling` resizes it; the whole batch is then
+normalised at once.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flava.batch import map_pixels
 from flava.data.decoding import to_rgb
+from flava.data.resampling import bicubic, lanczos
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -119,12 +120,12 @@ def resize(
 
 def resize_for_codebook(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The codebook's view of one RGB image: straight to a square of ``size`` pixels, Lanczos."""
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS))
+    return lanczos(image, size)
 
 
 def resize_for_encoder(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The encoder's view of one RGB image: straight to a square of ``size`` pixels, bicubic."""
-    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC))
+    return bicubic(image, size)
 
 
 def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:

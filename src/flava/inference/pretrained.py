@@ -34,7 +34,8 @@ class Pretrained:
 
     Images may be PIL images, arrays, tensors, paths or files' bytes (see
     `flava.inference.images.open_image`). All results are in 32 bits, on the CPU, and in the order
-    asked. Every method raises ValueError for inputs that cannot be used, and names them.
+    asked. Every method raises ValueError for inputs that cannot be used, and names them. ``model``
+    is in 32 bits whatever the precision; in bf16 its matrices were copied when this was made.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Pretrained:
         images = image_list(images)
         with self._passes.computing():
             encoded = (
-                (each.rows, self.model.encode_image(each.pixels[0]))
+                (each.rows, self._passes.model.encode_image(each.pixels[0]))
                 for each in self._passes.images(images)
             )
             return gather(encoded, len(images), self.model.config.projection_width)
@@ -76,7 +77,7 @@ class Pretrained:
         ids = self.processor.ids(texts)
         with self._passes.computing():
             encoded = (
-                (each.rows, self.model.encode_text(each.ids, each.real))
+                (each.rows, self._passes.model.encode_text(each.ids, each.real))
                 for each in self._passes.texts(ids)
             )
             return gather(encoded, len(ids), self.model.config.projection_width)
@@ -187,7 +188,9 @@ class Pretrained:
                 "FLAVA for this, or use encode_image, encode_text, classify or match"
             )
         self.model.require(*parts)
-        return self.model
+        model = self._passes.model
+        assert isinstance(model, Flava)
+        return model
 
 
 def check_classes(names: Sequence[str], templates: Sequence[str]) -> None:

@@ -1,0 +1,187 @@
+"""Our model and the published implementations', on the same weights and the same batches."""
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import FlavaForPreTraining
+
+from benchmarks import inputs
+from flava.batch import Batch, CodedImageBatch, ImageBatch, PairBatch, TextBatch
+from flava.model import Flava, FlavaConfig
+from flava.model.published import huggingface, torchmultimodal
+from flava.objectives import FlavaObjective, FlavaObjectiveConfig
+from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_gradients
+
+Losses = Mapping[str, Tensor]
+SAME = ("mmm_image", "mmm_text", "itm", "mim", "mlm")
+"""Losses that the peers call as we do."""
+LOSSES = frozenset(("gc", *SAME))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A model that can be trained on our batches."""
+
+    name: str
+    model: nn.Module
+    losses: Callable[[Batch], Losses]
+    """Each loss of a batch, by the name that we give it."""
+
+
+def ours(model: Flava) -> Contender:
+    objective = FlavaObjective(FlavaObjectiveConfig(), model)
+    return Contender(
+        "flava",
+        model,
+        lambda batch: {name: term.loss for name, term in objective(batch).items()},
+    )
+
+
+HUGGING_FACE = {"gc": "global_contrastive", **{name: name for name in SAME}}
+
+
+def hugging_face(model: Flava) -> Contender:
+    """What transformers makes of the files that we write.
+
+    It gets captions padded to 77 tokens, as its processor pads them; texts alone to the longest.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        huggingface.write(model, Path(folder))
+        theirs = FlavaForPreTraining.from_pretrained(folder, local_files_only=True)
+    assert isinstance(theirs, FlavaForPreTraining)
+    theirs.train()
+
+    def losses(batch: Batch) -> Losses:
+        arguments: dict[str, Any] = {}
+        image, text = sides(batch)
+        if image is not None:
+            arguments["pixel_values"] = image.pixels
+            arguments["bool_masked_pos"] = image.selected.clone()  # it is changed in place
+            if isinstance(image, CodedImageBatch):
+                arguments["mim_labels"] = image.codes.clone()
+            else:
+                arguments["codebook_pixel_values"] = image.codebook_pixels
+        if text is not None:
+            text = inputs.padded(text, inputs.PADDED) if image is not None else text
+            arguments |= {
+                "input_ids": text.ids,
+                "input_ids_masked": text.masked_ids,
+                "attention_mask": text.real.long(),
+                "mlm_labels": text.ids.where(text.selected, -100),
+            }
+        if isinstance(batch, PairBatch):
+            arguments["itm_labels"] = batch.matched.long()
+        found = theirs(**arguments, return_loss=True).loss_info
+        named = {name: getattr(found, other, None) for name, other in HUGGING_FACE.items()}
+        return {name: loss for name, loss in named.items() if loss is not None}
+
+    return Contender("transformers", theirs, losses)
+
+
+TORCHMULTIMODAL = {
+    "gc": "global_contrastive_loss",
+    **{name: f"{name}_loss" for name in SAME},
+}
+
+
+def torch_multimodal(model: Flava) -> Contender:
+    """What TorchMultimodal makes of the files that we write.
+
+    It gets captions padded to 77 tokens, and attends to padding in its multimodal encoder.
+    """
+    from torchmultimodal.models.flava import model as published
+    from torchmultimodal.modules.losses.flava import FLAVAPretrainingLoss
+
+    with tempfile.TemporaryDirectory() as folder:
+        torchmultimodal.write(model, Path(folder))
+        geometry = json.loads((Path(folder) / "config.json").read_text())
+        state = torch.load(Path(folder) / "flava_for_pretraining.pt", weights_only=True)
+    theirs = published.FLAVAForPreTraining(
+        model=published.flava_model(**geometry),
+        image_codebook=published.DalleVAEEncoder(pretrained=False),
+        loss=FLAVAPretrainingLoss(hidden_size=model.config.multimodal.width),
+    )
+    theirs.load_state_dict(state, strict=True)
+    theirs.train()
+
+    def losses(batch: Batch) -> Losses:
+        arguments: dict[str, Any] = {}
+        image, text = sides(batch)
+        if image is not None:
+            assert isinstance(image, ImageBatch), "it always computes codes"
+            arguments |= {
+                "image": image.pixels,
+                "image_for_codebook": image.codebook_pixels,
+                "image_patches_mask": image.selected,
+            }
+        if text is not None:
+            text = inputs.padded(text, inputs.PADDED) if image is not None else text
+            arguments |= {
+                "text": text.ids,
+                "text_masked": text.masked_ids,
+                "mlm_labels": text.ids.where(text.selected, -1),
+            }
+        if isinstance(batch, PairBatch):
+            arguments["itm_labels"] = batch.matched.long()
+        found = theirs(**arguments, skip_unmasked_mm_encoder=True).losses
+        named = {name: found[other] for name, other in TORCHMULTIMODAL.items()}
+        return {name: loss for name, loss in named.items() if loss is not None}
+
+    return Contender("torchmultimodal", theirs, losses)
+
+
+def sides(batch: Batch) -> tuple[ImageBatch | CodedImageBatch | None, TextBatch | None]:
+    match batch:
+        case PairBatch():
+            return batch.image, batch.text
+        case ImageBatch() | CodedImageBatch():
+            return batch, None
+        case TextBatch():
+            return None, batch
+    raise TypeError(f"no batch of pretraining: {type(batch)}")
+
+
+def autocast(precision: torch.dtype) -> AbstractContextManager[object]:
+    if precision == torch.float32:
+        return nullcontext()
+    return torch.autocast("cpu", precision)
+
+
+def training(contender: Contender) -> Callable[..., None]:
+    """Updates of the weights, with the optimiser and the clipping that we train with."""
+    config = OptimizerConfig(lr=1e-5)
+    optimizer = build_optimizer(config, contender.model)
+    trained = [p for p in contender.model.parameters() if p.requires_grad]
+
+    def update(batch: Batch, precision: torch.dtype = torch.bfloat16) -> None:
+        with autocast(precision):
+            losses = contender.losses(batch)
+        torch.stack(list(losses.values())).sum().backward()
+        clip_gradients(config, trained)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return update
+
+
+def base_model() -> Flava:
+    """The paper's geometry, weights drawn as at the start of training."""
+    torch.manual_seed(0)
+    return Flava(FlavaConfig()).train()
+
+
+@torch.no_grad()
+def agree(one: Contender, peer: Contender, batch: Batch, names: frozenset[str] = LOSSES) -> None:
+    """Raises AssertionError: a loss is another than by rounding."""
+    found, expected = one.losses(batch), peer.losses(batch)
+    for name in names & expected.keys():
+        torch.testing.assert_close(
+            found[name], expected[name], rtol=1e-4, atol=0, msg=lambda m, n=name: f"{n}: {m}"
+        )

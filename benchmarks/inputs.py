@@ -1,0 +1,114 @@
+"""What all contenders are given: random images, real texts, masks as in pretraining."""
+
+import gzip
+import json
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flava.batch import CodedImageBatch, ImageBatch, PairBatch, TextBatch, map_pixels
+from flava.data.collate import TextExample, text_batch
+from flava.data.embedded import CORPUS
+from flava.data.masking import TokenMasker, blockwise_mask
+from flava.data.tokenizer import Tokenizer
+from flava.model import FlavaConfig
+
+SHORTEST, TOKENS_A_WORD = 5, 1.3
+"""WordNet's texts of at least so many words, and of words as common as captions': 12 words on
+average, as PMD's captions have (section 4 of the paper), and 15.6 tokens with [CLS] and [SEP]."""
+PADDED = 77
+"""Tokens that the published processors pad each caption of a pair to."""
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer()
+
+
+@cache
+def captions() -> tuple[str, ...]:
+    """Real texts as long as captions, in random order."""
+    with gzip.open(CORPUS / "text" / "wordnet-train.jsonl.gz", "rt") as lines:
+        texts = [json.loads(line)["text"] for line in lines]
+    order = np.random.default_rng(0).permutation(len(texts))
+    return tuple(texts[i] for i in order if like_a_caption(texts[i]))
+
+
+def like_a_caption(text: str) -> bool:
+    words = len(text.split())
+    return words >= SHORTEST and len(tokenizer().encode(text, 512)) - 2 <= TOKENS_A_WORD * words
+
+
+def texts(batch: int, *, words: int | None = None) -> TextBatch:
+    """Captions, each of its own length; or, with ``words``, texts of that many words."""
+    found = captions()[:batch] if words is None else [long_text(words, i) for i in range(batch)]
+    return masked_texts([tokenizer().encode(text, 512) for text in found])
+
+
+def long_text(words: int, start: int) -> str:
+    """As many words of captions, one after another from the ``start``-th hundred on."""
+    joined = " ".join(captions()[100 * start : 100 * start + words]).split()
+    return " ".join(joined[:words])
+
+
+def exact_texts(batch: int, tokens: int) -> TextBatch:
+    """Texts of exactly so many tokens, with [CLS] and [SEP]."""
+    ids = [tokenizer().encode(long_text(tokens, i), tokens) for i in range(batch)]
+    assert {len(each) for each in ids} == {tokens}
+    return masked_texts(ids)
+
+
+def masker() -> TokenMasker:
+    known = tokenizer()
+    return TokenMasker(
+        probability=0.15,
+        whole_words=False,
+        mask_id=known.mask,
+        special=known.special,
+        continues=known.continues,
+    )
+
+
+def masked_texts(ids: list[list[int]]) -> TextBatch:
+    rng, draws = np.random.default_rng(1), masker().draws
+    examples = [TextExample(str(i), row, draws(rng, len(row))) for i, row in enumerate(ids)]
+    return text_batch(examples, tokenizer().pad, masker())
+
+
+def padded(batch: TextBatch, length: int) -> TextBatch:
+    """The same texts padded to ``length``, as the published processors do."""
+    more = (0, length - batch.ids.shape[1])
+    pad = torch.nn.functional.pad
+    return TextBatch(
+        keys=batch.keys,
+        ids=pad(batch.ids, more, value=tokenizer().pad),
+        real=pad(batch.real, more),
+        masked_ids=pad(batch.masked_ids, more, value=tokenizer().pad),
+        selected=pad(batch.selected, more),
+    )
+
+
+def images(config: FlavaConfig, batch: int) -> ImageBatch:
+    grid, rng = config.image.grid, np.random.default_rng(2)
+    masks = [blockwise_mask(rng, grid, grid) for _ in range(batch)]
+    return ImageBatch(
+        keys=tuple(map(str, range(batch))),
+        pixels=torch.randn(batch, 3, config.image.image_size, config.image.image_size),
+        codebook_pixels=map_pixels(torch.rand(batch, 3, 8 * grid, 8 * grid)),
+        selected=torch.from_numpy(np.stack(masks)),
+    )
+
+
+def pairs(config: FlavaConfig, batch: int) -> PairBatch:
+    """All but one in eight match."""
+    matched = torch.arange(batch) % 8 != 1
+    return PairBatch(image=images(config, batch), text=texts(batch), matched=matched)
+
+
+def coded(batch: ImageBatch, codes: Tensor) -> CodedImageBatch:
+    """The same images with the codes (batch, rows, columns) that the codebook gives them."""
+    return CodedImageBatch(
+        keys=batch.keys, pixels=batch.pixels, codes=codes, selected=batch.selected
+    )

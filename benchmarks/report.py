@@ -1,0 +1,116 @@
+"""Results on the terminal, as JSON, as a table and as a chart."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import OURS, Result
+from flava.evaluation.machine import machine
+
+HEADINGS = ("work", "against", "ours", "theirs", "ratio", "goal", "by operations", "of the peak")
+
+
+def show(group: str, results: Sequence[Result]) -> None:
+    table = Table(*HEADINGS, title=group)
+    for result in results:
+        for row in rows(result):
+            table.add_row(*row)
+    Console().print(table)
+
+
+def rows(result: Result) -> list[tuple[str, ...]]:
+    """One against each peer, or one of ours alone."""
+    ours, unit = result.contenders[OURS], result.unit
+    found = [
+        (
+            result.name,
+            peer,
+            f"{ours.median:.3g} {unit}",
+            f"{result.contenders[peer].median:.3g} {unit}",
+            f"{result.ratio(peer):.2f}",
+            f"{result.goals[peer]:.2f}" if peer in result.goals else "",
+            number(result.flops_ratio(peer)),
+            " / ".join(filter(None, (percent(result, OURS), percent(result, peer)))),
+        )
+        for peer in result.peers
+    ]
+    return found or [(result.name, "", f"{ours.median:.3g} {unit}", "", "", "", "", "")]
+
+
+def number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def percent(result: Result, contender: str) -> str:
+    share = result.utilisation(contender)
+    return "" if share is None else f"{share:.0%}"
+
+
+def write(page: Path, group: str, results: Sequence[Result], threads: int) -> None:
+    """Put one group's table into the page, its figures into the JSON beside it, and draw all.
+
+    Raises:
+        ValueError: the page has no place for the group.
+    """
+    beside = page.with_suffix("")
+    beside.mkdir(exist_ok=True)
+    page.write_text(replaced(page.read_text(), group, markdown(results)))
+    path = beside / "figures.json"
+    figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    figures[group] = {
+        "machine": machine() | {"threads": threads},
+        "results": [described(result) for result in results],
+    }
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    chart(figures).savefig(beside / "ratios.svg", metadata={"Date": None})
+
+
+def replaced(page: str, group: str, table: str) -> str:
+    """The page with the table between the group's marks."""
+    begin, end = f"<!-- {group} -->\n", f"<!-- /{group} -->"
+    before, found, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"the page has no lines {begin.strip()} and {end} for the table")
+    return before + begin + table + end + after
+
+
+def described(result: Result) -> dict[str, Any]:
+    found = asdict(result)
+    found["ratios"] = {peer: result.ratio(peer) for peer in result.peers}
+    return found
+
+
+def markdown(results: Sequence[Result]) -> str:
+    table = [HEADINGS, ("---",) * len(HEADINGS), *(row for r in results for row in rows(r))]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+
+
+def chart(figures: dict[str, Any]) -> Figure:
+    """A bar for each piece of work and peer: how many times ours theirs is; a mark for the goal."""
+    bars = [
+        (f"{result['name']}\nagainst {peer}", ratio, result["goals"].get(peer))
+        for group in figures.values()
+        for result in group["results"]
+        for peer, ratio in result["ratios"].items()
+    ]
+    figure = Figure(figsize=(8, 1 + 0.45 * len(bars)), layout="constrained")
+    axes = figure.subplots()
+    names, ratios, goals = zip(*bars[::-1], strict=True) if bars else ((), (), ())
+    axes.barh(names, ratios, color="#3457c9")
+    for place, goal in enumerate(goals):
+        if goal is not None:
+            axes.plot([goal, goal], [place - 0.4, place + 0.4], color="#d07000", linewidth=2)
+    for place, ratio in enumerate(ratios):
+        axes.text(ratio, place, f" {ratio:.2f}", va="center", fontsize=8)
+    axes.axvline(1, color="#888888", linewidth=1)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel("times as long as flava (or as much memory); orange: the goal")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,10 +1,7 @@
-import errno
 import hashlib
 import json
-import os
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,24 +11,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flava.data.build import blocks
 from flava.data.build.check import check
 from flava.data.build.config import CleaningConfig
-from flava.data.build.manifest import EVALUATION, EXACT, NEAR
+from flava.data.build.manifest import EXACT
 from flava.data.build.pictures import looks_of
 from tests.data.build.made import (
     bomb,
     built,
     captions,
-    contents,
     opened,
-    photo,
     samples,
     write_coco,
     write_fetched,
     write_pairs,
 )
-from tests.data.shard_files import encoded, picture, write_tar
+from tests.data.shard_files import encoded, picture
 
 
 def test_every_pair_is_in_one_shard_in_the_source_s_order(tmp_path: Path) -> None:
@@ -150,133 +144,12 @@ def test_what_img2dataset_could_not_fetch_is_counted_by_its_status(tmp_path: Pat
     }
 
 
-def test_near_duplicates_go_but_not_the_other_captions_of_an_image(tmp_path: Path) -> None:
-    first = photo(1)
-    images = {
-        "first.png": encoded(first),
-        "again.jpg": encoded(first.resize((90, 75)), "JPEG"),
-        "other.png": encoded(photo(2)),
-    }
-    pairs = [("first.png", "one"), ("again.jpg", "two"), ("first.png", "three"), ("other.png", "4")]
-    config = write_coco(tmp_path, images, [*pairs, ("again.jpg", "five")])
-    done = built(config)
-    assert captions(config.output) == ["one", "three", "4"]
-    assert (done["left_out"], done["images"]) == ({NEAR: 2}, 2)
-    kept = CleaningConfig(short_side=64, near_duplicates=None)
-    done = built(config, cleaning=kept, output=tmp_path / "all")
-    assert captions(tmp_path / "all") == ["one", "two", "three", "4", "five"]
-    assert done["left_out"] == {}
-
-
-@pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_pairs_that_look_like_an_evaluation_set_go(kind: str, tmp_path: Path) -> None:
-    images = {f"{n}.png": encoded(photo(n)) for n in range(6)}
-    config = write_coco(tmp_path, images, [(name, f"the {name}") for name in images])
-    held_out = tmp_path / "evaluation"
-    (held_out / "dogs").mkdir(parents=True)
-    files = {
-        "dogs/a.jpg": encoded(photo(4).resize((200, 170)), "JPEG"),
-        "dogs/b.jpg": encoded(picture(77, 50, 50), "JPEG"),
-        "dogs/broken.jpg": b"no image",
-    }
-    if kind == "tar":
-        write_tar(held_out / "dogs" / "all.tar", files)
-    else:
-        for name, data in files.items():
-            (held_out / name).write_bytes(data)
-    done = built(config, against=(held_out,))
-    assert captions(config.output) == [f"the {n}.png" for n in range(6) if n != 4]
-    assert done["left_out"] == {EVALUATION: 1}
-    assert done["against_unread"]["images"] == 1
-
-
 def test_the_perceptual_hash_is_phash_in_its_published_order() -> None:
     for seed in range(20):
         image = picture(seed, 70, 50)
         assert f"{looks_of(image):016x}" == str(imagehash.phash(image))
     solid = Image.new("RGB", (40, 40))
     assert looks_of(solid) == int(str(imagehash.phash(solid)), 16)
-
-
-def test_going_on_equals_the_undisturbed_build_wherever_it_was_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An end before each file that is put in place: what was written of it is lost, as after
-    SIGKILL."""
-    config = write_pairs(tmp_path, 16)
-    built(config)
-    undisturbed = contents(config.output)
-    replaced = Path.replace
-    ends = 0
-    while True:
-        output = tmp_path / f"ended-{ends}"
-        seen = Counter[str]()
-
-        def ending(path: Path, target: Any, at: int = ends, seen: Counter[str] = seen) -> Path:
-            seen["files"] += 1
-            if seen["files"] > at:
-                raise KeyboardInterrupt
-            return replaced(path, target)
-
-        monkeypatch.setattr(Path, "replace", ending)
-        try:
-            built(config, output=output)
-        except KeyboardInterrupt:
-            ended = True
-        else:
-            ended = False
-        monkeypatch.setattr(Path, "replace", replaced)
-        if not ended:
-            break
-        assert not (output / "manifest.json").exists()
-        built(config, output=output)
-        assert contents(output) == undisturbed, ends
-        ends += 1
-    assert ends > 15
-
-
-def test_a_whole_build_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = write_pairs(tmp_path, 10)
-    done = built(config)
-
-    def never(*_: Any) -> None:
-        raise AssertionError
-
-    monkeypatch.setattr(blocks, "image_sample", never)
-    assert built(config) == done
-
-
-def test_another_config_in_the_same_folder_is_refused(tmp_path: Path) -> None:
-    config = write_pairs(tmp_path, 10)
-    built(config)
-    with pytest.raises(ValueError, match=r"was built from something else:(.|\n)*rows_per_shard"):
-        built(config, rows_per_shard=5)
-    with config.annotations[0].open("a") as tsv:
-        tsv.write(f"{'http://images.example/1.jpg'}\tone more\n")
-    with pytest.raises(ValueError, match=r"annotations: (.|\n)*another --output"):
-        built(config)
-
-
-def test_a_full_disk_names_the_remedy_and_what_is_done_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = write_pairs(tmp_path, 30)
-    undisturbed = tmp_path / "undisturbed"
-    built(config, output=undisturbed)
-    saved = blocks.save
-
-    def full(path: Path, values: np.ndarray) -> None:
-        if path.name == "block-000002.npy":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        saved(path, values)
-
-    monkeypatch.setattr(blocks, "save", full)
-    with pytest.raises(OSError, match=r"No space left.*the same command goes on"):
-        built(config)
-    assert not list(config.output.rglob("*.partial"))
-    monkeypatch.setattr(blocks, "save", saved)
-    built(config)
-    assert contents(config.output) == contents(undisturbed)
 
 
 def test_all_mistakes_of_a_command_are_told_at_once(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from flava.data.build.sources import SOURCES
 
 UNFINISHED = ".unfinished"
 """The folder, in that of the shards, of a build that goes on."""
+FOR_TEXTS = ("flava.data.packing",)
+"""What imports PyTorch, which pairs and images do without."""
 
 
 def build(
@@ -52,8 +54,9 @@ def build(
         shutil.rmtree(folder, ignore_errors=True)
         return done
     begin(folder, facts)
+    modules = () if SOURCES[config.source].wants_image else FOR_TEXTS
     try:
-        with workers(processes, cluster) as pool, Progress(quiet=quiet) as progress:
+        with workers(processes, cluster, modules) as pool, Progress(quiet=quiet) as progress:
             return in_steps(config, facts, folder, pool, progress)
     except OSError as error:
         raise OSError(

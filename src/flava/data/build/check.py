@@ -13,6 +13,8 @@ from flava.data.shards import Raw, read_shard
 from flava.data.source import image_of
 
 SHARD_SUFFIXES = (".tar", ".jsonl")
+FOR_TARS = ("webdataset.tariterators",)
+"""What imports PyTorch."""
 
 
 def check(folder: Path, *, processes: int = 1) -> list[str]:
@@ -32,7 +34,7 @@ def check(folder: Path, *, processes: int = 1) -> list[str]:
             f"{folder}: {samples} samples in the manifest's shards, and {content['kept']} in all"
         )
     given = [(folder / name, told[name]) for name in sorted(told.keys() & there)]
-    with workers(processes) as pool:
+    with workers(processes, modules=FOR_TARS) as pool:
         for mistakes in run(pool, check_shard, given):
             found += mistakes
     return sorted(found)

@@ -86,8 +86,8 @@ class BuildConfig:
     images: Path | None = None
     """A folder of image files, or what img2dataset --output_format webdataset wrote."""
     against: tuple[Path, ...] = ()
-    """Evaluation sets, as folders or tars of images: pairs whose image is a near-duplicate of one
-    of theirs are left out."""
+    """Evaluation sets, and shards of other sources built before, as folders or tars of images or
+    tables that list them: pairs whose image is a near-duplicate of one of theirs are left out."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     rows_per_shard: int = 10_000
     """Rows of the source that a shard is made of: it holds those of them that are kept."""

@@ -1,4 +1,4 @@
-"""The images of evaluation sets, which no training pair may look like."""
+"""The images that no pair may look like: of evaluation sets, and of shards built before."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,19 +37,19 @@ def hash_evaluation_sets(
         if not found:
             raise ValueError(
                 f"--against {each} holds no image that can be read: give a folder of images, or of "
-                "tars or Parquet that hold them"
+                "tars or Parquet that hold them, or a table that lists them"
             )
     save(path, np.unique(np.concatenate(looks)))
     return sorted(unread)
 
 
-def blocks_of(folder: Path) -> Iterator[Block]:
-    return cut_blocks(image_rows([folder]), BLOCK)
+def blocks_of(place: Path) -> Iterator[Block]:
+    return cut_blocks(image_rows([place]), BLOCK)
 
 
-def hash_block(block: Block, folder: Path, short_side: int) -> tuple[np.ndarray, list[str]]:
+def hash_block(block: Block, place: Path, short_side: int) -> tuple[np.ndarray, list[str]]:
     """The hashes of its images, and messages about those that cannot be read."""
-    images = Folder(folder)
+    images = Folder(place if place.is_dir() else place.parent)
     looks, unread = [], []
     for row in block.rows:
         if not isinstance(row, Row):

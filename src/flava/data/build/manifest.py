@@ -16,7 +16,7 @@ READ_AT_ONCE = 2**20
 
 EXACT = "duplicate of an earlier sample"
 NEAR = "near-duplicate of an earlier image"
-EVALUATION = "near-duplicate of an image of an evaluation set"
+EVALUATION = "near-duplicate of an image of --against"
 
 
 def about(config: BuildConfig) -> dict[str, Any]:

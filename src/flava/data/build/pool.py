@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -28,12 +28,15 @@ def cores() -> int:
 
 
 @contextmanager
-def workers(processes: int, cluster: str | None = None) -> Iterator[tuple[Submit, int]]:
+def workers(
+    processes: int, cluster: str | None = None, modules: Sequence[str] = ()
+) -> Iterator[tuple[Submit, int]]:
     """What submits a function with its arguments, and how many may run at once.
 
     Args:
         processes: Of this machine; with 1 it is this very process.
         cluster: A Ray cluster's address, "auto" or "local", in their stead.
+        modules: That the work imports late; the processes of this machine share them in memory.
 
     Raises:
         ValueError: Ray is not installed, or no cluster is there.
@@ -47,7 +50,7 @@ def workers(processes: int, cluster: str | None = None) -> Iterator[tuple[Submit
     else:
         # Not by fork: this process has threads, of Arrow and of torch.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["flava.data.build.blocks"])
+        context.set_forkserver_preload(["flava.data.build.blocks", *modules])
         pool = ProcessPoolExecutor(processes, mp_context=context, initializer=begin)
         try:
             yield pool.submit, processes

@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -32,19 +33,34 @@ class _Hashed:
         self.size, self.digest = 0, hashlib.sha256()
         self._file = self.partial.open("wb")
 
+    def tell(self) -> int:
+        return self.size
+
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         self.size += len(data)
-        return self._file.write(data)
+        with naming(self.path):
+            return self._file.write(data)
 
     def commit(self) -> Written:
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
         self.partial.replace(self.path)
         return Written(bytes=self.size, sha256=self.digest.hexdigest())
 
     def drop(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # on a full disk there is no place for what it still holds
+            self._file.close()
         self.partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors name the file that could not be written, which those of an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class TarWriter:
@@ -53,9 +69,7 @@ class TarWriter:
     def __init__(self, path: Path) -> None:
         self._file = _Hashed(path)
         stream = cast(IO[bytes], self._file)
-        self._tar = tarfile.open(  # noqa: SIM115
-            fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT
-        )
+        self._tar = tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def add(self, key: str, files: Files) -> None:
         for suffix, data in files:

@@ -22,6 +22,9 @@ def test_near_duplicates_go_but_not_the_other_captions_of_an_image(tmp_path: Pat
     done = built(config)
     assert captions(config.output) == ["one", "three", "4"]
     assert (done["left_out"], done["images"]) == ({NEAR: 2}, 2)
+    named = [f"captions_train2014.json:{number}: {NEAR}" for number in (2, 5)]
+    assert done["examples"] == {NEAR: named}
+    assert built(config, output=tmp_path / "pieces", rows_per_shard=2)["examples"] == {NEAR: named}
     kept = CleaningConfig(short_side=64, near_duplicates=None)
     done = built(config, cleaning=kept, output=tmp_path / "all")
     assert captions(tmp_path / "all") == ["one", "two", "three", "4", "five"]

@@ -86,6 +86,8 @@ def test_a_tar_of_one_s_own_and_what_is_wrong_in_it(tmp_path: Path) -> None:
         link = tarfile.TarInfo("c.png")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
         opened.addfile(link)
+        link.name, link.type = "only.png", tarfile.LNKTYPE
+        opened.addfile(link)
         for name, data in (("c.txt", b"a link"), ("../../d.png", files["a.png"])):
             entry = tarfile.TarInfo(name)
             entry.size = len(data)
@@ -97,10 +99,15 @@ def test_a_tar_of_one_s_own_and_what_is_wrong_in_it(tmp_path: Path) -> None:
     done = built(config("pairs", tar, tmp_path))
     assert captions(tmp_path / "shards") == ["the first"]
     assert done["left_out"] == {
+        "link in a tar": 2,
         "path leaves the folder": 1,
-        "sample has no image": 2,
+        "sample has no image": 1,
         "two samples have one key": 1,
     }
+    assert done["examples"]["link in a tar"] == [
+        "mine.tar/c: link in a tar: c.png",
+        "mine.tar: link in a tar: only.png",
+    ]
     assert not (tmp_path.parent / "d.png").exists()
 
 

@@ -69,6 +69,10 @@ class Job:
         """Its samples' hashes."""
         return self.folder / f"block-{number:06d}.npy"
 
+    def places(self, number: int) -> Path:
+        """Which rows they are of, to name some of those that turn out to be duplicates."""
+        return self.folder / f"block-{number:06d}.places"
+
     def record(self, number: int) -> Path:
         """What was done; the block is done when this is there."""
         return self.folder / f"block-{number:06d}.json"
@@ -106,6 +110,8 @@ class Tally:
 class Sample:
     """A row as it is written."""
 
+    place: str
+    """Of the row."""
     files: Files
     content: int
     """Hash of all of it."""
@@ -132,23 +138,26 @@ def cut_blocks(rows: Iterable[Found], size: int) -> Iterator[Block]:
 
 
 def build_block(block: Block, job: Job) -> int:
-    """Write a block's shard, index and record, in this order; the number of its rows.
+    """Write a block's shard, index, places and record, in this order; the number of its rows.
 
     Raises:
         OSError: they could not be written; no part of them is left.
     """
     tally = Tally(rows=len(block.rows))
     index: list[tuple[int, int, int]] = []
+    places: list[str] = []
     writer = WRITERS[job.suffix](job.shard(block.number))
     try:
         for sample in samples_of(block, job, tally):
             writer.add(f"{block.number:06d}{tally.kept:06d}", sample.files)
             index.append((sample.content, sample.image, sample.looks))
+            places.append(sample.place)
             tally.kept += 1
             if sample.licence:
                 tally.licences[sample.licence] += 1
         written = writer.finish()
         save(job.index(block.number), np.array(index, INDEX))
+        write_whole(job.places(block.number), json.dumps(places).encode())
         record = {"bytes": written.bytes, "sha256": written.sha256, **to_json(tally)}
         write_whole(job.record(block.number), json.dumps(record).encode())
     finally:
@@ -179,7 +188,7 @@ def readable(block: Block, tally: Tally) -> Iterator[Row]:
 
 def text_samples(block: Block, job: Job, tally: Tally) -> Iterator[Sample]:
     """A document's lines; where rows are sentences of one text, the block's."""
-    documents: list[list[str]] = []
+    documents: list[tuple[str, list[str]]] = []
     for row in readable(block, tally):
         try:
             sentences = sentences_of(row.captions[0])
@@ -187,13 +196,13 @@ def text_samples(block: Block, job: Job, tally: Tally) -> Iterator[Sample]:
             tally.leave_out(error.reason, f"{row.place}: {error}")
             continue
         if job.one_text and documents:
-            documents[0] += sentences
+            documents[0][1].extend(sentences)
         else:
-            documents.append(sentences)
-    for sentences in documents:
+            documents.append((row.place, sentences))
+    for place, sentences in documents:
         for line in packed(sentences, job.cleaning.text_tokens):
             content = json.dumps({"text": line}, ensure_ascii=False).encode()
-            yield Sample(files=[("json", content)], content=hash_of(content))
+            yield Sample(place=place, files=[("json", content)], content=hash_of(content))
 
 
 def image_sample(row: Row, images: Images, job: Job) -> Sample:
@@ -217,6 +226,7 @@ def image_sample(row: Row, images: Images, job: Job) -> Sample:
     fields |= {"width": picture.width, "height": picture.height}
     text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()
     return Sample(
+        place=row.place,
         files=[(picture.suffix, picture.data), ("json", text)],
         content=hash_of(picture.data + str(fields.get("caption", "")).encode()),
         image=hash_of(row.identity.encode(errors="surrogateescape")),

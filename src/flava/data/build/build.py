@@ -101,7 +101,7 @@ def in_steps(
     tally, sizes = tally_of(job, count)
     progress.step("looking for duplicates")
     causes, images = find_duplicates(job, sizes, against=bool(config.against))
-    count_causes(causes, tally)
+    count_causes(causes, job, sizes, tally)
     if not tally.kept:
         raise ValueError(nothing_left(config, tally))
     progress.step("writing shards")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flava.data.build.blocks import INDEX, Job, Tally
+from flava.data.build.blocks import EXAMPLES, INDEX, Job, Tally
 from flava.data.build.duplicates import near_any, near_earlier, repeated
 from flava.data.build.manifest import EVALUATION, EXACT, NEAR
 from flava.data.build.pool import Submit, run
@@ -35,12 +35,24 @@ def find_duplicates(job: Job, sizes: list[int], *, against: bool) -> tuple[np.nd
     return causes, images
 
 
-def count_causes(causes: np.ndarray, tally: Tally) -> None:
-    """Add what is left out for being a duplicate."""
+def count_causes(causes: np.ndarray, job: Job, sizes: list[int], tally: Tally) -> None:
+    """Add what is left out for being a duplicate, and name the first of it."""
     for number, cause in enumerate(CAUSES, 1):
-        if left_out := int(np.count_nonzero(causes == number)):
+        found = causes == number
+        if left_out := int(np.count_nonzero(found)):
             tally.left_out[cause] = left_out
+            first = np.flatnonzero(found)[:EXAMPLES].tolist()
+            tally.examples[cause] = [f"{place_of(job, sizes, each)}: {cause}" for each in first]
     tally.kept = int(np.count_nonzero(causes == 0))
+
+
+def place_of(job: Job, sizes: list[int], sample: int) -> str:
+    """The row of a sample, told by its place among all of them."""
+    number = 0
+    while sample >= sizes[number]:
+        sample -= sizes[number]
+        number += 1
+    return json.loads(job.places(number).read_bytes())[sample]
 
 
 def joined(job: Job, sizes: list[int]) -> dict[str, np.ndarray]:

@@ -1,6 +1,10 @@
 """Data of one's own, and images and texts alone: folders, tars, tables -> rows."""
 
+import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +83,12 @@ def folder_rows(folder: Path) -> Iterator[Found]:
 
 
 def tar_rows(path: Path, *, captions: bool) -> Iterator[Found]:
-    """The samples of a tar; a second one of a key is left out."""
+    """The samples of a tar; a second one of a key is left out, and links are not followed."""
     seen: set[str] = set()
+    links = dict(links_of(path))
     for raw in read_shard(path):
         if isinstance(raw, Skipped):
-            yield raw
+            yield replace(raw, key=raw.key or path.name)
             continue
         place = f"{path.name}/{raw.key}"
         if raw.key in seen:
@@ -93,6 +98,8 @@ def tar_rows(path: Path, *, captions: bool) -> Iterator[Found]:
         images = [name for name in raw.files if f".{name.lower()}".endswith(FOLDER_SUFFIXES)]
         try:
             inside(raw.key)
+            if raw.key in links:
+                raise SampleError("link in a tar", links.pop(raw.key))
             if not images:
                 raise SampleError("sample has no image", f"files: {', '.join(sorted(raw.files))}")
             texts = (first_caption(raw),) if captions else ()
@@ -100,6 +107,19 @@ def tar_rows(path: Path, *, captions: bool) -> Iterator[Found]:
             yield Skipped(shard=str(path), key=place, reason=error.reason, message=str(error))
             continue
         yield Row(place=place, captions=texts, data=raw.files[images[0]])
+    for name in links.values():  # of samples that are nothing else
+        yield skip(path, None, SampleError("link in a tar", name))
+
+
+def links_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(key, name) of what is neither file nor folder in a tar: links, devices, pipes."""
+    # What is damaged is reported where the samples are read.
+    with suppress(tarfile.TarError, OSError, EOFError, zlib.error), tarfile.open(path) as tar:
+        for entry in tar:
+            if not entry.isfile() and not entry.isdir():
+                folder, slash, name = entry.name.rpartition("/")
+                yield f"{folder}{slash}{name.partition('.')[0]}", entry.name
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def table_rows(path: Path, *, captions: bool) -> Iterator[Found]:

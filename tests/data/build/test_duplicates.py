@@ -50,6 +50,13 @@ def test_near_duplicates_are_those_that_brute_force_finds(
     looks, owners = np.array(hashes, np.uint64), np.array(images, np.uint64)
     found = near_earlier(looks, owners, distance, part)
     assert found.tolist() == brute_near(hashes, images, distance)
+    among = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)), bool)
+    found = near_earlier(looks, owners, distance, part, among)
+    assert not found[~among].any()
+    assert found[among].tolist() == near_earlier(looks[among], owners[among], distance).tolist()
+    again = repeated(owners, part, among)
+    assert not again[~among].any()
+    assert again[among].tolist() == repeated(owners[among]).tolist()
 
 
 @given(alike(), alike(), st.integers(0, 8), st.integers(1, 50))

@@ -12,24 +12,33 @@ from collections.abc import Callable, Iterator
 from itertools import combinations, pairwise
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt64
+from jaxtyping import Bool, Int64, Integer, UInt64
 
 PART = 4_000_000
 """Samples that are held at once: some 100 bytes each."""
 BITS = 64
+PLACE = np.uint32
+"""Of a sample among all of them: two such are held for each, so that 70 million take 560 MB."""
 NONE = np.iinfo(np.int64).max
 """After the place of every sample."""
 
 Hashes = UInt64[np.ndarray, " samples"]
+Chosen = Bool[np.ndarray, " samples"]
 Key = Callable[[Hashes], Hashes]
 
 _COUNTS = np.array([number.bit_count() for number in range(2**16)], np.uint8)
 
 
-def repeated(contents: Hashes, part: int = PART) -> Bool[np.ndarray, " samples"]:
-    """Which samples have an equal one before them."""
+def repeated(
+    contents: Hashes, part: int = PART, among: Chosen | None = None
+) -> Bool[np.ndarray, " samples"]:
+    """Which samples have an equal one before them.
+
+    Args:
+        among: Those that are looked at; all by default.
+    """
     found = np.zeros(len(contents), bool)
-    for chosen in parts(contents, lambda values: values, part):
+    for chosen in parts(contents, lambda values: values, part, among):
         order = chosen[np.argsort(contents[chosen], kind="stable")]
         values = contents[order]
         found[order[1:][values[1:] == values[:-1]]] = True
@@ -37,7 +46,11 @@ def repeated(contents: Hashes, part: int = PART) -> Bool[np.ndarray, " samples"]
 
 
 def near_earlier(
-    looks: Hashes, images: Hashes, distance: int, part: int = PART
+    looks: Hashes,
+    images: Hashes,
+    distance: int,
+    part: int = PART,
+    among: Chosen | None = None,
 ) -> Bool[np.ndarray, " samples"]:
     """Which samples look like one of another image, which came up before theirs did.
 
@@ -45,19 +58,22 @@ def near_earlier(
         looks: Perceptual hashes.
         images: What the samples of one image share. Several texts of an image are no duplicates.
         distance: Bits in which hashes differ at most.
+        among: As for ``repeated``.
     """
-    begins = beginnings(images, part)
+    begins = beginnings(images, part, among)
     first = begins.copy()
     for key in keys(distance):
-        for chosen in parts(looks, key, part):
+        for chosen in parts(looks, key, part, among):
             first[chosen] = earliest(looks[chosen], begins[chosen], first[chosen], key, distance)
     return first < begins
 
 
-def beginnings(images: Hashes, part: int) -> Int64[np.ndarray, " samples"]:
+def beginnings(
+    images: Hashes, part: int, among: Chosen | None = None
+) -> Integer[np.ndarray, " samples"]:
     """Of each sample the place of the first of its image."""
-    found = np.zeros(len(images), np.int64)
-    for chosen in parts(images, lambda values: values, part):
+    found = np.zeros(len(images), PLACE)
+    for chosen in parts(images, lambda values: values, part, among):
         _, firsts, groups = np.unique(images[chosen], return_index=True, return_inverse=True)
         found[chosen] = chosen[firsts[groups]]
     return found
@@ -94,14 +110,19 @@ def keys(distance: int) -> Iterator[Key]:
         yield lambda values, mask=mask: values & mask
 
 
-def parts(looks: Hashes, key: Key, size: int) -> Iterator[Int64[np.ndarray, " chosen"]]:
-    """The places of all samples in parts of about ``size``; those of one key are in one part."""
+def parts(
+    looks: Hashes, key: Key, size: int, among: Chosen | None = None
+) -> Iterator[Int64[np.ndarray, " chosen"]]:
+    """The places of the samples in parts of about ``size``; those of one key are in one part."""
     count = -(-len(looks) // size)
     for number in range(count):
         chosen = []
         for start in range(0, len(looks), size):
             values = key(np.asarray(looks[start : start + size]))
-            chosen.append(start + np.flatnonzero(mixed(values) % np.uint64(count) == number))
+            here = mixed(values) % np.uint64(count) == number
+            if among is not None:
+                here &= among[start : start + size]
+            chosen.append(start + np.flatnonzero(here))
         yield np.concatenate(chosen)
 
 
@@ -127,11 +148,11 @@ def differing(left: Hashes, right: Hashes) -> UInt64[np.ndarray, " pairs"]:
 
 def earliest(
     looks: Hashes,
-    begins: Int64[np.ndarray, " samples"],
-    first: Int64[np.ndarray, " samples"],
+    begins: Integer[np.ndarray, " samples"],
+    first: Integer[np.ndarray, " samples"],
     key: Key,
     distance: int,
-) -> Int64[np.ndarray, " samples"]:
+) -> Integer[np.ndarray, " samples"]:
     """``first`` of each sample, lowered to where the first image begins that looks like it.
 
     Samples are taken together by hash, so a picture that was published a million times costs no

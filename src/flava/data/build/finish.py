@@ -22,17 +22,18 @@ def find_duplicates(job: Job, sizes: list[int], *, against: bool) -> tuple[np.nd
     columns = joined(job, sizes)
     causes = np.zeros(sum(sizes), np.uint8)
     causes[repeated(columns["content"])] = 1
+    if not job.wants_image:
+        return causes, 0
     distance = job.cleaning.near_duplicates
-    if against and job.wants_image:
+    if against:
         bits = DEFAULT_BITS if distance is None else distance
         causes[(causes == 0) & near_any(columns["looks"], np.load(job.evaluation), bits)] = 2
-    if distance is not None and job.wants_image:
-        left = np.flatnonzero(causes == 0)
-        looks, images = columns["looks"][left], columns["image"][left]
-        causes[left[near_earlier(looks, images, distance)]] = 3
+    if distance is not None:
+        kept = causes == 0
+        causes[near_earlier(columns["looks"], columns["image"], distance, among=kept)] = 3
     kept = causes == 0
-    images = int(kept.sum() - repeated(columns["image"][kept]).sum()) if job.wants_image else 0
-    return causes, images
+    again = repeated(columns["image"], among=kept)
+    return causes, int(kept.sum() - again.sum())
 
 
 def count_causes(causes: np.ndarray, job: Job, sizes: list[int], tally: Tally) -> None:

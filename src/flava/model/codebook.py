@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -65,7 +65,7 @@ class Residual(nn.Module):
         y = x
         for convolution in self.convolutions:
             y = convolution(functional.relu(y))
-        return self.identity(x) + self.gain * y
+        return torch.add(self.identity(x), y, alpha=self.gain)
 
 
 def residual_groups(
@@ -94,10 +94,16 @@ class CodebookEncoder(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch codes rows columns"]:
+        return self.output(self.states(pixels))
+
+    def states(
+        self, pixels: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """What the logits are linear in."""
         x = self.input(pixels)
         for number, group in enumerate(self.groups):
             x = group(functional.max_pool2d(x, 2) if number else x)
-        return self.output(functional.relu(x))
+        return functional.relu(x)
 
 
 class CodebookDecoder(nn.Module):
@@ -142,6 +148,17 @@ class Codebook(nn.Module):
     ) -> Int[Tensor, "batch rows columns"]:
         """The most likely code of each 8x8 patch of mapped pixels (see `batch.map_pixels`)."""
         return self.encoder(pixels).argmax(dim=1)
+
+    def codes_at(
+        self,
+        pixels: Float[Tensor, "batch 3 height width"],
+        selected: Bool[Tensor, "batch rows columns"],
+    ) -> Int[Tensor, " selected"]:
+        """The codes of the selected patches alone, in order: an eighth of the work is the logits of
+        all of them."""
+        states = self.encoder.states(pixels).permute(0, 2, 3, 1)[selected]
+        output = self.encoder.output
+        return functional.linear(states, output.weight.flatten(1), output.bias).argmax(dim=1)
 
     def decode(
         self, codes: Int[Tensor, "batch rows columns"]

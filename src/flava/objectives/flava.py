@@ -154,11 +154,9 @@ class FlavaObjective:
         read = patches | tokens
         read[:, 0] = True
         states = model.multimodal(image_states, text_states, text.real, read)
-        codes = codes_of(model.codebook, image)
+        codes = codes_of(model.codebook, image, hidden_patches)
         return {
-            "mmm_image": classification(
-                model.mmm_image_head(states[patches]), codes[hidden_patches]
-            ),
+            "mmm_image": classification(model.mmm_image_head(states[patches]), codes),
             "mmm_text": classification(
                 model.mmm_text_head(states[tokens]), text.ids[hidden_tokens]
             ),

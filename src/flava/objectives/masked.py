@@ -6,7 +6,7 @@ two texts follow each other, which RoBERTa found to be of no use (Liu et al. 201
 
 from dataclasses import dataclass
 
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,16 +53,18 @@ def masked_image(
     hidden = functional.pad(batch.selected.flatten(1), (1, 0))  # [CLS] is not hidden
     states = encoder(batch.pixels, batch.selected, hidden)[hidden]
     logits = head(encoder.norm(states))
-    return classification(logits, codes_of(codebook, batch)[batch.selected])
+    return classification(logits, codes_of(codebook, batch, batch.selected))
 
 
 def codes_of(
-    codebook: Codebook, batch: ImageBatch | CodedImageBatch
-) -> Int[Tensor, "batch rows columns"]:
-    """Those that came with the images, or else the codebook's."""
+    codebook: Codebook,
+    batch: ImageBatch | CodedImageBatch,
+    selected: Bool[Tensor, "batch rows columns"],
+) -> Int[Tensor, " selected"]:
+    """The codes of the selected patches: those that came with the images, or the codebook's."""
     if isinstance(batch, CodedImageBatch):
-        return batch.codes
-    return codebook.codes(batch.codebook_pixels)
+        return batch.codes[selected]
+    return codebook.codes_at(batch.codebook_pixels, selected)
 
 
 def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> Term:

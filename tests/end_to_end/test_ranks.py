@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flava.parent import end_with_parent
 from flava.training.checkpoint import load_progress
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.end_to_end.test_stopped import wait_for_row
@@ -36,6 +37,7 @@ def training(folder: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=end_with_parent,  # a killed pytest must not leave it to run without end
     )
     try:
         wait_for_row(folder / "run" / "metrics.jsonl", process)

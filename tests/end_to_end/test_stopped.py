@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flava.cli import main
+from flava.parent import end_with_parent
 from flava.training.checkpoint import load_progress
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.tiny_runs import CODEBOOK_ARGUMENTS, rows
@@ -35,6 +36,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(tmp_path, number, kill, worker
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=end_with_parent,  # a killed pytest must not leave it to run without end
     )
     try:
         wait_for_row(folder / "metrics.jsonl", process)

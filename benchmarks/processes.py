@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.contenders import base_model
 from benchmarks.measure import OURS, Measured, Result, seconds_of
-from flava.model.published import huggingface
+from flava.inference.export import save_pretrained
 
 PEER = "transformers"
 PEAK = """
@@ -44,14 +44,11 @@ def run(rounds: int) -> Iterator[Result]:
     yield started("import", IMPORT, rounds)
     yield started("flava --help", {OURS: HELP}, rounds)
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.write(base_model(), Path(folder))
-        yield started("load a base model", formatted(LOAD, folder=folder), rounds)
-        yield peak_memory("memory to load it", formatted(LOAD, folder=folder), {})
+        saved = save_pretrained(base_model(), Path(folder) / "model", source=None)
+        programs = {name: program.format(folder=str(saved)) for name, program in LOAD.items()}
+        yield started("load a base model", programs, rounds)
+        yield peak_memory("memory to load it", programs, {})
     yield peak_memory("memory of a pair step, codes kept", MEMORY, {PEER: 1 / 0.65})
-
-
-def formatted(programs: dict[str, str], **values: str) -> dict[str, str]:
-    return {name: program.format(**values) for name, program in programs.items()}
 
 
 def started(name: str, programs: dict[str, str], rounds: int) -> Result:

@@ -36,6 +36,8 @@ TIMES = {
     "backward_seconds",
     "optimizer_seconds",
     "samples_per_second",
+    "tokens_per_second",
+    "tflops_per_second",
     "memory_gib",
 }
 """What differs between two runs that are the same."""

@@ -3,15 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-import torch
-
 from flava.recipes.imagined import CAPTION_WORDS, imagined_batch
 from flava.recipes.shares import Shares
-from flava.recipes.start import objective_of
+from flava.recipes.start import outlined_objective
 from flava.training.costs import cost_of, tensors_in
 from flava.training.gpus import GPUS, PER_MACHINE, Gpu
 from flava.training.objective import Objective
-from flava.training.outline import outlined
 from flava.training.parallel import prepare_blocks
 from flava.training.run import Parallel, Run
 
@@ -111,7 +108,7 @@ class Plan:
         """What does not fit in a GPU, one line each with what helps."""
         return [
             f"an update of {name} takes {total / 1e9:.1f} GB of each GPU, and a {self.given.gpu} "
-            f"has {self.usable / 1e9:.1f} GB for it: use more GPUs, --checkpoint-blocks True, "
+            f"has {self.usable / 1e9:.1f} GB for it: use more GPUs, --checkpoint-blocks, "
             "--parallel fsdp, or --accumulate N with batch sizes divided by N"
             for name, each in self.updates.items()
             if (total := sum(each.memory.values())) > self.usable
@@ -138,14 +135,6 @@ def plan(run: Run, given: Given) -> Plan:
         max_steps=run.max_steps,
         assumptions=assumptions(run, given),
     )
-
-
-def outlined_objective(run: Run) -> Objective:
-    """A run's objective around a model without numbers."""
-    with torch.device("meta"):
-        objective = objective_of(run)
-    outlined(objective.model)
-    return objective
 
 
 def update(run: Run, name: str, objective: Objective, shares: Shares, given: Given) -> Update:

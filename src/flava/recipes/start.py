@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,11 +46,13 @@ from flava.objectives import (
     MaskedObjectiveConfig,
 )
 from flava.recipes import RECIPES
+from flava.recipes.work import Counted
 from flava.training.checkpoint import last_checkpoint
 from flava.training.folder import check
 from flava.training.initial import Taken, initialise, save_taken
 from flava.training.loop import Objective, Probe, Trainer
 from flava.training.memory import keep_freed_memory
+from flava.training.outline import outlined
 from flava.training.processes import joined, restarts
 from flava.training.run import Run
 
@@ -83,7 +86,7 @@ def train_as_one(run: Run) -> None:
     objective, probe = join(run)
     taken = take(run, objective) if is_new else []
     check_codes(run, objective.model)
-    trainer = Trainer(run, objective, probe)
+    trainer = Trainer(run, objective, probe, Counted(run, partial(outlined_objective, run)))
     if taken and rank() == 0:
         save_taken(taken, run.output_dir)
     with Loader(
@@ -147,6 +150,14 @@ def objective_of(run: Run) -> Objective:
         case MaskedObjectiveConfig(), MaskedImage() | MaskedText() as model:
             return MaskedObjective(model)
     raise AssertionError("Run checks that objective and model fit")
+
+
+def outlined_objective(run: Run) -> Objective:
+    """A run's objective around a model without numbers."""
+    with torch.device("meta"):
+        objective = objective_of(run)
+    outlined(objective.model)
+    return objective
 
 
 def probe_of(run: Run, objective: Objective) -> Probe | None:

@@ -60,6 +60,8 @@ def cost_of(objective: Objective, batch: Batch, dtype: torch.dtype, ranks: int =
     """
     reached: set[str] = set()
     with ExitStack() as stack:
+        # A run's own numbers must not depend on what was counted beside it.
+        stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(as_one_of(ranks))
         stack.enter_context(watching(objective.model, reached))
         ledger = Ledger(present(objective.model, batch))

@@ -31,6 +31,8 @@ class Figures:
     """Of all gradients together."""
     votes: Sequence[float]
     """Sums over ranks."""
+    scale: float | None = None
+    """The contrast's logarithmic scale, where there is one."""
 
     @property
     def means(self) -> dict[str, float]:
@@ -47,7 +49,12 @@ class Figures:
         return list(dict.fromkeys(bad))
 
 
-def read_figures(parts: Sequence[Part], norm: Float[Tensor, ""], votes: Sequence[float]) -> Figures:
+def read_figures(
+    parts: Sequence[Part],
+    norm: Float[Tensor, ""],
+    votes: Sequence[float],
+    scale: Float[Tensor, ""] | None = None,
+) -> Figures:
     """Wait for the device, once, and exchange the numbers with the other ranks, once.
 
     A loss is weighed by the objective such that its mean over ranks is that of the joined batch. An
@@ -61,7 +68,8 @@ def read_figures(parts: Sequence[Part], norm: Float[Tensor, ""], votes: Sequence
         for number in ((0.0, 0.0) if accuracy is None else (accuracy, 1.0))
     ]
     host = torch.tensor([*shares, *votes], dtype=torch.float64, device=norm.device)
-    values = torch.cat([torch.stack([norm.double(), *numbers]), host])
+    scales = [] if scale is None else [scale.detach().double()]
+    values = torch.cat([torch.stack([norm.double(), *scales, *numbers]), host])
     if world_size() > 1:
         dist.all_reduce(values)
     found = iter(values.tolist())
@@ -70,6 +78,7 @@ def read_figures(parts: Sequence[Part], norm: Float[Tensor, ""], votes: Sequence
         return next(found) / world_size()
 
     total_norm = mean()
+    found_scale = None if scale is None else mean()
     losses = [{"loss/total": mean()} | {f"loss/{n}": mean() for n in p.losses} for p in parts]
     rows = []
     for part, row in zip(parts, losses, strict=True):
@@ -78,4 +87,4 @@ def read_figures(parts: Sequence[Part], norm: Float[Tensor, ""], votes: Sequence
             if ranks:
                 row[f"accuracy/{name}"] = summed / ranks
         rows.append(row)
-    return Figures(parts=rows, norm=total_norm, votes=list(found))
+    return Figures(parts=rows, norm=total_norm, votes=list(found), scale=found_scale)

@@ -22,12 +22,14 @@ from flava.training.checkpoint import (
 from flava.training.figures import Figures, Part, read_figures
 from flava.training.finite import FiniteCheck
 from flava.training.folder import claim
+from flava.training.gpus import known
 from flava.training.meter import Meter
 from flava.training.metrics import Row, Watch
-from flava.training.objective import Objective, Probe
+from flava.training.objective import Objective, Probe, Work
 from flava.training.optimizer import build_optimizer, clip_gradients
 from flava.training.parallel import ParallelModel
 from flava.training.processes import from_all, own_device, raise_once
+from flava.training.profiling import profiled
 from flava.training.run import LoopConfig
 from flava.training.schedule import learning_rate_factor, weight_decay_at
 from flava.training.state import restore, seed_anew, tensors_of
@@ -43,8 +45,14 @@ class Trainer:
     `folder.check` must have found nothing wrong with it.
     """
 
-    def __init__(self, run: LoopConfig, objective: Objective, probe: Probe | None) -> None:
-        self.run, self.objective, self.probe = run, objective, probe
+    def __init__(
+        self,
+        run: LoopConfig,
+        objective: Objective,
+        probe: Probe | None,
+        work: Callable[[Batch], Work] | None = None,
+    ) -> None:
+        self.run, self.objective, self.probe, self.work = run, objective, probe, work
         self.device, self.model = own_device(), objective.model
         self.checkpoints = run.output_dir / "checkpoints"
         claim(run)
@@ -83,10 +91,12 @@ class Trainer:
         with (
             closing(self.writer),
             closing(Watch(self.run, self.step)) as watch,
+            profiled(self.run) as next_update,
             self.stopping.catching(),
         ):
             while self.step < self.run.max_steps and not self.stopping.by:
                 watch.write(self.update(batches))
+                next_update()
                 self.look(watch)
             if self.step < self.run.max_steps:
                 self.save()
@@ -117,7 +127,6 @@ class Trainer:
             self.objective.after_step(self.step)
         elapsed = meter.end()
         self.seconds += elapsed
-        samples = world_size() * sum(len(batch.keys) for batch in drawn)
         return {
             "step": self.step,
             "batch": drawn[0].kind,
@@ -125,11 +134,27 @@ class Trainer:
             "lr": rate,
             "grad_norm": figures.norm,
             **({} if made else {"non_finite": self.finite.count}),
-            "samples_per_second": samples / elapsed,
+            **({} if figures.scale is None else {"temperature": math.exp(-figures.scale)}),
+            **self.speed(drawn, elapsed),
             **meter.row(),
             "seconds": self.seconds,
-            "memory_gib": psutil.Process().memory_info().rss / 2**30,
+            **memory(self.device),
         }
+
+    def speed(self, drawn: Sequence[Batch], elapsed: float) -> dict[str, float]:
+        """What was done in a second: by all ranks, as if each had as much as this one, but for the
+        operations, which are this one's."""
+        samples = world_size() * sum(len(batch.keys) for batch in drawn)
+        found = {"samples_per_second": samples / elapsed}
+        if self.work is None:
+            return found
+        work = [self.work(batch) for batch in drawn]
+        done = sum(each.operations for each in work) / elapsed
+        found["tokens_per_second"] = world_size() * sum(each.tokens for each in work) / elapsed
+        found["tflops_per_second"] = done / 1e12
+        if self.device.type == "cuda" and (gpu := known(torch.cuda.get_device_name(self.device))):
+            found["mfu"] = done / gpu.peak(self.run.precision)
+        return found
 
     def add_gradients(self, batch: Batch, *, last: bool) -> Part:
         """Add a batch's gradients to those there are; at an update's ``last``, of all ranks."""
@@ -149,7 +174,8 @@ class Trainer:
     def agree(self, parts: Sequence[Part], norm: torch.Tensor) -> Figures:
         """The update's figures; and whether to stop after it, since all ranks must."""
         failed = float(self.writer.failed)
-        figures = read_figures(parts, norm, [failed, *self.stopping.votes()])
+        scale = getattr(self.model, "logit_scale", None)
+        figures = read_figures(parts, norm, [failed, *self.stopping.votes()], scale)
         some_failed, *votes = figures.votes
         self.stopping.count(votes)
         if some_failed:
@@ -208,3 +234,11 @@ class Trainer:
             (*links, "last"),
         )
         self.saved = self.step
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """In GiB: this process's now, and the GPU's tensors when they were most."""
+    found = {"memory_gib": psutil.Process().memory_info().rss / 2**30}
+    if device.type == "cuda":
+        found["gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    return found

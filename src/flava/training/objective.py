@@ -1,6 +1,7 @@
 """What the loop needs of a method, and of a probe."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import nn
@@ -25,3 +26,11 @@ class Objective(Protocol):
 
     def after_step(self, step: int) -> None:
         """Called when ``step`` updates have been made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a batch asks for, on one rank."""
+
+    tokens: int
+    operations: int

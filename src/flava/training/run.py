@@ -102,6 +102,8 @@ class LoopConfig:
     pass: a third more computation for a fraction of the memory."""
     compile_blocks: bool = False
     """Compile each transformer block with torch.compile."""
+    profile: bool = False
+    """Write a trace of three early updates to trace.json.gz in output_dir, for ui.perfetto.dev."""
     timeout: int = 600
     """Seconds that a rank waits for the others before it takes them for dead, and stops."""
     max_non_finite: int = 10
@@ -212,6 +214,7 @@ FREE_ON_RESUME = {
     "parallel",
     "checkpoint_blocks",
     "compile_blocks",
+    "profile",
     "timeout",
     "max_non_finite",
 }

@@ -1,4 +1,4 @@
-"""Where a run's figures go: one JSON line an update, TensorBoard, and the screen."""
+"""Where a run's figures go: one JSON line an update, TensorBoard, the screen, and a tracker."""
 
 import json
 import math
@@ -21,6 +21,7 @@ from torch.utils.tensorboard import SummaryWriter
 from flava.distributed import rank
 from flava.training.files import unwritable, write_whole
 from flava.training.run import LoopConfig
+from flava.training.tracker import Tracker
 
 Row = Mapping[str, float | int | str | None]
 
@@ -29,9 +30,10 @@ class Watch:
     """All that is told of a run as it goes on; rank 0 tells it."""
 
     def __init__(self, run: LoopConfig, step: int) -> None:
-        self.told: list[Metrics | Display] = []
+        self.told: list[Metrics | Display | Tracker] = []
         if rank() == 0:
-            self.told = [Metrics(run.output_dir, step), Display(step, run.max_steps)]
+            tracker = [Tracker(run)] if run.wandb else []
+            self.told = [*tracker, Metrics(run.output_dir, step), Display(step, run.max_steps)]
 
     def write(self, row: Row) -> None:
         """A row an update, or a probe."""

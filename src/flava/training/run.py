@@ -104,6 +104,9 @@ class LoopConfig:
     """Compile each transformer block with torch.compile."""
     profile: bool = False
     """Write a trace of three early updates to trace.json.gz in output_dir, for ui.perfetto.dev."""
+    wandb: str | None = None
+    """The project of Weights & Biases that is told all figures as well, by pip install
+    'flava[wandb]'. WANDB_MODE=offline keeps them in output_dir."""
     timeout: int = 600
     """Seconds that a rank waits for the others before it takes them for dead, and stops."""
     max_non_finite: int = 10
@@ -215,6 +218,7 @@ FREE_ON_RESUME = {
     "checkpoint_blocks",
     "compile_blocks",
     "profile",
+    "wandb",
     "timeout",
     "max_non_finite",
 }

@@ -24,7 +24,7 @@ def history(folder: Path) -> list[dict[str, float]]:
     rows = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
         for data in records(path.read_bytes()):
-            record = wandb_internal_pb2.Record()
+            record = vars(wandb_internal_pb2)["Record"]()
             record.ParseFromString(data)
             if record.WhichOneof("record_type") == "history":
                 items = {"/".join(i.nested_key) or i.key: i.value_json for i in record.history.item}
@@ -63,11 +63,11 @@ def test_every_figure_is_told_and_a_run_that_goes_on_is_the_same(tmp_path, monke
         {"step": 1, "probe/accuracy": 0.25},
         {"step": 2, "batch": "images", "loss/total": 1.5},
     ]
-    for _ in range(30):  # the library's own process may still be writing
-        if (found := history(tmp_path)) == expected:
-            break
+    patience = 30
+    while history(tmp_path) != expected and patience:  # the library's process may still be writing
+        patience -= 1
         time.sleep(1)
-    assert found == expected
+    assert history(tmp_path) == expected
     names = {path.stem for path in tmp_path.glob("wandb/offline-run-*/*.wandb")}
     assert len(names) == 1
 

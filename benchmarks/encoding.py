@@ -12,7 +12,9 @@ from benchmarks import inputs
 from benchmarks.contenders import base_model, hugging_face
 from benchmarks.measure import OURS, Result, compare
 from flava.batch import TextBatch
+from flava.inference.passes import in_precision
 from flava.model import Flava
+from flava.training.run import Precision
 
 IMAGES, TEXTS, PAIRS = 8, 64, 8
 LONG = 300
@@ -28,15 +30,18 @@ class Both:
     """The two models' unit vectors of the contrastive space, and states of pairs."""
 
     def __init__(self) -> None:
-        self.ours: Flava = base_model().eval()
+        self.ours = base_model().eval()
         self.peer: Any = hugging_face(self.ours).model.eval().flava
+        lower = in_precision(self.ours, Precision.BF16)
+        assert isinstance(lower, Flava)
+        self.lower = lower
 
     def image(self, pixels: Tensor) -> dict[str, Callable[[], Tensor]]:
         def peer() -> Tensor:
             states = self.peer.get_image_features(pixels, interpolate_pos_encoding=True)
             return functional.normalize(states.pooler_output[:, 0], dim=-1)
 
-        return computing(lambda: self.ours.encode_image(pixels), peer)
+        return self.computing(lambda model: model.encode_image(pixels), peer)
 
     def text(self, texts: TextBatch, padding: int) -> dict[str, Callable[[], Tensor]]:
         padded = inputs.padded(texts, padding)
@@ -45,18 +50,15 @@ class Both:
             states = self.peer.get_text_features(padded.ids, attention_mask=padded.real.long())
             return functional.normalize(states.pooler_output[:, 0], dim=-1)
 
-        return computing(lambda: self.ours.encode_text(texts.ids, texts.real), peer)
+        return self.computing(lambda model: model.encode_text(texts.ids, texts.real), peer)
 
     def pair(self, pixels: Tensor, texts: TextBatch) -> dict[str, Callable[[], Tensor]]:
         """[CLS_M] of the multimodal encoder."""
         padded = inputs.padded(texts, inputs.PADDED)
 
-        def ours() -> Tensor:
-            image, text = (
-                self.ours.image_encoder(pixels),
-                self.ours.text_encoder(texts.ids, texts.real),
-            )
-            return self.ours.multimodal(image, text, texts.real)[:, 0]
+        def ours(model: Flava) -> Tensor:
+            image, text = model.image_encoder(pixels), model.text_encoder(texts.ids, texts.real)
+            return model.multimodal(image, text, texts.real)[:, 0]
 
         def peer() -> Tensor:
             found = self.peer(
@@ -64,16 +66,15 @@ class Both:
             )
             return found.multimodal_embeddings[:, 0]
 
-        return computing(ours, peer)
+        return self.computing(ours, peer)
 
-
-def computing(
-    ours: Callable[[], Tensor], peer: Callable[[], Tensor]
-) -> dict[str, Callable[[], Tensor]]:
-    """Both, checked to be the same in fp32, to be called in bf16."""
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(), peer(), rtol=0, atol=1e-4)
-    return {OURS: partial(in_bf16, ours), PEER: partial(in_bf16, peer)}
+    def computing(
+        self, ours: Callable[[Flava], Tensor], peer: Callable[[], Tensor]
+    ) -> dict[str, Callable[[], Tensor]]:
+        """Both, checked to be the same in fp32, to be called in bf16: ours as `flava.load` does."""
+        with torch.inference_mode():
+            torch.testing.assert_close(ours(self.ours), peer(), rtol=0, atol=1e-4)
+        return {OURS: partial(in_bf16, partial(ours, self.lower)), PEER: partial(in_bf16, peer)}
 
 
 def in_bf16(call: Callable[[], Tensor]) -> Tensor:

@@ -23,6 +23,9 @@ LISTENING = 2.0
 """Seconds in which ranks that miss another tell one another so, before they end. Meanwhile the
 launcher, which looks ten times a second, finds which rank was the first to end."""
 
+GLOOS = ("gloo", "pair closure", "closed by peer", "reset by peer")
+"""What its errors have in them: within a backward pass they come without its name."""
+
 
 def own_device() -> torch.device:
     """The GPU of this rank's number on its machine, or the CPU where there is none."""
@@ -107,7 +110,8 @@ def named(ranks: Sequence[int]) -> str:
 
 def is_of_ranks(error: RuntimeError) -> bool:
     """Whether it is a failure of the ranks' connection; gloo's have no type of their own."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    said = str(error).lower()
+    return isinstance(error, dist.DistError) or any(each in said for each in GLOOS)
 
 
 def first_line(error: Exception) -> str:

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUN ?= runs/demo
 CHAOS ?= runs/chaos
-ONLY ?= training inference growth data processes
+ONLY ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -63,7 +63,7 @@ chaos: $(INSTALLED)  ## kill random ranks 50 times: the run must end as if nothi
 	$(BIN)/python scripts/chaos.py --kills 50 --folder $(CHAOS)
 
 bench: $(INSTALLED)  ## flava beside its peers, in turns; writes docs/performance.md (ONLY=data)
-	$(BIN)/python -m benchmarks --only $(ONLY)
+	$(BIN)/python -m benchmarks $(if $(ONLY),--only $(ONLY))
 
 corpus: $(INSTALLED)  ## build the embedded corpus again from its published packages
 	$(BIN)/pip install --disable-pip-version-check --quiet --editable '.[corpus]'

@@ -3,7 +3,6 @@
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,12 +147,6 @@ def sides(batch: Batch) -> tuple[ImageBatch | CodedImageBatch | None, TextBatch 
     raise TypeError(f"no batch of pretraining: {type(batch)}")
 
 
-def autocast(precision: torch.dtype) -> AbstractContextManager[object]:
-    if precision == torch.float32:
-        return nullcontext()
-    return torch.autocast("cpu", precision)
-
-
 def training(contender: Contender) -> Callable[..., None]:
     """Updates of the weights, with the optimiser and the clipping that we train with."""
     config = OptimizerConfig(lr=1e-5)
@@ -161,7 +154,7 @@ def training(contender: Contender) -> Callable[..., None]:
     trained = [p for p in contender.model.parameters() if p.requires_grad]
 
     def update(batch: Batch, precision: torch.dtype = torch.bfloat16) -> None:
-        with autocast(precision):
+        with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             losses = contender.losses(batch)
         torch.stack(list(losses.values())).sum().backward()
         clip_gradients(config, trained)

@@ -61,14 +61,7 @@ def exact_texts(batch: int, tokens: int) -> TextBatch:
 
 
 def masker() -> TokenMasker:
-    known = tokenizer()
-    return TokenMasker(
-        probability=0.15,
-        whole_words=False,
-        mask_id=known.mask,
-        special=known.special,
-        continues=known.continues,
-    )
+    return TokenMasker.of(tokenizer(), 0.15, whole_words=False)
 
 
 def masked_texts(ids: list[list[int]]) -> TextBatch:

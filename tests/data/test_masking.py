@@ -17,13 +17,7 @@ GRIDS = [(14, 14), (6, 6), (1, 1), (1, 9), (2, 7), (7, 2), (2, 2), (30, 30)]
 
 
 def masker(probability: float = 0.15, whole_words: bool = False) -> TokenMasker:
-    return TokenMasker(
-        probability=probability,
-        whole_words=whole_words,
-        mask_id=TOKENIZER.mask,
-        special=TOKENIZER.special,
-        continues=TOKENIZER.continues,
-    )
+    return TokenMasker.of(TOKENIZER, probability, whole_words=whole_words)
 
 
 def mask_rows(masker: TokenMasker, rows: list[list[int]], seed: int = 0):

@@ -148,6 +148,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_train_as_one_process_on_the_joined_batch(trained: Path, name: str) -> None:
+    assert_as_alone(trained, name)
+
+
+@pytest.mark.slow
+def test_so_do_four_ranks(tmp_path: Path) -> None:
+    run_phases([(4, train_all)], tmp_path)
+    for name in CASES:
+        assert_as_alone(tmp_path, name)
+
+
+def assert_as_alone(trained: Path, name: str) -> None:
+    """Every figure and weight is that of one process."""
     changes = {k: v for k, v in CASES[name].items() if k in ("accumulate", "max_steps")}
     run = config(trained / f"{name} alone", **changes)
     single = trainer_of(run)

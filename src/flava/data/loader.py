@@ -333,13 +333,8 @@ def _collator(
     if name == "images":
         return images
     assert isinstance(tokenizer, Tokenizer)  # see _mask_problems
-    masker = TokenMasker(
-        probability=config.mask_probability,
-        whole_words=config.whole_words and name == "pairs",
-        mask_id=tokenizer.mask,
-        special=tokenizer.special,
-        continues=tokenizer.continues,
-    )
+    whole_words = config.whole_words and name == "pairs"
+    masker = TokenMasker.of(tokenizer, config.mask_probability, whole_words=whole_words)
     if name == "text" and config.pack_sentences:
         return PackedCollator(tokenizer.pad, masker)
     if name == "text":

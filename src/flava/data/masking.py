@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from flava.data.tokenizer import Tokenizer
+
 MIN_BLOCK_FRACTION = 16 / 196
 """Smallest area of a block, as a share of the grid: BEiT's 16 of 14x14 patches."""
 MIN_ASPECT = 0.3
@@ -79,6 +81,17 @@ class TokenMasker:
     mask_id: int
     special: Bool[np.ndarray, " vocabulary"]
     continues: Bool[np.ndarray, " vocabulary"]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, probability: float, *, whole_words: bool) -> "TokenMasker":
+        """For that tokeniser's ids."""
+        return cls(
+            probability=probability,
+            whole_words=whole_words,
+            mask_id=tokenizer.mask,
+            special=tokenizer.special,
+            continues=tokenizer.continues,
+        )
 
     def draws(self, rng: np.random.Generator, length: int) -> Float[np.ndarray, "3 length"]:
         """A text's own random numbers, of its own length: its mask does not depend on padding."""

@@ -24,11 +24,12 @@ from flava.batch import (
 from flava.data.augmentation import flip_at_random, jitter_colours
 from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.errors import SampleError, Skipped
+from flava.data.levels import Levels, levels_of
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
 from flava.data.packing import Packed
 from flava.data.seeding import generator
 from flava.data.shards import Raw
-from flava.data.source import caption_of, codes_of, image_of, skip_sample
+from flava.data.source import caption_of, codes_of, skip_sample
 from flava.data.stream import Content, Marks, Window
 from flava.data.tokenizer import Tokenizer, pad
 from flava.data.transforms import (
@@ -119,13 +120,15 @@ class TextExample:
     draws: Float[np.ndarray, "3 length"]
 
 
-def augmented(
-    image: Image.Image, config: ImageTransformConfig, rng: np.random.Generator
-) -> Image.Image:
+def augmented(raw: Raw, config: ImageTransformConfig, rng: np.random.Generator) -> Levels:
     """A random crop, its colours and its direction drawn too where the config says so."""
-    image = jitter_colours(rng, image, config.colour_jitter)
-    image = flip_at_random(rng, image, config.flip_probability)
-    return image.crop(random_crop(rng, image, config.crop_scale))
+    levels = levels_of(raw, config.reduction)
+    if config.colour_jitter or config.flip_probability:
+        image = jitter_colours(rng, Image.fromarray(levels), config.colour_jitter)
+        levels = np.array(flip_at_random(rng, image, config.flip_probability))
+    height, width, _ = levels.shape
+    left, top, right, bottom = random_crop(rng, (width, height), config.crop_scale)
+    return np.ascontiguousarray(levels[top:bottom, left:right])
 
 
 @dataclass(frozen=True)
@@ -136,8 +139,7 @@ class ImageCollator(Collator[Raw, ImageExample]):
     mask_fraction: float
 
     def decode(self, raw: Raw, rng: np.random.Generator) -> ImageExample:
-        crop = augmented(image_of(raw), self.config, rng)
-        pixels, codebook_pixels = resize(crop, self.config)
+        pixels, codebook_pixels = resize(augmented(raw, self.config, rng), self.config)
         grid = self.config.grid
         selected = blockwise_mask(rng, grid, grid, self.mask_fraction)
         return ImageExample(raw.key, pixels, codebook_pixels, selected)
@@ -169,7 +171,8 @@ class CodedImageCollator(Collator[Raw, CodedExample]):
     def decode(self, raw: Raw, rng: np.random.Generator) -> CodedExample:
         assert self.config.stored_codes is not None
         codes = codes_of(raw, self.config.stored_codes, self.config.grid)
-        pixels = resize_for_encoder(image_of(raw), self.config.image_size)
+        levels = levels_of(raw, self.config.reduction)
+        pixels = resize_for_encoder(levels, self.config.image_size)
         selected = blockwise_mask(rng, self.config.grid, self.config.grid, self.mask_fraction)
         return CodedExample(raw.key, pixels, codes, selected)
 
@@ -270,8 +273,7 @@ class WholePairCollator(Collator[Raw, WholePairExample]):
     max_length: int
 
     def decode(self, raw: Raw, rng: np.random.Generator) -> WholePairExample:
-        crop = augmented(image_of(raw), self.config, rng)
-        pixels = resize_for_encoder(crop, self.config.image_size)
+        pixels = resize_for_encoder(augmented(raw, self.config, rng), self.config.image_size)
         ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
         return WholePairExample(raw.key, pixels, ids)
 

@@ -1,6 +1,7 @@
 """Image files to upright RGB images, whatever they are.
 
-PyTorch is not needed here: building data has no other use for it.
+PyTorch is not needed here: building data has no other use for it. Training reads files by
+`flava.data.levels`, which gives the same pixels sooner.
 """
 
 import io
@@ -33,6 +34,15 @@ def decode_image(data: bytes) -> Image.Image:
         SampleError: not an image of ``FORMATS``, truncated, or larger than PIL's limit against
             decompression bombs (``PIL.Image.MAX_IMAGE_PIXELS``).
     """
+    return to_rgb(open_image(data))
+
+
+def open_image(data: bytes) -> Image.Image:
+    """An image file of which only the header is read as yet.
+
+    Raises:
+        SampleError: it is no image of ``FORMATS``, or has no pixel, or more than PIL's limit.
+    """
     if not data:
         raise SampleError("image cannot be decoded", "it is empty, zero bytes")
     try:
@@ -43,7 +53,8 @@ def decode_image(data: bytes) -> Image.Image:
         raise SampleError("image is too large", str(error)) from error
     except Exception as error:  # PIL's plugins raise almost any type when a file is malformed.
         raise SampleError("image cannot be decoded", str(error)) from error
-    return to_rgb(image)
+    check_size(image)
+    return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -58,6 +69,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
         SampleError: it is read from a file, and that is truncated or too large; or it has no pixel,
             or a mode that PIL cannot convert.
     """
+    check_size(image)
+    try:
+        image.load()
+        turn = TURNS.get(orientation(image))
+        rgb = image if image.mode == "RGB" else convert(image)
+        return rgb if turn is None else rgb.transpose(turn)
+    except Exception as error:  # Of any type, as above.
+        raise SampleError("image cannot be decoded", str(error)) from error
+
+
+def check_size(image: Image.Image) -> None:
+    """Raises SampleError: it has no pixel; or it is a file, and has more than PIL's limit."""
     if 0 in image.size:
         raise SampleError("image has no pixels", f"{image.width}x{image.height}")
     limit = Image.MAX_IMAGE_PIXELS
@@ -68,13 +91,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
             f"{image.width}x{image.height} pixels, over PIL.Image.MAX_IMAGE_PIXELS = {limit}: "
             "make it smaller, or raise that limit if you trust the file",
         )
-    try:
-        image.load()
-        turn = TURNS.get(orientation(image))
-        rgb = image if image.mode == "RGB" else convert(image)
-        return rgb if turn is None else rgb.transpose(turn)
-    except Exception as error:  # Of any type, as above.
-        raise SampleError("image cannot be decoded", str(error)) from error
 
 
 def orientation(image: Image.Image) -> int:

@@ -16,6 +16,7 @@ from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.decoding import decode_image
 from flava.data.errors import SampleError
 from flava.data.labelled import Row
+from flava.data.levels import decode_levels
 from flava.data.tokenizer import Tokenizer, pad
 from flava.data.transforms import normalise, random_crop, resize_for_encoder
 
@@ -46,12 +47,16 @@ def row_image(row: Row) -> Image.Image:
     Raises:
         SampleError: the file cannot be read, or ``decode_image`` fails.
     """
+    return decode_image(row_file(row))
+
+
+def row_file(row: Row) -> bytes:
+    """Raises SampleError: the row's image cannot be read."""
     assert row.image is not None
     try:
-        data = row.image.read_bytes() if isinstance(row.image, Path) else row.image
+        return row.image.read_bytes() if isinstance(row.image, Path) else row.image
     except OSError as error:
         raise SampleError("image cannot be read", f"{row.image}: {error.strerror}") from error
-    return decode_image(data)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +69,12 @@ class ImageReader(Reader[Pixels]):
     """Share of the image's area in a crop; with (1, 1) images stay whole, whatever their shape."""
 
     def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:
-        image = row_image(row)
+        levels = decode_levels(row_file(row))
         if rng is not None and self.crop_scale != WHOLE:
-            image = image.crop(random_crop(rng, image, self.crop_scale))
-        return resize_for_encoder(image, self.size)
+            height, width, _ = levels.shape
+            left, top, right, bottom = random_crop(rng, (width, height), self.crop_scale)
+            levels = levels[top:bottom, left:right]
+        return resize_for_encoder(levels, self.size)
 
     def batch(self, read: Sequence[Pixels], /) -> ImageInputs:
         return ImageInputs(pixels=normalise(np.stack(read)))

@@ -36,10 +36,15 @@ def image_of(raw: Raw) -> Image.Image:
     Raises:
         SampleError: it has none, or ``decode_image`` fails.
     """
+    return decode_image(image_file_of(raw))
+
+
+def image_file_of(raw: Raw) -> bytes:
+    """Raises SampleError: the sample has no image."""
     data = _image_bytes(raw)
     if data is None:
         raise SampleError("sample has no image", f"files: {', '.join(sorted(raw.files))}")
-    return decode_image(data)
+    return data
 
 
 def codes_of(raw: Raw, name: str, grid: int) -> Integer[np.ndarray, "rows columns"]:

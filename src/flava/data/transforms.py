@@ -1,6 +1,6 @@
 """Image files to the two pixel tensors of a batch: the encoder's and the codebook's.
 
-PIL decodes and crops each image, `flava.data.resampling` resizes it; the whole batch is then
+`flava.data.levels` decodes each image, `flava.data.resampling` resizes it; the whole batch is then
 normalised at once.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flava.batch import map_pixels
 from flava.data.decoding import to_rgb
+from flava.data.levels import Levels
 from flava.data.resampling import bicubic, lanczos
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -26,6 +27,11 @@ CODE_PIXELS = 8
 CROP_RATIO = (3 / 4, 4 / 3)
 """Aspect ratios of a random crop: the default of torchvision's ``RandomResizedCrop``."""
 CROP_TRIES = 10
+REDUCTIONS = (8, 4, 2)
+"""What libjpeg divides sides by while decoding: it reads fewer of each block's frequencies."""
+REDUCING_GAP = 2
+"""A crop of a reduced image has at least so many times the pixels a side of what it is resized to:
+PIL's ``reducing_gap`` in ``Image.thumbnail``."""
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom in pixels."""
 
@@ -48,11 +54,24 @@ class ImageTransformConfig:
     """Take codes from the shards, where `flava data tokenize` wrote them under the name that it
     prints, and not from the codebook at each step. They are of whole images: it asks for
     crop_scale 1 1, flip_probability 0 and colour_jitter 0."""
+    reduced_decoding: bool = False
+    """Decode JPEGs to a half, a quarter or an eighth of their sides, where a crop keeps twice the
+    pixels a side of what it is resized to: two to four times as fast for photos of 1,400 pixels and
+    more, and pixels differ by a level or so. Stored codes are of images decoded in full all the
+    same, and so is what is evaluated."""
 
     @property
     def grid(self) -> int:
         """Patches, hence codes, a side."""
         return self.codebook_size // CODE_PIXELS
+
+    def reduction(self, width: int, height: int) -> int:
+        """By what a JPEG's sides may be divided, so that no random crop has too few pixels."""
+        if not self.reduced_decoding:
+            return 1
+        least = REDUCING_GAP * max(self.image_size, self.codebook_size)
+        shortest = shortest_side(width, height, self.crop_scale)
+        return next((factor for factor in REDUCTIONS if shortest >= factor * least), 1)
 
     def problems(self) -> list[str]:
         """What is wrong with the fields, a sentence each."""
@@ -89,13 +108,19 @@ class ImageTransformConfig:
         ]
 
 
-def random_crop(rng: np.random.Generator, image: Image.Image, scale: tuple[float, float]) -> Box:
+def shortest_side(width: int, height: int, scale: tuple[float, float]) -> float:
+    """Of all boxes that ``random_crop`` may draw."""
+    return min(float(width), float(height), math.sqrt(width * height * scale[0] * CROP_RATIO[0]))
+
+
+def random_crop(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]) -> Box:
     """A box drawn as torchvision's ``RandomResizedCrop`` draws it, but from a sample's own ``rng``.
 
-    The area is uniform in ``scale``, the aspect ratio log-uniform in [3/4, 4/3]. When ten draws
-    do not fit the image, the largest central box of an allowed ratio is returned.
+    ``size`` is the image's width and height. The area is uniform in ``scale``, the aspect ratio
+    log-uniform in [3/4, 4/3]. When ten draws do not fit the image, the largest central box of an
+    allowed ratio is returned.
     """
-    width, height = image.size
+    width, height = size
     low, high = math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])
     for area_draw, ratio_draw, left_draw, top_draw in rng.random((CROP_TRIES, 4)).tolist():
         area = width * height * (scale[0] + (scale[1] - scale[0]) * area_draw)
@@ -111,21 +136,21 @@ def random_crop(rng: np.random.Generator, image: Image.Image, scale: tuple[float
 
 
 def resize(
-    image: Image.Image, config: ImageTransformConfig
+    levels: Levels, config: ImageTransformConfig
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:
     """The encoder's (bicubic) and the codebook's (Lanczos) view of one RGB image."""
-    codebook_view = resize_for_codebook(image, config.codebook_size)
-    return resize_for_encoder(image, config.image_size), codebook_view
+    codebook_view = resize_for_codebook(levels, config.codebook_size)
+    return resize_for_encoder(levels, config.image_size), codebook_view
 
 
-def resize_for_codebook(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_for_codebook(levels: Levels, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The codebook's view of one RGB image: straight to a square of ``size`` pixels, Lanczos."""
-    return lanczos(image, size)
+    return lanczos(levels, size)
 
 
-def resize_for_encoder(image: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_for_encoder(levels: Levels, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The encoder's view of one RGB image: straight to a square of ``size`` pixels, bicubic."""
-    return bicubic(image, size)
+    return bicubic(levels, size)
 
 
 def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
@@ -147,7 +172,7 @@ def evaluation_pixels(
     As the published processor: straight to a square of ``image_size``, so that its centre crop is
     the identity; the codebook's pixels come from the original image, not from the resized one.
     """
-    both = [resize(to_rgb(image), config) for image in images]
+    both = [resize(np.array(to_rgb(image)), config) for image in images]
     shapes = [(0, size, size, 3) for size in (config.image_size, config.codebook_size)]
     encoder, codebook = (
         np.stack([pair[i] for pair in both]) if both else np.zeros(shapes[i], np.uint8)

@@ -14,8 +14,9 @@ from rich.progress import track
 
 from flava.data.build.shard_files import TarWriter
 from flava.data.errors import SampleError, Skipped
+from flava.data.levels import levels_of
 from flava.data.shards import Raw, read_shard, resolve_all
-from flava.data.source import codes_suffix, image_of
+from flava.data.source import codes_suffix
 from flava.data.transforms import for_codebook, resize_for_codebook
 from flava.model import Codebook
 from flava.model.digest import codes_name
@@ -113,7 +114,7 @@ def in_batches(samples: Iterator[Raw | Skipped]) -> Iterator[list[Raw]]:
 
 def view(raw: Raw, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
     try:
-        return resize_for_codebook(image_of(raw), size)
+        return resize_for_codebook(levels_of(raw), size)
     except SampleError as error:
         return error
 

@@ -164,7 +164,7 @@ def test_a_tokeniser_that_does_not_fit_is_left_out_with_a_warning(tmp_path, capl
     assert not (tmp_path / "x" / "vocab.txt").exists()
 
 
-@pytest.mark.parametrize("layout", ["hf", "torchmultimodal", "flava"])
+@pytest.mark.parametrize("layout", ["hf", "torchmultimodal", "flava", "onnx"])
 def test_nothing_that_is_there_is_written_over(layout, tmp_path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="exists and is not empty: name a new folder"):

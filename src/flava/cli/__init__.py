@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "convert": (
         "conversion",
-        "Write a model in another layout: transformers', TorchMultimodal's or our own.",
+        "Write a model in another layout: transformers', TorchMultimodal's, our own; or as ONNX.",
     ),
     "embed": ("tables", "Write the embedding of every image, text or pair to a file."),
     "classify": (

@@ -12,14 +12,15 @@ from flava.model.published.load import build, read
 def convert(
     source: tyro.conf.Positional[str],
     dest: tyro.conf.Positional[Path],
-    to: Literal["hf", "torchmultimodal", "flava"],
+    to: Literal["hf", "torchmultimodal", "flava", "onnx"],
 ) -> None:
-    """Write a model in another layout: transformers', TorchMultimodal's or our own.
+    """Write a model in another layout: transformers', TorchMultimodal's, our own; or as ONNX.
 
     Args:
         source: A model's id on the Hugging Face hub, a folder (a run's too) or a file of weights.
         dest: A new folder.
-        to: The layout to write.
+        to: The layout to write. "onnx" is one way: programs that run without PyTorch, and a
+            README.md that describes them.
     """
     stored = read(source)
     print(f"written: {export(build(stored), dest, to, source=stored.folder)}")

@@ -11,6 +11,7 @@ from torch import nn
 from flava.files import whole_folder
 from flava.inference.card import find_run, model_card
 from flava.inference.processor_files import write_image_processor, write_tokenizer
+from flava.inference.programs import write_programs
 from flava.model import Clip, Flava
 from flava.model.published import clips_huggingface, huggingface, own, torchmultimodal
 
@@ -18,8 +19,11 @@ WRITERS: dict[str, dict[type[nn.Module], Callable[[Any, Path], None]]] = {
     "hf": {Flava: huggingface.write, Clip: clips_huggingface.write},
     "torchmultimodal": {Flava: torchmultimodal.write},
     "flava": dict.fromkeys(own.MODELS.values(), own.write_model),
+    "onnx": {Flava: write_programs, Clip: write_programs},
 }
 """What writes a model of a kind into a folder, by the name of the layout."""
+WITH_PROCESSOR = ("hf", "onnx")
+"""Layouts that say how images and texts are processed in any case: in transformers' files."""
 
 
 def export(model: nn.Module, folder: Path, layout: str, *, source: Path | None = None) -> Path:
@@ -45,8 +49,8 @@ def export(model: nn.Module, folder: Path, layout: str, *, source: Path | None =
     with whole_folder(folder) as partial:
         writers[type(model)](model, partial)
         if isinstance(model, Flava | Clip):
-            write_tokenizer(model, partial, source, ours=layout == "hf")
-            if layout == "hf":
+            write_tokenizer(model, partial, source, ours=layout in WITH_PROCESSOR)
+            if layout in WITH_PROCESSOR:
                 write_image_processor(model, partial, source)
     return folder
 

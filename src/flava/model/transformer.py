@@ -235,12 +235,16 @@ class Transformer(nn.Module):
         ``read`` is False, if it is given: the last block computes the other states alone.
         ``causal`` states attend to themselves and to those before them.
         """
-        packing = None if real is None else Packing.of(real)
+        if torch.compiler.is_exporting():
+            # Packing makes sizes depend on values; a program's must hold for every batch.
+            packing = reading = None
+        else:
+            packing = None if real is None else Packing.of(real)
+            reading = None if read is None else Packing.of(read)
         mask = attention_mask(states, real, causal)
         states = states if packing is None else packing.pack(states)
         for block in self.blocks[:-1]:
             states = block(states, packing, mask)
-        reading = None if read is None else Packing.of(read)
         states = self.blocks[-1](states, packing, mask, reading)
         return unpacked(states, reading or packing)
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 from benchmarks import inputs
 from benchmarks.contenders import base_model, hugging_face
 from benchmarks.measure import OURS, Result, compare
+from benchmarks.turns import Here
 from flava.batch import TextBatch
 from flava.inference.passes import in_precision
 from flava.model import Flava
@@ -36,14 +37,14 @@ class Both:
         assert isinstance(lower, Flava)
         self.lower = lower
 
-    def image(self, pixels: Tensor) -> dict[str, Callable[[], Tensor]]:
+    def image(self, pixels: Tensor) -> dict[str, Here]:
         def peer() -> Tensor:
             states = self.peer.get_image_features(pixels, interpolate_pos_encoding=True)
             return functional.normalize(states.pooler_output[:, 0], dim=-1)
 
         return self.computing(lambda model: model.encode_image(pixels), peer)
 
-    def text(self, texts: TextBatch, padding: int) -> dict[str, Callable[[], Tensor]]:
+    def text(self, texts: TextBatch, padding: int) -> dict[str, Here]:
         padded = inputs.padded(texts, padding)
 
         def peer() -> Tensor:
@@ -52,7 +53,7 @@ class Both:
 
         return self.computing(lambda model: model.encode_text(texts.ids, texts.real), peer)
 
-    def pair(self, pixels: Tensor, texts: TextBatch) -> dict[str, Callable[[], Tensor]]:
+    def pair(self, pixels: Tensor, texts: TextBatch) -> dict[str, Here]:
         """[CLS_M] of the multimodal encoder."""
         padded = inputs.padded(texts, inputs.PADDED)
 
@@ -70,11 +71,14 @@ class Both:
 
     def computing(
         self, ours: Callable[[Flava], Tensor], peer: Callable[[], Tensor]
-    ) -> dict[str, Callable[[], Tensor]]:
+    ) -> dict[str, Here]:
         """Both, checked to be the same in fp32, to be called in bf16: ours as `flava.load` does."""
         with torch.inference_mode():
             torch.testing.assert_close(ours(self.ours), peer(), rtol=0, atol=1e-4)
-        return {OURS: partial(in_bf16, partial(ours, self.lower)), PEER: partial(in_bf16, peer)}
+        return {
+            OURS: Here(partial(in_bf16, partial(ours, self.lower))),
+            PEER: Here(partial(in_bf16, peer)),
+        }
 
 
 def in_bf16(call: Callable[[], Tensor]) -> Tensor:

@@ -1,19 +1,17 @@
 """Times in turns, floating-point operations, and what the machine could do at that moment."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 from rich.progress import track
-from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.turns import Here, Work
 
 OURS = "flava"
 PEAK_SIZE = 4096
 """Rows and columns of the product that the peak is measured with."""
-
-Calls = Mapping[str, Callable[..., object]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +59,22 @@ class Result:
         return timed.flops / timed.median / self.peak if timed.flops and self.peak else None
 
 
-def compare(name: str, calls: Calls, goals: Mapping[str, float], *, rounds: int) -> Result:
-    """Each round calls all contenders once, in turns; a first call of each is not timed."""
-    flops = {contender: count_flops(call) for contender, call in calls.items()}
-    seconds: dict[str, list[float]] = {contender: [] for contender in calls}
+def compare(
+    name: str, works: Mapping[str, Work], goals: Mapping[str, float], *, rounds: int
+) -> Result:
+    """Each round all contenders do their work once, in turns; a first time is not timed."""
+    flops = {contender: work.operations() for contender, work in works.items()}
+    seconds: dict[str, list[float]] = {contender: [] for contender in works}
     peaks = []
     for number in track(range(rounds), description=f"{name:36}"):
         # Whoever comes first in one round comes last in the next.
-        for contender in list(calls)[:: 1 if number % 2 else -1]:
-            seconds[contender].append(seconds_of(calls[contender]))
+        for contender in list(works)[:: 1 if number % 2 else -1]:
+            seconds[contender].append(works[contender].seconds())
             if flops[contender]:
                 peaks.append(peak())
     return Result(
         name=name,
-        contenders={c: Measured(values=seconds[c], flops=flops[c]) for c in calls},
+        contenders={c: Measured(values=seconds[c], flops=flops[c]) for c in works},
         peak=median(peaks) if peaks else 0.0,
         goals=dict(goals),
     )
@@ -97,19 +97,7 @@ def joined(name: str, parts: Sequence[tuple[float, Result]], goals: Mapping[str,
     )
 
 
-def seconds_of(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def count_flops(call: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
-
-
 def peak() -> float:
     """FLOP/s of one large matrix product in bf16."""
     left, right = torch.ones(2, PEAK_SIZE, PEAK_SIZE, dtype=torch.bfloat16)
-    return 2 * PEAK_SIZE**3 / seconds_of(lambda: left @ right)
+    return 2 * PEAK_SIZE**3 / Here(lambda: left @ right).seconds()

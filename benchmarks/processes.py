@@ -5,10 +5,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from benchmarks.contenders import base_model
-from benchmarks.measure import OURS, Measured, Result, seconds_of
+from benchmarks.measure import OURS, Measured, Result
+from benchmarks.turns import Here
 from flava.inference.export import save_pretrained
 
 PEER = "transformers"
@@ -18,19 +20,17 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
 """
 """The largest memory that the process has had, in GiB (Linux counts in KiB)."""
 STEPS = """
-from benchmarks import contenders, steps
-model = contenders.base_model()
-contender = {contender}
-batch = steps.batches(model)[steps.CODED]
-del model
-update = contenders.training(contender)
+from benchmarks import steps
+update = steps.{contender}[steps.{kind}]
 for _ in range(3):
-    update(batch)
+    update()
 """
+PEERS_STEPS = STEPS.format(contender=f"peers_updates({PEER!r})", kind="PAIRS")
 MEMORY = {
-    OURS: STEPS.format(contender="contenders.ours(model)"),
-    PEER: STEPS.format(contender="contenders.hugging_face(model)"),
+    "": STEPS.format(contender="own_updates()", kind="CODED"),
+    ", --checkpoint-blocks": STEPS.format(contender="own_updates(checkpointed=True)", kind="CODED"),
 }
+"""By the option that it is with."""
 IMPORT = {OURS: "import flava", PEER: "import transformers"}
 LOAD = {
     OURS: "import flava; flava.load({folder!r})",
@@ -48,7 +48,10 @@ def run(rounds: int) -> Iterator[Result]:
         programs = {name: program.format(folder=str(saved)) for name, program in LOAD.items()}
         yield started("load a base model", programs, rounds)
         yield peak_memory("memory to load it", programs, {})
-    yield peak_memory("memory of a pair step, codes kept", MEMORY, {PEER: 1 / 0.65})
+    for option, program in MEMORY.items():
+        programs = {OURS: program, PEER: PEERS_STEPS}
+        name = f"memory of a pair step, codes kept{option}"
+        yield peak_memory(name, programs, {PEER: 1 / 0.65})
 
 
 def started(name: str, programs: dict[str, str], rounds: int) -> Result:
@@ -56,7 +59,7 @@ def started(name: str, programs: dict[str, str], rounds: int) -> Result:
     seconds: dict[str, list[float]] = {contender: [] for contender in programs}
     for _ in range(rounds):
         for contender, program in programs.items():
-            seconds[contender].append(seconds_of(lambda p=program: python(p)))
+            seconds[contender].append(Here(partial(python, program)).seconds())
     return Result(
         name=name, contenders={c: Measured(values=v) for c, v in seconds.items()}, goals={}
     )

@@ -22,6 +22,7 @@ from webdataset.writer import TarWriter
 
 from benchmarks import inputs
 from benchmarks.measure import OURS, Result, compare
+from benchmarks.turns import Here
 from flava.batch import map_pixels
 from flava.data.collate import ImageCollator, PairCollator, TextCollator
 from flava.data.shards import Raw, read_shard
@@ -134,7 +135,7 @@ def run(rounds: int) -> Iterator[Result]:
             "torchvision on PIL": Torchvision(pil=True),
             "transformers' processor": processor(),
         }
-        calls = {name: partial(read, shard) for name, read in readers.items()}
+        works = {name: Here(partial(read, shard)) for name, read in readers.items()}
         goals = {name: 1.0 for name in readers if name != OURS}
-        yield compare(f"{SAMPLES} samples to a batch", calls, goals, rounds=rounds)
+        yield compare(f"{SAMPLES} samples to a batch", works, goals, rounds=rounds)
     torch.set_num_threads(threads)

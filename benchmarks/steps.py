@@ -1,7 +1,11 @@
-"""Updates of the base model's weights, batch 8: pairs, images, texts, and their mixture."""
+"""Updates of the base model's weights, batch 8: pairs, images, texts, and their mixture.
 
-from collections.abc import Iterator
-from dataclasses import replace
+Contenders run as their users run them, each in a process of its own: ours with the allocator's
+settings of `flava train` and codes kept by `flava data tokenize`, the peers computing codes.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -9,6 +13,7 @@ import torch
 from benchmarks import inputs
 from benchmarks.contenders import (
     LOSSES,
+    Contender,
     agree,
     base_model,
     hugging_face,
@@ -16,31 +21,59 @@ from benchmarks.contenders import (
     torch_multimodal,
     training,
 )
-from benchmarks.measure import Result, compare, joined
+from benchmarks.measure import OURS, Result, compare, joined
+from benchmarks.turns import Calls, Elsewhere, process
 from flava.batch import Batch, ImageBatch, PairBatch
 from flava.model import Flava
+from flava.training.memory import keep_freed_memory
+from flava.training.parallel import prepare_blocks
 
 BATCH = 8
-CODED, PAIRS, IMAGES, TEXTS = "coded", "pairs", "images", "texts"
+CODED, PAIRS, CODED_IMAGES, IMAGES, TEXTS = "coded", "pairs", "coded images", "images", "texts"
+FULL = "pairs in fp32"
 SHARES = {PAIRS: 0.70, IMAGES: 0.15, TEXTS: 0.15}
 """How often each kind comes in the mixture: TorchMultimodal's examples/flava, and our recipes."""
-SHOWN = {
-    CODED: "pair step, codes kept",
-    PAIRS: "pair step, codes computed in it",
-    IMAGES: "image step",
-    TEXTS: "text step",
+TRANSFORMERS, TORCHMULTIMODAL = "transformers", "torchmultimodal"
+PEERS: Mapping[str, Callable[[Flava], Contender]] = {
+    TRANSFORMERS: hugging_face,
+    TORCHMULTIMODAL: torch_multimodal,
 }
-MIXTURE = "mixture 0.70 / 0.15 / 0.15"
-GOALS = {CODED: 1.9, PAIRS: 1.5, IMAGES: 2.0}
-"""Against transformers in the same precision."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison: a kind of batch of ours, and one of the peer's."""
+
+    name: str
+    own: str
+    peers: str
+    goal: float | None = None
+    share: float = 1.0
+    """Of the rounds."""
+
+
+ROWS = (
+    Row("pair step, codes kept", CODED, PAIRS, 1.9),
+    Row("pair step, codes computed in it", PAIRS, PAIRS, 1.5),
+    Row("pair step, codes given to both", CODED, CODED),
+    Row("pair step, codes kept, transformers in fp32", CODED, FULL, 6.0, share=1 / 3),
+    Row("image step, codes kept", CODED_IMAGES, IMAGES, 2.0),
+    Row("image step, codes computed in it", IMAGES, IMAGES),
+    Row("text step", TEXTS, TEXTS),
+)
+"""Against transformers."""
+COMPILED = Row("pair step, codes kept, --compile-blocks", CODED, PAIRS, 1.9)
 
 
 def batches(model: Flava) -> dict[str, Batch]:
-    """One of each kind, and the pairs with their codes computed beforehand."""
+    """One of each kind, the same in every process."""
+    torch.manual_seed(1)
     pairs = inputs.pairs(model.config, BATCH)
+    coded = with_codes(model, pairs)
     return {
-        CODED: with_codes(model, pairs),
+        CODED: coded,
         PAIRS: pairs,
+        CODED_IMAGES: coded.image,
         IMAGES: pairs.image,
         TEXTS: inputs.texts(BATCH),
     }
@@ -53,54 +86,74 @@ def with_codes(model: Flava, pairs: PairBatch) -> PairBatch:
     return replace(pairs, image=inputs.coded(image, model.codebook.codes(image.codebook_pixels)))
 
 
-def against_hugging_face(rounds: int) -> Iterator[Result]:
+def own_updates(*, checkpointed: bool = False, compiled: bool = False) -> Calls:
+    keep_freed_memory()
     model = base_model()
-    own, peer = ours(model), hugging_face(model)
-    given = batches(model)
-    for batch in given.values():
-        agree(own, peer, batch)
-    update, update_peer = training(own), training(peer)
-    for kind, batch in given.items():
-        yield compare(
-            SHOWN[kind],
-            {own.name: partial(update, batch), peer.name: partial(update_peer, batch)},
-            {peer.name: GOALS[kind]} if kind in GOALS else {},
-            rounds=rounds,
-        )
-    yield compare(
-        "pair step, transformers in fp32",
-        {
-            own.name: partial(update, given[PAIRS]),
-            peer.name: partial(update_peer, given[PAIRS], torch.float32),
-        },
-        {peer.name: 6.0},
-        rounds=max(1, rounds // 3),
-    )
+    prepare_blocks(model, checkpointed=checkpointed, compiled=compiled)
+    update = training(ours(model))
+    return {kind: partial(update, batch) for kind, batch in batches(model).items()}
 
 
-def against_torch_multimodal(rounds: int) -> Iterator[Result]:
-    """Codes are computed in the step: it has no other way."""
+def peers_updates(name: str) -> Calls:
     model = base_model()
-    own, peer = ours(model), torch_multimodal(model)
     given = batches(model)
-    for kind in SHARES:
-        # It attends to padding in its multimodal encoder, so losses of its states differ.
-        agree(own, peer, given[kind], LOSSES - {"mmm_image", "mmm_text", "itm"})
-    update, update_peer = training(own), training(peer)
-    found = {
-        kind: compare(
-            SHOWN[kind],
-            {own.name: partial(update, given[kind]), peer.name: partial(update_peer, given[kind])},
-            {},
-            rounds=rounds,
-        )
-        for kind in SHARES
-    }
-    yield from found.values()
-    yield joined(MIXTURE, [(SHARES[kind], found[kind]) for kind in SHARES], {peer.name: 2.0})
+    update = training(PEERS[name](model))
+    calls = {kind: partial(update, batch) for kind, batch in given.items()}
+    return {**calls, FULL: partial(update, given[PAIRS], torch.float32)}
+
+
+def check(name: str, kinds: list[str], losses: frozenset[str] = LOSSES) -> None:
+    """Raises AssertionError: a loss of the peer's is another than ours."""
+    model = base_model()
+    own, peer, given = ours(model), PEERS[name](model), batches(model)
+    for kind in kinds:
+        agree(own, peer, given[kind], losses)
+
+
+def against_transformers(rounds: int) -> Iterator[Result]:
+    check(TRANSFORMERS, [CODED, PAIRS, CODED_IMAGES, IMAGES, TEXTS])
+    with process(partial(peers_updates, TRANSFORMERS)) as peers:
+
+        def compared(row: Row, own: Mapping[str, Elsewhere]) -> Result:
+            works = {OURS: own[row.own], TRANSFORMERS: peers[row.peers]}
+            goals = {} if row.goal is None else {TRANSFORMERS: row.goal}
+            return compare(row.name, works, goals, rounds=max(1, round(rounds * row.share)))
+
+        with process(own_updates) as own:
+            for row in ROWS:
+                yield compared(row, own)
+        with process(partial(own_updates, compiled=True)) as own:
+            yield compared(COMPILED, own)
+
+
+def against_torchmultimodal(rounds: int) -> Iterator[Result]:
+    # It attends to padding in its multimodal encoder, so losses of its states differ.
+    check(TORCHMULTIMODAL, list(SHARES), LOSSES - {"mmm_image", "mmm_text", "itm"})
+    with process(own_updates) as own, process(partial(peers_updates, TORCHMULTIMODAL)) as peers:
+
+        def compared(name: str, own_kind: str, kind: str) -> Result:
+            works = {OURS: own[own_kind], TORCHMULTIMODAL: peers[kind]}
+            return compare(name, works, {}, rounds=rounds)
+
+        kept = {
+            PAIRS: compared("pair step, codes kept", CODED, PAIRS),
+            IMAGES: compared("image step, codes kept", CODED_IMAGES, IMAGES),
+            TEXTS: compared("text step", TEXTS, TEXTS),
+        }
+        computed = {
+            PAIRS: compared("pair step, codes computed in it", PAIRS, PAIRS),
+            IMAGES: compared("image step, codes computed in it", IMAGES, IMAGES),
+        }
+    yield from (*kept.values(), *computed.values())
+    for about, found, goals in (
+        ("codes kept", kept, {TORCHMULTIMODAL: 2.0}),
+        ("codes computed", kept | computed, {}),
+    ):
+        parts = [(SHARES[kind], found[kind]) for kind in SHARES]
+        yield joined(f"mixture 0.70 / 0.15 / 0.15, {about}", parts, goals)
 
 
 def run(rounds: int) -> Iterator[Result]:
     """One peer after the other: two base models with their optimisers are what memory holds."""
-    yield from against_hugging_face(rounds)
-    yield from against_torch_multimodal(rounds)
+    yield from against_transformers(rounds)
+    yield from against_torchmultimodal(rounds)

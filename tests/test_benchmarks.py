@@ -1,9 +1,13 @@
 import json
+import time
+from collections.abc import Callable
 
 import pytest
 import torch
-from benchmarks.measure import Measured, Result, compare, count_flops, joined
+from benchmarks.measure import Measured, Result, compare, joined
 from benchmarks.report import replaced, write
+from benchmarks.turns import Here, process
+from torch.nn.functional import scaled_dot_product_attention
 
 PAGE = (
     "before\n<!-- training -->\nold\n<!-- /training -->\nbetween\n<!-- data -->\n<!-- /data -->\n"
@@ -24,16 +28,35 @@ def result(name: str, ours: float, peers: float, operations: int = 0) -> Result:
 def test_operations_are_two_a_multiplication_forwards_and_four_backwards():
     weight = torch.randn(5, 7, requires_grad=True)
     inputs = torch.randn(3, 5, requires_grad=True)
-    assert count_flops(lambda: (inputs @ weight).sum().backward()) == 3 * 2 * 3 * 5 * 7
+    work = Here(lambda: (inputs @ weight).sum().backward())
+    assert work.operations() == 3 * 2 * 3 * 5 * 7
 
 
 def test_contenders_take_turns_each_round_the_other_way_round():
     called = []
-    calls = {name: lambda name=name: called.append(name) for name in ("flava", "peer")}
-    found = compare("nothing", calls, {}, rounds=3)
+    works = {name: Here(lambda name=name: called.append(name)) for name in ("flava", "peer")}
+    found = compare("nothing", works, {}, rounds=3)
     assert called[:2] == ["flava", "peer"]  # not timed
     assert called[2:] == ["peer", "flava", "flava", "peer", "peer", "flava"]
     assert [len(each.values) for each in found.contenders.values()] == [3, 3]
+
+
+def work_elsewhere() -> dict[str, Callable[[], object]]:
+    weight = torch.ones(5, 7)
+    return {"product": lambda: weight @ weight.T, "sleep": lambda: time.sleep(0.2)}
+
+
+def test_work_is_done_in_another_process_and_timed_there():
+    with process(work_elsewhere) as works:
+        assert works["product"].operations() == 2 * 5 * 7 * 5
+        assert 0.2 <= works["sleep"].seconds() < 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_attention_is_counted_as_if_it_were_spelt_out(dtype: torch.dtype):
+    query, key, value = torch.randn(3, 2, 4, 16, 8, dtype=dtype)
+    spelt = Here(lambda: (query @ key.mT).softmax(-1) @ value).operations()
+    assert Here(lambda: scaled_dot_product_attention(query, key, value)).operations() == spelt
 
 
 def test_a_ratio_is_of_medians():

@@ -4,16 +4,28 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
+import flava.model.transformer
 from flava.model.packing import GRAIN
 from flava.model.transformer import Transformer, TransformerConfig, attend, cls_alone
 
+ONE_SAMPLE = 3 * 7 * 7
+"""Scores."""
 
-@pytest.mark.parametrize("masked", [True, False])
-def test_attention_spelt_out_is_the_fused_one(masked: bool) -> None:
-    """The CPU takes the one and CUDA the other: values and gradients agree."""
-    inputs = torch.randn(3, 2, 3, 7, 5, dtype=torch.float64)
-    real = torch.arange(7) < torch.tensor([7, 1])[:, None]
-    mask = real[:, None, None] if masked else None
+
+@pytest.mark.parametrize("mask", [None, "of each sample", "of all"])
+@pytest.mark.parametrize("at_once", [1, ONE_SAMPLE, 2 * ONE_SAMPLE, 5 * ONE_SAMPLE])
+def test_attention_spelt_out_is_the_fused_one(
+    mask: str | Tensor | None, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole or in parts: values and gradients agree."""
+    monkeypatch.setattr(flava.model.transformer, "SCORES_AT_ONCE", at_once)
+    inputs = torch.randn(3, 5, 3, 7, 5, dtype=torch.float64)
+    real = torch.arange(7) < torch.tensor([7, 1, 3, 6, 7])[:, None]
+    if mask == "of each sample":
+        mask = real[:, None, None]
+    elif mask == "of all":
+        mask = torch.ones(7, 7, dtype=torch.bool).tril()[None, None]
+    assert not isinstance(mask, str)
     spelt, fused = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
     ours = attend(spelt[0], spelt[1], spelt[2], mask)
     theirs = scaled_dot_product_attention(fused[0], fused[1], fused[2], attn_mask=mask)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import repeat
 
 import torch
 from jaxtyping import Bool, Float
@@ -64,17 +65,40 @@ class TransformerConfig:
         return found
 
 
+SCORES_AT_ONCE = 2**22
+"""So many attention scores (8 MiB) stay in a core's cache; and glibc takes tensors beyond 32 MiB
+from the kernel each time, page by page, which cost more than the products (docs/log.md)."""
+
+
 def attend(
     query: Float[Tensor, "batch heads length size"],
     key: Float[Tensor, "batch heads length size"],
     value: Float[Tensor, "batch heads length size"],
     mask: Bool[Tensor, "#batch 1 #length length"] | None,
 ) -> Float[Tensor, "batch heads length size"]:
-    """Scaled dot-product attention over the keys where ``mask`` is True."""
-    if query.is_cuda:
+    """Scaled dot-product attention over the keys where ``mask`` is True.
+
+    By measurement (docs/log.md): torch's fused kernels on GPUs, and on CPUs in 32 bits. In 16 bits
+    the CPU's fused kernel takes 1.1 to 5 times as long as the products spelt out, at any length.
+    """
+    if query.is_cuda or query.dtype == torch.float32:
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    # On the CPU torch's fused kernel took 4 to 10 times as long in bf16 at 17 to 54 tokens
-    # (forward and backward, docs/log.md), so there the products are spelt out.
+    heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
+    samples = max(1, SCORES_AT_ONCE // (heads * queries * keys))
+    if len(query) <= samples or torch.compiler.is_compiling():
+        return attend_to_all(query, key, value, mask)
+    masks = repeat(None) if mask is None else mask.expand(len(query), -1, -1, -1).split(samples)
+    parts = zip(query.split(samples), key.split(samples), value.split(samples), masks)  # noqa: B905
+    return torch.cat([attend_to_all(*part) for part in parts])
+
+
+def attend_to_all(
+    query: Float[Tensor, "batch heads queries size"],
+    key: Float[Tensor, "batch heads keys size"],
+    value: Float[Tensor, "batch heads keys size"],
+    mask: Bool[Tensor, "#batch 1 #queries keys"] | None,
+) -> Float[Tensor, "batch heads queries size"]:
+    """`attend` with all scores of the batch in memory."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)

@@ -1,7 +1,7 @@
 """What a run needs of some GPUs, on paper: memory, operations, messages and days."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flava.recipes.imagined import CAPTION_WORDS, imagined_batch
 from flava.recipes.shares import Shares
@@ -124,7 +124,7 @@ def plan(run: Run, given: Given) -> Plan:
     if mistakes := given.mistakes(run):
         raise ValueError("this cannot be planned:\n  " + "\n  ".join(mistakes))
     objective = outlined_objective(run)
-    prepare_blocks(objective.model, replace(run, compile_blocks=False))
+    prepare_blocks(objective.model, checkpointed=run.checkpoint_blocks, compiled=False)
     shares = Shares.of(objective.model, run, given.gpus)
     return Plan(
         recipe=run.recipe,

@@ -55,7 +55,7 @@ class ParallelModel:
 
     def __init__(self, run: LoopConfig, objective: Objective, device: torch.device) -> None:
         self.model = objective.model.to(device)
-        prepare_blocks(self.model, run)
+        prepare_blocks(self.model, checkpointed=run.checkpoint_blocks, compiled=run.compile_blocks)
         self.learner: nn.Module = Learner(objective)
         self.sharded = run.parallel is not Parallel.DDP and world_size() > 1
         if self.sharded:
@@ -125,12 +125,12 @@ class ParallelModel:
         return found
 
 
-def prepare_blocks(model: nn.Module, run: LoopConfig) -> None:
+def prepare_blocks(model: nn.Module, *, checkpointed: bool, compiled: bool) -> None:
     """Checkpoint and compile every block; no parameter's name changes."""
     for block in blocks_of(model):
-        if run.checkpoint_blocks:
+        if checkpointed:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-        if run.compile_blocks:
+        if compiled:
             block.forward = torch.compile(block.forward)
 
 

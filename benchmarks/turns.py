@@ -1,0 +1,102 @@
+"""A contender in a process of its own, with the memory and the allocator that its users have."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+aten = torch.ops.aten
+
+Calls = Mapping[str, Callable[[], object]]
+"""Pieces of work by name."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """A piece of work in this process."""
+
+    call: Callable[[], object]
+
+    def seconds(self) -> float:
+        started = time.perf_counter()
+        self.call()
+        return time.perf_counter() - started
+
+    def operations(self) -> int:
+        """Floating-point operations of one call, as torch counts them."""
+        counter = FlopCounterMode(
+            display=False,
+            # Torch counts the fused attention of GPUs alone.
+            custom_mapping={
+                aten._scaled_dot_product_flash_attention_for_cpu: fused,
+                aten._scaled_dot_product_flash_attention_for_cpu_backward: fused_backward,
+            },
+        )
+        with counter:
+            self.call()
+        return counter.get_total_flops()
+
+
+def fused(query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def fused_backward(
+    gradient: Any, query: Any, key: Any, value: Any, *_: object, **__: object
+) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """A piece of work in another process, which does it when it is told to."""
+
+    connection: Connection
+    name: str
+
+    def seconds(self) -> float:
+        return self.ask("seconds")
+
+    def operations(self) -> int:
+        return self.ask("operations")
+
+    def ask(self, question: str) -> Any:
+        self.connection.send((self.name, question))
+        return self.connection.recv()
+
+
+Work = Here | Elsewhere
+
+
+@contextmanager
+def process(make: Callable[[], Calls]) -> Iterator[dict[str, Elsewhere]]:
+    """The pieces of work that ``make`` makes in a new process, which ends with the context."""
+    context = multiprocessing.get_context("spawn")
+    own, other = context.Pipe()
+    child = context.Process(target=serve, args=(other, make, torch.get_num_threads()), daemon=True)
+    child.start()
+    other.close()  # so that an end of the child ends what waits for it
+    try:
+        yield {name: Elsewhere(own, name) for name in own.recv()}
+    finally:
+        own.close()
+        child.join()
+
+
+def serve(connection: Connection, make: Callable[[], Calls], threads: int) -> None:
+    """Do what the other side asks for, until it is gone."""
+    torch.set_num_threads(threads)
+    calls = make()
+    connection.send(list(calls))
+    try:
+        while True:
+            name, question = connection.recv()
+            connection.send(getattr(Here(calls[name]), question)())
+    except EOFError:
+        return

@@ -25,16 +25,16 @@ def test_unmapping_stays_in_range() -> None:
     assert 0 <= shown.min() <= shown.max() <= 1
 
 
-def test_to_device_moves_every_tensor_and_keeps_the_rest() -> None:
+def test_to_device_moves_every_tensor_but_masks_and_keeps_the_rest() -> None:
     batch = random_pairs(tiny_config(), [4, 2], torch.tensor([True, False]))
     moved = to_device(batch, torch.device("meta"))
-    assert moved.matched.device.type == "meta"
+    assert moved.matched is batch.matched
     assert moved.keys == batch.image.keys
     for part, before in ((moved.image, batch.image), (moved.text, batch.text)):
         for field in fields(part):
             value, earlier = getattr(part, field.name), getattr(before, field.name)
-            if field.name == "keys":
-                assert value == earlier
+            if field.name in ("keys", "real", "selected"):
+                assert value is earlier
             else:
                 assert (value.device.type, value.shape) == ("meta", earlier.shape)
 

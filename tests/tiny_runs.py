@@ -123,7 +123,7 @@ class MeanSquare:
         logits = self.model.encoder(batch.codebook_pixels)
         target = batch.codebook_pixels.mean((1, 2, 3))
         return {
-            "codes": Term((logits.mean((1, 2, 3)) - target).square().mean(), 0.25),
+            "codes": Term((logits.mean((1, 2, 3)) - target).square().mean(), torch.tensor(0.25)),
             "size": Term(0.1 * logits.square().mean()),
         }
 

@@ -3,6 +3,7 @@
 The type of a batch selects its losses, so no field is optional and none is there "for others".
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -180,15 +181,25 @@ Batch = (
 AnyBatch = TypeVar("AnyBatch", bound=Batch | Inputs)
 
 
-def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
-    """The same batch with every tensor on ``device``."""
+def mapped(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
+    """The same batch with each of its tensors changed."""
 
-    def move(value: Any) -> Any:
+    def new(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value.to(device, non_blocking=True)
-        return to_device(value, device) if isinstance(value, Batch | Inputs) else value
+            return change(value)
+        return mapped(value, change) if isinstance(value, Batch | Inputs) else value
 
-    return type(batch)(**{f.name: move(getattr(batch, f.name)) for f in fields(batch)})
+    return type(batch)(**{f.name: new(getattr(batch, f.name)) for f in fields(batch)})
+
+
+def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
+    """The same batch with its tensors on ``device``, but for the masks.
+
+    Shapes depend on these, and who asks for a shape need not wait for the device.
+    """
+    return mapped(
+        batch, lambda each: each if each.dtype == torch.bool else each.to(device, non_blocking=True)
+    )
 
 
 def map_pixels(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

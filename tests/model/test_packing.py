@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.model.packing import GRAIN, Packing
+from flava.model.packing import GRAIN, Packing, pick
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.floats(0, 1))
@@ -13,7 +13,7 @@ def test_packing_keeps_the_real_tokens_and_unpacking_puts_them_back(
 ) -> None:
     real = torch.rand(batch, length) < share
     padded = torch.arange(1.0, 1 + 3 * real.numel()).view(*real.shape, 3)
-    packing = Packing.of(real)
+    packing = Packing.of(real, real.device)
     packed, count = packing.pack(padded), int(real.sum())
     assert packed[:count].tolist() == padded[real].tolist()
     assert len(packed) == min(-(-count // GRAIN) * GRAIN, real.numel())
@@ -25,7 +25,14 @@ def test_packing_keeps_the_real_tokens_and_unpacking_puts_them_back(
 def test_what_is_spread_is_the_same_for_all_tokens_of_a_text(
     batch: int, length: int, share: float
 ) -> None:
-    packing = Packing.of(torch.rand(batch, length) < share)
+    packing = Packing.of(torch.rand(batch, length) < share, torch.device("cpu"))
     whose = torch.arange(float(batch))
     padded = whose[:, None, None].expand(batch, length, 1)
     assert packing.spread(whose).tolist() == packing.pack(padded)[:, 0].tolist()
+
+
+@given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=3), rest=st.integers(0, 2))
+def test_what_is_picked_is_what_indexing_gives(shape: list[int], rest: int) -> None:
+    where = torch.rand(shape) < 0.5
+    values = torch.randn(*shape, *[3, 2][:rest])
+    torch.testing.assert_close(pick(values, where), values[where], rtol=0, atol=0)

@@ -88,5 +88,5 @@ def test_the_last_block_computes_what_is_read_alone() -> None:
             transformer.run_blocks(states, None, read)
         return counter.get_total_flops()
 
-    saved = operations(None) - operations(cls_alone(batch, length, states.device))
+    saved = operations(None) - operations(cls_alone(batch, length))
     assert saved == 2 * batch * (length - 1) * (2 * width**2 + 2 * width * mlp)

@@ -61,7 +61,7 @@ def test_gradients_by_finite_differences(scale):
 
 def contrast(
     rows: Tensor, reach: Gather, dtype: torch.dtype
-) -> tuple[float, float | None, list[Tensor]]:
+) -> tuple[float, Tensor | None, list[Tensor]]:
     image, text = (vectors(len(rows), seed).detach().to(dtype).requires_grad_() for seed in (1, 2))
     scale = torch.tensor(1.3, dtype=dtype, requires_grad=True)
     term = contrastive(image, text, scale, rows, reach, workers=3)

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from flava.batch import (
     TextBatch,
     TextInputs,
     WholePairBatch,
+    mapped,
 )
 from flava.data.augmentation import flip_at_random, jitter_colours
 from flava.data.clip_tokenizer import ClipTokenizer
@@ -67,6 +68,12 @@ class Collated:
     tried: int
     skipped: tuple[Skipped, ...]
     marks: Marks = field(default_factory=dict)
+
+    def pin_memory(self) -> "Collated":
+        """What a `DataLoader` calls, where there is a GPU."""
+        if self.batch is None:
+            return self
+        return replace(self, batch=mapped(self.batch, torch.Tensor.pin_memory))
 
 
 @dataclass(frozen=True)

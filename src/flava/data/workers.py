@@ -84,6 +84,8 @@ class Made(IterableDataset[Collated]):
             worker_init_fn=_init_worker,
             # A generator of its own: else starting the loader would draw from the global one.
             generator=torch.Generator(),
+            # A GPU takes such memory while it computes.
+            pin_memory=torch.cuda.is_available(),
         )
         return iter(loader)
 

@@ -26,7 +26,7 @@ def loss_probe(
         figures = {}
         for name in found[0]:
             losses = [terms[name].loss.item() for terms in found]
-            right = [a for terms in found if (a := terms[name].accuracy) is not None]
+            right = [a.item() for terms in found if (a := terms[name].accuracy) is not None]
             figures[f"{name}_log_likelihood"] = -sum(losses) / len(losses)
             figures[f"{name}_accuracy"] = sum(right) / max(1, len(right))
         return figures

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.batch import unmap_pixels
+from flava.model.packing import pick
 
 GROUPS = 4
 
@@ -156,7 +157,7 @@ class Codebook(nn.Module):
     ) -> Int[Tensor, " selected"]:
         """The codes of the selected patches alone, in order: an eighth of the work is the logits of
         all of them."""
-        states = self.encoder.states(pixels).permute(0, 2, 3, 1)[selected]
+        states = pick(self.encoder.states(pixels).permute(0, 2, 3, 1), selected)
         output = self.encoder.output
         return functional.linear(states, output.weight.flatten(1), output.bias).argmax(dim=1)
 

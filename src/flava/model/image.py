@@ -65,7 +65,8 @@ class ImageEncoder(Transformer):
         rows, columns = embedded.shape[-2:]
         states = embedded.flatten(2).transpose(1, 2)
         if selected is not None:
-            states = torch.where(selected.flatten(1)[..., None], self.mask_token, states)
+            hidden = selected.to(states.device, non_blocking=True).flatten(1)[..., None]
+            states = torch.where(hidden, self.mask_token, states)
         states = torch.cat([self.cls_token.expand(len(states), -1, -1), states], dim=1)
         positions = resize_positions(self.positions, self.grid, rows, columns)
         return self.run_blocks(states + positions, read=read)
@@ -80,7 +81,7 @@ def cls_of_images(
 ) -> Bool[Tensor, "batch tokens"]:
     """What is read of images of which [CLS] alone is."""
     rows, columns = (side // patch for side in pixels.shape[-2:])
-    return cls_alone(len(pixels), 1 + rows * columns, pixels.device)
+    return cls_alone(len(pixels), 1 + rows * columns)
 
 
 def whole_patches(pixels: Float[Tensor, "batch 3 height width"], patch: int) -> None:

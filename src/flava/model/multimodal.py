@@ -47,4 +47,4 @@ class MultimodalEncoder(Transformer):
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS_M] alone."""
         length = 1 + image.shape[1] + text.shape[1]
-        return self(image, text, real, cls_alone(len(image), length, image.device))[:, :1]
+        return self(image, text, real, cls_alone(len(image), length))[:, :1]

@@ -1,9 +1,14 @@
-"""Padded batches without their padding: what is computed token by token costs nothing for it."""
+"""Padded batches without their padding: what is computed token by token costs nothing for it.
+
+How many tokens there are decides the shapes, so masks are best kept on the host: there it is known
+without waiting for the device.
+"""
 
 import math
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 GRAIN = 64
@@ -19,9 +24,11 @@ class Packing:
     rows: Int[Tensor, " tokens"]
 
     @classmethod
-    def of(cls, real: Bool[Tensor, "batch length"]) -> "Packing":
+    def of(cls, real: Bool[Tensor, "batch length"], device: torch.device) -> "Packing":
+        """For states on ``device``."""
         tokens = math.ceil(int(real.sum()) / GRAIN) * GRAIN
-        return cls(real, (~real).flatten().int().argsort(stable=True)[:tokens])
+        rows = (~real).flatten().int().argsort(stable=True)[:tokens]
+        return cls(real, rows.to(device, non_blocking=True))
 
     def pack(self, padded: Float[Tensor, "batch length width"]) -> Float[Tensor, "tokens width"]:
         """The tokens to compute, one after another."""
@@ -35,3 +42,11 @@ class Packing:
         """Padded again, with zeros where nothing was computed."""
         zeros = packed.new_zeros(self.real.numel(), packed.shape[1])
         return zeros.index_copy(0, self.rows, packed).unflatten(0, self.real.shape)
+
+
+def pick(
+    values: Shaped[Tensor, "..."], where: Bool[Tensor, "*places"]
+) -> Shaped[Tensor, "picked ..."]:
+    """``values[where]``, which waits for the device only if ``where`` is there."""
+    places = where.flatten().nonzero()[:, 0].to(values.device, non_blocking=True)
+    return values.flatten(0, where.ndim - 1).index_select(0, places)

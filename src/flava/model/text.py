@@ -63,7 +63,7 @@ class TextEncoder(Transformer):
         self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS] alone."""
-        return self(ids, real, cls_alone(len(ids), ids.shape[1], ids.device))[:, :1]
+        return self(ids, real, cls_alone(len(ids), ids.shape[1]))[:, :1]
 
 
 def positions_of(ids: Int[Tensor, "batch length"], longest: int) -> Int[Tensor, " length"]:

@@ -263,19 +263,23 @@ class Transformer(nn.Module):
             # Packing makes sizes depend on values; a program's must hold for every batch.
             packing = reading = None
         else:
-            packing = None if real is None else Packing.of(real)
-            reading = None if read is None else Packing.of(read)
+            packing = None if real is None else Packing.of(real, states.device)
+            reading = None if read is None else Packing.of(read, states.device)
         mask = attention_mask(states, real, causal)
         states = states if packing is None else packing.pack(states)
         for block in self.blocks[:-1]:
             states = block(states, packing, mask)
+<<<<<<< HEAD
+=======
+        reading = None if read is None else Packing.of(read, states.device)
+>>>>>>> 582295b (No loss waits for the device: masks stay on the host, accuracies on the device; pinned batches)
         states = self.blocks[-1](states, packing, mask, reading)
         return unpacked(states, reading or packing)
 
 
-def cls_alone(batch: int, length: int, device: torch.device) -> Bool[Tensor, "batch length"]:
+def cls_alone(batch: int, length: int) -> Bool[Tensor, "batch length"]:
     """What `Transformer.run_blocks` is to compute where the first state alone is read."""
-    read = torch.zeros(batch, length, dtype=torch.bool, device=device)
+    read = torch.zeros(batch, length, dtype=torch.bool)
     read[:, 0] = True
     return read
 
@@ -286,7 +290,9 @@ def attention_mask(
     causal: bool,
 ) -> Bool[Tensor, "#batch 1 #length length"] | None:
     """True where a state (next to last axis) attends to another (last); None if everywhere."""
-    mask = None if real is None else real[:, None, None, :]
+    mask = None
+    if real is not None:
+        mask = real.to(states.device, non_blocking=True)[:, None, None, :]
     if not causal:
         return mask
     length = states.shape[1]

@@ -73,5 +73,5 @@ def contrast(model: Clip | Flava, pairs: PairInputs, config: ContrastConfig) -> 
     """The contrastive loss of pairs that all match."""
     image = model.encode_image(pairs.image.pixels)
     text = model.encode_text(pairs.text.ids, pairs.text.real)
-    every = torch.ones(len(image), dtype=torch.bool, device=image.device)
+    every = torch.ones(len(image), dtype=torch.bool)
     return contrastive(image, text, model.logit_scale, every, config.gather, config.workers)

@@ -34,6 +34,7 @@ from flava.batch import (
     WholePairBatch,
 )
 from flava.model import MAX_LOGIT_SCALE, Flava
+from flava.model.packing import pick
 from flava.model.transformer import cls_alone
 from flava.objectives.clip import ContrastConfig, contrast
 from flava.objectives.losses import Term, classification, contrastive
@@ -76,7 +77,7 @@ def both_passes(model: Flava, batch: PairBatch) -> Hidden:
 
 def read_after_both(real: Bool[Tensor, "batch length"]) -> Bool[Tensor, "twice length"]:
     """[CLS] of the whole inputs, all there is of the masked ones."""
-    return torch.cat([cls_alone(len(real), real.shape[1], real.device), real])
+    return torch.cat([cls_alone(len(real), real.shape[1]), real])
 
 
 class FlavaObjective:
@@ -155,10 +156,11 @@ class FlavaObjective:
         read[:, 0] = True
         states = model.multimodal(image_states, text_states, text.real, read)
         codes = codes_of(model.codebook, image, hidden_patches)
+        labels = batch.matched.to(states.device, non_blocking=True).long()
         return {
-            "mmm_image": classification(model.mmm_image_head(states[patches]), codes),
+            "mmm_image": classification(model.mmm_image_head(pick(states, patches)), codes),
             "mmm_text": classification(
-                model.mmm_text_head(states[tokens]), text.ids[hidden_tokens]
+                model.mmm_text_head(pick(states, tokens)), pick(text.ids, hidden_tokens)
             ),
-            "itm": classification(model.itm_head(states), batch.matched.long()),
+            "itm": classification(model.itm_head(states), labels),
         }

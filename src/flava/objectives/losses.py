@@ -20,6 +20,7 @@ from flava.distributed import (
     scale_gradient,
     world_size,
 )
+from flava.model.packing import pick
 from flava.objectives.blocks import LogSums, log_sums, log_sums_both_ways
 
 UNDIVIDED_LOGITS = 2**24
@@ -31,7 +32,7 @@ class Term:
     """One loss, and the share of its predictions that are right (None where there were none)."""
 
     loss: Float[Tensor, ""]
-    accuracy: float | None = None
+    accuracy: Float[Tensor, ""] | None = None
 
 
 def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> Term:
@@ -43,7 +44,7 @@ def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"
     term = own_classification(logits, targets)
     if world_size() == 1:
         return term
-    counts = of_all_workers(torch.tensor([len(targets)], device=logits.device))
+    counts = of_all_workers(torch.tensor([len(targets)]))
     share = len(targets) / counts.sum().clamp(min=1)
     return Term(world_size() * share * term.loss, term.accuracy)
 
@@ -53,7 +54,7 @@ def own_classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, 
     if not len(targets):
         return Term(0.0 * logits.float().sum())
     loss = functional.cross_entropy(logits.float(), targets)
-    return Term(loss, (logits.argmax(dim=-1) == targets).float().mean().item())
+    return Term(loss, (logits.argmax(dim=-1) == targets).float().mean())
 
 
 def answering(logits: Float[Tensor, "n classes"], answers: Float[Tensor, "n classes"]) -> Term:
@@ -64,7 +65,7 @@ def answering(logits: Float[Tensor, "n classes"], answers: Float[Tensor, "n clas
     """
     loss = functional.binary_cross_entropy_with_logits(logits.float(), answers, reduction="sum")
     chosen = answers.gather(1, logits.argmax(dim=1, keepdim=True))
-    return Term(loss / len(answers), chosen.mean().item())
+    return Term(loss / len(answers), chosen.mean())
 
 
 def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> Term:
@@ -96,18 +97,18 @@ def contrastive(
     is the joined batch's gradient divided by the number of workers, but for the temperature's,
     which is whole. ``workers`` is how many workers this process stands for.
     """
-    pairs = torch.arange(len(image), device=image.device)
-    sizes, row_counts = of_all_workers(torch.stack([pairs.new_tensor(len(pairs)), rows.sum()])).T
+    sizes, row_counts = of_all_workers(torch.stack([torch.tensor(len(rows)), rows.sum()])).T
     sizes = sizes.tolist()
-    targets = (sum(sizes[: rank()]) + pairs)[rows]
+    own = sum(sizes[: rank()]) + torch.arange(len(rows))
+    targets = own[rows].to(image.device, non_blocking=True)
     if reach is Gather.LOCAL:
         share = 1 / (workers * world_size())
         image, text = scale_gradient(image, share), scale_gradient(text, share)
     scale = logit_scale.exp()
     every_text, every_image = gather(text, sizes), gather(image, sizes)
     if len(targets) * len(every_text) <= UNDIVIDED_LOGITS:
-        to_text = own_classification(scale * image[rows] @ every_text.T, targets)
-        to_image = own_classification(scale * text[rows] @ every_image.T, targets)
+        to_text = own_classification(scale * pick(image, rows) @ every_text.T, targets)
+        to_image = own_classification(scale * pick(text, rows) @ every_image.T, targets)
     else:
         to_text, to_image = _in_blocks(image, text, every_image, every_text, scale, rows, targets)
     accuracy = None
@@ -127,14 +128,16 @@ def _in_blocks(
     targets: Int[Tensor, " n"],
 ) -> tuple[Term, Term]:
     """Both directions in bounded memory; each is `classification` of the same logits."""
-    own = scale * (image[rows] * every_text[targets]).sum(dim=1)
+    own = scale * (pick(image, rows) * every_text[targets]).sum(dim=1)
     if world_size() == 1:
         both = log_sums_both_ways(image, text, scale)
-        sums = [LogSums(each.values[rows], each.best[rows]) for each in both]
+        sums = [LogSums(pick(each.values, rows), pick(each.best, rows)) for each in both]
     else:
-        sums = [log_sums(image[rows], every_text, scale), log_sums(text[rows], every_image, scale)]
+        sums = [
+            log_sums(pick(image, rows), every_text, scale),
+            log_sums(pick(text, rows), every_image, scale),
+        ]
     to_text, to_image = (
-        Term((each.values - own).mean(), (each.best == targets).float().mean().item())
-        for each in sums
+        Term((each.values - own).mean(), (each.best == targets).float().mean()) for each in sums
     )
     return to_text, to_image

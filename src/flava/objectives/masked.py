@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from flava.batch import Batch, CodedImageBatch, ImageBatch, TextBatch
 from flava.model import Codebook, ImageEncoder, MaskedHead, MaskedImage, MaskedText, TextEncoder
+from flava.model.packing import pick
 from flava.objectives.losses import Term, classification
 
 
@@ -51,7 +52,7 @@ def masked_image(
 ) -> Term:
     """MIM: the codes of the hidden patches, from the image states after the final norm."""
     hidden = functional.pad(batch.selected.flatten(1), (1, 0))  # [CLS] is not hidden
-    states = encoder(batch.pixels, batch.selected, hidden)[hidden]
+    states = pick(encoder(batch.pixels, batch.selected, hidden), hidden)
     logits = head(encoder.norm(states))
     return classification(logits, codes_of(codebook, batch, batch.selected))
 
@@ -63,11 +64,11 @@ def codes_of(
 ) -> Int[Tensor, " selected"]:
     """The codes of the selected patches: those that came with the images, or the codebook's."""
     if isinstance(batch, CodedImageBatch):
-        return batch.codes[selected]
+        return pick(batch.codes, selected)
     return codebook.codes_at(batch.codebook_pixels, selected)
 
 
 def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> Term:
     """MLM: the ids of the hidden tokens, from the text states after the final norm."""
-    states = encoder(batch.masked_ids, batch.real, batch.selected)[batch.selected]
-    return classification(head(encoder.norm(states)), batch.ids[batch.selected])
+    states = pick(encoder(batch.masked_ids, batch.real, batch.selected), batch.selected)
+    return classification(head(encoder.norm(states)), pick(batch.ids, batch.selected))

@@ -18,7 +18,7 @@ class Part:
 
     total: Float[Tensor, ""]
     losses: Mapping[str, Tensor]
-    accuracies: Mapping[str, float | None]
+    accuracies: Mapping[str, Tensor | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +61,16 @@ def read_figures(
     accuracy is the mean over the ranks that have one.
     """
     numbers = [number.double() for part in parts for number in (part.total, *part.losses.values())]
+    none, one = norm.new_tensor([0, 1], dtype=torch.float64)
     shares = [
         number
         for part in parts
         for accuracy in part.accuracies.values()
-        for number in ((0.0, 0.0) if accuracy is None else (accuracy, 1.0))
+        for number in ((none, none) if accuracy is None else (accuracy.double(), one))
     ]
-    host = torch.tensor([*shares, *votes], dtype=torch.float64, device=norm.device)
     scales = [] if scale is None else [scale.detach().double()]
-    values = torch.cat([torch.stack([norm.double(), *scales, *numbers]), host])
+    cast = norm.new_tensor(votes, dtype=torch.float64)
+    values = torch.cat([torch.stack([norm.double(), *scales, *numbers, *shares]), cast])
     if world_size() > 1:
         dist.all_reduce(values)
     found = iter(values.tolist())

@@ -5,7 +5,6 @@ Whole numbers and truths (lengths, masks, places) stay real, since shapes depend
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch._C._distributed_c10d import FakeWork
 from torch.utils._pytree import tree_map, tree_map_only
 
-from flava.batch import AnyBatch, Batch, Inputs
+from flava.batch import AnyBatch, mapped
 
 aten = torch.ops.aten
 
@@ -95,13 +94,7 @@ def places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 def outline_of(batch: AnyBatch) -> AnyBatch:
     """The same batch without the numbers of its images; its masks and lengths stay."""
-
-    def without(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return Outline(twin_of(value))
-        return outline_of(value) if isinstance(value, Batch | Inputs) else value
-
-    return type(batch)(**{f.name: without(getattr(batch, f.name)) for f in fields(batch)})
+    return mapped(batch, lambda each: Outline(twin_of(each)) if each.is_floating_point() else each)
 
 
 def outlined(model: nn.Module) -> None:

@@ -29,7 +29,7 @@ from flava.training.run import LoopConfig, Parallel, Precision
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
 
 Losses = dict[str, Tensor]
-Accuracies = dict[str, float | None]
+Accuracies = dict[str, Tensor | None]
 
 
 class Learner(nn.Module):

@@ -15,7 +15,7 @@ from benchmarks.turns import Here
 from flava.batch import TextBatch
 from flava.inference.passes import in_precision
 from flava.model import Flava
-from flava.training.run import Precision
+from flava.precision import Precision
 
 IMAGES, TEXTS, PAIRS = 8, 64, 8
 LONG = 300

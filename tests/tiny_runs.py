@@ -21,9 +21,10 @@ from flava.model import (
     TextConfig,
 )
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, Term
+from flava.precision import Precision
 from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import Precision, Run
+from flava.training.run import Run
 from flava.training.schedule import ScheduleConfig
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 

@@ -21,7 +21,7 @@ from flava.model import (
     MaskedText,
     MaskedTextConfig,
 )
-from flava.training.run import Precision
+from flava.precision import Precision
 from tests.data.shard_files import write_lines
 from tests.evaluation.corpus import held_out, splits, tiny_geometry
 

@@ -12,7 +12,7 @@ from flava.evaluation.classes import CLASS_OF, CLASSES, TEMPLATES
 from flava.evaluation.probe import zero_shot_probe
 from flava.evaluation.tasks import SPLITS, TASKS
 from flava.model import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Flava
-from flava.training.run import Precision
+from flava.precision import Precision
 from tests.evaluation.corpus import held_out, splits, tiny_geometry
 
 

@@ -13,8 +13,8 @@ from flava.inference.load import load
 from flava.inference.pretrained import Pretrained
 from flava.model import Codebook, Flava
 from flava.model.packing import GRAIN
+from flava.precision import Precision
 from flava.training.checkpoint import save_checkpoint
-from flava.training.run import Precision
 from tests.data.shard_files import encoded, picture
 from tests.inference.models import clip_processor, loaded, processor_of, save_flava, tiny_clip
 from tests.support import random_texts, tiny_config, tiny_model

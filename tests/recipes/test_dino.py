@@ -16,6 +16,7 @@ from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.model import Dino, DinoConfig, Flava, FlavaConfig
 from flava.model.published.load import load_pretrained
 from flava.objectives import DinoObjective, DinoObjectiveConfig, FlavaObjectiveConfig
+from flava.precision import Precision
 from flava.recipes import RECIPES
 from flava.recipes.start import misfits, start
 from flava.recipes.tiny import STYLES
@@ -23,7 +24,7 @@ from flava.training.checkpoint import save_checkpoint
 from flava.training.initial import InitConfig, initialise
 from flava.training.loop import Interrupted, Trainer
 from flava.training.optimizer import OptimizerConfig, build_optimizer
-from flava.training.run import Precision, Run
+from flava.training.run import Run
 from flava.training.schedule import ScheduleConfig
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.dino import dino_config, dino_model

@@ -15,12 +15,13 @@ from flava.batch import Kind
 from flava.evaluation.classification import load_classification
 from flava.model import Codebook
 from flava.model.published.load import load_pretrained
+from flava.precision import Precision
 from flava.recipes.finetune import FinetuneConfig, FinetuneRun, finetune
 from flava.recipes.predict import PredictConfig, load_classifier, predict
 from flava.training.checkpoint import save_checkpoint
 from flava.training.loop import Interrupted, Trainer
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import Precision, load_run
+from flava.training.run import load_run
 from flava.training.state import stored_tensors
 from tests.data.shard_files import encoded, picture
 from tests.recipes.labelled_files import SUBGROUPS, write_folder, write_model, write_table

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from flava.data.loader import DataConfig
 from flava.model import FlavaConfig
+from flava.precision import Precision
 from flava.recipes import RECIPES
 from flava.recipes.plan import Given, plan
 from flava.recipes.shares import Shares
@@ -21,7 +22,7 @@ from flava.recipes.start import objective_of
 from flava.training.costs import as_one_of
 from flava.training.optimizer import build_optimizer
 from flava.training.parallel import ParallelModel
-from flava.training.run import Parallel, Precision
+from flava.training.run import Parallel
 from tests.support import random_images, random_pairs, random_texts
 from tests.tiny_runs import flava_run
 

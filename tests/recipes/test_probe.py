@@ -10,9 +10,9 @@ from flava.evaluation.classification import load_classification
 from flava.evaluation.linear_probe import try_strengths
 from flava.model import Flava
 from flava.model.published.load import load_pretrained
+from flava.precision import Precision
 from flava.recipes.predict import load_classifier
 from flava.recipes.probe import ProbeConfig, probe
-from flava.training.run import Precision
 from tests.recipes.labelled_files import write_model, write_table
 
 

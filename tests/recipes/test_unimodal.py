@@ -21,12 +21,13 @@ from flava.model import (
 )
 from flava.model.published.load import load_pretrained
 from flava.objectives import CodebookObjectiveConfig, MaskedObjective, MaskedObjectiveConfig
+from flava.precision import Precision
 from flava.recipes import RECIPES
 from flava.recipes.start import held_out_batches, misfits, start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initial import InitConfig
 from flava.training.loop import Interrupted
-from flava.training.run import RUN, Precision, Run
+from flava.training.run import RUN, Run
 from flava.training.schedule import learning_rate_factor
 from tests.recipes.test_resume import assert_same, interrupting
 from tests.support import random_texts, tiny_config, tiny_model

@@ -6,10 +6,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flava.model import FlavaConfig
+from flava.precision import Precision
 from flava.recipes.start import objective_of, outlined_objective, start
 from flava.recipes.work import Counted
 from flava.training.outline import Outline
-from flava.training.run import Precision
 from tests.support import random_pairs
 from tests.tiny_runs import figures, flava_data, flava_run, rows
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from flava.model.published.load import load_pretrained
-from flava.training.run import Parallel, Precision
+from flava.precision import Precision
+from flava.training.run import Parallel
 from tests.tiny_runs import rows
 from tests.training.ranks import own_share, run_phases
 from tests.training.test_parallel import batches, config, trainer_of

@@ -21,10 +21,11 @@ from flava.model import (
     TextConfig,
 )
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
+from flava.precision import Precision
 from flava.training.costs import cost_of
 from flava.training.outline import Outline, outline_of, outlined
 from flava.training.parallel import prepare_blocks
-from flava.training.run import Precision, Run
+from flava.training.run import Run
 from tests.support import random_images, random_pairs, random_texts
 from tests.tiny_runs import flava_run
 

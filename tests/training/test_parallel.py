@@ -17,13 +17,14 @@ from flava.data.stream import Mark
 from flava.distributed import Gather, rank, world_size
 from flava.model.published.load import load_pretrained
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
+from flava.precision import Precision
 from flava.training import folder as folder_module
 from flava.training.checkpoint import load_progress
 from flava.training.folder import check, disagreements, of_ranks, unshared
 from flava.training.loop import Interrupted, Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.processes import from_all
-from flava.training.run import LoopConfig, Parallel, Precision
+from flava.training.run import LoopConfig, Parallel
 from flava.training.schedule import ScheduleConfig
 from flava.training.state import stored_tensors, tensors_of
 from tests.support import tiny_model

@@ -18,7 +18,7 @@ from flava.evaluation.suite.results import FILE
 from flava.evaluation.suite.rows import TASKS, select
 from flava.evaluation.suite.task import Settings
 from flava.inference.load import device_named
-from flava.training.run import Precision
+from flava.precision import Precision
 
 
 def evaluate(

@@ -13,8 +13,8 @@ from flava.inference.load import load
 from flava.inference.results_page import results_page
 from flava.inference.rows import BATCH_SIZE
 from flava.inference.search import Index, build_index, check_free, index_embeddings
+from flava.precision import Precision
 from flava.training.files import write_whole
-from flava.training.run import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

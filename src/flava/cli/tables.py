@@ -25,7 +25,7 @@ from flava.inference.rows import (
 )
 from flava.inference.sources import Kind, Source, open_source
 from flava.inference.unfinished import Columns
-from flava.training.run import Precision
+from flava.precision import Precision
 
 Computed = Annotated[Precision, tyro.conf.EnumChoicesFromValues]
 SHOWN_SKIPPED = 3

@@ -27,7 +27,7 @@ from flava.evaluation.subject import (
 )
 from flava.evaluation.tasks import SPLITS, TASKS, Task
 from flava.model import Flava, MaskedImage
-from flava.training.run import Precision
+from flava.precision import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from torch import nn
 
 from flava.batch import Batch, to_device
 from flava.evaluation.subject import evaluating
+from flava.precision import Precision
 from flava.training.loop import Objective
-from flava.training.run import Precision
 
 
 def loss_probe(

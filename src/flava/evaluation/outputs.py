@@ -28,7 +28,7 @@ from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import ImageTransformConfig
 from flava.evaluation.subject import evaluating
 from flava.model import ClipTextConfig, FeaturesConfig, ImageConfig, TextConfig
-from flava.training.run import Precision
+from flava.precision import Precision
 
 BATCH_SIZE = 64
 """Rows that are computed at once; changes no figure."""

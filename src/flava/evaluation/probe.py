@@ -14,7 +14,7 @@ from flava.evaluation.subject import Subject, evaluating
 from flava.evaluation.tasks import SPLITS
 from flava.evaluation.zero_shot import class_embeddings, classify
 from flava.model import Clip, ClipConfig, Flava, FlavaConfig
-from flava.training.run import Precision
+from flava.precision import Precision
 
 BATCH_SIZE = 256
 

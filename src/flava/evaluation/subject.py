@@ -15,7 +15,7 @@ from flava.evaluation.linear_probe import LinearProbe, pca_of_pixels
 from flava.model import Clip, Dino, Flava, MaskedImage, MaskedText
 from flava.model.clip import at_end
 from flava.model.flava import OPTIONAL_PARTS
-from flava.training.run import Precision
+from flava.precision import Precision
 
 Evaluated = Flava | Clip | MaskedImage | MaskedText | Dino
 """What can be evaluated: whatever has an encoder of the corpus's images or texts."""

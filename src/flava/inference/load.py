@@ -14,7 +14,7 @@ from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor, TextTokenizer
 from flava.model import Clip, Flava
 from flava.model.published.load import build, read
-from flava.training.run import Precision
+from flava.precision import Precision
 
 
 def load(

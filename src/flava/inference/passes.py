@@ -16,7 +16,7 @@ from flava.inference.grouping import groups, prepare
 from flava.inference.images import ImageLike, Images, image_list, open_image
 from flava.inference.processor import Processor, attempt, usable
 from flava.model import Clip, Flava
-from flava.training.run import Precision
+from flava.precision import Precision
 
 GROUP_TOKENS = 8192
 """Padded tokens computed at once. Attention over 512-token texts then takes 200 MB in ViT-B."""

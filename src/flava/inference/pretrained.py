@@ -23,7 +23,7 @@ from flava.inference.results import (
     Reconstruction,
 )
 from flava.model import Clip, Flava
-from flava.training.run import Precision
+from flava.precision import Precision
 
 TEMPLATES = ("a photo of a {}.",)
 """CLIP's prompt for a class (Radford et al. 2021, section 3.1.4)."""

@@ -6,9 +6,10 @@ from flava.data.crops import CropConfig
 from flava.data.loader import DataConfig, SourceConfig
 from flava.model import DinoConfig, ImageConfig
 from flava.objectives import DinoObjectiveConfig
+from flava.precision import Precision
 from flava.recipes.tiny import IMAGE, PATCH
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import Precision, Run
+from flava.training.run import Run
 from flava.training.schedule import ScheduleConfig
 
 

@@ -20,13 +20,14 @@ from flava.model.classifier import PAIR_HIDDEN_WIDTH
 from flava.model.published.files import find_checkpoint, read_path
 from flava.model.published.own import fill_own
 from flava.objectives import FinetuneObjective
+from flava.precision import Precision
 from flava.recipes.labelled import LabelledConfig, Prepared, finish, prepare, skip_notes
 from flava.training.checkpoint import load_progress
 from flava.training.folder import check
 from flava.training.loop import Probe, Trainer
 from flava.training.memory import keep_freed_memory
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import LoopConfig, Precision
+from flava.training.run import LoopConfig
 from flava.training.schedule import ScheduleConfig
 
 LOOKS = 10

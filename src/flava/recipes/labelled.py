@@ -21,7 +21,7 @@ from flava.evaluation.outputs import outputs_of, reader_of, vocabulary_misfit
 from flava.model import Classifier, FeaturesConfig
 from flava.model.features import features_config
 from flava.model.published.load import load_pretrained
-from flava.training.run import Precision
+from flava.precision import Precision
 
 log = logging.getLogger(__name__)
 

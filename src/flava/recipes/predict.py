@@ -8,9 +8,9 @@ from flava.data.labelled import read_rows
 from flava.evaluation.classification import save_predictions
 from flava.model import Classifier
 from flava.model.published.load import load_pretrained
+from flava.precision import Precision
 from flava.recipes.labelled import predict_rows
 from flava.training.processes import own_device
-from flava.training.run import Precision
 
 
 @dataclass(frozen=True, kw_only=True)

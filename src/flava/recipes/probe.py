@@ -11,10 +11,10 @@ from flava.data.skips import Skips
 from flava.evaluation.linear_probe import Labelled, LinearProbe, fit_at, try_strengths
 from flava.evaluation.outputs import Outputs, outputs_of, reader_of
 from flava.model import Classifier, Features, classifier_of, features_of
+from flava.precision import Precision
 from flava.recipes.labelled import LabelledConfig, Prepared, finish, prepare, skip_notes
 from flava.training.checkpoint import point, save_checkpoint
 from flava.training.processes import own_device
-from flava.training.run import Precision
 
 CHOOSING_FRACTION = 0.2
 """Share of the training samples that chooses the regularisation."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from flava.model.transformer import blocks_of
+from flava.precision import Precision
 from flava.training.gpus import PER_MACHINE
-from flava.training.run import Parallel, Precision, Run
+from flava.training.run import Parallel, Run
 
 FULL, HALF = 4, 2
 """Bytes of a number in 32 and in 16 bits."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flava.training.run import Precision
+from flava.precision import Precision
 
 PER_MACHINE = 8
 """GPUs of a machine, as in NVIDIA's HGX and DGX."""

@@ -21,9 +21,10 @@ from torch.utils.checkpoint import checkpoint
 from flava.batch import Batch
 from flava.distributed import rank, world_size
 from flava.model.transformer import blocks_of
+from flava.precision import Precision
 from flava.training.objective import Objective
 from flava.training.processes import machine_size
-from flava.training.run import LoopConfig, Parallel, Precision
+from flava.training.run import LoopConfig, Parallel
 
 # Its successor is not in the oldest torch that we support.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")

@@ -6,7 +6,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import torch
 import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -29,21 +28,11 @@ from flava.objectives import (
     FlavaObjectiveConfig,
     MaskedObjectiveConfig,
 )
+from flava.precision import Precision
 from flava.training.files import write_whole
 from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
 from flava.training.schedule import ScheduleConfig
-
-
-class Precision(Enum):
-    """What matrix products are computed in; weights and optimiser state are always 32 bits."""
-
-    BF16 = "bf16"
-    FP32 = "fp32"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.bfloat16 if self is Precision.BF16 else torch.float32
 
 
 class Parallel(Enum):

@@ -20,10 +20,11 @@ from flava.evaluation.suite.finetuning import (
 )
 from flava.evaluation.suite.task import Settings
 from flava.model import Classifier
+from flava.precision import Precision
 from flava.recipes.predict import load_classifier
 from flava.training.loop import Interrupted, Trainer
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import Precision, load_run
+from flava.training.run import load_run
 from flava.training.schedule import Decay, ScheduleConfig
 from tests.data.shard_files import encoded, picture
 from tests.evaluation.suite.nlp.test_measure import clip, flava

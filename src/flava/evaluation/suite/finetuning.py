@@ -32,13 +32,14 @@ from flava.model.digest import weights_digest
 from flava.model.published.files import find_checkpoint, read_path
 from flava.model.published.own import fill_own
 from flava.objectives import FinetuneObjective
+from flava.precision import Precision
 from flava.training.checkpoint import keep_best
 from flava.training.files import write_whole
 from flava.training.folder import check
 from flava.training.loop import Interrupted, Probe, Trainer
 from flava.training.optimizer import OptimizerConfig
 from flava.training.processes import own_device
-from flava.training.run import FREE_ON_RESUME, LoopConfig, Precision
+from flava.training.run import FREE_ON_RESUME, LoopConfig
 from flava.training.schedule import ScheduleConfig
 
 FINISHED = "finished"

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from flava.evaluation.record import Figure
-from flava.training.run import Precision
+from flava.precision import Precision
 
 Group = Literal["vision", "nlp", "multimodal"]
 """The groups of Table C.1."""

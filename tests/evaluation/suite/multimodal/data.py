@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from flava.evaluation.suite.task import Settings
 from flava.model import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Flava
-from flava.training.run import Precision
+from flava.precision import Precision
 from tests.support import randomise, tiny_config
 
 COLOURS = ("red", "green", "blue", "yellow")

@@ -26,7 +26,7 @@ from flava.model import (
     MultimodalConfig,
     TextConfig,
 )
-from flava.training.run import Precision
+from flava.precision import Precision
 from tests.evaluation.suite.nlp.glue_files import samples, write_all
 from tests.tiny_runs import CODEBOOK
 

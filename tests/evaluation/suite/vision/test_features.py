@@ -14,7 +14,7 @@ from flava.data.transforms import normalise
 from flava.evaluation.suite.task import Settings
 from flava.evaluation.suite.vision.features import Extractor
 from flava.model import Clip, Flava
-from flava.training.run import Precision
+from flava.precision import Precision
 from tests.evaluation.suite.vision.models import tiny_clip, tiny_flava
 
 

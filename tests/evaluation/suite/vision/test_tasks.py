@@ -20,7 +20,7 @@ from flava.evaluation.suite.vision.datasets import DATA_SETS
 from flava.evaluation.suite.vision.tasks import figure
 from flava.evaluation.suite.vision.zero_shot import PROMPTS
 from flava.model import Clip, Flava, MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
-from flava.training.run import Precision
+from flava.precision import Precision
 from tests.evaluation.suite.vision.digits import write_digits
 from tests.evaluation.suite.vision.disk import WRITERS
 from tests.evaluation.suite.vision.models import tiny_clip, tiny_flava

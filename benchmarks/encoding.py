@@ -1,6 +1,7 @@
 """Inference of the base model in bf16: images, short and long texts, pairs; and how cost grows."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -101,12 +102,16 @@ def run(rounds: int) -> Iterator[Result]:
 def growth(rounds: int) -> Iterator[Result]:
     """With the batch, the image and the text."""
     both = Both()
+
+    def grown(name: str, of: str, size: int, works: dict[str, Here]) -> Result:
+        return replace(compare(name, works, {}, rounds=rounds), of=of, size=size)
+
     for batch in BATCHES:
-        pixels = inputs.images(both.ours.config, batch).pixels
-        yield compare(f"images, batch {batch}", both.image(pixels), {}, rounds=rounds)
+        works = both.image(inputs.images(both.ours.config, batch).pixels)
+        yield grown(f"images, batch {batch}", "images in a batch", batch, works)
     for size in SIZES:
-        pixels = torch.randn(2, 3, size, size)
-        yield compare(f"2 images of {size} pixels", both.image(pixels), {}, rounds=rounds)
+        works = both.image(torch.randn(2, 3, size, size))
+        yield grown(f"2 images of {size} pixels", "pixels a side, 2 images", size, works)
     for length in LENGTHS:
-        texts = inputs.exact_texts(8, length)
-        yield compare(f"8 texts of {length} tokens", both.text(texts, length), {}, rounds=rounds)
+        works = both.text(inputs.exact_texts(8, length), length)
+        yield grown(f"8 texts of {length} tokens", "tokens a text, 8 texts", length, works)

@@ -39,6 +39,10 @@ class Result:
     unit: str = "s"
     peak: float = 0.0
     """FLOP/s of large products in bf16, the median over the rounds; 0 where it says nothing."""
+    of: str | None = None
+    """What grows from result to result."""
+    size: int = 0
+    """How large that is."""
 
     @property
     def peers(self) -> list[str]:

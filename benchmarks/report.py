@@ -14,6 +14,7 @@ from benchmarks.measure import OURS, Result
 from flava.evaluation.machine import machine
 
 HEADINGS = ("work", "against", "ours", "theirs", "ratio", "goal", "by operations", "of the peak")
+COLOURS = "#3457c9", "#d07000"
 
 
 def show(group: str, results: Sequence[Result]) -> None:
@@ -69,6 +70,8 @@ def write(page: Path, group: str, results: Sequence[Result], threads: int) -> No
     }
     path.write_text(json.dumps(figures, indent=1) + "\n")
     chart(figures).savefig(beside / "ratios.svg", metadata={"Date": None})
+    if group == "growth":
+        growth_chart(results).savefig(beside / "growth.svg", metadata={"Date": None})
 
 
 def replaced(page: str, group: str, table: str) -> str:
@@ -98,19 +101,38 @@ def chart(figures: dict[str, Any]) -> Figure:
         (f"{result['name']}\nagainst {peer}", ratio, result["goals"].get(peer))
         for group in figures.values()
         for result in group["results"]
+        if result.get("of") is None
         for peer, ratio in result["ratios"].items()
     ]
     figure = Figure(figsize=(8, 1 + 0.45 * len(bars)), layout="constrained")
     axes = figure.subplots()
     names, ratios, goals = zip(*bars[::-1], strict=True) if bars else ((), (), ())
-    axes.barh(names, ratios, color="#3457c9")
+    axes.barh(names, ratios, color=COLOURS[0])
     for place, goal in enumerate(goals):
         if goal is not None:
-            axes.plot([goal, goal], [place - 0.4, place + 0.4], color="#d07000", linewidth=2)
+            axes.plot([goal, goal], [place - 0.4, place + 0.4], color=COLOURS[1], linewidth=2)
     for place, ratio in enumerate(ratios):
         axes.text(ratio, place, f" {ratio:.2f}", va="center", fontsize=8)
     axes.axvline(1, color="#888888", linewidth=1)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("times as long as flava (or as much memory); orange: the goal")
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def growth_chart(results: Sequence[Result]) -> Figure:
+    """Seconds over what grows, a line for each contender, both axes logarithmic."""
+    kinds = list(dict.fromkeys(result.of for result in results))
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        found = [result for result in results if result.of == kind]
+        sizes = [result.size for result in found]
+        for contender, colour in zip(found[0].contenders, COLOURS, strict=False):
+            seconds = [result.contenders[contender].median for result in found]
+            axes.plot(sizes, seconds, "o-", color=colour, label=contender)
+        axes.set(xscale="log", yscale="log", xlabel=kind, ylabel="seconds")
+        axes.set_xticks(sizes, list(map(str, sizes)))
+        axes.minorticks_off()
+        axes.legend(frameon=False, fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
     return figure

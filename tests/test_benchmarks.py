@@ -1,11 +1,12 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from benchmarks.measure import Measured, Result, compare, joined
-from benchmarks.report import replaced, write
+from benchmarks.report import growth_chart, replaced, write
 from benchmarks.turns import Here, process
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -89,3 +90,16 @@ def test_a_table_takes_its_place_in_the_page_and_others_stay(tmp_path):
 def test_a_page_without_the_place_is_an_error():
     with pytest.raises(ValueError, match="has no lines <!-- growth -->"):
         replaced(PAGE, "growth", "table")
+
+
+def test_what_grows_is_drawn_beside_the_peer(tmp_path):
+    page = tmp_path / "performance.md"
+    page.write_text(PAGE.replace("data", "growth"))
+    sizes = [1, 4, 16]
+    found = [replace(result(f"{n}", n, 2 * n), of="images in a batch", size=n) for n in sizes]
+    write(page, "growth", found, threads=1)
+    picture = (tmp_path / "performance" / "growth.svg").read_text()
+    assert "images in a batch" in picture
+    axes = growth_chart(found).axes[0]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn == {"flava": [[n, n] for n in sizes], "peer": [[n, 2 * n] for n in sizes]}

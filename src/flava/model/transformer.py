@@ -269,10 +269,6 @@ class Transformer(nn.Module):
         states = states if packing is None else packing.pack(states)
         for block in self.blocks[:-1]:
             states = block(states, packing, mask)
-<<<<<<< HEAD
-=======
-        reading = None if read is None else Packing.of(read, states.device)
->>>>>>> 582295b (No loss waits for the device: masks stay on the host, accuracies on the device; pinned batches)
         states = self.blocks[-1](states, packing, mask, reading)
         return unpacked(states, reading or packing)
 

@@ -13,7 +13,10 @@ from rich.table import Table
 from benchmarks.measure import OURS, Result
 from flava.evaluation.machine import machine
 
-HEADINGS = ("work", "against", "ours", "theirs", "ratio", "goal", "by operations", "of the peak")
+HEADINGS = (
+    *("work", "against", "ours", "theirs", "ratio", "goal"),
+    *("GFLOP", "by operations", "of the peak"),
+)
 COLOURS = "#3457c9", "#d07000"
 
 
@@ -36,16 +39,26 @@ def rows(result: Result) -> list[tuple[str, ...]]:
             f"{result.contenders[peer].median:.3g} {unit}",
             f"{result.ratio(peer):.2f}",
             f"{result.goals[peer]:.2f}" if peer in result.goals else "",
+            both(gigaflops(result, OURS), gigaflops(result, peer)),
             number(result.flops_ratio(peer)),
-            " / ".join(filter(None, (percent(result, OURS), percent(result, peer)))),
+            both(percent(result, OURS), percent(result, peer)),
         )
         for peer in result.peers
     ]
-    return found or [(result.name, "", f"{ours.median:.3g} {unit}", "", "", "", "", "")]
+    return found or [(result.name, "", f"{ours.median:.3g} {unit}", *[""] * 6)]
 
 
 def number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
+
+
+def both(ours: str, peers: str) -> str:
+    return " / ".join(filter(None, (ours, peers)))
+
+
+def gigaflops(result: Result, contender: str) -> str:
+    flops = result.contenders[contender].flops
+    return f"{flops / 1e9:,.0f}" if flops else ""
 
 
 def percent(result: Result, contender: str) -> str:

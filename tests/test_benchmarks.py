@@ -75,11 +75,13 @@ def test_a_table_takes_its_place_in_the_page_and_others_stay(tmp_path):
     page = tmp_path / "performance.md"
     page.write_text(PAGE)
     write(page, "data", [result("reading", 1.0, 2.0)], threads=1)
-    write(page, "training", [result("step", 2.0, 5.0)], threads=2)
+    write(page, "training", [result("step", 2.0, 5.0, 7 * 10**9)], threads=2)
     text = page.read_text()
     assert text.startswith("before\n<!-- training -->\n| work |")
     assert "old" not in text
-    assert text.index("| step | peer | 2 s | 5 s | 2.50 | 1.50 |") < text.index("between\n")
+    assert text.index("| step | peer | 2 s | 5 s | 2.50 | 1.50 | 7 / 14 | 2.00 |") < text.index(
+        "between\n"
+    )
     assert text.index("between\n") < text.index("| reading | peer | 1 s | 2 s | 2.00 | 1.50 |")
     figures = json.loads((tmp_path / "performance" / "figures.json").read_text())
     assert figures["training"]["results"][0]["ratios"] == {"peer": 2.5}

@@ -3,6 +3,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from benchmarks.measure import Measured, Result, compare, joined
@@ -103,5 +104,5 @@ def test_what_grows_is_drawn_beside_the_peer(tmp_path):
     picture = (tmp_path / "performance" / "growth.svg").read_text()
     assert "images in a batch" in picture
     axes = growth_chart(found).axes[0]
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    drawn = {line.get_label(): np.asarray(line.get_xydata()).tolist() for line in axes.lines}
     assert drawn == {"flava": [[n, n] for n in sizes], "peer": [[n, 2 * n] for n in sizes]}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +19,8 @@ HEADINGS = (
     *("GFLOP", "by operations", "of the peak"),
 )
 COLOURS = "#3457c9", "#d07000"
+LONGEST = 6.5
+"""Of a bar: what is more is told by its number."""
 
 
 def show(group: str, results: Sequence[Result]) -> None:
@@ -120,12 +123,14 @@ def chart(figures: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 1 + 0.45 * len(bars)), layout="constrained")
     axes = figure.subplots()
     names, ratios, goals = zip(*bars[::-1], strict=True) if bars else ((), (), ())
-    axes.barh(names, ratios, color=COLOURS[0])
+    axes.barh(names, [min(ratio, LONGEST) for ratio in ratios], color=COLOURS[0])
     for place, goal in enumerate(goals):
         if goal is not None:
             axes.plot([goal, goal], [place - 0.4, place + 0.4], color=COLOURS[1], linewidth=2)
     for place, ratio in enumerate(ratios):
-        axes.text(ratio, place, f" {ratio:.2f}", va="center", fontsize=8)
+        axes.text(min(ratio, LONGEST), place, f" {ratio:.2f}", va="center", fontsize=8)
+    axes.set_xlim(0, 1.1 * LONGEST)
+    axes.margins(y=0.01)
     axes.axvline(1, color="#888888", linewidth=1)
     axes.tick_params(axis="y", labelsize=7)
     axes.set_xlabel("times as long as flava (or as much memory); orange: the goal")
@@ -145,6 +150,8 @@ def growth_chart(results: Sequence[Result]) -> Figure:
             axes.plot(sizes, seconds, "o-", color=colour, label=contender)
         axes.set(xscale="log", yscale="log", xlabel=kind, ylabel="seconds")
         axes.set_xticks(sizes, list(map(str, sizes)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.legend(frameon=False, fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from flava.batch import Batch, PairBatch
-from flava.model import Flava
+from flava.model import Flava, transformer
 from flava.model.packing import Packing
 from flava.model.transformer import Transformer
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
@@ -44,8 +45,8 @@ def train(precision: torch.dtype) -> list[float]:
 
 
 def compute_padding(patch: pytest.MonkeyPatch) -> None:
-    def everything(real: torch.Tensor) -> Packing:
-        return Packing(real, torch.arange(real.numel()))
+    def everything(real: torch.Tensor, device: torch.device) -> Packing:
+        return Packing(real, torch.arange(real.numel(), device=device))
 
     patch.setattr(Packing, "of", staticmethod(everything))
 
@@ -72,8 +73,22 @@ def pass_twice(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(objectives, "both_passes", one_after_the_other)
 
 
+def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
+    """Fused where it is spelt out, and spelt out where it is fused."""
+
+    def attend(query, key, value, mask):
+        if query.dtype == torch.float32:
+            return transformer.attend_to_all(query, key, value, mask)
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask)
+
+    patch.setattr(transformer, "attend", attend)
+
+
+TAKEN_BACK = [compute_padding, compute_all_states, pass_twice, attend_otherwise]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("take_back", [compute_padding, compute_all_states, pass_twice])
+@pytest.mark.parametrize("take_back", TAKEN_BACK)
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)]
 )

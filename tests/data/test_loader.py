@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from flava.batch import (
     Batch,
@@ -24,6 +25,7 @@ from flava.batch import (
     unmap_pixels,
 )
 from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data.collate import Collated
 from flava.data.loader import DataConfig, Loader, SourceConfig, _collator
 from flava.data.mixture import choose
 from flava.data.shards import read_shard, resolve_all
@@ -180,11 +182,29 @@ def test_clips_texts_are_padded_behind_their_end(config):
     assert not text.ids[~text.real].any()
 
 
-def test_whole_pairs_go_to_a_device_with_all_they_hold(config):
+def test_whole_pairs_go_to_a_device_with_all_they_hold_but_masks(config):
     (batch,) = take(whole_pairs(config, Vocabulary.BERT), 1)
-    assert {t.device.type for t in tensors(to_device(batch, torch.device("meta"))).values()} == {
-        "meta"
-    }
+    moved = tensors(to_device(batch, torch.device("meta")))
+    places = {(each.dtype == torch.bool, each.device.type) for each in moved.values()}
+    assert places == {(True, "cpu"), (False, "meta")}
+
+
+@pytest.mark.parametrize("mask_pairs", [True, False])
+def test_a_loader_pins_all_that_a_batch_holds(config, mask_pairs, monkeypatch):
+    """Torch's own way to pin what a worker has made; without a GPU no memory can be pinned."""
+    config = config if mask_pairs else whole_pairs(config, Vocabulary.BERT)
+    (batch,) = take(config, 1)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", torch.Tensor.clone)
+    made = Collated(batch=batch, tried=1, skipped=())
+    pinned = pin_memory(made)
+    assert isinstance(pinned, Collated) and pinned.batch is not None
+    before, after = tensors(batch), tensors(pinned.batch)
+    assert before.keys() == after.keys()
+    for name, each in before.items():
+        assert each.data_ptr() != after[name].data_ptr()
+        torch.testing.assert_close(each, after[name])
+    empty = Collated(batch=None, tried=1, skipped=())
+    assert pin_memory(empty) is empty
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -15,10 +15,11 @@ from flava.inference.export import save_pretrained
 
 PEER = "transformers"
 PEAK = """
-import json, resource
-print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+status = dict(line.split(":") for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) / 2**20)
 """
-"""The largest memory that the process has had, in GiB (Linux counts in KiB)."""
+"""The largest memory that the process has had, in GiB, on Linux. Not ru_maxrss, which starts at that
+of the process it was started from."""
 STEPS = """
 from benchmarks import steps
 update = steps.{contender}[steps.{kind}]
@@ -47,11 +48,16 @@ def run(rounds: int) -> Iterator[Result]:
         saved = save_pretrained(base_model(), Path(folder) / "model", source=None)
         programs = {name: program.format(folder=str(saved)) for name, program in LOAD.items()}
         yield started("load a base model", programs, rounds)
-        yield peak_memory("memory to load it", programs, {})
+        loaded = {name: peak_of(program) for name, program in programs.items()}
+        yield Result(name="memory to load it", contenders=loaded, goals={}, unit="GiB")
+    peers = peak_of(PEERS_STEPS)
     for option, program in MEMORY.items():
-        programs = {OURS: program, PEER: PEERS_STEPS}
-        name = f"memory of a pair step, codes kept{option}"
-        yield peak_memory(name, programs, {PEER: 1 / 0.65})
+        yield Result(
+            name=f"memory of a pair step, codes kept{option}",
+            contenders={OURS: peak_of(program), PEER: peers},
+            goals={PEER: 1 / 0.65},
+            unit="GiB",
+        )
 
 
 def started(name: str, programs: dict[str, str], rounds: int) -> Result:
@@ -65,12 +71,8 @@ def started(name: str, programs: dict[str, str], rounds: int) -> Result:
     )
 
 
-def peak_memory(name: str, programs: dict[str, str], goals: dict[str, float]) -> Result:
-    found = {
-        contender: Measured(values=[json.loads(python(program + PEAK).splitlines()[-1])])
-        for contender, program in programs.items()
-    }
-    return Result(name=name, contenders=found, goals=goals, unit="GiB")
+def peak_of(program: str) -> Measured:
+    return Measured(values=[json.loads(python(program + PEAK).splitlines()[-1])])
 
 
 def python(program: str) -> str:

@@ -35,9 +35,9 @@ from flava.data.stream import Content, Marks, Window
 from flava.data.tokenizer import Tokenizer, pad
 from flava.data.transforms import (
     ImageTransformConfig,
+    cropped,
     for_codebook,
     normalise,
-    random_crop,
     resize,
     resize_for_encoder,
 )
@@ -133,9 +133,7 @@ def augmented(raw: Raw, config: ImageTransformConfig, rng: np.random.Generator) 
     if config.colour_jitter or config.flip_probability:
         image = jitter_colours(rng, Image.fromarray(levels), config.colour_jitter)
         levels = np.array(flip_at_random(rng, image, config.flip_probability))
-    height, width, _ = levels.shape
-    left, top, right, bottom = random_crop(rng, (width, height), config.crop_scale)
-    return np.ascontiguousarray(levels[top:bottom, left:right])
+    return cropped(rng, levels, config.crop_scale)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from flava.data.errors import SampleError
 from flava.data.labelled import Row
 from flava.data.levels import decode_levels
 from flava.data.tokenizer import Tokenizer, pad
-from flava.data.transforms import normalise, random_crop, resize_for_encoder
+from flava.data.transforms import cropped, normalise, resize_for_encoder
 
 Read = TypeVar("Read")
 
@@ -71,9 +71,7 @@ class ImageReader(Reader[Pixels]):
     def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:
         levels = decode_levels(row_file(row))
         if rng is not None and self.crop_scale != WHOLE:
-            height, width, _ = levels.shape
-            left, top, right, bottom = random_crop(rng, (width, height), self.crop_scale)
-            levels = levels[top:bottom, left:right]
+            levels = cropped(rng, levels, self.crop_scale)
         return resize_for_encoder(levels, self.size)
 
     def batch(self, read: Sequence[Pixels], /) -> ImageInputs:

@@ -135,6 +135,15 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int], scale: tuple[fl
     return left, top, left + w, top + h
 
 
+def cropped(
+    rng: np.random.Generator, levels: Levels, scale: tuple[float, float]
+) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
+    """A box of the image that ``random_crop`` draws."""
+    height, width, _ = levels.shape
+    left, top, right, bottom = random_crop(rng, (width, height), scale)
+    return np.ascontiguousarray(levels[top:bottom, left:right])
+
+
 def resize(
     levels: Levels, config: ImageTransformConfig
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:

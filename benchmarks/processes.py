@@ -18,8 +18,8 @@ PEAK = """
 status = dict(line.split(":") for line in open("/proc/self/status"))
 print(int(status["VmHWM"].split()[0]) / 2**20)
 """
-"""The largest memory that the process has had, in GiB, on Linux. Not ru_maxrss, which starts at that
-of the process it was started from."""
+"""The largest memory that the process has had, in GiB, on Linux. Not ru_maxrss, which starts at
+that of the process it was started from."""
 STEPS = """
 from benchmarks import steps
 update = steps.{contender}[steps.{kind}]

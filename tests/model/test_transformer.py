@@ -4,9 +4,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.flop_counter import FlopCounterMode
 
-import flava.model.transformer
+import flava.model.attention
+from flava.model.attention import attend
 from flava.model.packing import GRAIN
-from flava.model.transformer import Transformer, TransformerConfig, attend, cls_alone
+from flava.model.transformer import Transformer, TransformerConfig, cls_alone
 
 ONE_SAMPLE = 3 * 7 * 7
 """Scores."""
@@ -18,8 +19,8 @@ def test_attention_spelt_out_is_the_fused_one(
     mask: str | Tensor | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole or in parts: values and gradients agree."""
-    monkeypatch.setattr(flava.model.transformer, "SCORES_AT_ONCE", at_once)
-    inputs = torch.randn(3, 5, 3, 7, 5, dtype=torch.float64)
+    monkeypatch.setattr(flava.model.attention, "SCORES_AT_ONCE", at_once)
+    inputs = torch.randn(3, 5, 7, 3, 5, dtype=torch.float64)
     real = torch.arange(7) < torch.tensor([7, 1, 3, 6, 7])[:, None]
     if mask == "of each sample":
         mask = real[:, None, None]
@@ -28,7 +29,8 @@ def test_attention_spelt_out_is_the_fused_one(
     assert not isinstance(mask, str)
     spelt, fused = inputs.clone().requires_grad_(), inputs.clone().requires_grad_()
     ours = attend(spelt[0], spelt[1], spelt[2], mask)
-    theirs = scaled_dot_product_attention(fused[0], fused[1], fused[2], attn_mask=mask)
+    query, key, value = fused.transpose(2, 3)
+    theirs = scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
     torch.testing.assert_close(ours, theirs)
     weight = torch.randn_like(ours)
     (ours * weight).sum().backward()

@@ -1,6 +1,7 @@
 """What is not computed changes nothing: 200 updates with each omission taken back."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from flava.batch import Batch, PairBatch
 from flava.model import Flava, transformer
+from flava.model.attention import attend_to_all
 from flava.model.packing import Packing
 from flava.model.transformer import Transformer
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
@@ -45,8 +47,10 @@ def train(precision: torch.dtype) -> list[float]:
 
 
 def compute_padding(patch: pytest.MonkeyPatch) -> None:
+    without = Packing.of
+
     def everything(real: torch.Tensor, device: torch.device) -> Packing:
-        return Packing(real, torch.arange(real.numel(), device=device))
+        return replace(without(real, device), rows=torch.arange(real.numel(), device=device))
 
     patch.setattr(Packing, "of", staticmethod(everything))
 
@@ -77,9 +81,11 @@ def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
     """Fused where it is spelt out, and spelt out where it is fused."""
 
     def attend(query, key, value, mask):
+        query, key, value = (each.transpose(1, 2) for each in (query, key, value))
         if query.dtype == torch.float32:
-            return transformer.attend_to_all(query, key, value, mask)
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            return attend_to_all(query, key, value, mask).transpose(1, 2)
+        mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        return mixed.transpose(1, 2)
 
     patch.setattr(transformer, "attend", attend)
 

@@ -130,18 +130,22 @@ def test_operations_are_those_that_torch_counts(kind, monkeypatch):
 def test_fused_attention_keeps_no_scores_and_computes_them_again(monkeypatch):
     lengths, text = [256] * 4, replace(CONFIG.text, max_length=256)
     config = replace(CONFIG, text=text)
-    batch = outline_of(random_texts(config, lengths))
+    texts = random_texts(config, lengths)
+    batch = outline_of(texts)
     fused = cost_of(on_paper(run_of(), config), batch, torch.bfloat16)
     monkeypatch.setattr(Outline, "is_cuda", False)
     spelt_out = cost_of(on_paper(run_of(), config), batch, torch.bfloat16)
     pairs = len(lengths) * 256 * 256
-    product = 2 * pairs * text.width
-    assert fused.forward == spelt_out.forward
+    product, all_pairs = 2 * text.width, text.depth * pairs
+    # By segments the last block's queries are those of hidden tokens alone.
+    asked = all_pairs - pairs + int(texts.selected.sum()) * 256
+    assert spelt_out.forward - fused.forward == 2 * product * (all_pairs - asked)
     again = fused.backward - spelt_out.backward
-    assert again == pytest.approx(text.depth * product, rel=1e-6)
+    assert again == pytest.approx(product * (5 * asked - 4 * all_pairs), rel=1e-6)
     scores = text.depth * text.heads * pairs * 2
     outputs = len(lengths) * 256 * text.width * 2 * text.depth
-    assert scores - 2 * outputs < spelt_out.kept - fused.kept < scores
+    # Beside the scores, packed outputs; and fused attention keeps a sum for each query.
+    assert scores - outputs < spelt_out.kept - fused.kept < scores + outputs
 
 
 def test_contrast_receives_the_features_of_all_ranks_and_their_gradients():

@@ -125,8 +125,8 @@ class Subject:
         width = self.flava.config.text.width
         hidden = torch.zeros(*ids.shape, width)
         for rows, length in self._by_length(texts.real):
-            real = texts.real[rows, :length].to(self.device)
-            states = self.flava.text_encoder(ids[rows, :length].to(self.device), real)
+            on_device = ids[rows, :length].to(self.device)
+            states = self.flava.text_encoder(on_device, texts.real[rows, :length])
             hidden[rows, :length] = states.float().cpu()
         return TextStates(hidden, texts.real)
 
@@ -145,7 +145,7 @@ class Subject:
                 self.flava.multimodal(
                     images[image_rows[pairs]].to(self.device),
                     texts.hidden[rows, :length].to(self.device),
-                    texts.real[rows, :length].to(self.device),
+                    texts.real[rows, :length],
                 ),
             )
 
@@ -166,7 +166,7 @@ class Subject:
         """(ids, real) -> a vector for each text, of all texts in their order."""
         batches = list(self._by_length(texts.real))
         found = [
-            encode(*(t[rows, :length].to(self.device) for t in (texts.ids, texts.real))).cpu()
+            encode(texts.ids[rows, :length].to(self.device), texts.real[rows, :length]).cpu()
             for rows, length in batches
         ]
         return torch.cat(found)[torch.cat([rows for rows, _ in batches]).argsort()]

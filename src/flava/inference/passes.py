@@ -56,7 +56,8 @@ class PairRows:
 
 
 class Passes:
-    """The encoders of one model; what is yielded is on the model's device."""
+    """The encoders of one model; what is yielded is on the model's device, but for masks, on which
+    shapes depend."""
 
     def __init__(self, model: Flava | Clip, processor: Processor, precision: Precision) -> None:
         self.model = in_precision(model, precision)
@@ -113,7 +114,7 @@ class Passes:
         """The texts of these ids, from short to long, or in the groups of ``order``."""
         for rows in order or groups([len(each) for each in ids], GROUP_TOKENS):
             padded, real = self.processor.padded([ids[row] for row in rows])
-            yield TextRows(rows, padded.to(self.device), real.to(self.device))
+            yield TextRows(rows, padded.to(self.device), real)
 
     def pairs(
         self,
@@ -133,7 +134,7 @@ class Passes:
         order = list(groups([1 + self.image_tokens + len(each) for each in ids], GROUP_TOKENS))
         both = zip(self.images(listed, *more, order=order), self.texts(ids, order), strict=True)
         for seen, read in both:
-            hidden = None if selected is None else selected[seen.rows].to(self.device)
+            hidden = None if selected is None else selected[seen.rows]
             image = model.image_encoder(seen.pixels[0], hidden)
             text = model.text_encoder(read.ids, read.real)
             joint = model.multimodal(image, text, read.real)

@@ -6,14 +6,17 @@ without waiting for the device.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Int32, Shaped
 from torch import Tensor
+from torch.nn import functional
 
 GRAIN = 64
 """Packed tokens are a multiple of this where the batch has as many: a matrix product of a size not
-seen before costs the CPU's library a third more, to prepare for it (docs/log.md)."""
+seen before costs the CPU's library a third more, to prepare for it (docs/log.md). GPUs have no need
+of it, and their attention over packed tokens leaves undefined what belongs to no sample."""
 
 
 @dataclass(frozen=True)
@@ -22,13 +25,25 @@ class Packing:
 
     real: Bool[Tensor, "batch length"]
     rows: Int[Tensor, " tokens"]
+    bounds: Int32[Tensor, " batch+1"]
+    """How many real tokens come before each sample's own, and all."""
+    longest: int
+    """Real tokens of the sample that has most."""
 
     @classmethod
     def of(cls, real: Bool[Tensor, "batch length"], device: torch.device) -> "Packing":
         """For states on ``device``."""
-        tokens = math.ceil(int(real.sum()) / GRAIN) * GRAIN
+        grain = GRAIN if device.type == "cpu" else 1
+        lengths = real.sum(dim=1)
+        tokens = math.ceil(int(lengths.sum()) / grain) * grain
         rows = (~real).flatten().int().argsort(stable=True)[:tokens]
-        return cls(real, rows.to(device, non_blocking=True))
+        bounds = functional.pad(lengths.cumsum(0), (1, 0)).int()
+        return cls(
+            real=real,
+            rows=rows.to(device, non_blocking=True),
+            bounds=bounds.to(device, non_blocking=True),
+            longest=int(lengths.max()),
+        )
 
     def pack(self, padded: Float[Tensor, "batch length width"]) -> Float[Tensor, "tokens width"]:
         """The tokens to compute, one after another."""
@@ -40,8 +55,27 @@ class Packing:
 
     def unpack(self, packed: Float[Tensor, "tokens width"]) -> Float[Tensor, "batch length width"]:
         """Padded again, with zeros where nothing was computed."""
-        zeros = packed.new_zeros(self.real.numel(), packed.shape[1])
-        return zeros.index_copy(0, self.rows, packed).unflatten(0, self.real.shape)
+        padded = Placed.apply(packed, self.rows, self.real.numel())
+        return padded.unflatten(0, self.real.shape)
+
+
+class Placed(torch.autograd.Function):
+    """Rows in their places among zeros: ``zeros.index_copy``, which would keep all the rows for the
+    backward pass, where only their places are needed."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Float[Tensor, "rows width"], rows: Int[Tensor, " rows"], count: int
+    ) -> Float[Tensor, "count width"]:
+        ctx.save_for_backward(rows)
+        return values.new_zeros(count, values.shape[1]).index_copy_(0, rows, values)
+
+    @staticmethod
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, gradient: Float[Tensor, "count width"]
+    ) -> tuple[Float[Tensor, "rows width"], None, None]:
+        (rows,) = ctx.saved_tensors
+        return gradient.index_select(0, rows), None, None
 
 
 def pick(

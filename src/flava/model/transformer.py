@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from enum import Enum
-from itertools import repeat
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flava.model.attention import attend, attend_to_segments, takes_segments
 from flava.model.packing import Packing
 
 NORM_EPS = 1e-12
@@ -65,46 +65,6 @@ class TransformerConfig:
         return found
 
 
-SCORES_AT_ONCE = 2**22
-"""So many attention scores (8 MiB) stay in a core's cache; and glibc takes tensors beyond 32 MiB
-from the kernel each time, page by page, which cost more than the products (docs/log.md)."""
-
-
-def attend(
-    query: Float[Tensor, "batch heads length size"],
-    key: Float[Tensor, "batch heads length size"],
-    value: Float[Tensor, "batch heads length size"],
-    mask: Bool[Tensor, "#batch 1 #length length"] | None,
-) -> Float[Tensor, "batch heads length size"]:
-    """Scaled dot-product attention over the keys where ``mask`` is True.
-
-    By measurement (docs/log.md): torch's fused kernels on GPUs, and on CPUs in 32 bits. In 16 bits
-    the CPU's fused kernel takes 1.1 to 5 times as long as the products spelt out, at any length.
-    """
-    if query.is_cuda or query.dtype == torch.float32:
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
-    samples = max(1, SCORES_AT_ONCE // (heads * queries * keys))
-    if len(query) <= samples or torch.compiler.is_compiling():
-        return attend_to_all(query, key, value, mask)
-    masks = repeat(None) if mask is None else mask.expand(len(query), -1, -1, -1).split(samples)
-    parts = zip(query.split(samples), key.split(samples), value.split(samples), masks)  # noqa: B905
-    return torch.cat([attend_to_all(*part) for part in parts])
-
-
-def attend_to_all(
-    query: Float[Tensor, "batch heads queries size"],
-    key: Float[Tensor, "batch heads keys size"],
-    value: Float[Tensor, "batch heads keys size"],
-    mask: Bool[Tensor, "#batch 1 #queries keys"] | None,
-) -> Float[Tensor, "batch heads queries size"]:
-    """`attend` with all scores of the batch in memory."""
-    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(dim=-1) @ value
-
-
 class Attention(nn.Module):
     """Multi-head self-attention with bias; query, key and value come from one matrix product."""
 
@@ -120,8 +80,13 @@ class Attention(nn.Module):
         packing: Packing | None,
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
     ) -> Float[Tensor, "*tokens width"]:
-        query, key, value = self.heads_of(unpacked(self.qkv(states), packing), 3)
-        mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        projected = self.qkv(states)
+        query, key, value = self.heads_of(projected, 3)
+        if packing is not None and takes_segments(query, mask):
+            mixed = attend_to_segments(query, key, value, packing, packing)
+            return self.output(mixed.flatten(1))
+        query, key, value = self.heads_of(unpacked(projected, packing), 3)
+        mixed = attend(query, key, value, mask).flatten(2)
         return self.output(mixed if packing is None else packing.pack(mixed))
 
     def read(
@@ -136,18 +101,22 @@ class Attention(nn.Module):
         to_query, to_both = self.qkv.weight.split([width, 2 * width])
         query_bias, both_bias = self.qkv.bias.split([width, 2 * width])
         read = reading.pack(unpacked(states, packing))
-        queried = reading.unpack(functional.linear(read, to_query, query_bias))
-        both = unpacked(functional.linear(states, to_both, both_bias), packing)
+        queried = functional.linear(read, to_query, query_bias)
+        both = functional.linear(states, to_both, both_bias)
         (query,), (key, value) = self.heads_of(queried, 1), self.heads_of(both, 2)
-        mixed = attend(query, key, value, mask).transpose(1, 2).flatten(2)
+        if packing is not None and takes_segments(query, mask):
+            mixed = attend_to_segments(query, key, value, reading, packing)
+            return self.output(mixed.flatten(1))
+        (query,) = self.heads_of(reading.unpack(queried), 1)
+        key, value = self.heads_of(unpacked(both, packing), 2)
+        mixed = attend(query, key, value, mask).flatten(2)
         return self.output(reading.pack(mixed))
 
     def heads_of(
-        self, projected: Float[Tensor, "batch length widths"], parts: int
-    ) -> Float[Tensor, "parts batch heads length size"]:
+        self, projected: Float[Tensor, "*tokens widths"], parts: int
+    ) -> tuple[Float[Tensor, "*tokens heads size"], ...]:
         """Queries, keys, values, or some of them, each head's for itself."""
-        batch, length = projected.shape[:2]
-        return projected.view(batch, length, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
+        return projected.unflatten(-1, (parts, self.heads, -1)).unbind(-3)
 
 
 def unpacked(

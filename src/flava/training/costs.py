@@ -2,6 +2,7 @@
 tensors without numbers (`outline`)."""
 
 import weakref
+from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -19,15 +20,19 @@ from flava.batch import Batch, Inputs
 from flava.training.objective import Objective
 from flava.training.outline import Outline, aten
 
-COUNTED = flop_registry | {
-    aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
-        aten._scaled_dot_product_flash_attention
-    ],
-    aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
-        aten._scaled_dot_product_flash_attention_backward
-    ],
-}
-"""What torch counts operations of; it knows the fused attention of GPUs alone."""
+COUNTED = ChainMap(
+    flop_registry,
+    {
+        aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+            aten._scaled_dot_product_flash_attention
+        ],
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+            aten._scaled_dot_product_flash_attention_backward
+        ],
+    },
+)
+"""What torch counts operations of, which grows as its parts are imported; it knows the fused
+attention of GPUs alone."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ def classify(
             for start in range(0, len(texts), settings.batch_size):
                 part = texts[start : start + settings.batch_size]
                 made = Texts(part, part, model.config)
-                states = model.encode_text(made.ids.to(device), made.real.to(device))
+                states = model.encode_text(made.ids.to(device), made.real)
                 embedded.append(states.float().cpu())
                 advance(len(part))
             return torch.cat(embedded)

@@ -1,5 +1,7 @@
 """Packing: the real tokens in order, filled up to a round number, and back again."""
 
+from itertools import accumulate
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,11 @@ def test_packing_keeps_the_real_tokens_and_unpacking_puts_them_back(
     padded = torch.arange(1.0, 1 + 3 * real.numel()).view(*real.shape, 3)
     packing = Packing.of(real, real.device)
     packed, count = packing.pack(padded), int(real.sum())
-    assert packed[:count].tolist() == padded[real].tolist()
+    from_short_to_long = sorted(range(batch), key=lambda i: int(real[i].sum()))
+    each = [padded[i][real[i]].tolist() for i in from_short_to_long]
+    assert packed[:count].tolist() == [token for tokens in each for token in tokens]
+    assert packing.bounds.tolist() == [0, *accumulate(map(len, each))]
+    assert [length for length, n in packing.groups for _ in range(n)] == list(map(len, each))
     assert len(packed) == min(-(-count // GRAIN) * GRAIN, real.numel())
     assert packing.unpack(packed)[real].tolist() == padded[real].tolist()
     assert set(packing.unpack(packed).flatten().tolist()) <= {0.0, *padded.flatten().tolist()}

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from flava.batch import Batch, PairBatch
-from flava.model import Flava, transformer
+from flava.model import Flava, attention, packed_attention, transformer
 from flava.model.attention import attend_to_all
 from flava.model.packing import Packing
 from flava.model.transformer import Transformer
@@ -49,8 +49,10 @@ def train(precision: torch.dtype) -> list[float]:
 def compute_padding(patch: pytest.MonkeyPatch) -> None:
     without = Packing.of
 
-    def everything(real: torch.Tensor, device: torch.device) -> Packing:
+    def everything(real: torch.Tensor, device: torch.device, *_: object) -> Packing:
         return replace(without(real, device), rows=torch.arange(real.numel(), device=device))
+
+    patch.setattr(packed_attention, "takes_lengths", lambda *_: False)
 
     patch.setattr(Packing, "of", staticmethod(everything))
 
@@ -87,10 +89,17 @@ def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return mixed.transpose(1, 2)
 
-    patch.setattr(transformer, "attend", attend)
+    for module in (attention, packed_attention, transformer):
+        patch.setattr(module, "attend", attend)
 
 
-TAKEN_BACK = [compute_padding, compute_all_states, pass_twice, attend_otherwise]
+def pad_otherwise(patch: pytest.MonkeyPatch) -> None:
+    """Padded where lengths are taken one by one, and one by one where they are padded."""
+    takes = packed_attention.takes_lengths
+    patch.setattr(packed_attention, "takes_lengths", lambda *given: not takes(*given))
+
+
+TAKEN_BACK = [pad_otherwise, compute_padding, compute_all_states, pass_twice, attend_otherwise]
 
 
 @pytest.mark.slow

@@ -1,16 +1,11 @@
 """Scaled dot-product attention, by the fastest way there is where it runs."""
 
-from collections.abc import Callable
-from functools import cache
 from itertools import repeat
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
-
-from flava.model.packing import Packing
 
 SCORES_AT_ONCE = 2**22
 """So many attention scores (8 MiB) stay in a core's cache; and glibc takes tensors beyond 32 MiB
@@ -65,56 +60,6 @@ def attend_to_all(
     return scores.softmax(dim=-1) @ value
 
 
-def takes_segments(
-    query: Float[Tensor, "tokens heads size"],
-    mask: Bool[Tensor, "#batch 1 #length length"] | None,
-) -> bool:
-    """Whether `attend_to_segments` can take packed queries such as these.
-
-    Its kernel is for GPUs, in 16 bits, for heads of a multiple of 8, and at least one query; and
-    ``mask`` must leave out padding alone, as it does for all but CLIP's causal texts.
-    """
-    return (
-        query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] % 8 == 0
-        and len(query) > 0
-        and mask is not None
-        and mask.shape[-2] == 1
-        and has_flash(query.device)
-    )
-
-
-@cache
-def has_flash(device: torch.device) -> bool:
-    """Whether torch has its flash kernel for packed sequences here: from NVIDIA's Ampere on.
-
-    The CPU stands for the GPU that a run is planned for (`flava.training.outline`).
-    """
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-    return segment_kernel() is not None and not old
-
-
-@cache
-def segment_kernel() -> Callable[..., Any] | None:
-    """Torch's, since its version 2.10. Looked for when it is asked for: it comes with torch's
-    compiler, which takes two seconds to import."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
-
-
-def attend_to_segments(
-    query: Float[Tensor, "queries heads size"],
-    key: Float[Tensor, "keys heads size"],
-    value: Float[Tensor, "keys heads size"],
-    queried: Packing,
-    known: Packing,
-) -> Float[Tensor, "queries heads size"]:
-    """Each sample's queries over its own keys, of the same samples packed by ``queried`` and
-    ``known``; nothing is padded. Only where `takes_segments`."""
-    kernel = segment_kernel()
-    assert kernel is not None
-    return kernel(query, key, value, queried.bounds, known.bounds, queried.longest, known.longest)
+def causal_mask(length: int, device: torch.device) -> Bool[Tensor, "1 1 length length"]:
+    """States attend to themselves and to those before them."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]

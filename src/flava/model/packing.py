@@ -6,6 +6,8 @@ without waiting for the device.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -26,26 +28,39 @@ class Packing:
     real: Bool[Tensor, "batch length"]
     rows: Int[Tensor, " tokens"]
     bounds: Int32[Tensor, " batch+1"]
-    """How many real tokens come before each sample's own, and all."""
-    longest: int
-    """Real tokens of the sample that has most."""
+    """How many real tokens come before those of each sample, in the order of ``rows``, and all."""
+    lengths: tuple[int, ...]
+    """Real tokens of each sample, in the order of ``rows``."""
 
     @classmethod
-    def of(cls, real: Bool[Tensor, "batch length"], device: torch.device) -> "Packing":
-        """For states on ``device``."""
+    def of(
+        cls,
+        real: Bool[Tensor, "batch length"],
+        device: torch.device,
+        order: Int[Tensor, " batch"] | None = None,
+    ) -> "Packing":
+        """For states on ``device``; samples in that order, or from short to long."""
         grain = GRAIN if device.type == "cpu" else 1
-        lengths = real.sum(dim=1)
+        if order is None:
+            order = by_length(real)
+        lengths, width = real.sum(dim=1)[order], real.shape[1]
         tokens = math.ceil(int(lengths.sum()) / grain) * grain
-        rows = (~real).flatten().int().argsort(stable=True)[:tokens]
+        places = (~real[order]).flatten().int().argsort(stable=True)[:tokens]
+        rows = order[places // width] * width + places % width
         bounds = functional.pad(lengths.cumsum(0), (1, 0)).int()
         return cls(
             real=real,
             rows=rows.to(device, non_blocking=True),
             bounds=bounds.to(device, non_blocking=True),
-            longest=int(lengths.max()),
+            lengths=tuple(lengths.tolist()),
         )
 
-    def pack(self, padded: Float[Tensor, "batch length width"]) -> Float[Tensor, "tokens width"]:
+    @cached_property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """Lengths, and how many samples of that length stand one after another."""
+        return tuple((length, len(list(same))) for length, same in groupby(self.lengths))
+
+    def pack(self, padded: Shaped[Tensor, "batch length *rest"]) -> Shaped[Tensor, "tokens *rest"]:
         """The tokens to compute, one after another."""
         return padded.flatten(0, 1).index_select(0, self.rows)
 
@@ -53,10 +68,17 @@ class Packing:
         """A value of each text -> that of each of its tokens to compute."""
         return values.index_select(0, self.rows // self.real.shape[1])
 
-    def unpack(self, packed: Float[Tensor, "tokens width"]) -> Float[Tensor, "batch length width"]:
+    def unpack(
+        self, packed: Shaped[Tensor, "tokens *rest"]
+    ) -> Shaped[Tensor, "batch length *rest"]:
         """Padded again, with zeros where nothing was computed."""
         padded = Placed.apply(packed, self.rows, self.real.numel())
         return padded.unflatten(0, self.real.shape)
+
+
+def by_length(real: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
+    """The samples from short to long."""
+    return real.sum(dim=1).argsort(stable=True)
 
 
 class Placed(torch.autograd.Function):
@@ -65,15 +87,15 @@ class Placed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, values: Float[Tensor, "rows width"], rows: Int[Tensor, " rows"], count: int
-    ) -> Float[Tensor, "count width"]:
+        ctx: Any, values: Float[Tensor, "rows *rest"], rows: Int[Tensor, " rows"], count: int
+    ) -> Float[Tensor, "count *rest"]:
         ctx.save_for_backward(rows)
-        return values.new_zeros(count, values.shape[1]).index_copy_(0, rows, values)
+        return values.new_zeros(count, *values.shape[1:]).index_copy_(0, rows, values)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, gradient: Float[Tensor, "count width"]
-    ) -> tuple[Float[Tensor, "rows width"], None, None]:
+        ctx: Any, gradient: Float[Tensor, "count *rest"]
+    ) -> tuple[Float[Tensor, "rows *rest"], None, None]:
         (rows,) = ctx.saved_tensors
         return gradient.index_select(0, rows), None, None
 

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flava.model.attention import attend, attend_to_segments, takes_segments
-from flava.model.packing import Packing
+from flava.model.attention import attend, causal_mask
+from flava.model.packed_attention import attend_from, attend_packed
+from flava.model.packing import Packing, by_length
 
 NORM_EPS = 1e-12
 """LayerNorm's epsilon in FLAVA's published weights, heads included."""
@@ -80,14 +81,12 @@ class Attention(nn.Module):
         packing: Packing | None,
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
     ) -> Float[Tensor, "*tokens width"]:
-        projected = self.qkv(states)
-        query, key, value = self.heads_of(projected, 3)
-        if packing is not None and takes_segments(query, mask):
-            mixed = attend_to_segments(query, key, value, packing, packing)
-            return self.output(mixed.flatten(1))
-        query, key, value = self.heads_of(unpacked(projected, packing), 3)
-        mixed = attend(query, key, value, mask).flatten(2)
-        return self.output(mixed if packing is None else packing.pack(mixed))
+        projected = self.heads_of(self.qkv(states), 3)
+        if packing is None:
+            query, key, value = projected.unbind(2)
+            return self.output(attend(query, key, value, mask).flatten(2))
+        assert mask is not None
+        return self.output(attend_packed(projected, packing, mask).flatten(1))
 
     def read(
         self,
@@ -101,22 +100,21 @@ class Attention(nn.Module):
         to_query, to_both = self.qkv.weight.split([width, 2 * width])
         query_bias, both_bias = self.qkv.bias.split([width, 2 * width])
         read = reading.pack(unpacked(states, packing))
-        queried = functional.linear(read, to_query, query_bias)
-        both = functional.linear(states, to_both, both_bias)
-        (query,), (key, value) = self.heads_of(queried, 1), self.heads_of(both, 2)
-        if packing is not None and takes_segments(query, mask):
-            mixed = attend_to_segments(query, key, value, reading, packing)
-            return self.output(mixed.flatten(1))
-        (query,) = self.heads_of(reading.unpack(queried), 1)
-        key, value = self.heads_of(unpacked(both, packing), 2)
-        mixed = attend(query, key, value, mask).flatten(2)
-        return self.output(reading.pack(mixed))
+        query = self.heads_of(functional.linear(read, to_query, query_bias), 1).squeeze(1)
+        both = self.heads_of(functional.linear(states, to_both, both_bias), 2)
+        if packing is None:
+            key, value = both.unbind(2)
+            mixed = reading.pack(attend(reading.unpack(query), key, value, mask))
+        else:
+            assert mask is not None
+            mixed = attend_from(query, both, packing, mask, reading)
+        return self.output(mixed.flatten(1))
 
     def heads_of(
         self, projected: Float[Tensor, "*tokens widths"], parts: int
-    ) -> tuple[Float[Tensor, "*tokens heads size"], ...]:
+    ) -> Float[Tensor, "*tokens parts heads size"]:
         """Queries, keys, values, or some of them, each head's for itself."""
-        return projected.unflatten(-1, (parts, self.heads, -1)).unbind(-3)
+        return projected.unflatten(-1, (parts, self.heads, -1))
 
 
 def unpacked(
@@ -232,8 +230,9 @@ class Transformer(nn.Module):
             # Packing makes sizes depend on values; a program's must hold for every batch.
             packing = reading = None
         else:
-            packing = None if real is None else Packing.of(real, states.device)
-            reading = None if read is None else Packing.of(read, states.device)
+            order = None if real is None else by_length(real)
+            packing = None if real is None else Packing.of(real, states.device, order)
+            reading = None if read is None else Packing.of(read, states.device, order)
         mask = attention_mask(states, real, causal)
         states = states if packing is None else packing.pack(states)
         for block in self.blocks[:-1]:
@@ -260,8 +259,7 @@ def attention_mask(
         mask = real.to(states.device, non_blocking=True)[:, None, None, :]
     if not causal:
         return mask
-    length = states.shape[1]
-    past = states.new_ones(length, length, dtype=torch.bool).tril()[None, None]
+    past = causal_mask(states.shape[1], states.device)
     return past if mask is None else mask & past
 
 

@@ -1,0 +1,134 @@
+"""Attention of packed samples, each to itself, by the fastest way there is where it runs.
+
+On GPUs that is a kernel for such segments, on CPUs samples of the same length at once; elsewhere
+samples are padded for it.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flava.model.attention import attend, causal_mask
+from flava.model.packing import Packing
+
+SPARED = 50_000
+"""Attention scores of padding for which it is worth it to attend to one more length by itself, in
+16 bits. In 32 bits it always is: there is a fused kernel, which is called once (docs/log.md)."""
+
+
+def attend_packed(
+    projected: Float[Tensor, "tokens 3 heads size"],
+    packing: Packing,
+    mask: Bool[Tensor, "#batch 1 #length length"],
+) -> Float[Tensor, "tokens heads size"]:
+    """``projected`` are queries, keys and values; ``mask`` is that of the padded samples."""
+    query, key, value = projected.unbind(1)
+    if takes_segments(query, mask):
+        return attend_to_segments(query, key, value, packing, packing)
+    if takes_lengths(query, packing):
+        return attend_by_length(projected, packing, causal=is_causal(mask))
+    query, key, value = packing.unpack(projected).unbind(2)
+    return packing.pack(attend(query, key, value, mask))
+
+
+def attend_from(
+    query: Float[Tensor, "read heads size"],
+    both: Float[Tensor, "tokens 2 heads size"],
+    packing: Packing,
+    mask: Bool[Tensor, "#batch 1 #length length"],
+    reading: Packing,
+) -> Float[Tensor, "read heads size"]:
+    """The same for the queries of ``reading`` alone; ``both`` are keys and values of all tokens."""
+    if takes_segments(query, mask):
+        key, value = both.unbind(1)
+        return attend_to_segments(query, key, value, reading, packing)
+    key, value = packing.unpack(both).unbind(2)
+    return reading.pack(attend(reading.unpack(query), key, value, mask))
+
+
+def is_causal(mask: Bool[Tensor, "#batch 1 #length length"]) -> bool:
+    """Padding alone is left out of sight of all queries alike."""
+    return mask.shape[-2] > 1
+
+
+def takes_segments(
+    query: Float[Tensor, "tokens heads size"], mask: Bool[Tensor, "#batch 1 #length length"]
+) -> bool:
+    """Whether `attend_to_segments` can take such queries.
+
+    Its kernel is for GPUs, in 16 bits, for heads of a multiple of 8, and at least one query; and
+    ``mask`` must leave out padding alone, as it does for all but CLIP's causal texts.
+    """
+    return (
+        query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] % 8 == 0
+        and len(query) > 0
+        and not is_causal(mask)
+        and has_flash(query.device)
+    )
+
+
+@cache
+def has_flash(device: torch.device) -> bool:
+    """Whether torch has its flash kernel for packed sequences here: from NVIDIA's Ampere on.
+
+    The CPU stands for the GPU that a run is planned for (`flava.training.outline`).
+    """
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return segment_kernel() is not None and not old
+
+
+@cache
+def segment_kernel() -> Callable[..., Any] | None:
+    """Torch's, since its version 2.10. Looked for when it is asked for: it comes with torch's
+    compiler, which takes two seconds to import."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
+
+
+def attend_to_segments(
+    query: Float[Tensor, "queries heads size"],
+    key: Float[Tensor, "keys heads size"],
+    value: Float[Tensor, "keys heads size"],
+    queried: Packing,
+    known: Packing,
+) -> Float[Tensor, "queries heads size"]:
+    """By the kernel, of the same samples packed in the same order; nothing is padded."""
+    kernel = segment_kernel()
+    assert kernel is not None
+    longest = max(queried.lengths), max(known.lengths)
+    return kernel(query, key, value, queried.bounds, known.bounds, *longest)
+
+
+def takes_lengths(query: Float[Tensor, "tokens heads size"], packing: Packing) -> bool:
+    """Whether `attend_by_length` is the faster way: on CPUs, and not compiled, since a program
+    would have to be compiled anew for each number of lengths."""
+    if query.is_cuda or query.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    heads, lengths = query.shape[1], packing.lengths
+    padding = len(lengths) * max(lengths, default=0) ** 2 - sum(each**2 for each in lengths)
+    more = len(packing.groups) - 1
+    return query.dtype == torch.float32 or heads * padding >= more * SPARED
+
+
+def attend_by_length(
+    projected: Float[Tensor, "tokens 3 heads size"], packing: Packing, *, causal: bool
+) -> Float[Tensor, "tokens heads size"]:
+    """Samples of the same length at once, and so without padding."""
+    sizes = [length * samples for length, samples in packing.groups]
+    rest = len(projected) - sum(sizes)
+    *parts, _ = projected.split([*sizes, rest])
+    mixed = []
+    for part, (length, samples) in zip(parts, packing.groups, strict=True):
+        query, key, value = part.unflatten(0, (samples, length)).unbind(2)
+        mask = causal_mask(length, part.device) if causal else None
+        mixed.append(attend(query, key, value, mask).flatten(0, 1))
+    return torch.cat([*mixed, projected.new_zeros(rest, *projected.shape[2:])])

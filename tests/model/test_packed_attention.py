@@ -1,0 +1,161 @@
+"""Attention of packed samples: by length, and by a GPU's kernel, which is spelt out here by its
+documentation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from flava.model import packed_attention, packing
+from flava.model.packed_attention import (
+    attend_by_length,
+    segment_kernel,
+    takes_lengths,
+    takes_segments,
+)
+from flava.model.packing import Packing
+from flava.model.transformer import Transformer, TransformerConfig
+from flava.training.outline import Outline, twin_of
+
+LENGTHS = torch.tensor([21, 1, 5, 7, 5, 2, 11, 7, 5])
+LONGEST, WIDTH = 21, 24
+REAL = torch.arange(LONGEST) < LENGTHS[:, None]
+SOME = REAL & (torch.arange(LONGEST) % 3 == 0)
+
+
+def segments(bounds: Tensor, longest: int) -> Iterator[slice]:
+    starts, ends = bounds[:-1].tolist(), bounds[1:].tolist()
+    assert longest == max(end - start for start, end in zip(starts, ends, strict=True))
+    return map(slice, starts, ends)
+
+
+def one_after_the_other(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_bounds: Tensor,
+    key_bounds: Tensor,
+    most_queries: int,
+    most_keys: int,
+) -> Tensor:
+    """`torch.nn.attention.varlen.varlen_attn`: what belongs to no segment is not written to."""
+    found = torch.full_like(query, torch.nan)
+    queries, keys = segments(query_bounds, most_queries), segments(key_bounds, most_keys)
+    for own, known in zip(queries, keys, strict=True):
+        scores = torch.einsum("qhs,khs->hqk", query[own], key[known]) / query.shape[-1] ** 0.5
+        found[own] = torch.einsum("hqk,khs->qhs", scores.softmax(dim=-1), value[known])
+    return found
+
+
+def some_transformer(depth: int) -> Transformer:
+    torch.manual_seed(0)
+    config = TransformerConfig(width=WIDTH, depth=depth, heads=3, mlp_width=20)
+    return Transformer(config).double()
+
+
+def values_and_gradients(
+    transformer: Transformer, read: Tensor | None, *, causal: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """Those of every parameter and of what goes in."""
+    torch.manual_seed(1)
+    states = torch.randn(len(LENGTHS), LONGEST, WIDTH, dtype=torch.float64, requires_grad=True)
+    seen = REAL if read is None else read
+    found = transformer.run_blocks(states, REAL, read, causal=causal)[seen]
+    wanted = [states, *transformer.blocks.parameters()]
+    total = (found * torch.randn(found.shape, dtype=torch.float64)).sum()
+    return found, list(torch.autograd.grad(total, wanted))
+
+
+def never(*_: object) -> bool:
+    return False
+
+
+def always(*_: object) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("read", [None, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_segments_are_attended_to_as_padded_samples_are(
+    read: Tensor | None, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer, calls = some_transformer(depth), []
+    monkeypatch.setattr(packed_attention, "takes_lengths", never)
+    expected = values_and_gradients(transformer, read)
+
+    def kernel(*args: Any) -> Tensor:
+        calls.append(args)
+        return one_after_the_other(*args)
+
+    monkeypatch.setattr(packing, "GRAIN", 1)  # as for a GPU
+    monkeypatch.setattr(packed_attention, "takes_segments", always)
+    monkeypatch.setattr(packed_attention, "segment_kernel", lambda: kernel)
+    torch.testing.assert_close(values_and_gradients(transformer, read), expected)
+    assert len(calls) == depth
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_lengths_are_attended_to_as_padded_samples_are(
+    causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformer, calls = some_transformer(depth=3), []
+    monkeypatch.setattr(packed_attention, "takes_lengths", never)
+    expected = values_and_gradients(transformer, None, causal=causal)
+
+    def counted(*args: Any, **more: Any) -> Tensor:
+        calls.append(args)
+        return attend_by_length(*args, **more)
+
+    monkeypatch.setattr(packed_attention, "takes_lengths", always)
+    monkeypatch.setattr(packed_attention, "attend_by_length", counted)
+    torch.testing.assert_close(values_and_gradients(transformer, None, causal=causal), expected)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("lengths", "dtype", "taken"),
+    [
+        ([9, 9, 9], torch.bfloat16, True),
+        ([9, 8, 7], torch.bfloat16, False),
+        ([200, 8, 7], torch.bfloat16, True),
+        ([9, 8, 7], torch.float32, True),
+    ],
+    ids=["no padding", "little padding", "much padding", "32 bits"],
+)
+def test_lengths_are_taken_where_padding_costs_more_than_calls(
+    lengths: list[int], dtype: torch.dtype, taken: bool
+) -> None:
+    real = torch.arange(200) < torch.tensor(lengths)[:, None]
+    query = torch.empty(sum(lengths), 3, 8, dtype=dtype)
+    assert takes_lengths(query, Packing.of(real, query.device)) is taken
+    on_gpu = Outline(twin_of(query))
+    assert not takes_lengths(on_gpu, Packing.of(real, query.device))
+
+
+def on_paper(tokens: int, size: int, dtype: torch.dtype) -> Tensor:
+    """As if on a GPU."""
+    return Outline(twin_of(torch.empty(tokens, 3, size, dtype=dtype)))
+
+
+PADDING = torch.ones(2, 1, 1, 9, dtype=torch.bool)
+CAUSAL = PADDING & torch.ones(9, 9, dtype=torch.bool).tril()
+
+
+@pytest.mark.skipif(segment_kernel() is None, reason="torch has it since its version 2.10")
+@pytest.mark.parametrize(
+    ("query", "mask", "taken"),
+    [
+        (on_paper(5, 8, torch.bfloat16), PADDING, True),
+        (on_paper(5, 8, torch.float16), PADDING, True),
+        (on_paper(5, 8, torch.float32), PADDING, False),
+        (on_paper(5, 12, torch.bfloat16), PADDING, False),
+        (on_paper(0, 8, torch.bfloat16), PADDING, False),
+        (on_paper(5, 8, torch.bfloat16), CAUSAL, False),
+        (torch.empty(5, 3, 8, dtype=torch.bfloat16), PADDING, False),
+    ],
+    ids=["bf16", "fp16", "fp32", "heads of 12", "no query", "causal", "on the CPU"],
+)
+def test_what_the_kernel_takes(query: Tensor, mask: Tensor, taken: bool) -> None:
+    assert takes_segments(query, mask) is taken

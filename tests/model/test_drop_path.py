@@ -49,7 +49,7 @@ def test_a_sample_is_kept_or_dropped_as_a_whole() -> None:
 
 def test_of_packed_texts_a_whole_text_is_kept_or_dropped() -> None:
     lengths = torch.randint(1, 8, (40,))
-    packing = Packing.of(torch.arange(7) < lengths[:, None], torch.device("cpu"))
+    packing = Packing.of(torch.arange(7) < lengths[:, None], lengths)
     packed = packing.pack(torch.rand(40, 7, 3) + 1)
     whose = (packing.rows // 7).tolist()
     factors = (drop_samples(packed, 0.5, packing) / packed).tolist()

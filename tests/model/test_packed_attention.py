@@ -1,17 +1,21 @@
 """Attention of packed samples: by length, and by a GPU's kernel, which is spelt out here by its
 documentation."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import accumulate
+from multiprocessing import get_context
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from flava.model import packed_attention, packing
 from flava.model.packed_attention import (
     attend_by_length,
-    segment_kernel,
     takes_lengths,
     takes_segments,
 )
@@ -23,6 +27,11 @@ LENGTHS = torch.tensor([21, 1, 5, 7, 5, 2, 11, 7, 5])
 LONGEST, WIDTH = 21, 24
 REAL = torch.arange(LONGEST) < LENGTHS[:, None]
 SOME = REAL & (torch.arange(LONGEST) % 3 == 0)
+
+
+needs_kernel = pytest.mark.skipif(
+    find_spec("torch.nn.attention.varlen") is None, reason="torch has it since its version 2.10"
+)
 
 
 def segments(bounds: Tensor, longest: int) -> Iterator[slice]:
@@ -37,12 +46,12 @@ def one_after_the_other(
     value: Tensor,
     query_bounds: Tensor,
     key_bounds: Tensor,
-    most_queries: int,
-    most_keys: int,
+    longest_query: int,
+    longest_key: int,
 ) -> Tensor:
     """`torch.nn.attention.varlen.varlen_attn`: what belongs to no segment is not written to."""
     found = torch.full_like(query, torch.nan)
-    queries, keys = segments(query_bounds, most_queries), segments(key_bounds, most_keys)
+    queries, keys = segments(query_bounds, longest_query), segments(key_bounds, longest_key)
     for own, known in zip(queries, keys, strict=True):
         scores = torch.einsum("qhs,khs->hqk", query[own], key[known]) / query.shape[-1] ** 0.5
         found[own] = torch.einsum("hqk,khs->qhs", scores.softmax(dim=-1), value[known])
@@ -76,6 +85,22 @@ def always(*_: object) -> bool:
     return True
 
 
+def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor]) -> None:
+    """All packed samples, as on a GPU."""
+    without = Packing.of
+
+    def of(real: Tensor, like: Tensor, order: Tensor | None = None) -> Packing:
+        found = without(real, like, order)
+        sums = torch.tensor([0, *accumulate(found.lengths)], dtype=torch.int32)
+        return replace(found, bounds=sums)
+
+    monkeypatch.setattr(packing, "GRAIN", 1)
+    monkeypatch.setattr(Packing, "of", staticmethod(of))
+    monkeypatch.setattr(packed_attention, "takes_segments", always)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+
+
+@needs_kernel
 @pytest.mark.parametrize("read", [None, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_segments_are_attended_to_as_padded_samples_are(
@@ -89,11 +114,35 @@ def test_segments_are_attended_to_as_padded_samples_are(
         calls.append(args)
         return one_after_the_other(*args)
 
-    monkeypatch.setattr(packing, "GRAIN", 1)  # as for a GPU
-    monkeypatch.setattr(packed_attention, "takes_segments", always)
-    monkeypatch.setattr(packed_attention, "segment_kernel", lambda: kernel)
+    send_to_kernel(monkeypatch, kernel)
     torch.testing.assert_close(values_and_gradients(transformer, read), expected)
     assert len(calls) == depth
+
+
+def programs_compiled() -> list[int]:
+    """How many there are after each of four batches of other lengths."""
+    kernel = torch.library.custom_op("flava_tests::segments", one_after_the_other, mutates_args=())
+    kernel.register_fake(lambda query, *_: torch.empty_like(query))
+    programs, transformer, counts = CompileCounter(), some_transformer(depth=3), []
+    for block in transformer.blocks:
+        block.forward = torch.compile(block.forward, backend=programs, dynamic=True, fullgraph=True)
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as monkeypatch:
+        send_to_kernel(monkeypatch, kernel)
+        for lengths in ([9, 4, 2], [5, 7, 12], [3, 3, 8], [11, 2, 6]):
+            real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+            states = torch.randn(*real.shape, WIDTH, dtype=torch.float64)
+            transformer.run_blocks(states, real, real & (torch.arange(max(lengths)) < 2))
+            counts.append(programs.frame_count)
+    return counts
+
+
+@pytest.mark.slow
+@needs_kernel
+def test_no_number_of_a_packing_is_a_constant_to_the_compiler() -> None:
+    """With the kernel as one operation, as torch has it."""
+    with get_context("spawn").Pool(1) as without_type_checks:
+        counts = without_type_checks.apply(programs_compiled)
+    assert counts == [counts[0]] * 4
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -129,9 +178,9 @@ def test_lengths_are_taken_where_padding_costs_more_than_calls(
 ) -> None:
     real = torch.arange(200) < torch.tensor(lengths)[:, None]
     query = torch.empty(sum(lengths), 3, 8, dtype=dtype)
-    assert takes_lengths(query, Packing.of(real, query.device)) is taken
+    assert takes_lengths(query, Packing.of(real, query)) is taken
     on_gpu = Outline(twin_of(query))
-    assert not takes_lengths(on_gpu, Packing.of(real, query.device))
+    assert not takes_lengths(on_gpu, Packing.of(real, on_gpu))
 
 
 def on_paper(tokens: int, size: int, dtype: torch.dtype) -> Tensor:
@@ -143,7 +192,7 @@ PADDING = torch.ones(2, 1, 1, 9, dtype=torch.bool)
 CAUSAL = PADDING & torch.ones(9, 9, dtype=torch.bool).tril()
 
 
-@pytest.mark.skipif(segment_kernel() is None, reason="torch has it since its version 2.10")
+@needs_kernel
 @pytest.mark.parametrize(
     ("query", "mask", "taken"),
     [
@@ -158,4 +207,4 @@ CAUSAL = PADDING & torch.ones(9, 9, dtype=torch.bool).tril()
     ids=["bf16", "fp16", "fp32", "heads of 12", "no query", "causal", "on the CPU"],
 )
 def test_what_the_kernel_takes(query: Tensor, mask: Tensor, taken: bool) -> None:
-    assert takes_segments(query, mask) is taken
+    assert takes_segments(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken

@@ -4,10 +4,6 @@ On GPUs that is a kernel for such segments, on CPUs samples of the same length a
 samples are padded for it.
 """
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -27,7 +23,7 @@ def attend_packed(
 ) -> Float[Tensor, "tokens heads size"]:
     """``projected`` are queries, keys and values; ``mask`` is that of the padded samples."""
     query, key, value = projected.unbind(1)
-    if takes_segments(query, mask):
+    if takes_segments(query, packing, mask):
         return attend_to_segments(query, key, value, packing, packing)
     if takes_lengths(query, packing):
         return attend_by_length(projected, packing, causal=is_causal(mask))
@@ -43,7 +39,7 @@ def attend_from(
     reading: Packing,
 ) -> Float[Tensor, "read heads size"]:
     """The same for the queries of ``reading`` alone; ``both`` are keys and values of all tokens."""
-    if takes_segments(query, mask):
+    if takes_segments(query, packing, mask):
         key, value = both.unbind(1)
         return attend_to_segments(query, key, value, reading, packing)
     key, value = packing.unpack(both).unbind(2)
@@ -56,42 +52,22 @@ def is_causal(mask: Bool[Tensor, "#batch 1 #length length"]) -> bool:
 
 
 def takes_segments(
-    query: Float[Tensor, "tokens heads size"], mask: Bool[Tensor, "#batch 1 #length length"]
+    query: Float[Tensor, "tokens heads size"],
+    packing: Packing,
+    mask: Bool[Tensor, "#batch 1 #length length"],
 ) -> bool:
     """Whether `attend_to_segments` can take such queries.
 
-    Its kernel is for GPUs, in 16 bits, for heads of a multiple of 8, and at least one query; and
-    ``mask`` must leave out padding alone, as it does for all but CLIP's causal texts.
+    Its kernel is for 16 bits, for heads of a multiple of 8, and at least one query; and ``mask``
+    must leave out padding alone, as it does for all but CLIP's causal texts.
     """
     return (
-        query.is_cuda
+        packing.bounds is not None
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] % 8 == 0
         and len(query) > 0
         and not is_causal(mask)
-        and has_flash(query.device)
     )
-
-
-@cache
-def has_flash(device: torch.device) -> bool:
-    """Whether torch has its flash kernel for packed sequences here: from NVIDIA's Ampere on.
-
-    The CPU stands for the GPU that a run is planned for (`flava.training.outline`).
-    """
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-    return segment_kernel() is not None and not old
-
-
-@cache
-def segment_kernel() -> Callable[..., Any] | None:
-    """Torch's, since its version 2.10. Looked for when it is asked for: it comes with torch's
-    compiler, which takes two seconds to import."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
 
 
 def attend_to_segments(
@@ -101,11 +77,14 @@ def attend_to_segments(
     queried: Packing,
     known: Packing,
 ) -> Float[Tensor, "queries heads size"]:
-    """By the kernel, of the same samples packed in the same order; nothing is padded."""
-    kernel = segment_kernel()
-    assert kernel is not None
-    longest = max(queried.lengths), max(known.lengths)
-    return kernel(query, key, value, queried.bounds, known.bounds, *longest)
+    """By torch's kernel, of the same samples packed in the same order; nothing is padded."""
+    from torch.nn.attention import varlen  # which brings torch's compiler: two seconds
+
+    assert queried.bounds is not None
+    longest = queried.longest, known.longest
+    found = varlen.varlen_attn(query, key, value, queried.bounds, known.bounds, *longest)
+    assert isinstance(found, Tensor)
+    return found
 
 
 def takes_lengths(query: Float[Tensor, "tokens heads size"], packing: Packing) -> bool:
@@ -114,7 +93,7 @@ def takes_lengths(query: Float[Tensor, "tokens heads size"], packing: Packing) -
     if query.is_cuda or query.device.type != "cpu" or torch.compiler.is_compiling():
         return False
     heads, lengths = query.shape[1], packing.lengths
-    padding = len(lengths) * max(lengths, default=0) ** 2 - sum(each**2 for each in lengths)
+    padding = len(lengths) * packing.longest**2 - sum(each**2 for each in lengths)
     more = len(packing.groups) - 1
     return query.dtype == torch.float32 or heads * padding >= more * SPARED
 

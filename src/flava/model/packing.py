@@ -6,7 +6,8 @@ without waiting for the device.
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
@@ -27,19 +28,22 @@ class Packing:
 
     real: Bool[Tensor, "batch length"]
     rows: Int[Tensor, " tokens"]
-    bounds: Int32[Tensor, " batch+1"]
-    """How many real tokens come before those of each sample, in the order of ``rows``, and all."""
     lengths: tuple[int, ...]
     """Real tokens of each sample, in the order of ``rows``."""
+    longest: int
+    """The largest of them."""
+    bounds: Int32[Tensor, " batch+1"] | None
+    """Their sums up to each sample, and of all, where there is a kernel that asks for them."""
 
     @classmethod
     def of(
         cls,
         real: Bool[Tensor, "batch length"],
-        device: torch.device,
+        like: Shaped[Tensor, "..."],
         order: Int[Tensor, " batch"] | None = None,
     ) -> "Packing":
-        """For states on ``device``; samples in that order, or from short to long."""
+        """For states on the device of ``like``; samples in that order, or from short to long."""
+        device = like.device
         grain = GRAIN if device.type == "cpu" else 1
         if order is None:
             order = by_length(real)
@@ -47,12 +51,17 @@ class Packing:
         tokens = math.ceil(int(lengths.sum()) / grain) * grain
         places = (~real[order]).flatten().int().argsort(stable=True)[:tokens]
         rows = order[places // width] * width + places % width
-        bounds = functional.pad(lengths.cumsum(0), (1, 0)).int()
+        bounds = None
+        if like.is_cuda and has_segment_kernel(device):
+            bounds = functional.pad(lengths.cumsum(0), (1, 0)).int()
+            bounds = bounds.to(device, non_blocking=True)
+        listed = tuple(lengths.tolist())
         return cls(
             real=real,
             rows=rows.to(device, non_blocking=True),
-            bounds=bounds.to(device, non_blocking=True),
-            lengths=tuple(lengths.tolist()),
+            lengths=listed,
+            longest=max(listed, default=0),
+            bounds=bounds,
         )
 
     @cached_property
@@ -79,6 +88,18 @@ class Packing:
 def by_length(real: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
     """The samples from short to long."""
     return real.sum(dim=1).argsort(stable=True)
+
+
+@cache
+def has_segment_kernel(device: torch.device) -> bool:
+    """Whether torch can attend to packed samples here: from 2.10, on NVIDIA's GPUs from Ampere on.
+
+    The CPU stands for the GPU that a run is planned for (`flava.training.outline`).
+    """
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    # Without importing it: it brings torch's compiler, which takes two seconds.
+    return find_spec("torch.nn.attention.varlen") is not None
 
 
 class Placed(torch.autograd.Function):

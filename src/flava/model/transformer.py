@@ -231,8 +231,8 @@ class Transformer(nn.Module):
             packing = reading = None
         else:
             order = None if real is None else by_length(real)
-            packing = None if real is None else Packing.of(real, states.device, order)
-            reading = None if read is None else Packing.of(read, states.device, order)
+            packing = None if real is None else Packing.of(real, states, order)
+            reading = None if read is None else Packing.of(read, states, order)
         mask = attention_mask(states, real, causal)
         states = states if packing is None else packing.pack(states)
         for block in self.blocks[:-1]:

@@ -132,7 +132,7 @@ def prepare_blocks(model: nn.Module, *, checkpointed: bool, compiled: bool) -> N
         if checkpointed:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if compiled:
-            block.forward = torch.compile(block.forward)
+            block.forward = torch.compile(block.forward, dynamic=True)
 
 
 def mesh(parallel: Parallel, device: torch.device) -> DeviceMesh:

@@ -3,6 +3,7 @@ documentation."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import accumulate
 from multiprocessing import get_context
@@ -22,6 +23,7 @@ from flava.model.packed_attention import (
 from flava.model.packing import Packing
 from flava.model.transformer import Transformer, TransformerConfig
 from flava.training.outline import Outline, twin_of
+from flava.training.parallel import prepare_blocks
 
 LENGTHS = torch.tensor([21, 1, 5, 7, 5, 2, 11, 7, 5])
 LONGEST, WIDTH = 21, 24
@@ -124,10 +126,11 @@ def programs_compiled() -> list[int]:
     kernel = torch.library.custom_op("flava_tests::segments", one_after_the_other, mutates_args=())
     kernel.register_fake(lambda query, *_: torch.empty_like(query))
     programs, transformer, counts = CompileCounter(), some_transformer(depth=3), []
-    for block in transformer.blocks:
-        block.forward = torch.compile(block.forward, backend=programs, dynamic=True, fullgraph=True)
+    counting = partial(torch.compile, backend=programs, fullgraph=True)
     with torch.inference_mode(), pytest.MonkeyPatch.context() as monkeypatch:
         send_to_kernel(monkeypatch, kernel)
+        monkeypatch.setattr(torch, "compile", counting)
+        prepare_blocks(transformer, checkpointed=False, compiled=True)
         for lengths in ([9, 4, 2], [5, 7, 12], [3, 3, 8], [11, 2, 6]):
             real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
             states = torch.randn(*real.shape, WIDTH, dtype=torch.float64)

@@ -39,8 +39,8 @@ demo: $(INSTALLED)  ## pretrain a small FLAVA, evaluate it, write a report (RUN=
 	$(BIN)/flava evaluate $(RUN)
 	$(BIN)/flava report $(RUN)
 
-test: $(INSTALLED)  ## run the tests
-	$(BIN)/pytest -m "not slow"
+test: $(INSTALLED)  ## run the tests, in two processes
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## run the tests that take minutes
 	$(BIN)/pytest -m slow

@@ -57,7 +57,7 @@ def config(
 
 @pytest.mark.parametrize(
     ("data", "kind", "epochs"),
-    [("images", "images", 24.0), ("text.csv", "text", 8.0), ("pairs.csv", "pairs", 8.0)],
+    [("images", "images", 40.0), ("text.csv", "text", 8.0), ("pairs.csv", "pairs", 8.0)],
 )
 def test_each_kind_is_learnt_far_beyond_the_majority(bench, tmp_path, data, kind: Kind, epochs):
     said = finetune(config(bench, tmp_path, data, epochs=epochs))

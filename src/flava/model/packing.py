@@ -96,7 +96,11 @@ def has_segment_kernel(device: torch.device) -> bool:
 
     The CPU stands for the GPU that a run is planned for (`flava.training.outline`).
     """
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+    if device.type == "cuda" and (
+        torch.version.hip
+        or torch.cuda.get_device_capability(device) < (8, 0)
+        or not torch.backends.cuda.is_flash_attention_available()
+    ):
         return False
     # Without importing it: it brings torch's compiler, which takes two seconds.
     return find_spec("torch.nn.attention.varlen") is not None

@@ -38,9 +38,11 @@ def attend_in_parts(
     mask: Bool[Tensor, "#batch 1 #queries keys"] | None,
 ) -> Float[Tensor, "batch heads queries size"]:
     """Plain products, with the scores of some samples in memory at a time."""
+    if torch.compiler.is_compiling():  # each number of parts would be a program of its own
+        return attend_to_all(query, key, value, mask)
     heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
     samples = max(1, SCORES_AT_ONCE // (heads * queries * keys))
-    if len(query) <= samples or torch.compiler.is_compiling():
+    if len(query) <= samples:
         return attend_to_all(query, key, value, mask)
     masks = repeat(None) if mask is None else mask.expand(len(query), -1, -1, -1).split(samples)
     parts = zip(query.split(samples), key.split(samples), value.split(samples), masks)  # noqa: B905

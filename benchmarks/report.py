@@ -21,6 +21,8 @@ HEADINGS = (
 COLOURS = "#3457c9", "#d07000"
 LONGEST = 6.5
 """Of a bar: what is more is told by its number."""
+A_NUMBER = 0.5
+"""How wide a ratio in figures is, on the axis: it stands behind the goal if that is nearer."""
 
 
 def show(group: str, results: Sequence[Result]) -> None:
@@ -127,8 +129,10 @@ def chart(figures: dict[str, Any]) -> Figure:
     for place, goal in enumerate(goals):
         if goal is not None:
             axes.plot([goal, goal], [place - 0.4, place + 0.4], color=COLOURS[1], linewidth=2)
-    for place, ratio in enumerate(ratios):
-        axes.text(min(ratio, LONGEST), place, f" {ratio:.2f}", va="center", fontsize=8)
+    for place, (ratio, goal) in enumerate(zip(ratios, goals, strict=True)):
+        end = min(ratio, LONGEST)
+        hidden = goal is not None and end < goal < end + A_NUMBER
+        axes.text(goal if hidden else end, place, f" {ratio:.2f}", va="center", fontsize=8)
     axes.set_xlim(0, 1.1 * LONGEST)
     axes.margins(y=0.01)
     axes.axvline(1, color="#888888", linewidth=1)

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from flava.batch import Batch, PairBatch
-from flava.model import Flava, attention, packed_attention, transformer
+from flava.model import Flava, packed_attention, transformer
 from flava.model.attention import attend_to_all
 from flava.model.packing import Packing
 from flava.model.transformer import Transformer
@@ -54,7 +54,6 @@ def compute_padding(patch: pytest.MonkeyPatch) -> None:
         return replace(without(real, *given), rows=torch.arange(real.numel()))
 
     patch.setattr(packed_attention, "takes_lengths", lambda *_: False)
-
     patch.setattr(Packing, "of", staticmethod(everything))
 
 
@@ -90,7 +89,7 @@ def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return mixed.transpose(1, 2)
 
-    for module in (attention, packed_attention, transformer):
+    for module in (packed_attention, transformer):
         patch.setattr(module, "attend", attend)
 
 

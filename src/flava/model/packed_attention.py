@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flava.model.attention import attend, causal_mask
-from flava.model.packing import Packing
+from flava.model.packing import Packing, unpacked
 
 SPARED = 50_000
 """Attention scores of padding for which it is worth it to attend to one more length by itself, in
@@ -33,16 +33,17 @@ def attend_packed(
 
 def attend_from(
     query: Float[Tensor, "read heads size"],
-    both: Float[Tensor, "tokens 2 heads size"],
-    packing: Packing,
-    mask: Bool[Tensor, "#batch 1 #length length"],
+    both: Float[Tensor, "*tokens 2 heads size"],
+    packing: Packing | None,
+    mask: Bool[Tensor, "#batch 1 #length length"] | None,
     reading: Packing,
 ) -> Float[Tensor, "read heads size"]:
-    """The same for the queries of ``reading`` alone; ``both`` are keys and values of all tokens."""
-    if takes_segments(query, packing, mask):
+    """The same for the queries of ``reading`` alone; ``both`` are keys and values of all tokens,
+    packed or not."""
+    if packing is not None and mask is not None and takes_segments(query, packing, mask):
         key, value = both.unbind(1)
         return attend_to_segments(query, key, value, reading, packing)
-    key, value = packing.unpack(both).unbind(2)
+    key, value = unpacked(both, packing).unbind(2)
     return reading.pack(attend(reading.unpack(query), key, value, mask))
 
 
@@ -92,10 +93,8 @@ def takes_lengths(query: Float[Tensor, "tokens heads size"], packing: Packing) -
     would have to be compiled anew for each number of lengths."""
     if query.is_cuda or query.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    heads, lengths = query.shape[1], packing.lengths
-    padding = len(lengths) * packing.longest**2 - sum(each**2 for each in lengths)
     more = len(packing.groups) - 1
-    return query.dtype == torch.float32 or heads * padding >= more * SPARED
+    return query.dtype == torch.float32 or query.shape[1] * packing.padding >= more * SPARED
 
 
 def attend_by_length(
@@ -105,9 +104,10 @@ def attend_by_length(
     sizes = [length * samples for length, samples in packing.groups]
     rest = len(projected) - sum(sizes)
     *parts, _ = projected.split([*sizes, rest])
+    past = causal_mask(packing.longest, projected.device) if causal else None
     mixed = []
     for part, (length, samples) in zip(parts, packing.groups, strict=True):
         query, key, value = part.unflatten(0, (samples, length)).unbind(2)
-        mask = causal_mask(length, part.device) if causal else None
+        mask = None if past is None else past[..., :length, :length]
         mixed.append(attend(query, key, value, mask).flatten(0, 1))
     return torch.cat([*mixed, projected.new_zeros(rest, *projected.shape[2:])])

@@ -69,6 +69,11 @@ class Packing:
         """Lengths, and how many samples of that length stand one after another."""
         return tuple((length, len(list(same))) for length, same in groupby(self.lengths))
 
+    @cached_property
+    def padding(self) -> int:
+        """Pairs of tokens in the padded batch that are no sample's own."""
+        return len(self.lengths) * self.longest**2 - sum(each**2 for each in self.lengths)
+
     def pack(self, padded: Shaped[Tensor, "batch length *rest"]) -> Shaped[Tensor, "tokens *rest"]:
         """The tokens to compute, one after another."""
         return padded.flatten(0, 1).index_select(0, self.rows)
@@ -83,6 +88,13 @@ class Packing:
         """Padded again, with zeros where nothing was computed."""
         padded = Placed.apply(packed, self.rows, self.real.numel())
         return padded.unflatten(0, self.real.shape)
+
+
+def unpacked(
+    states: Shaped[Tensor, "..."], packing: Packing | None
+) -> Shaped[Tensor, "batch length *rest"]:
+    """Padded, as they are if nothing was packed."""
+    return states if packing is None else packing.unpack(states)
 
 
 def by_length(real: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]:

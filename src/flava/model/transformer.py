@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from flava.model.attention import attend, causal_mask
 from flava.model.packed_attention import attend_from, attend_packed
-from flava.model.packing import Packing, by_length
+from flava.model.packing import Packing, by_length, unpacked
 
 NORM_EPS = 1e-12
 """LayerNorm's epsilon in FLAVA's published weights, heads included."""
@@ -102,25 +102,13 @@ class Attention(nn.Module):
         read = reading.pack(unpacked(states, packing))
         query = self.heads_of(functional.linear(read, to_query, query_bias), 1).squeeze(1)
         both = self.heads_of(functional.linear(states, to_both, both_bias), 2)
-        if packing is None:
-            key, value = both.unbind(2)
-            mixed = reading.pack(attend(reading.unpack(query), key, value, mask))
-        else:
-            assert mask is not None
-            mixed = attend_from(query, both, packing, mask, reading)
-        return self.output(mixed.flatten(1))
+        return self.output(attend_from(query, both, packing, mask, reading).flatten(1))
 
     def heads_of(
         self, projected: Float[Tensor, "*tokens widths"], parts: int
     ) -> Float[Tensor, "*tokens parts heads size"]:
         """Queries, keys, values, or some of them, each head's for itself."""
         return projected.unflatten(-1, (parts, self.heads, -1))
-
-
-def unpacked(
-    states: Float[Tensor, "*tokens width"], packing: Packing | None
-) -> Float[Tensor, "batch length width"]:
-    return states if packing is None else packing.unpack(states)
 
 
 def drop_samples(

@@ -1,4 +1,5 @@
-"""Inference of the base model in bf16: images, short and long texts, pairs; and how cost grows."""
+"""Inference of the base model in bf16 and in int8: images, short and long texts, pairs; and how
+cost grows."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,9 +15,8 @@ from benchmarks.contenders import base_model, hugging_face
 from benchmarks.measure import OURS, Result, compare
 from benchmarks.turns import Here
 from flava.batch import TextBatch
-from flava.inference.passes import in_precision
+from flava.inference.precision import InferencePrecision, in_precision
 from flava.model import Flava
-from flava.precision import Precision
 
 IMAGES, TEXTS, PAIRS = 8, 64, 8
 LONG = 300
@@ -25,27 +25,32 @@ BATCHES = (1, 4, 16, 64)
 SIZES = (224, 320, 384, 480)
 LENGTHS = (8, 32, 128, 512)
 
-PEER = "transformers"
+PEER, BF16, INT8 = "transformers", "flava in bf16", "flava in int8"
+NEAR = 0.99
+"""The least cosine of an embedding in int8 to the same in fp32."""
+
+Works = dict[str, Here]
+"""The same by each contender."""
 
 
 class Both:
-    """The two models' unit vectors of the contrastive space, and states of pairs."""
+    """The two models' unit vectors of the contrastive space, and states of pairs; ours in bf16 and
+    in int8."""
 
     def __init__(self) -> None:
         self.ours = base_model().eval()
         self.peer: Any = hugging_face(self.ours).model.eval().flava
-        lower = in_precision(self.ours, Precision.BF16)
-        assert isinstance(lower, Flava)
-        self.lower = lower
+        self.lower = in_precision(self.ours, InferencePrecision.BF16)
+        self.whole = in_precision(self.ours, InferencePrecision.INT8)
 
-    def image(self, pixels: Tensor) -> dict[str, Here]:
+    def image(self, pixels: Tensor) -> Works:
         def peer() -> Tensor:
             states = self.peer.get_image_features(pixels, interpolate_pos_encoding=True)
             return functional.normalize(states.pooler_output[:, 0], dim=-1)
 
         return self.computing(lambda model: model.encode_image(pixels), peer)
 
-    def text(self, texts: TextBatch, padding: int) -> dict[str, Here]:
+    def text(self, texts: TextBatch, padding: int) -> Works:
         padded = inputs.padded(texts, padding)
 
         def peer() -> Tensor:
@@ -54,7 +59,7 @@ class Both:
 
         return self.computing(lambda model: model.encode_text(texts.ids, texts.real), peer)
 
-    def pair(self, pixels: Tensor, texts: TextBatch) -> dict[str, Here]:
+    def pair(self, pixels: Tensor, texts: TextBatch) -> Works:
         """[CLS_M] of the multimodal encoder."""
         padded = inputs.padded(texts, inputs.PADDED)
 
@@ -70,14 +75,16 @@ class Both:
 
         return self.computing(ours, peer)
 
-    def computing(
-        self, ours: Callable[[Flava], Tensor], peer: Callable[[], Tensor]
-    ) -> dict[str, Here]:
-        """Both, checked to be the same in fp32, to be called in bf16: ours as `flava.load` does."""
+    def computing(self, ours: Callable[[Flava], Tensor], peer: Callable[[], Tensor]) -> Works:
+        """Checked to be the same in fp32, and near to it in int8: ours as `flava.load` does."""
         with torch.inference_mode():
-            torch.testing.assert_close(ours(self.ours), peer(), rtol=0, atol=1e-4)
+            exact = ours(self.ours)
+            torch.testing.assert_close(exact, peer(), rtol=0, atol=1e-4)
+        whole = partial(in_bf16, partial(ours, self.whole))
+        assert functional.cosine_similarity(whole().float(), exact).min() > NEAR
         return {
-            OURS: Here(partial(in_bf16, partial(ours, self.lower))),
+            BF16: Here(partial(in_bf16, partial(ours, self.lower))),
+            INT8: Here(whole),
             PEER: Here(partial(in_bf16, peer)),
         }
 
@@ -90,21 +97,27 @@ def in_bf16(call: Callable[[], Tensor]) -> Tensor:
 def run(rounds: int) -> Iterator[Result]:
     both = Both()
     pixels = inputs.images(both.ours.config, IMAGES).pixels
-    for name, calls, goals in (
+    for name, works, goals in (
         (f"{IMAGES} images", both.image(pixels), {PEER: 1.15}),
         (f"{TEXTS} captions", both.text(inputs.texts(TEXTS), inputs.PADDED), {PEER: 5.0}),
         (f"8 texts of {LONG} words", both.text(inputs.texts(8, words=LONG), 512), {}),
         (f"{PAIRS} pairs", both.pair(pixels, inputs.texts(PAIRS)), {}),
     ):
-        yield compare(name, calls, goals, rounds=rounds)
+        yield compare(name, in_turns(works, BF16, PEER), goals, rounds=rounds)
+        yield compare(f"{name}, int8", in_turns(works, INT8, BF16, PEER), {}, rounds=rounds)
+
+
+def in_turns(works: Works, ours: str, *others: str) -> Works:
+    return {OURS: works[ours]} | {name: works[name] for name in others}
 
 
 def growth(rounds: int) -> Iterator[Result]:
     """With the batch, the image and the text."""
     both = Both()
 
-    def grown(name: str, of: str, size: int, works: dict[str, Here]) -> Result:
-        return replace(compare(name, works, {}, rounds=rounds), of=of, size=size)
+    def grown(name: str, of: str, size: int, works: Works) -> Result:
+        found = compare(name, in_turns(works, BF16, PEER), {}, rounds=rounds)
+        return replace(found, of=of, size=size)
 
     for batch in BATCHES:
         works = both.image(inputs.images(both.ours.config, batch).pixels)

@@ -14,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from flava.training.costs import COUNTED
 
+aten = torch.ops.aten
+
 Calls = Mapping[str, Callable[[], object]]
 """Pieces of work by name."""
 
@@ -30,9 +32,10 @@ class Here:
         return time.perf_counter() - started
 
     def operations(self) -> int:
-        """Floating-point operations of one call, as torch counts them."""
+        """Floating-point operations of one call, as torch counts them; of whole numbers, too."""
         # Torch wraps what it is given: so what stands in COUNTED as well is given bare.
         more = {op: unwrap(COUNTED[op]) for op in COUNTED.keys() - flop_registry.keys()}
+        more[aten._int_mm] = unwrap(flop_registry[aten.mm])
         with FlopCounterMode(display=False, custom_mapping=more) as counter:
             self.call()
         return counter.get_total_flops()

@@ -61,6 +61,12 @@ def test_fused_attention_is_counted_as_if_it_were_spelt_out(dtype: torch.dtype):
     assert Here(lambda: scaled_dot_product_attention(query, key, value)).operations() == spelt
 
 
+def test_whole_numbers_are_counted_as_floating_point_would_be():
+    left, right = torch.ones(5, 8), torch.ones(8, 16)
+    product = Here(lambda: torch.ops.aten._int_mm(left.to(torch.int8), right.to(torch.int8)))
+    assert product.operations() == Here(lambda: left @ right).operations()
+
+
 def test_a_ratio_is_of_medians():
     assert result("step", 2.0, 3.0).ratio("peer") == 3.0 / 2.0
 

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flava.inference.load import load
+from flava.inference.precision import InferencePrecision
 from flava.inference.pretrained import Pretrained
 from flava.model import Codebook, Flava
 from flava.model.packing import GRAIN
-from flava.precision import Precision
 from flava.training.checkpoint import save_checkpoint
 from tests.data.shard_files import encoded, picture
 from tests.inference.models import clip_processor, loaded, processor_of, save_flava, tiny_clip
@@ -320,6 +320,7 @@ def test_the_identity_names_weights_geometry_and_view_but_not_how_they_are_held(
     folder = save_flava(tmp_path / "a", model)
     assert load(folder).identity == first
     assert load(folder, precision="bf16").identity == first
+    assert load(folder, device="cpu", precision="int8").identity == first
     assert load(folder, image_size=48).identity != first
     with torch.no_grad():
         model.text_projection.bias[3] += 1e-6
@@ -345,7 +346,7 @@ def test_a_model_is_used_as_for_evaluation_whatever_mode_it_was_in():
 
 def test_bf16_is_close_and_changes_no_weight(tmp_path):
     folder = save_flava(tmp_path / "m")
-    exact, rough = load(folder), load(folder, precision=Precision.BF16)
+    exact, rough = load(folder), load(folder, precision=InferencePrecision.BF16)
     assert rough.model.image_projection.weight.dtype == torch.float32
     for method, inputs in (("encode_image", IMAGES), ("encode_text", TEXTS)):
         a, b = getattr(exact, method)(inputs), getattr(rough, method)(inputs)
@@ -356,7 +357,7 @@ def test_bf16_is_close_and_changes_no_weight(tmp_path):
 
 def test_bf16_is_bit_for_bit_what_autocast_makes_of_the_weights():
     model = tiny_model()
-    lower = Pretrained(model, processor_of(model), precision=Precision.BF16)
+    lower = Pretrained(model, processor_of(model), precision=InferencePrecision.BF16)
     model.eval()
     texts = random_texts(model.config, [9, 4])
     pixels, ids, real = torch.randn(2, 3, 24, 24), texts.ids, texts.real
@@ -391,7 +392,7 @@ def test_another_image_size_reaches_every_method(tmp_path, size):
     [
         ({"device": "gpu"}, "device is 'gpu', which cannot be used here"),
         ({"device": "cuda:77"}, "device is 'cuda:77', which cannot be used here"),
-        ({"precision": "fp8"}, "precision is 'fp8': use one of bf16, fp32"),
+        ({"precision": "fp8"}, "precision is 'fp8': use one of bf16, fp32, int8"),
     ],
 )
 def test_an_option_that_cannot_be_is_named(tmp_path, options, expected):

@@ -10,10 +10,10 @@ import tyro
 
 from flava.cli.tables import one_source
 from flava.inference.load import load
+from flava.inference.precision import InferencePrecision
 from flava.inference.results_page import results_page
 from flava.inference.rows import BATCH_SIZE
 from flava.inference.search import Index, build_index, check_free, index_embeddings
-from flava.precision import Precision
 from flava.training.files import write_whole
 
 
@@ -35,7 +35,9 @@ class Build:
     """Rows that are computed at once."""
     device: str = "auto"
     """As torch names it; auto takes a GPU if there is one."""
-    precision: Annotated[Precision, tyro.conf.EnumChoicesFromValues] = Precision.FP32
+    precision: Annotated[InferencePrecision, tyro.conf.EnumChoicesFromValues] = (
+        InferencePrecision.FP32
+    )
     """What matrix products are computed in."""
 
 

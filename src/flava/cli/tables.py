@@ -12,6 +12,7 @@ from flava.data.errors import Skipped
 from flava.inference.class_names import read_classes
 from flava.inference.load import load
 from flava.inference.outputs import check_output
+from flava.inference.precision import InferencePrecision
 from flava.inference.rows import (
     BATCH_SIZE,
     EMBEDDING_FORMATS,
@@ -25,9 +26,8 @@ from flava.inference.rows import (
 )
 from flava.inference.sources import Kind, Source, open_source
 from flava.inference.unfinished import Columns
-from flava.precision import Precision
 
-Computed = Annotated[Precision, tyro.conf.EnumChoicesFromValues]
+Computed = Annotated[InferencePrecision, tyro.conf.EnumChoicesFromValues]
 SHOWN_SKIPPED = 3
 
 
@@ -39,7 +39,7 @@ def embed(
     pairs: str | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
-    precision: Computed = Precision.FP32,
+    precision: Computed = InferencePrecision.FP32,
 ) -> None:
     """Write the embedding of every image, text or pair to a file.
 
@@ -75,7 +75,7 @@ def classify(
     top: int = 5,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
-    precision: Computed = Precision.FP32,
+    precision: Computed = InferencePrecision.FP32,
 ) -> None:
     """Name the likeliest classes of every image, without training (zero-shot).
 
@@ -111,7 +111,7 @@ def match(
     output: Path | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
-    precision: Computed = Precision.FP32,
+    precision: Computed = InferencePrecision.FP32,
 ) -> None:
     """Tell how well each image and its text match.
 

@@ -10,18 +10,18 @@ from flava.data.tokenizer import Tokenizer
 from flava.data.transforms import CODE_PIXELS
 from flava.data.views import View, clip_view, codebook_view, encoder_view
 from flava.inference.files import read_image_file, read_tokenizer, read_view
+from flava.inference.precision import InferencePrecision
 from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor, TextTokenizer
 from flava.model import Clip, Flava
 from flava.model.published.load import build, read
-from flava.precision import Precision
 
 
 def load(
     source: str | Path,
     *,
     device: str = "auto",
-    precision: Precision | str = Precision.FP32,
+    precision: InferencePrecision | str = InferencePrecision.FP32,
     image_size: int | None = None,
 ) -> Pretrained:
     """A model with its processor, ready to use, in evaluation mode.
@@ -31,7 +31,8 @@ def load(
             `flava.model.published.load`.
         device: As torch names it, such as "cuda:1"; "auto" is a GPU if there is one, else the CPU.
         precision: What matrix products are computed in. "bf16", with 8 bits of mantissa, took
-            0.4 of the time on a CPU with instructions for it.
+            half of the time on a CPU with instructions for it; "int8", whole numbers of 8 bits in
+            most products, 0.34 to 0.39 of it (CPUs only, with instructions for those).
         image_size: Pixels a side of what the image encoder sees, if not as configured. Position
             embeddings are interpolated as published, so more of an image's detail can be seen.
 
@@ -70,11 +71,11 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def precision_named(precision: Precision | str) -> Precision:
+def precision_named(precision: InferencePrecision | str) -> InferencePrecision:
     try:
-        return Precision(precision)
+        return InferencePrecision(precision)
     except ValueError as error:
-        known = ", ".join(each.value for each in Precision)
+        known = ", ".join(each.value for each in InferencePrecision)
         raise ValueError(f"precision is {precision!r}: use one of {known}") from error
 
 

@@ -2,21 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from flava.data.errors import SampleError
 from flava.data.views import View
 from flava.inference.grouping import groups, prepare
 from flava.inference.images import ImageLike, Images, image_list, open_image
+from flava.inference.precision import InferencePrecision, in_precision
 from flava.inference.processor import Processor, attempt, usable
 from flava.model import Clip, Flava
-from flava.precision import Precision
 
 GROUP_TOKENS = 8192
 """Padded tokens computed at once. Attention over 512-token texts then takes 200 MB in ViT-B."""
@@ -59,7 +58,9 @@ class Passes:
     """The encoders of one model; what is yielded is on the model's device, but for masks, on which
     shapes depend."""
 
-    def __init__(self, model: Flava | Clip, processor: Processor, precision: Precision) -> None:
+    def __init__(
+        self, model: Flava | Clip, processor: Processor, precision: InferencePrecision
+    ) -> None:
         self.model = in_precision(model, precision)
         self.processor, self.precision = processor, precision
         self.device = model.logit_scale.device
@@ -79,7 +80,7 @@ class Passes:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Everything that is computed must stand within this."""
-        lower = self.precision is not Precision.FP32
+        lower = self.precision is not InferencePrecision.FP32
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, self.precision.dtype, enabled=lower),
@@ -139,24 +140,6 @@ class Passes:
             text = model.text_encoder(read.ids, read.real)
             joint = model.multimodal(image, text, read.real)
             yield PairRows(seen.rows, read.ids, read.real, seen.pixels, image, text, joint)
-
-
-def in_precision(model: Flava | Clip, precision: Precision) -> Flava | Clip:
-    """The model, or for bf16 one that shares all with it but its matrices, which are in bf16.
-
-    Autocast gives the same numbers, but converts every matrix at each call, which takes longer than
-    to encode a caption.
-    """
-    if precision is Precision.FP32:
-        return model
-    shared = {id(weight): weight for weight in model.parameters()}
-    matrices = [each for each in model.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
-    lower = {
-        id(weight): nn.Parameter(weight.to(precision.dtype), requires_grad=False)
-        for matrix in matrices
-        for weight in matrix.parameters(recurse=False)
-    }
-    return deepcopy(model, shared | lower)
 
 
 def check_pairs(images: int, texts: int) -> None:

@@ -14,6 +14,7 @@ from flava.inference import export, masked, states
 from flava.inference.identity import identity
 from flava.inference.images import Images, image_list
 from flava.inference.passes import Passes, check_pairs, gather
+from flava.inference.precision import InferencePrecision
 from flava.inference.processor import Processor
 from flava.inference.results import (
     Candidate,
@@ -23,7 +24,6 @@ from flava.inference.results import (
     Reconstruction,
 )
 from flava.model import Clip, Flava
-from flava.precision import Precision
 
 TEMPLATES = ("a photo of a {}.",)
 """CLIP's prompt for a class (Radford et al. 2021, section 3.1.4)."""
@@ -35,7 +35,7 @@ class Pretrained:
     Images may be PIL images, arrays, tensors, paths or files' bytes (see
     `flava.inference.images.open_image`). All results are in 32 bits, on the CPU, and in the order
     asked. Every method raises ValueError for inputs that cannot be used, and names them. ``model``
-    is in 32 bits whatever the precision; in bf16 its matrices were copied when this was made.
+    is in 32 bits whatever the precision; for less its matrices were copied when this was made.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Pretrained:
         model: Flava | Clip,
         processor: Processor,
         *,
-        precision: Precision = Precision.FP32,
+        precision: InferencePrecision = InferencePrecision.FP32,
         folder: Path | None = None,
     ) -> None:
         """``folder`` is where the checkpoint's files are, if it is a folder's."""

@@ -105,5 +105,5 @@ def test_all_matrices_of_blocks_are_whole_but_those_that_are_read_in_parts() -> 
 def test_it_is_for_cpus_alone() -> None:
     with torch.device("meta"):
         model = Flava(tiny_config())
-    with pytest.raises(ValueError, match="for CPUs, and the model is on meta: use bf16"):
+    with pytest.raises(ValueError, match="model is on meta: use bf16, or the device cpu"):
         in_precision(model, InferencePrecision.INT8)

@@ -395,9 +395,9 @@ def test_another_image_size_reaches_every_method(tmp_path, size):
         ({"precision": "fp8"}, "precision is 'fp8': use one of bf16, fp32, int8"),
     ],
 )
-def test_an_option_that_cannot_be_is_named(tmp_path, options, expected):
+def test_an_option_that_cannot_be_is_named_before_anything_is_read(tmp_path, options, expected):
     with pytest.raises(ValueError, match=expected):
-        load(save_flava(tmp_path / "m"), **options)
+        load(tmp_path / "nothing", **options)
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path):

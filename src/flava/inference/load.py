@@ -38,17 +38,19 @@ def load(
 
     Raises:
         FileNotFoundError: there is no such source, or the hub cannot be reached.
-        ValueError: it is damaged, holds another kind of model, or a field is out of range.
+        ValueError: it is damaged, holds another kind of model, a field is out of range, or
+            precision is int8 and the device no CPU.
     """
+    there, computed = device_named(device), precision_named(precision)
     model, folder = read_model(source)
     if not isinstance(model, Flava | Clip):
         raise ValueError(
             f"{source} holds a {type(model).__name__}: only a whole FLAVA or CLIP can be used so"
         )
     return Pretrained(
-        model.to(device_named(device)),
+        model.to(there),
         processor_for(model, folder, image_size),
-        precision=precision_named(precision),
+        precision=computed,
         folder=folder,
     )
 

@@ -53,6 +53,7 @@ def in_int8(model: Flava | Clip) -> dict[int, nn.Module]:
     """What takes the place of the blocks' matrices, by their identities."""
     if (device := model.logit_scale.device).type != "cpu":
         raise ValueError(
-            f"precision is int8, which is for CPUs, and the model is on {device}: use bf16"
+            f"precision is int8, which is for CPUs, and the model is on {device}: use bf16, or the "
+            "device cpu"
         )
     return {id(matrix): Int8Linear(matrix) for matrix in whole_matrices(model)}

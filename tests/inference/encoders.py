@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flava.inference.images import Images, image_list
+from flava.inference.precision import InferencePrecision
 from flava.inference.pretrained import Pretrained
 from flava.inference.results import Match
 
@@ -20,7 +21,7 @@ class KnownEncoder(Pretrained):
     """An embedding depends on the row alone: on the image's pixels, on the text's characters."""
 
     def __init__(self, identity: str = "model-a") -> None:
-        self.identity = identity
+        self.identity, self.precision = identity, InferencePrecision.FP32
         self.batches: list[int] = []
         """Sizes of the batches that it was asked for."""
 

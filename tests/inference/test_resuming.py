@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flava.inference import streaming
+from flava.inference.precision import InferencePrecision
 from flava.inference.rows import embed_rows
 from flava.inference.sources import Kind, Source, open_source
 from flava.inference.streaming import Outcome
@@ -112,13 +113,17 @@ def test_what_was_written_after_the_last_commit_is_cut_off(tmp_path, folder):
     assert output.read_bytes() == whole.read_bytes()
 
 
-def test_it_does_not_go_on_with_another_model_or_input(tmp_path, folder):
+def test_it_does_not_go_on_with_another_model_precision_or_input(tmp_path, folder):
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
         embed(images(folder), output, Stopping(10, KeyboardInterrupt()))
     with pytest.raises(ValueError, match="model: model-a then, model-b now") as caught:
         embed(images(folder), output, KnownEncoder("model-b"))
     assert str(folder_of(output)) in str(caught.value)
+    lower = KnownEncoder()
+    lower.precision = InferencePrecision.INT8
+    with pytest.raises(ValueError, match="precision: fp32 then, int8 now"):
+        embed(images(folder), output, lower)
     (folder / "new.png").write_bytes(encoded(picture(1)))
     with pytest.raises(ValueError, match=r"(?s)out\.parquet was begun with something else.*input:"):
         embed(images(folder), output)

@@ -41,7 +41,7 @@ def embed_rows(
         ValueError, FileExistsError: the output's name; and as ``stream``.
     """
     check_output(output, EMBEDDING_FORMATS)
-    about = {"command": "embed", "model": pretrained.identity, "kind": source.kind.value}
+    about = begun("embed", pretrained) | {"kind": source.kind.value}
     return stream(
         source,
         embedder(pretrained, source.kind),
@@ -50,6 +50,15 @@ def embed_rows(
         notes={"source": model, "root": str(source.root.resolve()), "metric": METRIC[source.kind]},
         batch_size=batch_size,
     )
+
+
+def begun(command: str, pretrained: Pretrained) -> dict[str, str]:
+    """What must be the same for a command to go on with what was begun."""
+    return {
+        "command": command,
+        "model": pretrained.identity,
+        "precision": pretrained.precision.value,
+    }
 
 
 def embedder(pretrained: Pretrained, kind: Kind) -> Compute:
@@ -84,12 +93,7 @@ def classify_rows(
         ValueError, FileExistsError: the output's name; and as ``stream``.
     """
     check_output(output, TABLE_FORMATS)
-    about = {
-        "command": "classify",
-        "model": pretrained.identity,
-        "classes": str(classes),
-        "top": str(top),
-    }
+    about = begun("classify", pretrained) | {"classes": str(classes), "top": str(top)}
     compute = classifier(pretrained, classes, top)
     return stream(source, compute, output, about=about, batch_size=batch_size)
 
@@ -134,7 +138,7 @@ def match_rows(
         ValueError, FileExistsError: the output's name; and as ``stream``.
     """
     check_output(output, TABLE_FORMATS)
-    about = {"command": "match", "model": pretrained.identity}
+    about = begun("match", pretrained)
     return stream(source, matcher(pretrained), output, about=about, batch_size=batch_size)
 
 

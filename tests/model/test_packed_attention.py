@@ -4,7 +4,6 @@ documentation."""
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from itertools import accumulate
 from multiprocessing import get_context
 from typing import Any
@@ -29,11 +28,6 @@ LENGTHS = torch.tensor([21, 1, 5, 7, 5, 2, 11, 7, 5])
 LONGEST, WIDTH = 21, 24
 REAL = torch.arange(LONGEST) < LENGTHS[:, None]
 SOME = REAL & (torch.arange(LONGEST) % 3 == 0)
-
-
-needs_kernel = pytest.mark.skipif(
-    find_spec("torch.nn.attention.varlen") is None, reason="torch has it since its version 2.10"
-)
 
 
 def segments(bounds: Tensor, longest: int) -> Iterator[slice]:
@@ -102,7 +96,6 @@ def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
 
 
-@needs_kernel
 @pytest.mark.parametrize("read", [None, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_segments_are_attended_to_as_padded_samples_are(
@@ -143,7 +136,7 @@ def programs_compiled(*, on_gpu: bool) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("on_gpu", [pytest.param(True, marks=needs_kernel), False])
+@pytest.mark.parametrize("on_gpu", [True, False])
 def test_no_number_of_a_packing_is_a_constant_to_the_compiler(on_gpu: bool) -> None:
     """With the kernel as one operation, as torch has it."""
     with get_context("spawn").Pool(1) as without_type_checks:
@@ -198,7 +191,6 @@ PADDING = torch.ones(2, 1, 1, 9, dtype=torch.bool)
 CAUSAL = PADDING & torch.ones(9, 9, dtype=torch.bool).tril()
 
 
-@needs_kernel
 @pytest.mark.parametrize(
     ("query", "mask", "taken"),
     [

@@ -7,7 +7,6 @@ without waiting for the device.
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
 
@@ -104,18 +103,17 @@ def by_length(real: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
 
 @cache
 def has_segment_kernel(device: torch.device) -> bool:
-    """Whether torch can attend to packed samples here: from 2.10, on NVIDIA's GPUs from Ampere on.
+    """Whether torch can attend to packed samples here: on NVIDIA's GPUs from Ampere on.
 
     The CPU stands for the GPU that a run is planned for (`flava.training.outline`).
     """
-    if device.type == "cuda" and (
-        torch.version.hip
-        or torch.cuda.get_device_capability(device) < (8, 0)
-        or not torch.backends.cuda.is_flash_attention_available()
-    ):
-        return False
-    # Without importing it: it brings torch's compiler, which takes two seconds.
-    return find_spec("torch.nn.attention.varlen") is not None
+    if device.type != "cuda":
+        return True
+    return (
+        not torch.version.hip
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+        and torch.backends.cuda.is_flash_attention_available()
+    )
 
 
 class Placed(torch.autograd.Function):

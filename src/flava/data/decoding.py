@@ -57,8 +57,10 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, *, turn: bool = True) -> Image.Image:
     """Any PIL image upright, as its EXIF orientation says, in RGB, eight bits a channel.
+
+    Without ``turn`` it stays as it is stored.
 
     Every mode becomes RGB as by PIL's ``convert("RGB")``, which is what the published processors
     do with files: transparency is dropped, not composited. Sixteen-bit greys are scaled to eight
@@ -72,9 +74,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     check_size(image)
     try:
         image.load()
-        turn = TURNS.get(orientation(image))
+        turned = TURNS.get(orientation(image)) if turn else None
         rgb = image if image.mode == "RGB" else convert(image)
-        return rgb if turn is None else rgb.transpose(turn)
+        return rgb if turned is None else rgb.transpose(turned)
     except Exception as error:  # Of any type, as above.
         raise SampleError("image cannot be decoded", str(error)) from error
 

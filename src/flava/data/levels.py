@@ -34,12 +34,15 @@ def levels_of(raw: Raw, reduction: Reduction | None = None) -> Levels:
     return decode_levels(image_file_of(raw), reduction)
 
 
-def decode_levels(data: bytes, reduction: Reduction | None = None) -> Levels:
+def decode_levels(
+    data: bytes, reduction: Reduction | None = None, *, upright: bool = True
+) -> Levels:
     """An image file as ``decode_image`` reads it.
 
     Args:
         reduction: Of JPEG, fewer of the frequencies are decoded: sides of a half, a quarter or an
             eighth, rounded up. Other formats are decoded whole.
+        upright: Turned as EXIF says; if not, as it is stored.
 
     Raises:
         SampleError: as ``decode_image``; what is too large is refused also if it would be reduced.
@@ -47,14 +50,16 @@ def decode_levels(data: bytes, reduction: Reduction | None = None) -> Levels:
     image = open_image(data)
     if reduction is not None and (factor := reduction(*image.size)) > 1:
         image.draft(None, (image.width // factor, image.height // factor))
-    elif is_plain_jpeg(image) and (levels := decode_jpeg(data)) is not None:
+    elif is_plain_jpeg(image, upright) and (levels := decode_jpeg(data)) is not None:
         return levels
-    return np.array(to_rgb(image))
+    return np.array(to_rgb(image, turn=upright))
 
 
-def is_plain_jpeg(image: Image.Image) -> bool:
-    """RGB or grey (not CMYK, nor several pictures in one file), and upright as it is."""
-    return image.format == "JPEG" and image.mode in ("RGB", "L") and orientation(image) not in TURNS
+def is_plain_jpeg(image: Image.Image, upright: bool) -> bool:
+    """RGB or grey (not CMYK, nor several pictures in one file), and not to be turned."""
+    if image.format != "JPEG" or image.mode not in ("RGB", "L"):
+        return False
+    return not upright or orientation(image) not in TURNS
 
 
 def decode_jpeg(data: bytes) -> Levels | None:

@@ -95,9 +95,10 @@ class DataConfig:
     """Probability that a pair's text is exchanged for another's in its batch (TorchMultimodal)."""
     workers: int = 1
     """Worker processes of each rank for each source; 0 loads in the training process."""
-    streams: int = 64
+    streams: int = 256
     """Streams that a source too large for memory is read in, on which its order depends. With
-    fewer than ranks times workers, ranks read the same shards. Each may take 4 MiB of memory."""
+    fewer than ranks times workers, ranks read the same shards. Each keeps a shard open, and may
+    take 1 MiB of memory."""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:

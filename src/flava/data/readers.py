@@ -13,7 +13,7 @@ from PIL import Image
 
 from flava.batch import ImageInputs, Inputs, PairInputs, TextInputs
 from flava.data.clip_tokenizer import ClipTokenizer
-from flava.data.decoding import decode_image
+from flava.data.decoding import open_image, to_rgb
 from flava.data.errors import SampleError
 from flava.data.labelled import Row
 from flava.data.levels import decode_levels
@@ -41,13 +41,13 @@ class Reader(ABC, Generic[Read]):
         """Many of them as one."""
 
 
-def row_image(row: Row) -> Image.Image:
-    """The row's image in RGB.
+def row_image(row: Row, *, upright: bool = True) -> Image.Image:
+    """The row's image in RGB, ``upright`` as its EXIF says, or as it is stored.
 
     Raises:
-        SampleError: the file cannot be read, or ``decode_image`` fails.
+        SampleError: the file cannot be read or decoded.
     """
-    return decode_image(row_file(row))
+    return to_rgb(open_image(row_file(row)), turn=upright)
 
 
 def row_file(row: Row) -> bytes:
@@ -67,9 +67,12 @@ class ImageReader(Reader[Pixels]):
     """Pixels a side that the image encoder reads."""
     crop_scale: tuple[float, float]
     """Share of the image's area in a crop; with (1, 1) images stay whole, whatever their shape."""
+    upright: bool = True
+    """Whether images are turned as their EXIF says. The paper's tasks have them as they are stored:
+    torchvision's readers, and those of the published code, do not turn them."""
 
     def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:
-        levels = decode_levels(row_file(row))
+        levels = decode_levels(row_file(row), upright=self.upright)
         if rng is not None and self.crop_scale != WHOLE:
             levels = cropped(rng, levels, self.crop_scale)
         return resize_for_encoder(levels, self.size)

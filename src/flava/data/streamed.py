@@ -5,6 +5,10 @@ shuffle buffer of its own. A window takes its samples from the streams of one tu
 its places from each. So the order depends on the seed and the number of streams alone: ranks and
 workers only divide the streams among them. A stream in whose run of places two ranks meet is read
 by both, and each keeps its own places: nothing comes twice or is lost, but the shard is read twice.
+
+A window mixes its streams, and a buffer what lies within some tens of samples of each other.
+Neither mixes a whole source: its shards must hold it in a random order, as `flava data build`
+writes them (docs/decisions/0029-shuffling.md).
 """
 
 from collections import deque
@@ -30,8 +34,9 @@ from flava.data.stream import (
     Window,
 )
 
-BUFFER_BYTES = 4 * 2**20
-"""Size of each stream's shuffle buffer."""
+BUFFER_BYTES = 2**20
+"""Size of each stream's shuffle buffer: small, so that many streams, with a shard open each, fit in
+memory. More shards in a window mix a source better than larger buffers do (decision 0029)."""
 SAMPLE_OVERHEAD_BYTES = 500
 """What Python's objects add to a sample's bytes."""
 MAX_TURNS = 16

@@ -41,15 +41,23 @@ Item = TypeVar("Item")
 CROP_SCALE = ImageTransformConfig().crop_scale
 
 
-def reader_of(encoder: FeaturesConfig, crop_scale: tuple[float, float] = CROP_SCALE) -> Reader[Any]:
-    """How rows are read for encoders of that geometry; ``crop_scale`` is for training alone."""
+def reader_of(
+    encoder: FeaturesConfig,
+    crop_scale: tuple[float, float] = CROP_SCALE,
+    *,
+    upright: bool = True,
+) -> Reader[Any]:
+    """How rows are read for encoders of that geometry; ``crop_scale`` is for training alone.
+
+    ``upright`` is whether images are turned as their EXIF says.
+    """
     match encoder:
         case ImageConfig():
-            return ImageReader(size=encoder.image_size, crop_scale=crop_scale)
+            return ImageReader(size=encoder.image_size, crop_scale=crop_scale, upright=upright)
         case TextConfig():
             return text_reader(encoder, TEXT_MAX_LENGTH)
     return PairReader(
-        image=ImageReader(size=encoder.image.image_size, crop_scale=crop_scale),
+        image=ImageReader(size=encoder.image.image_size, crop_scale=crop_scale, upright=upright),
         text=text_reader(encoder.text, PAIR_MAX_LENGTH),
     )
 

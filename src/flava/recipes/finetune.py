@@ -49,7 +49,7 @@ class FinetuneConfig(LabelledConfig):
     batch_size: int = 32
     """Samples in a batch."""
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=5e-5, weight_decay=1e-2)
+        default_factory=lambda: OptimizerConfig(lr=5e-5, weight_decay=1e-2, max_grad_norm=1.0)
     )
     """AdamW's settings; narrow models learn sooner with a larger lr."""
     warmup_fraction: float = 1 / 12

@@ -9,11 +9,20 @@ import torch
 from torch import nn
 
 from flava.batch import Batch, Kind
+from flava.data.build.commands import commands
+from flava.data.build.pool import cores
+from flava.data.imagenet import PLACES, LabelledImages, validation_images
 from flava.data.loader import Loader
 from flava.data.vocabularies import Vocabulary
 from flava.distributed import rank, world_size
 from flava.evaluation.held_out_loss import loss_probe
 from flava.evaluation.probe import zero_shot_probe
+from flava.evaluation.suite.task import Settings
+from flava.evaluation.validators import (
+    held_out_pairs,
+    imagenet_validator,
+    retrieval_validator,
+)
 from flava.model import (
     Clip,
     ClipConfig,
@@ -53,8 +62,8 @@ from flava.training.initial import Taken, initialise, save_taken
 from flava.training.loop import Objective, Probe, Trainer
 from flava.training.memory import keep_freed_memory
 from flava.training.outline import outlined
-from flava.training.processes import joined, restarts
-from flava.training.run import Run
+from flava.training.processes import joined, machine_size, restarts
+from flava.training.run import Run, Validator
 
 log = logging.getLogger(__name__)
 
@@ -161,13 +170,43 @@ def outlined_objective(run: Run) -> Objective:
 
 
 def probe_of(run: Run, objective: Objective) -> Probe | None:
-    """What is probed during training: zero-shot accuracy, or the loss of what is held out."""
-    match objective:
-        case FlavaObjective() | ClipObjective():
+    """What looks at the run every ``probe_every`` updates: ``run.validator``.
+
+    Raises:
+        FileNotFoundError, ValueError: what it reads is not there, or does not hold.
+    """
+    match run.validator:
+        case Validator.IMAGENET:
+            images = imagenet_images(run)
+            if rank() == 0:
+                print(f"validation: {images}")
+            return imagenet_validator(images, validation_settings(run), threads=own_threads())
+        case Validator.PAIRS:
+            pairs = held_out_pairs(run.data.located(run.held_out))
+            return retrieval_validator(pairs, validation_settings(run), threads=own_threads())
+        case Validator.EMBEDDED:
+            assert isinstance(objective, FlavaObjective | ClipObjective)  # Run checks it
             return zero_shot_probe(objective.model.config)
-        case MaskedObjective() if run.held_out:
+        case Validator.LOSS:
             return loss_probe(objective, held_out_batches(run), run.precision)
-    return None
+        case Validator.NONE:
+            return None
+
+
+def imagenet_images(run: Run) -> LabelledImages:
+    """Errors as `validation_images`."""
+    return validation_images(run.data.located(run.held_out), run.data.root)
+
+
+def validation_settings(run: Run) -> Settings:
+    """Those of `flava evaluate`, in the run's precision."""
+    cache = run.output_dir / "cache"  # which nothing is kept in: the weights change
+    return Settings(data_root=Path(run.data.root), cache=cache, precision=run.precision)
+
+
+def own_threads() -> int:
+    """Cores of the machine for each of its ranks."""
+    return max(1, cores() // machine_size())
 
 
 def held_out_batches(run: Run) -> list[Batch]:
@@ -221,7 +260,24 @@ def misfits(run: Run) -> list[str]:
     found = model_misfits(run)
     if run.data.crops is not None and not isinstance(run.model, DinoConfig):
         found.append("data.crops is set, which DINO alone reads: leave it out")
-    return found + [f"held_out: {problem}" for problem in run.data.missing(run.held_out)]
+    return found + validation_misfits(run)
+
+
+def validation_misfits(run: Run) -> list[str]:
+    """What the validator reads and is not there, with the commands that build it."""
+    if run.validator is not Validator.IMAGENET:
+        return [f"held_out: {problem}" for problem in run.data.missing(run.held_out)]
+    try:
+        imagenet_images(run)
+    except (OSError, ValueError) as error:
+        root = run.data.root.rstrip("/")
+        lines = [
+            f"validator is imagenet: {error}. Build them, name others with --held-out (a folder "
+            "of class folders, tars, Parquet), or choose another --validator (pairs, none):",
+            *commands(PLACES[0], root),
+        ]
+        return ["\n    ".join(lines)]
+    return []
 
 
 def model_misfits(run: Run) -> list[str]:

@@ -21,7 +21,7 @@ from flava.recipes.columns import BATCH_SIZE, PMD_UPDATES, SELECTION, TINY, flav
 from flava.recipes.tiny import STYLES, flava_tiny
 from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import Run
+from flava.training.run import Run, Validator
 from flava.training.schedule import Decay, ScheduleConfig
 
 PMD = ("root:pmd/*/*.tar",)
@@ -97,6 +97,7 @@ def text_mlm() -> Run:
             lr=5e-4, beta2=0.98, eps=1e-6, weight_decay=0.01, max_grad_norm=math.inf
         ),
         schedule=ScheduleConfig(warmup_steps=10_000, decay=Decay.LINEAR),
+        validator=Validator.LOSS,
         held_out=("root:ccnews-val/*.jsonl", "root:bookcorpus-val/*.jsonl"),
         probe_every=SELECTION,
         checkpoint_every=SELECTION,
@@ -187,6 +188,7 @@ def mim_tiny() -> Run:
         optimizer=parent.optimizer,
         schedule=parent.schedule,
         init=parent.init,
+        validator=Validator.LOSS,
         held_out=(f"embedded:pairs/{STYLES}-val.tar",),
         probe_every=parent.probe_every,
         checkpoint_every=parent.checkpoint_every,
@@ -210,6 +212,7 @@ def mlm_tiny() -> Run:
         ),
         optimizer=parent.optimizer,
         schedule=parent.schedule,
+        validator=Validator.LOSS,
         held_out=(f"embedded:pairs/{STYLES}-val.tar",),
         probe_every=parent.probe_every,
         checkpoint_every=parent.checkpoint_every,
@@ -261,6 +264,7 @@ def image_beit_tiny() -> Run:
         optimizer=replace(paper.optimizer, lr=parent.optimizer.lr),
         schedule=replace(paper.schedule, warmup_steps=50),
         init=parent.init,
+        validator=parent.validator,
         held_out=parent.held_out,
         probe_every=200,
         checkpoint_every=200,

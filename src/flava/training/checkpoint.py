@@ -38,6 +38,8 @@ class Progress:
     """What they took."""
     best: float | None = None
     """The highest figure of the probe, if it was asked."""
+    best_of: str | None = None
+    """The name of that figure."""
     non_finite: int = 0
     """Updates that were left out, among those made."""
     ranks: int = 1

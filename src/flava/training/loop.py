@@ -63,7 +63,8 @@ class Trainer:
         self.parallel = ParallelModel(run, objective, self.device)
         self.trained = self.parallel.trained
         self.optimizer = build_optimizer(run.optimizer, self.model)
-        self.step, self.seconds, self.best = progress.step, progress.seconds, progress.best
+        self.step, self.seconds = progress.step, progress.seconds
+        self.best, self.best_of = progress.best, progress.best_of
         self.saved = self.step if last else None
         self.marks: SourceMarks = progress.marks
         self.position: Callable[[], SourceMarks] = dict
@@ -198,13 +199,19 @@ class Trainer:
         if self.probe and (done or self.step % self.run.probe_every == 0):
             figures = self.probed(self.probe)
             watch.write({"step": self.step, **{f"probe/{k}": v for k, v in figures.items()}})
-            first = next(iter(figures.values()))
-            best = -math.inf if self.best is None else self.best
-            if first > best - self.run.probe_tolerance:
-                self.best = max(first, best)
+            if self.is_best(*next(iter(figures.items()))):
                 self.save("best")
         if done or self.step % self.run.checkpoint_every == 0:
             self.save()
+
+    def is_best(self, name: str, figure: float) -> bool:
+        """Whether this is the highest figure of that name so far, or within the tolerance of it."""
+        # Another validator's figures, from before the run was resumed, tell nothing of this one's.
+        best = self.best if self.best is not None and self.best_of == name else -math.inf
+        if figure <= best - self.run.probe_tolerance:
+            return False
+        self.best, self.best_of = max(figure, best), name
+        return True
 
     def probed(self, probe: Probe) -> dict[str, float]:
         """Every rank asks the probe, since each may hold a part of the model only."""
@@ -227,6 +234,7 @@ class Trainer:
                 step=self.step,
                 seconds=self.seconds,
                 best=self.best,
+                best_of=self.best_of,
                 non_finite=self.finite.count,
                 ranks=world_size(),
                 marks=joined_marks(from_all(self.position())),

@@ -1,5 +1,6 @@
 """AdamW as the paper uses it, and the clipping of gradients before it."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -26,8 +27,9 @@ class OptimizerConfig:
     """Decoupled weight decay; biases, norms and the temperature have none."""
     final_weight_decay: float | None = None
     """The weight decay at the end, which it goes to along half a cosine; None: it stays."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm; the paper names none."""
+    max_grad_norm: float = math.inf
+    """Gradients are scaled down to this norm. Infinity leaves them as they are: neither the paper
+    nor the released trainer clips."""
     clip_each: bool = False
     """Whether that is the largest norm of each parameter's gradient, as DINO's, or of all."""
 

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -19,7 +19,7 @@ from flava.model import (
     MaskedImageConfig,
     MaskedTextConfig,
 )
-from flava.named import Named
+from flava.named import KIND, Named
 from flava.objectives import (
     ClipObjectiveConfig,
     CodebookObjectiveConfig,
@@ -44,6 +44,23 @@ class Parallel(Enum):
     """Every rank holds a part of each weight, gradient and optimiser state."""
     HYBRID = "hybrid"
     """The ranks of a machine hold a part each, and every machine the whole."""
+
+
+class Validator(Enum):
+    """What looks at a pretraining run every ``probe_every`` updates, and at its end: its first
+    figure chooses the checkpoint that is kept as best."""
+
+    IMAGENET = "imagenet"
+    """Zero-shot accuracy on ImageNet-1k's validation images, with CLIP's class names and all of its
+    80 templates: the paper's (supplement, B.1)."""
+    EMBEDDED = "embedded"
+    """Zero-shot accuracy on the embedded corpus's validation pictures: of emoji alone."""
+    PAIRS = "pairs"
+    """Retrieval among the pairs of ``held_out``: the mean R@5 of both ways."""
+    LOSS = "loss"
+    """The loss on ``held_out``, of masked modelling of one kind of data."""
+    NONE = "none"
+    """Nothing: there is no best checkpoint, only the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,9 +183,14 @@ class Run(LoopConfig):
     """What is read, how it is mixed, transformed and masked."""
     init: InitConfig = field(default_factory=InitConfig)
     """Where parts of the model come from; it is not read when a run is resumed."""
+    validator: Validator = Validator.NONE
+    """What chooses the best checkpoint: imagenet (zero-shot accuracy on ImageNet-1k), embedded
+    (the same on the embedded corpus), pairs (retrieval on held_out), loss (that of masked modelling
+    on held_out) or none."""
     held_out: tuple[str, ...] = ()
-    """Shards for the probe of masked modelling alone: its loss there chooses the best checkpoint.
-    Nothing is probed if there are none."""
+    """What the validator reads. For pairs and loss: shards, as in data. For imagenet: where the
+    validation images are, a folder of class folders, tars or Parquet; by default it is looked for
+    below data.root."""
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()
@@ -179,17 +201,30 @@ class Run(LoopConfig):
                 f"objective is a {type(self.objective).__name__}, which does not train a "
                 f"{type(self.model).__name__}"
             )
-        if self.held_out and not isinstance(self.objective, MaskedObjectiveConfig):
-            found.append(
-                "held_out is set, but only masked modelling of one kind of data is probed by its "
-                "loss: leave it out"
-            )
+        found += self.validator_mistakes()
         return found + [
             f"init.{name} is {source}, but a {type(self.model).__name__} has no such part: leave "
             "it out"
             for name, source in self.init.given.items()
             if not hasattr(self.model, name)
         ]
+
+    def validator_mistakes(self) -> list[str]:
+        """Where the validator does not fit what is trained, or lacks what it reads."""
+        named, model = f"validator is {self.validator.value}", type(self.model).__name__
+        compares = self.validator in (Validator.IMAGENET, Validator.EMBEDDED, Validator.PAIRS)
+        if compares and not isinstance(self.objective, ContrastConfig):
+            return [f"{named}, which compares images with texts, but a {model} does not: use none"]
+        if self.validator is Validator.LOSS and not isinstance(
+            self.objective, MaskedObjectiveConfig
+        ):
+            return [f"{named}, which is of masked modelling of one kind of data: use another"]
+        reads = self.validator in (Validator.PAIRS, Validator.LOSS)
+        if reads and not self.held_out:
+            return [f"{named}, but held_out is empty: name the shards that it reads"]
+        if self.held_out and not reads and self.validator is not Validator.IMAGENET:
+            return [f"held_out is set, but {named}, which does not read it: leave it out"]
+        return []
 
 
 RUN = TypeAdapter(Run)
@@ -199,6 +234,8 @@ FREE_ON_RESUME = {
     "output_dir",
     "resume",
     "max_steps",
+    "validator",
+    "held_out",
     "probe_every",
     "probe_tolerance",
     "checkpoint_every",
@@ -226,9 +263,23 @@ def load_run(path: Path, kind: type[AnyRun] = Run) -> AnyRun:
     if not path.is_file():
         raise FileNotFoundError(f"no run at {path.parent}: it holds no {path.name}")
     try:
-        return TypeAdapter(kind).validate_json(path.read_bytes())
+        saved = json.loads(path.read_bytes())
+        if kind is Run and isinstance(saved, dict):
+            saved.setdefault("validator", former_validator(saved))
+        return TypeAdapter(kind).validate_json(json.dumps(saved))
     except ValidationError as error:
         raise ValueError(f"{path} is not a run's configuration:{explain(error)}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not a run's configuration: {error}") from error
+
+
+def former_validator(saved: dict[str, Any]) -> str:
+    """That of a run which was saved before runs named theirs."""
+    objective = saved.get("objective")
+    kind = objective.get(KIND) if isinstance(objective, dict) else None
+    if kind in (FlavaObjectiveConfig.__name__, ClipObjectiveConfig.__name__):
+        return Validator.EMBEDDED.value
+    return (Validator.LOSS if saved.get("held_out") else Validator.NONE).value
 
 
 def differences(saved: AnyRun, asked: AnyRun) -> list[str]:

@@ -124,7 +124,7 @@ class FineTuned:
         Raises:
             ValueError: some rows cannot be decoded; they are named.
         """
-        reader = reader_of(self.classifier.config.encoder)
+        reader = reader_of(self.classifier.config.encoder, upright=False)
         found = outputs_of(self.classifier, rows, reader, self.run.precision, shown_as=shown_as)
         return complete(found, self.run.task)
 
@@ -202,7 +202,7 @@ def batches_of_update(batch_size: int, at_once: int) -> int:
 def train(classifier: Classifier, samples: Samples, run: SuiteRun, workers: int) -> None:
     """Train to the end, from the last checkpoint if there is one."""
     encoder = classifier.config.encoder
-    probe = scored_probe(samples, reader_of(encoder), run.precision)
+    probe = scored_probe(samples, reader_of(encoder, upright=False), run.precision)
     check(run)
     trainer = Trainer(run, FinetuneObjective(classifier), probe)
     rows = Rows(
@@ -212,7 +212,12 @@ def train(classifier: Classifier, samples: Samples, run: SuiteRun, workers: int)
     )
     try:
         train_on(
-            trainer, classifier, rows, reader_of(encoder, run.crop_scale), run.batch_size, workers
+            trainer,
+            classifier,
+            rows,
+            reader_of(encoder, run.crop_scale, upright=False),
+            run.batch_size,
+            workers,
         )
     except Interrupted as error:
         raise Interrupted(

@@ -22,14 +22,14 @@ class MiddleReader(ImageReader):
     """The middle of an image, its shorter side resized: what CLIP sees."""
 
     def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:  # noqa: ARG002
-        return clip_view(self.size).levels(row_image(row))
+        return clip_view(self.size).levels(row_image(row, upright=self.upright))
 
 
 def image_reader(model: Flava | Clip) -> ImageReader:
     """How `flava.load` shows images to the model if no file says otherwise: FLAVA sees all of one,
-    squared, and CLIP its middle."""
+    squared, and CLIP its middle; but they are not turned as their EXIF says."""
     kind = MiddleReader if isinstance(model, Clip) else ImageReader
-    return kind(size=model.config.image.image_size, crop_scale=(1.0, 1.0))
+    return kind(size=model.config.image.image_size, crop_scale=(1.0, 1.0), upright=False)
 
 
 class ImageEmbedding(nn.Module):

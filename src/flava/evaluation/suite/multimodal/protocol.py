@@ -33,7 +33,8 @@ class Protocol:
 
 
 def tuning(protocol: Protocol, model: nn.Module, samples: int, *, few: bool) -> TuningConfig:
-    """The protocol for so many training samples.
+    """The protocol for so many training samples. Gradients are not clipped: the paper names no
+    clipping, and the trainer it was made with (MMF) clips none unless it is told to.
 
     With ``few`` of them, updates and warm-up shrink so that each is seen as often as it would be
     in the whole.

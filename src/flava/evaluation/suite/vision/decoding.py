@@ -5,24 +5,29 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from flava.data.decoding import decode_image, to_rgb
+from flava.data import decoding
 from flava.data.errors import SampleError
 
 VIDEO_SUFFIX = ".avi"
 
 
-def open_image(image: Path | np.ndarray) -> Image.Image:
+def open_image(image: Path | bytes | np.ndarray) -> Image.Image:
     """An RGB image from a file, of a video the middle frame, or from levels (h, w) or (h, w, 3).
+
+    Files are not turned upright as their EXIF says: torchvision's readers, on whose images the
+    protocols' figures stand, do not turn them (``datasets.folder.pil_loader``).
 
     Raises:
         SampleError: it cannot be read or decoded.
     """
-    if not isinstance(image, Path):
-        return to_rgb(Image.fromarray(image))
+    if isinstance(image, np.ndarray):
+        return decoding.to_rgb(Image.fromarray(image))
+    if isinstance(image, bytes):
+        return decoding.to_rgb(decoding.open_image(image), turn=False)
     if image.suffix == VIDEO_SUFFIX:
         return middle_frame(image)
     try:
-        return decode_image(image.read_bytes())
+        return open_image(image.read_bytes())
     except OSError as error:
         raise SampleError("image cannot be read", f"{image}: {error.strerror}") from error
 

@@ -4,7 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from flava.evaluation.suite.vision.collection import Images, Places, shortened
 from flava.evaluation.suite.vision.decoding import open_image
 from flava.model import Clip
 from flava.model.digest import weights_digest
+from flava.model.flava import unit_length
 from flava.training.files import write_whole
 
 Levels = UInt8[np.ndarray, "height width 3"]
@@ -35,6 +36,14 @@ class Extractor:
     model: Any
     """Whatever has an ``image_encoder``."""
     settings: Settings
+    threads: int = field(default_factory=torch.get_num_threads)
+    """That decode images."""
+    shown: bool = True
+    """Whether progress is shown."""
+
+    def shown_as(self, name: str) -> str | None:
+        """The name of a progress bar, if there is to be one."""
+        return name if self.shown else None
 
     @property
     def view(self) -> View:
@@ -81,7 +90,10 @@ class Extractor:
         features = np.empty((len(places), self.model.config.image.width), np.float32)
         failed: list[str] = []
         done = 0
-        with evaluating(self.model, self.settings.precision), progress(name, len(places)) as step:
+        with (
+            evaluating(self.model, self.settings.precision),
+            progress(self.shown_as(name), len(places)) as step,
+        ):
             for batch in self.batches(images, places):
                 failed += [f"{name}: {each}" for each in batch if isinstance(each, SampleError)]
                 if not failed:
@@ -95,10 +107,10 @@ class Extractor:
         return features
 
     def batches(self, images: Images, places: Places) -> Iterator[list[Levels | SampleError]]:
-        """Decoded and resized, by as many threads as torch has, a batch ahead of the model."""
+        """Decoded and resized by threads, a batch ahead of the model."""
         ahead: deque[list[Future[Levels | SampleError]]] = deque()
         size = self.settings.batch_size
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
             for start in range(0, len(places), size):
                 batch = places[start : start + size].tolist()
                 ahead.append([pool.submit(self.read, images, place) for place in batch])
@@ -107,10 +119,12 @@ class Extractor:
             yield from ([each.result() for each in batch] for batch in ahead)
 
     def read(self, images: Images, place: int) -> Levels | SampleError:
+        image = None
         try:
-            return self.view.levels(open_image(images[place]))
+            image = images[place]
+            return self.view.levels(open_image(image))
         except SampleError as error:
-            where = images[place] if isinstance(images[place], Path) else f"sample {place}"
+            where = image if isinstance(image, Path) else f"sample {place}"
             return SampleError(f"{where}: {error}")
 
     def encode(self, levels: list[Any]) -> np.ndarray:
@@ -118,6 +132,15 @@ class Extractor:
         pixels = self.view.normalise(levels).to(device)
         states: Tensor = self.model.image_encoder.cls(pixels)[:, 0]
         return self.model.image_encoder.norm(states).float().cpu().numpy()
+
+    def project(
+        self, features: Float[np.ndarray, "images width"]
+    ) -> Float[Tensor, "images projection"]:
+        """Unit vectors of the contrastive space, computed in 32 bits, from such features."""
+        device = next(self.model.parameters()).device
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            projected = self.model.image_projection(torch.from_numpy(features).to(device))
+        return unit_length(projected).cpu()
 
 
 def stamps(folder: Path) -> list[str]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -16,9 +15,9 @@ from flava.evaluation import zero_shot
 from flava.evaluation.classes import ImageClass
 from flava.evaluation.held_out import Texts
 from flava.evaluation.outputs import progress
+from flava.evaluation.ranks import of_all_ranks
 from flava.evaluation.subject import evaluating
 from flava.evaluation.suite.vision.features import Extractor
-from flava.model.flava import unit_length
 
 FILE = Path(__file__).with_name("prompts.json")
 
@@ -49,26 +48,28 @@ PROMPTS = read_prompts(FILE)
 def classify(
     extractor: Extractor, features: Float[np.ndarray, "images width"], prompts: Prompts
 ) -> Int[np.ndarray, " images"]:
-    """The class of each image whose prompts are nearest to it in the contrastive space.
+    """The class of each image whose prompts are nearest to it in the contrastive space."""
+    classes = class_vectors(extractor, prompts)
+    return zero_shot.classify(extractor.project(features), classes).numpy()
 
-    The projections are computed in 32 bits from the image encoder's features, which are kept.
-    """
+
+def class_vectors(extractor: Extractor, prompts: Prompts) -> Float[Tensor, "classes projection"]:
+    """A unit vector for each class, of whose prompts the ranks encode a part each."""
     model, settings = extractor.model, extractor.settings
     device = next(model.parameters()).device
-    total = len(prompts.templates) * sum(len(each.names) for each in prompts.classes)
-    with evaluating(model, settings.precision), progress("prompts", total) as advance:
 
-        def embed(texts: list[str]) -> Float[Tensor, "texts width"]:
-            embedded = []
-            for start in range(0, len(texts), settings.batch_size):
-                part = texts[start : start + settings.batch_size]
-                made = Texts(part, part, model.config)
-                states = model.encode_text(made.ids.to(device), made.real)
-                embedded.append(states.float().cpu())
-                advance(len(part))
-            return torch.cat(embedded)
+    def embed(texts: list[str]) -> Float[Tensor, "texts width"]:
+        made = Texts(texts, texts, model.config)
+        return model.encode_text(made.ids.to(device), made.real).float().cpu()
 
-        classes = zero_shot.class_embeddings(embed, prompts.classes, prompts.templates)
-    with torch.inference_mode():
-        projected = model.image_projection(torch.from_numpy(features).to(device))
-    return zero_shot.classify(unit_length(projected).cpu(), classes).numpy()
+    def vectors(places: range) -> Float[Tensor, "classes width"]:
+        group = prompts.classes[places.start : places.stop]
+        advance(len(group))
+        return zero_shot.class_embeddings(embed, group, prompts.templates)
+
+    size = max(1, settings.batch_size // len(prompts.templates))
+    with (
+        evaluating(model, settings.precision),
+        progress(extractor.shown_as("classes"), len(prompts.classes)) as advance,
+    ):
+        return of_all_ranks(len(prompts.classes), size, vectors, device)

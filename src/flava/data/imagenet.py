@@ -1,0 +1,237 @@
+"""ImageNet-1k's validation images with their labels, in any of the forms that they are kept in.
+
+A folder with a folder for each class, as torchvision reads it; Parquet, as `datasets` writes it; or
+tars, as `flava data build imagenet-1k` writes them. An index tells where each image's file lies, so
+that any of them can be read by itself: ranks read each their own.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int
+
+from flava.data.embedded import resolve
+from flava.data.errors import SampleError
+from flava.data.folders import FOLDER_SUFFIXES
+from flava.data.remote import is_url
+
+CLASSES = 1000
+IMAGES = 50_000
+"""Of the whole validation set."""
+WNIDS = Path(__file__).with_name("imagenet_wnids.txt")
+"""The classes' ids of WordNet, sorted: label n is that of line n, counted from 0 (ILSVRC 2012)."""
+PLACES = (
+    "imagenet-1k-val/*.tar",
+    "imagenet-1k-val/*.parquet",
+    "imagenet/val",
+    "imagenet/validation-*.parquet",
+    "imagenet/data/validation-*.parquet",
+)
+"""Where the images are looked for below the root of the data: shards of `flava data build`, the
+folder that `flava evaluate --tasks imagenet` reads, files of `datasets`."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFile:
+    """An image file, or a part of a tar."""
+
+    path: Path
+    start: int = 0
+    size: int = -1
+    """Bytes; -1 is all of it."""
+
+    def read(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class InParquet:
+    """A cell of the column "image"."""
+
+    path: Path
+    group: int
+    row: int
+    """Within the row group."""
+
+    def read(self) -> bytes:
+        cell = _column(self.path, self.group)[self.row].as_py()
+        return (cell.get("bytes") or b"") if isinstance(cell, dict) else cell or b""
+
+
+@lru_cache(maxsize=2)  # images are read in order: those of a row group follow each other
+def _column(path: Path, group: int) -> pa.ChunkedArray:
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=["image"]).column("image")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Where images lie, and the number of each one's class."""
+
+    places: Sequence[InFile | InParquet]
+    labels: Int[np.ndarray, " images"]
+    source: str
+    """Where they were found."""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, place: int) -> bytes:
+        """An image's file; raises SampleError if it cannot be read."""
+        try:
+            return self.places[place].read()
+        except (OSError, pa.ArrowException) as error:
+            where = self.places[place].path
+            raise SampleError("image cannot be read", f"{where}: {error}") from error
+
+    def __str__(self) -> str:
+        classes = len(np.unique(self.labels))
+        return f"{len(self):,} images of {classes:,} classes of ImageNet-1k, from {self.source}"
+
+
+def validation_images(given: Sequence[str], root: str) -> LabelledImages:
+    """The images at the paths that are given, or those found below ``root`` if there are none.
+
+    Raises:
+        FileNotFoundError: there are none; the places that were tried are listed.
+        ValueError: an image has no label, or one that is no class's; or they are behind a URL.
+    """
+    return _validation_images(tuple(given), root)
+
+
+@lru_cache(maxsize=1)  # asked for when a run is checked, and again when it begins
+def _validation_images(given: tuple[str, ...], root: str) -> LabelledImages:
+    tried = given or tuple(f"{root.rstrip('/')}/{place}" for place in PLACES)
+    if urls := [place for place in tried if is_url(place)]:
+        raise ValueError(f"the images are read from files, and {urls[0]} is a URL: copy them")
+    found = [path for place in given for path in _paths(place, needed=True)]
+    source = ", ".join(given)
+    for place in () if given else tried:
+        if paths := _paths(place, needed=False):
+            found, source = paths, place
+            break
+    if not found:
+        raise FileNotFoundError(
+            f"there are no validation images of ImageNet-1k: tried {', '.join(tried)}"
+        )
+    every = [each for path in found for each in _images_of(path)]
+    if not every:
+        raise FileNotFoundError(f"{source} holds no image")
+    return LabelledImages(
+        tuple(place for place, _ in every), np.array([label for _, label in every]), source
+    )
+
+
+def _paths(place: str, *, needed: bool) -> list[Path]:
+    if Path(place).is_dir():
+        return [Path(place)]
+    try:
+        return resolve(place)
+    except FileNotFoundError:
+        if needed:
+            raise
+        return []
+
+
+def _images_of(path: Path) -> Iterator[tuple[InFile | InParquet, int]]:
+    if path.is_dir():
+        return _of_folder(path)
+    if path.suffix == ".parquet":
+        return _of_parquet(path)
+    if path.name.endswith(".tar"):
+        return _of_tar(path)
+    raise ValueError(
+        f"{path} is of an unknown kind: give a folder of class folders, .tar, .parquet"
+    )
+
+
+def _of_folder(folder: Path) -> Iterator[tuple[InFile, int]]:
+    for inside in sorted(each for each in folder.iterdir() if not each.name.startswith(".")):
+        if not inside.is_dir():
+            raise ValueError(
+                f"{inside} is in no class's folder: the images of each class must be in one, named "
+                f"by its WordNet id (n01440764)"
+            )
+        label = label_of(inside.name, inside)
+        for file in sorted(inside.rglob("*")):
+            if file.name.lower().endswith(FOLDER_SUFFIXES):
+                yield InFile(file), label
+
+
+def _of_parquet(path: Path) -> Iterator[tuple[InParquet, int]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            if missing := {"image", "label"} - set(file.schema_arrow.names):
+                raise ValueError(f"{path} has no column {' and no column '.join(sorted(missing))}")
+            for group in range(file.num_row_groups):
+                labels = file.read_row_group(group, columns=["label"]).column("label").to_pylist()
+                for row, label in enumerate(labels):
+                    where = f"{path}, row {row} of row group {group}"
+                    yield InParquet(path, group, row), label_of(label, where)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _of_tar(path: Path) -> Iterator[tuple[InFile, int]]:
+    """A sample's image, and its label: "class" or "label" of its .json, or the number in .cls."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for key, members in groupby(tar, lambda member: member.name.partition(".")[0]):
+                image, label = None, None
+                for member in members:
+                    suffix = member.name.rpartition(".")[2].lower()
+                    if f".{suffix}" in FOLDER_SUFFIXES:
+                        image = InFile(path, member.offset_data, member.size)
+                    elif suffix in ("json", "cls") and label is None:
+                        label = _stored_label(suffix, InFile(path, member.offset_data, member.size))
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
+                if image is not None:
+                    yield image, label_of(label, f"{path}, sample {key}")
+    except tarfile.TarError as error:
+        raise ValueError(f"{path} cannot be read as a tar: {error}") from error
+
+
+def _stored_label(suffix: str, file: InFile) -> Any:
+    text = file.read().decode(errors="replace")
+    if suffix == "cls":
+        return text.strip()
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return None
+    return fields.get("class", fields.get("label")) if isinstance(fields, dict) else None
+
+
+def label_of(named: Any, where: object) -> int:
+    """The number of a class from its number or its WordNet id.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    number = named if isinstance(named, int) else numbers().get(str(named))
+    if number is None or not 0 <= number < CLASSES:
+        raise ValueError(
+            f"{where}: {named!r} is no class of ImageNet-1k, which has WordNet ids such as "
+            f"n01440764, or numbers from 0 to {CLASSES - 1}"
+        )
+    return number
+
+
+@cache
+def numbers() -> dict[str, int]:
+    """The number of each class by its WordNet id, and by itself as text."""
+    ids = WNIDS.read_text().split()
+    return {wnid: number for number, wnid in enumerate(ids)} | {
+        str(number): number for number in range(CLASSES)
+    }

@@ -1,0 +1,179 @@
+"""Validators of pretraining beside the embedded corpus's: ImageNet-1k, and held-out pairs.
+
+A validator is what training calls a probe: (model, step) -> figures, of which the first chooses the
+best checkpoint. Every rank is asked, computes its part, and has the figures that all others have.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from flava.data.errors import SampleError, Skipped
+from flava.data.imagenet import LabelledImages
+from flava.data.shards import Raw, read_shard, resolve_all
+from flava.data.source import first_caption, image_file_of, image_of
+from flava.evaluation import zero_shot
+from flava.evaluation.held_out import Texts
+from flava.evaluation.probe import Probe
+from flava.evaluation.ranks import of_all_ranks, own_batches
+from flava.evaluation.retrieval import ranks, recall
+from flava.evaluation.subject import evaluating
+from flava.evaluation.suite.task import Settings
+from flava.evaluation.suite.vision.collection import Images
+from flava.evaluation.suite.vision.features import Extractor
+from flava.evaluation.suite.vision.zero_shot import PROMPTS, Prompts, class_vectors
+
+MOST_PAIRS = 5_000
+"""Held-out pairs that are looked at: as many as Karpathy's test split of COCO has images. Their
+files are held in memory, and among more of them R@5 is another figure."""
+NO_CLASS = -1
+
+log = logging.getLogger(__name__)
+
+
+def imagenet_validator(
+    images: LabelledImages, settings: Settings, *, threads: int, prompts: Prompts | None = None
+) -> Probe:
+    """Zero-shot accuracy on ImageNet-1k, as `flava evaluate --tasks zero_shot_imagenet` finds it.
+
+    An image that cannot be decoded counts as not recognised, and is named in a warning.
+    """
+    prompts = PROMPTS["imagenet"] if prompts is None else prompts
+    labels = torch.from_numpy(images.labels)
+
+    def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
+        extractor = Extractor(model, settings, threads=threads, shown=False)
+        classes = class_vectors(extractor, prompts)
+
+        def recognised(batch: Batch) -> Tensor:
+            found = zero_shot.classify(extractor.project(batch.features), classes)
+            return found.masked_fill(batch.unreadable, NO_CLASS)
+
+        right = of_images(extractor, images, recognised) == labels
+        return {"imagenet_zero_shot_accuracy": right.double().mean().item()}
+
+    return validate
+
+
+@dataclass(frozen=True)
+class HeldOutPairs:
+    """Image files and captions: pair i has place i in both."""
+
+    files: Sequence[bytes]
+    captions: Sequence[str]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The same number where pairs share an image, whose captions are all right for it."""
+        digests = [hashlib.sha256(file).hexdigest() for file in self.files]
+        return np.unique(digests, return_inverse=True)[1]
+
+
+def held_out_pairs(shards: Sequence[str]) -> HeldOutPairs:
+    """The first ``MOST_PAIRS`` pairs of some shards; what cannot be used is named and counted.
+
+    Raises:
+        FileNotFoundError, ValueError: as `resolve_all`; or no pair can be used.
+    """
+    paths = resolve_all(shards)
+    files, captions, skipped = [], [], []
+    for raw in chain.from_iterable(map(read_shard, paths)):
+        if len(files) == MOST_PAIRS:
+            log.warning("validation: the first %s pairs are looked at, and no others", MOST_PAIRS)
+            break
+        try:
+            file, caption = usable(raw)
+        except SampleError as error:
+            skipped.append(f"{raw.shard}, {raw.key}: {error}")
+        else:
+            files.append(file)
+            captions.append(caption)
+    if skipped:
+        log.warning("validation: %s pairs are left out, first %s", len(skipped), skipped[0])
+    if not files:
+        raise ValueError(f"no usable pair in {', '.join(map(str, paths))}")
+    return HeldOutPairs(files, captions)
+
+
+def usable(raw: Raw | Skipped) -> tuple[bytes, str]:
+    """A pair's image file and its first caption.
+
+    Raises:
+        SampleError: one of them cannot be used.
+    """
+    if isinstance(raw, Skipped):
+        raise SampleError(raw.reason, raw.message)
+    image_of(raw)  # decoded now, and not first in the middle of training
+    return image_file_of(raw), first_caption(raw)
+
+
+def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int) -> Probe:
+    """``retrieval_r@5``, the mean of both ways, of the texts of images and the images of texts."""
+    ids = pairs.ids
+
+    def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
+        extractor = Extractor(model, settings, threads=threads, shown=False)
+        images = of_images(extractor, pairs.files, lambda b: extractor.project(b.features)).numpy()
+        texts = embeddings(extractor, pairs.captions).numpy()
+        to_text = recall(ranks(images, texts, ids, ids), k=5)
+        to_image = recall(ranks(texts, images, ids, ids), k=5)
+        return {
+            "retrieval_r@5": (to_text + to_image) / 2,
+            "image_to_text_r@5": to_text,
+            "text_to_image_r@5": to_image,
+        }
+
+    return validate
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Features of some images, and which of these could not be decoded."""
+
+    features: Float[np.ndarray, "images width"]
+    unreadable: Tensor
+
+
+def of_images(
+    extractor: Extractor, images: Images, compute: Callable[[Batch], Tensor]
+) -> Shaped[Tensor, "images *width"]:
+    """What ``compute`` makes of the features of every image, each rank of a part of them."""
+    size, count = extractor.settings.batch_size, len(images)
+    own = np.concatenate([np.arange(p.start, p.stop) for p, _ in own_batches(count, size)])
+    decoded = extractor.batches(images, own)
+
+    def computed(places: range) -> Tensor:  # noqa: ARG001
+        levels = next(decoded)  # those of the places: both follow `own_batches`
+        bad = [each if isinstance(each, SampleError) else None for each in levels]
+        for error in filter(None, bad):
+            log.warning("validation: %s", error)
+        black = np.zeros((*extractor.view.crop, 3), np.uint8)
+        features = extractor.encode([black if b else e for e, b in zip(levels, bad, strict=True)])
+        return compute(Batch(features, torch.tensor([each is not None for each in bad])))
+
+    with evaluating(extractor.model, extractor.settings.precision):
+        return of_all_ranks(count, size, computed, device_of(extractor))
+
+
+def embeddings(extractor: Extractor, texts: Sequence[str]) -> Float[Tensor, "texts projection"]:
+    """Unit vectors of texts, each rank of a part of them."""
+    model, device = extractor.model, device_of(extractor)
+
+    def embed(places: range) -> Tensor:
+        part = list(texts[places.start : places.stop])
+        made = Texts(part, part, model.config)
+        return model.encode_text(made.ids.to(device), made.real).float().cpu()
+
+    with evaluating(model, extractor.settings.precision):
+        return of_all_ranks(len(texts), extractor.settings.batch_size, embed, device)
+
+
+def device_of(extractor: Extractor) -> torch.device:
+    return next(extractor.model.parameters()).device

@@ -22,7 +22,7 @@ from flava.recipes.start import start
 from flava.training.checkpoint import load_progress, save_checkpoint
 from flava.training.initial import InitConfig
 from flava.training.loop import Interrupted
-from flava.training.run import RUN, Run
+from flava.training.run import RUN, Run, Validator
 from flava.training.state import stored_tensors
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.tiny_runs import CODEBOOK, IMAGE, codebook_run, figures, flava_data, flava_run
@@ -44,7 +44,14 @@ def flava(folder: Path, workers: int) -> Run:
     codebook = save_checkpoint(folder, "codebook", Codebook(CODEBOOK))
     data = flava_data(folder / "data", workers)
     init = InitConfig(codebook=str(codebook))
-    return flava_run(folder / "through", data, init=init, accumulate=2, probe_every=3)
+    return flava_run(
+        folder / "through",
+        data,
+        init=init,
+        accumulate=2,
+        validator=Validator.EMBEDDED,
+        probe_every=3,
+    )
 
 
 def codebook(folder: Path, workers: int) -> Run:

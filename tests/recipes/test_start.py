@@ -16,7 +16,7 @@ from flava.recipes import RECIPES
 from flava.recipes.start import join, misfits, start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initial import InitConfig
-from flava.training.run import Run
+from flava.training.run import Run, Validator
 from tests.tiny_runs import CODEBOOK, codebook_run, flava_data, flava_run, rows
 
 
@@ -162,11 +162,8 @@ CODEBOOK_PARTS = {"codebook.encoder", "codebook.decoder"}
     ],
     ids=["all", "pairs", "whole pairs", "text"],
 )
-def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(
-    run, monkeypatch, changes, absent
-):
+def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(run, changes, absent):
     """In the checkpoint too; and everything else that the losses read has a gradient."""
-    monkeypatch.setattr("flava.recipes.start.zero_shot_probe", lambda _: None)
     run = replace(run, data=replace(run.data, **changes), max_steps=6)
     if "codebook.encoder" in absent:
         run = replace(run, init=InitConfig())
@@ -201,6 +198,7 @@ def test_clip_is_trained_and_probed(run, monkeypatch, tmp_path):
         objective=ClipObjectiveConfig(),
         data=data,
         init=InitConfig(),
+        validator=Validator.EMBEDDED,
         output_dir=tmp_path / "clip",
         max_steps=3,
     )
@@ -218,8 +216,7 @@ def test_clip_is_trained_and_probed(run, monkeypatch, tmp_path):
 # Other runs
 
 
-def test_the_codebook_is_that_of_the_file_and_stays_so(run, monkeypatch, capsys):
-    monkeypatch.setattr("flava.recipes.start.zero_shot_probe", lambda _: None)
+def test_the_codebook_is_that_of_the_file_and_stays_so(run, capsys):
     start(replace(run, max_steps=2))
     assert run.init.codebook is not None
     expected = load_pretrained(Path(run.init.codebook)).state_dict()

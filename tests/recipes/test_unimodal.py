@@ -27,7 +27,7 @@ from flava.recipes.start import held_out_batches, misfits, start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initial import InitConfig
 from flava.training.loop import Interrupted
-from flava.training.run import RUN, Run
+from flava.training.run import RUN, Run, Validator
 from flava.training.schedule import learning_rate_factor
 from tests.recipes.test_resume import assert_same, interrupting
 from tests.support import random_texts, tiny_config, tiny_model
@@ -168,6 +168,7 @@ def text_run(folder: Path, **changes: Any) -> Run:
         model=MaskedTextConfig(text=text),
         objective=MaskedObjectiveConfig(),
         data=replace(data, pairs=None, images=None, pack_sentences=True),
+        validator=Validator.LOSS,
         held_out=(str(folder / "data" / "text.jsonl"),),
         probe_every=3,
     )
@@ -186,6 +187,7 @@ def image_run(folder: Path, **changes: Any) -> Run:
         objective=MaskedObjectiveConfig(),
         data=replace(data, pairs=None, text=None, image=augmented),
         init=InitConfig(codebook=str(save_checkpoint(folder, "codebook", Codebook(CODEBOOK)))),
+        validator=Validator.LOSS,
         held_out=(str(folder / "data" / "pairs.tar"),),
         probe_every=3,
     )

@@ -107,12 +107,7 @@ def validation_images(given: Sequence[str], root: str) -> LabelledImages:
         FileNotFoundError: there are none; the places that were tried are listed.
         ValueError: an image has no label, or one that is no class's; or they are behind a URL.
     """
-    return _validation_images(tuple(given), root)
-
-
-@lru_cache(maxsize=1)  # asked for when a run is checked, and again when it begins
-def _validation_images(given: tuple[str, ...], root: str) -> LabelledImages:
-    tried = given or tuple(f"{root.rstrip('/')}/{place}" for place in PLACES)
+    tried = tuple(given) or tuple(f"{root.rstrip('/')}/{place}" for place in PLACES)
     if urls := [place for place in tried if is_url(place)]:
         raise ValueError(f"the images are read from files, and {urls[0]} is a URL: copy them")
     found = [path for place in given for path in _paths(place, needed=True)]

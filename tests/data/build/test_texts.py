@@ -53,7 +53,7 @@ def books() -> list[str]:
 
 @pytest.fixture
 def root(flava: Command, tmp_path: Path) -> Path:
-    """The folder of the paper's data, built by the commands that are printed where it is missing."""
+    """The folder of the paper's data, built by the commands that are printed without it."""
     (tmp_path / "news.jsonl").write_text(
         "".join(json.dumps({"text": text}) + "\n" for text in news())
     )

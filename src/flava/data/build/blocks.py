@@ -28,7 +28,7 @@ from flava.data.errors import SampleError, Skipped
 
 EXAMPLES = 3
 """Of each reason for leaving out, named in the manifest."""
-BYTES_OF_ROWS = 2**28
+BYTES_OF_ROWS = 2**26
 """A block ends before its rows hold more than this, in images that stand in the annotations."""
 
 HASHES = ("content", "image", "looks")

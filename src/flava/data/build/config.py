@@ -99,9 +99,9 @@ class BuildConfig:
     """Evaluation sets, and shards of other sources built before, as folders or tars of images or
     tables that list them: pairs whose image is a near-duplicate of one of theirs are left out."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
-    rows_per_shard: int = 10_000
-    """Rows of the source that are cleaned together. There are as many shards as such blocks, and
-    all that is kept is dealt to them in a random order."""
+    rows_per_shard: int | None = None
+    """Rows of the source that are cleaned together; by default 10,000, of ImageNet-1k 1,000. There
+    are as many shards as such blocks, and all that is kept is dealt to them in a random order."""
 
     @property
     def images_folder(self) -> Path | None:
@@ -110,6 +110,11 @@ class BuildConfig:
             return self.images
         first = self.annotations[0]
         return first if first.is_dir() else first.parent
+
+    @property
+    def rows_in_block(self) -> int:
+        """``rows_per_shard``, or the source's own."""
+        return self.rows_per_shard or SOURCES[self.source].rows_per_shard
 
     def problems(self) -> list[str]:
         """Every mistake, a sentence each; looks for the files too."""
@@ -123,7 +128,7 @@ class BuildConfig:
         folders = [path for path in self.annotations if path.is_dir()]
         if folders and len(self.annotations) > 1:
             found.append(f"--annotations {folders[0]} is a folder: give one folder, or files")
-        if self.rows_per_shard < 1:
+        if self.rows_per_shard is not None and self.rows_per_shard < 1:
             found.append(f"--rows-per-shard is {self.rows_per_shard}: use at least 1")
         if self.output.exists() and not self.output.is_dir():
             found.append(f"--output {self.output} is a file: give a folder")

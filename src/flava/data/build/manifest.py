@@ -27,7 +27,7 @@ def about(config: BuildConfig) -> dict[str, Any]:
         "source": config.source,
         "config": {
             "cleaning": asdict(config.cleaning.of(source)),
-            "rows_per_shard": config.rows_per_shard,
+            "rows_per_shard": config.rows_in_block,
             "images": None if config.images is None else config.images.name,
             "against": [path.name for path in config.against],
         },

@@ -25,6 +25,7 @@ class Source:
     gigabytes: int | None = None
     """Of the shards, about: 25 kB a pair, which is a JPEG of 256 pixels, quality 90; of regions
     of images and of texts less, of originals more."""
+    rows_per_shard: int = 10_000
     min_words: int = 1
     english: bool = False
     short_side: int | None = 256
@@ -155,6 +156,7 @@ SOURCES: dict[str, Source] = {
         "(train-*.parquet). All images, in their own files and sizes",
         images="nothing: they are there",
         gigabytes=140,  # 1.28 million files of 110 kB
+        rows_per_shard=1000,
         # DINO's and BEiT's protocols crop the originals of all 1,281,167.
         short_side=None,
         min_side=1,

@@ -17,8 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from flava.data import stream, streamed
 from flava.data.build.manifest import read_manifest
 from flava.data.build.shuffle import Permutation
+from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.transforms import ImageTransformConfig
 from tests.commands import Command, in_this_process
 from tests.data.build.made import contents, photo, write_coco, write_pairs
 from tests.data.shard_files import encoded
@@ -190,6 +193,30 @@ def test_a_shard_of_imagenet_is_not_one_class_after_another(
     assert flava("data", "check", output, "--processes", 1).status == 0
 
 
+def test_a_batch_of_a_single_stream_holds_nearly_all_classes(
+    flava: Command, imagenet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As training reads what is too large for memory, with a buffer that holds next to nothing."""
+    output = tmp_path / "shards"
+    arguments = ["imagenet-1k", "--annotations", imagenet, "--rows-per-shard", 100]
+    arguments += ["--output", output, "--processes", 1]
+    assert flava("data", "build", *arguments).status == 0
+    classes = {
+        key: fields["class"] for path in output.glob("*.tar") for key, fields, _ in told(path)
+    }
+    monkeypatch.setattr(stream, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(streamed, "BUFFER_BYTES", streamed.SAMPLE_OVERHEAD_BYTES)
+    source = SourceConfig(shards=(str(output / "*.tar"),), weight=1.0, batch_size=50)
+    small = ImageTransformConfig(image_size=16, codebook_size=16)
+    seen = Counter[str]()
+    with Loader(DataConfig(images=source, streams=1, workers=0, image=small), seed=0) as loader:
+        for _ in range(12):
+            keys = next(loader).keys
+            seen.update(keys)
+            assert len({classes[key] for key in keys}) >= CLASSES - 1
+    assert seen == Counter(classes.keys())
+
+
 def test_the_captions_of_an_image_do_not_stay_together(flava: Command, tmp_path: Path) -> None:
     names = [f"{number}.png" for number in range(20)]
     images = {name: encoded(photo(number)) for number, name in enumerate(names)}
@@ -243,3 +270,20 @@ def test_the_bytes_are_the_same_for_any_number_of_processes(
         assert found != expected
         follow = sum(found.index(a) + 1 == found.index(b) for a, b in pairwise(expected))
         assert follow < 1 + 5  # one on average
+
+
+def test_codes_are_written_in_the_order_that_is_read(flava: Command, tmp_path: Path) -> None:
+    config = write_pairs(tmp_path, 20)
+    arguments = ["cc12m", "--annotations", config.annotations[0], "--images", config.images]
+    arguments += ["--output", config.output, "--rows-per-shard", 10, "--processes", 1]
+    assert flava("data", "build", *arguments).status == 0
+    coded = tmp_path / "coded"
+    given = [config.output / "*.tar", "--codebook", "shipped:codebook-tiny", "--output", coded]
+    ended = flava("data", "tokenize", *given, "--codebook-size", 40)
+    assert ended.status == 0, ended.error
+    for path in sorted(config.output.glob("*.tar")):
+        with tarfile.open(path) as ours, tarfile.open(coded / path.name) as theirs:
+            names = theirs.getnames()
+            assert [name for name in names if "codes" not in name] == ours.getnames()
+            assert len(names) == 30
+            assert ours.getnames() != sorted(ours.getnames())

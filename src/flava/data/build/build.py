@@ -105,7 +105,7 @@ def in_steps(
     if not tally.kept:
         raise ValueError(nothing_left(config, tally))
     progress.step("writing shards")
-    shards = write_shards(job, config.output, sizes, causes, pool)
+    shards = write_shards(job, config.output, sizes, causes, pool, progress)
     content = manifest(facts, tally, images, shards)
     if unread:
         content["against_unread"] = {"images": len(unread), "examples": unread[:3]}

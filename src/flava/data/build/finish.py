@@ -11,6 +11,7 @@ from flava.data.build.blocks import EXAMPLES, HASHES, Job, Tally
 from flava.data.build.duplicates import near_any, near_earlier, repeated
 from flava.data.build.manifest import EVALUATION, EXACT, NEAR
 from flava.data.build.pool import Submit, run
+from flava.data.build.progress import Progress
 from flava.data.build.shard_files import ShardWriter, read_range, write_whole
 from flava.data.build.shuffle import Permutation
 from flava.files import whole_file
@@ -92,7 +93,12 @@ def mapped(path: Path, size: int) -> np.ndarray:
 
 
 def write_shards(
-    job: Job, output: Path, sizes: list[int], causes: np.ndarray, pool: tuple[Submit, int]
+    job: Job,
+    output: Path,
+    sizes: list[int],
+    causes: np.ndarray,
+    pool: tuple[Submit, int],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     """All kept samples in a random order, and what the manifest tells of their shards.
 
@@ -110,7 +116,10 @@ def write_shards(
         )
         for number in range(count)
     ]
-    written = list(run(pool, write_shard, pieces, job))
+    written = []
+    for shard in run(pool, write_shard, pieces, job):
+        progress.advance(shard["samples"])
+        written.append(shard)
     return sorted(written, key=lambda shard: shard["name"])
 
 

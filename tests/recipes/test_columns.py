@@ -93,6 +93,18 @@ def test_pmd_is_drawn_150_000_times(name: str) -> None:
         assert run.max_steps == 150_000
 
 
+@pytest.mark.parametrize("name", WHOLE)
+def test_texts_alone_are_packed_as_by_the_text_encoders_protocol(name: str) -> None:
+    """From the same shards, to the same length; a twin's glosses are samples of their own."""
+    ours, theirs = recipe(name).data, RECIPES["text-mlm"]().data
+    assert ours.text is not None
+    assert theirs.text is not None
+    assert ours.text.shards == theirs.text.shards
+    assert (ours.pack_sentences, ours.text_max_length) == (True, 512)
+    assert (theirs.pack_sentences, theirs.text_max_length) == (True, 512)
+    assert not recipe(f"{name}-tiny").data.pack_sentences
+
+
 # Section B.1
 
 

@@ -173,7 +173,8 @@ def list_urls(action: Urls) -> None:
     )
     rows, urls = write_urls(config, action.output, processes=processes_of(action.processes))
     print(f"{urls:,} URLs of {rows:,} rows: {action.output}. Next, in an environment of its own:")
-    print(FETCH.format(urls=action.output, size=action.cleaning.short_side))
+    cleaning = config.cleaning.of(SOURCES[config.source])
+    print(FETCH.format(urls=action.output, size=cleaning.short_side))
 
 
 def tokenize_shards(action: Tokenize) -> None:

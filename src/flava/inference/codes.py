@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from rich.progress import track
 
-from flava.data.build.shard_files import TarWriter
+from flava.data.build.shard_files import ShardWriter
 from flava.data.errors import SampleError, Skipped
 from flava.data.levels import levels_of
 from flava.data.shards import Raw, read_shard, resolve_all
@@ -84,7 +84,7 @@ def check(paths: list[Path], size: int, output: Path) -> None:
 
 def tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> Counter[str]:
     suffix, counts = codes_suffix(codes_name(codebook)), Counter[str]()
-    writer = TarWriter(target)
+    writer = ShardWriter(target)
     try:
         with ThreadPoolExecutor() as threads:
             for samples in in_batches(read_shard(path)):

@@ -35,10 +35,11 @@ def flava() -> Run:
 
     The optimiser's and the schedule's defaults are Table A.1's, the weights of the data sets Table
     A.2's; the model's are the paper's. Every 8,000 updates zero-shot accuracy on ImageNet-1k tells
-    whether the checkpoint is the best so far (B.1). Gradients are not clipped: neither the paper
-    nor the released trainer (facebookresearch/multimodal, ``examples/flava``) does. Biases, norms
-    and the temperature have no weight decay, as is usual; the paper does not say, and the released
-    trainer gives all parameters the same.
+    whether the checkpoint is the best so far (B.1). How the paper cuts texts alone is not told:
+    they are packed as the text encoder's own protocol does (`text-mlm`), from the same shards.
+    Gradients are not clipped: neither the paper nor the released trainer
+    (facebookresearch/multimodal, ``examples/flava``) does. Biases, norms and the temperature have
+    no weight decay, as is usual; the paper is silent, and the released trainer decays them too.
     """
     pairs, images, text = 0.70, 0.15, 0.15
     return Run(
@@ -57,6 +58,7 @@ def flava() -> Run:
                 weight=text,
                 batch_size=BATCH_SIZE,
             ),
+            pack_sentences=True,
             # For 64 GPUs with 16 workers each, or 128 with 8.
             streams=1024,
         ),

@@ -102,14 +102,17 @@ def built(config: BuildConfig, **changes: Any) -> dict[str, Any]:
 
 
 def samples(folder: Path) -> list[tuple[str, dict[str, Any], bytes | None]]:
-    """Key, fields and image of each sample of a folder of shards, in order."""
+    """Key, fields and image of each sample of a folder of shards, in the order of their rows.
+
+    Keys tell that order; shards have another, and so have JSON lines, which have no keys.
+    """
     found = []
     for path in sorted([*folder.glob("*.tar"), *folder.glob("*.jsonl")]):
         for key, files in read_back(path):
             parts = dict(files)
             fields = json.loads(parts.pop("json"))
             found.append((key, fields, next(iter(parts.values()), None)))
-    return found
+    return sorted(found, key=lambda sample: sample[0])
 
 
 def captions(folder: Path) -> list[str]:

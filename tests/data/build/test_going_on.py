@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flava.data.build import blocks
+from flava.data.build import blocks, build, finish
 from tests.data.build.made import built, contents, write_pairs
 
 
@@ -51,6 +51,49 @@ def test_going_on_equals_the_undisturbed_build_wherever_it_was_ended(
         assert contents(output) == undisturbed, ends
         ends += 1
     assert ends > 15
+
+
+def test_an_end_while_samples_are_dealt_to_shards_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of the third shard: the two that are whole are not written again."""
+    config = write_pairs(tmp_path, 30)
+    undisturbed = tmp_path / "undisturbed"
+    built(config, output=undisturbed)
+    read = finish.read_range
+    reads = Counter[str]()
+
+    def ending(path: Path, start: int, size: int) -> bytes:
+        reads["samples"] += 1
+        if reads["samples"] == 15:
+            raise KeyboardInterrupt
+        return read(path, start, size)
+
+    monkeypatch.setattr(finish, "read_range", ending)
+    with pytest.raises(KeyboardInterrupt):
+        built(config)
+    there = sorted(path.name for path in config.output.iterdir())
+    assert there == [".unfinished", "cc12m-000000.tar", "cc12m-000001.tar"]
+    built(config)
+    assert reads["samples"] == 15 + 30 - 12
+    assert contents(config.output) == contents(undisturbed)
+
+
+def test_a_block_that_lost_its_end_is_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = write_pairs(tmp_path, 30)
+    find = finish.find_duplicates
+
+    def cut(job: blocks.Job, *arguments: Any, **named: Any) -> Any:
+        block = job.shard(1)
+        block.write_bytes(block.read_bytes()[:5_000])
+        return find(job, *arguments, **named)
+
+    monkeypatch.setattr(build, "find_duplicates", cut)
+    with pytest.raises(OSError, match=r"shorter than it was written: .*block-000001\.tar"):
+        built(config)
+    assert not list(config.output.rglob(".*.partial"))
 
 
 def test_a_whole_build_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""A block of rows to a shard: what every process does, on one machine or many.
+"""A block of rows to a file of samples: what every process does, on one machine or many.
 
-A block is so many rows of the source, as they follow one another; what its shard holds depends on
-these rows and the settings alone. So shards can be made in any order by any number of processes,
-and a build that was killed makes only those that are missing.
+A block is so many rows of the source, as they follow one another; what its file holds depends on
+these rows and the settings alone. So blocks can be made in any order by any number of processes,
+and a build that was killed makes only those that are missing. The samples of all blocks are dealt
+to shards at the end (``finish``).
 """
 
 import json
@@ -20,23 +21,25 @@ from flava.data.build.duplicates import hash_of
 from flava.data.build.images import Images, open_images
 from flava.data.build.pictures import picture_of
 from flava.data.build.rows import Found, Row
-from flava.data.build.shard_files import WRITERS, Files, save, write_whole
-from flava.data.build.texts import packed, sentences_of
+from flava.data.build.shard_files import Files, ShardWriter, save, write_whole
+from flava.data.build.texts import packed, passages, sentences_of
 from flava.data.build.urls import check_url
 from flava.data.errors import SampleError, Skipped
 
 EXAMPLES = 3
 """Of each reason for leaving out, named in the manifest."""
-BYTES_OF_ROWS = 2**28
+BYTES_OF_ROWS = 2**26
 """A block ends before its rows hold more than this, in images that stand in the annotations."""
 
-INDEX = np.dtype([("content", "<u8"), ("image", "<u8"), ("looks", "<u8")])
-"""Of each sample: hashes of all of it and of its image's identity; the perceptual hash."""
+HASHES = ("content", "image", "looks")
+"""Of all of a sample and of its image's identity; the perceptual hash."""
+INDEX = np.dtype([*((name, "<u8") for name in HASHES), ("start", "<u8"), ("size", "<u4")])
+"""Of each sample: its hashes, and where it begins in the block's shard, and its bytes there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Block:
-    """Rows that become a shard."""
+    """Rows that are cleaned together."""
 
     number: int
     rows: tuple[Found, ...]
@@ -62,15 +65,20 @@ class Job:
         return self.folder / "against.npy"
 
     def shard(self, number: int) -> Path:
-        """What a block's rows become, before duplicates are taken out."""
+        """What a block's rows become, in their order, duplicates among them."""
         return self.folder / f"block-{number:06d}{self.suffix}"
 
+    @property
+    def kept(self) -> Path:
+        """Where all samples are that are no duplicates."""
+        return self.folder / "kept"
+
     def index(self, number: int) -> Path:
-        """Its samples' hashes."""
+        """Its samples' hashes and places."""
         return self.folder / f"block-{number:06d}.npy"
 
     def places(self, number: int) -> Path:
-        """Which rows they are of, to name some of those that turn out to be duplicates."""
+        """Which rows its samples are of, to name some of those that turn out to be duplicates."""
         return self.folder / f"block-{number:06d}.places"
 
     def record(self, number: int) -> Path:
@@ -144,13 +152,13 @@ def build_block(block: Block, job: Job) -> int:
         OSError: they could not be written; no part of them is left.
     """
     tally = Tally(rows=len(block.rows))
-    index: list[tuple[int, int, int]] = []
+    index: list[tuple[int, ...]] = []
     places: list[str] = []
-    writer = WRITERS[job.suffix](job.shard(block.number))
+    writer = ShardWriter(job.shard(block.number))
     try:
         for sample in samples_of(block, job, tally):
-            writer.add(f"{block.number:06d}{tally.kept:06d}", sample.files)
-            index.append((sample.content, sample.image, sample.looks))
+            where = writer.add(f"{block.number:06d}{tally.kept:06d}", sample.files)
+            index.append((sample.content, sample.image, sample.looks, *where))
             places.append(sample.place)
             tally.kept += 1
             if sample.licence:
@@ -187,22 +195,21 @@ def readable(block: Block, tally: Tally) -> Iterator[Row]:
 
 
 def text_samples(block: Block, job: Job, tally: Tally) -> Iterator[Sample]:
-    """A document's lines; where rows are sentences of one text, the block's."""
-    documents: list[tuple[str, list[str]]] = []
-    for row in readable(block, tally):
-        try:
-            sentences = sentences_of(row.captions[0])
-        except SampleError as error:
-            tally.leave_out(error.reason, f"{row.place}: {error}")
-            continue
-        if job.one_text and documents:
-            documents[0][1].extend(sentences)
-        else:
-            documents.append((row.place, sentences))
-    for place, sentences in documents:
+    """The lines of each document, or passage where rows are sentences of one text."""
+    documents = divided(block, tally)
+    for place, sentences in passages(documents) if job.one_text else documents:
         for line in packed(sentences, job.cleaning.text_tokens):
             content = json.dumps({"text": line}, ensure_ascii=False).encode()
             yield Sample(place=place, files=[("json", content)], content=hash_of(content))
+
+
+def divided(block: Block, tally: Tally) -> Iterator[tuple[str, list[str]]]:
+    """The place of each row, and the sentences of its text."""
+    for row in readable(block, tally):
+        try:
+            yield row.place, sentences_of(row.captions[0])
+        except SampleError as error:
+            tally.leave_out(error.reason, f"{row.place}: {error}")
 
 
 def image_sample(row: Row, images: Images, job: Job) -> Sample:
@@ -221,7 +228,7 @@ def image_sample(row: Row, images: Images, job: Job) -> Sample:
     if row.licence:
         fields["licence"] = row.licence
     picture = picture_of(
-        images.read(row), row.box, short_side=cleaning.short_side, min_side=cleaning.min_side
+        images.read(row), row.box, short_side=cleaning.short_side, min_side=cleaning.min_side or 1
     )
     fields |= {"width": picture.width, "height": picture.height}
     text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()

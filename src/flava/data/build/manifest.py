@@ -9,6 +9,7 @@ from typing import Any
 from flava.data.build.blocks import Tally
 from flava.data.build.config import BuildConfig, code
 from flava.data.build.shard_files import write_whole
+from flava.data.build.shuffle import SEED
 from flava.data.build.sources import SOURCES
 
 NAME = "manifest.json"
@@ -26,7 +27,7 @@ def about(config: BuildConfig) -> dict[str, Any]:
         "source": config.source,
         "config": {
             "cleaning": asdict(config.cleaning.of(source)),
-            "rows_per_shard": config.rows_per_shard,
+            "rows_per_shard": config.rows_in_block,
             "images": None if config.images is None else config.images.name,
             "against": [path.name for path in config.against],
         },
@@ -67,6 +68,8 @@ def manifest(
         "kept": tally.kept,
         "images": images,
         "bytes": sum(shard["bytes"] for shard in shards),
+        "order": "shuffled",
+        "seed": SEED,
         "left_out": dict(sorted(tally.left_out.items())),
         "examples": dict(sorted(tally.examples.items())),
         "licences": dict(sorted(tally.licences.items())),

@@ -19,6 +19,8 @@ from flava.data.tables import Record, is_table, read_table
 IMAGE_COLUMNS = ("image", "path", "file", "url")
 TEXT_COLUMNS = ("text", "caption", "captions")
 LABEL_COLUMNS = ("label",)
+SPLITS = ("train", "val", "validation", "test")
+"""As torchvision and datasets name them."""
 LEVELS = 2
 """How deep below a folder its tars and Parquet may be."""
 
@@ -47,6 +49,28 @@ def image_rows(paths: Sequence[Path]) -> Iterator[Found]:
                 yield from tar_rows(each, captions=False)
             else:
                 yield from table_rows(each, captions=False)
+
+
+def split_rows(paths: Sequence[Path]) -> Iterator[Found]:
+    """As ``image_rows``, of one split: what is held out must not be trained on by accident.
+
+    Raises:
+        ValueError: a folder holds several, as folders or as Parquet that begins with their names.
+    """
+    for path in paths:
+        if path.is_dir() and len(found := splits_in(path)) > 1:
+            raise ValueError(
+                f"--annotations {path} holds {' and '.join(found)}: give the folder of one of "
+                f"them, or its files ({found[0]}-*.parquet)"
+            )
+    yield from image_rows(paths)
+
+
+def splits_in(folder: Path) -> list[str]:
+    """Those whose folders or files are in a folder."""
+    folders = {path.name for path in folder.iterdir() if path.is_dir()}
+    files = {path.name.partition("-")[0] for path in inputs([folder])}
+    return [name for name in SPLITS if name in folders | files]
 
 
 def inputs(paths: Sequence[Path]) -> Iterator[Path]:

@@ -31,12 +31,12 @@ class Picture:
 
 
 @lru_cache(maxsize=1)  # the next caption of the same image
-def picture_of(data: bytes, box: Box | None, *, short_side: int, min_side: int) -> Picture:
-    """The file as it is if it is small enough and whole, else a JPEG of ``short_side``.
+def picture_of(data: bytes, box: Box | None, *, short_side: int | None, min_side: int) -> Picture:
+    """The file as it is if it is small enough and meant whole, else a JPEG of ``short_side``.
 
     Args:
         box: The part that is meant; what of it lies outside the image is cut off.
-        short_side: Pixels of the shorter side of what is written, at most.
+        short_side: Pixels of the shorter side of what is written, at most; None: as many as it has.
         min_side: Pixels that the shorter side must have.
 
     Raises:
@@ -49,19 +49,19 @@ def picture_of(data: bytes, box: Box | None, *, short_side: int, min_side: int) 
         detail = f"{image.width}x{image.height}, and {min_side} pixels a side are asked for"
         raise SampleError("image is tiny", detail)
     suffix = SUFFIXES.get(stored_format(data))
-    if box is None and suffix is not None and min(image.size) <= short_side:
+    smaller = shrunk(image, short_side)
+    if box is None and suffix is not None and smaller is image:
         return Picture(
             data=data, suffix=suffix, width=image.width, height=image.height, looks=looks_of(image)
         )
-    image = shrunk(image, short_side)
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=JPEG_QUALITY)
+    smaller.save(stream, "JPEG", quality=JPEG_QUALITY)
     return Picture(
         data=stream.getvalue(),
         suffix="jpg",
-        width=image.width,
-        height=image.height,
-        looks=looks_of(image),
+        width=smaller.width,
+        height=smaller.height,
+        looks=looks_of(smaller),
     )
 
 
@@ -78,7 +78,7 @@ def looks_of(image: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes())
 
 
-def looks_of_file(data: bytes, short_side: int) -> int:
+def looks_of_file(data: bytes, short_side: int | None) -> int:
     """That of an image file as it would be written.
 
     Raises:
@@ -95,10 +95,10 @@ def cut(image: Image.Image, box: Box) -> Image.Image:
     return image.crop((left, top, right, bottom))
 
 
-def shrunk(image: Image.Image, short_side: int) -> Image.Image:
-    """An image whose shorter side is ``short_side`` at most, its shape kept."""
+def shrunk(image: Image.Image, short_side: int | None) -> Image.Image:
+    """An image whose shorter side is ``short_side`` at most, its shape kept; None: as it is."""
     short = min(image.size)
-    if short <= short_side:
+    if short_side is None or short <= short_side:
         return image
     width, height = (max(1, round(side * short_side / short)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BICUBIC)

@@ -1,13 +1,13 @@
 """Shards written and read again: tars and JSON lines, the same bytes each time."""
 
+import errno
 import hashlib
 import io
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 
@@ -33,14 +33,11 @@ class _Hashed:
         self.size, self.digest = 0, hashlib.sha256()
         self._file = self.partial.open("wb")
 
-    def tell(self) -> int:
-        return self.size
-
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes) -> None:
         self.digest.update(data)
         self.size += len(data)
         with naming(self.path):
-            return self._file.write(data)
+            self._file.write(data)
 
     def commit(self) -> Written:
         with naming(self.path):
@@ -63,23 +60,26 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-class TarWriter:
-    """A tar without times, owners or anything else that differs from one run to another."""
+class ShardWriter:
+    """A shard, sample by sample; nothing of it is there before it is whole."""
 
     def __init__(self, path: Path) -> None:
-        self._file = _Hashed(path)
-        stream = cast(IO[bytes], self._file)
-        self._tar = tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self._file, self._form = _Hashed(path), FORMS[path.suffix]
 
-    def add(self, key: str, files: Files) -> None:
-        for suffix, data in files:
-            entry = tarfile.TarInfo(f"{key}.{suffix}")
-            entry.size = len(data)
-            self._tar.addfile(entry, io.BytesIO(data))
+    def add(self, key: str, files: Files) -> tuple[int, int]:
+        """Write a sample; where it begins in the shard, and its bytes."""
+        start = self._file.size
+        for piece in self._form.sample(key, files):
+            self._file.write(piece)
+        return start, self._file.size - start
+
+    def append(self, sample: bytes) -> None:
+        """Write the bytes that ``add`` wrote to another shard of the same form."""
+        self._file.write(sample)
 
     def finish(self) -> Written:
         """Only now is the file there."""
-        self._tar.close()
+        self._file.write(self._form.end(self._file.size))
         return self._file.commit()
 
     def drop(self) -> None:
@@ -87,27 +87,58 @@ class TarWriter:
         self._file.drop()
 
 
-class LinesWriter:
-    """JSON lines; keys are not written."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = _Hashed(path)
-
-    def add(self, key: str, files: Files) -> None:  # noqa: ARG002
-        for _, data in files:
-            self._file.write(data + b"\n")
-
-    def finish(self) -> Written:
-        return self._file.commit()
-
-    def drop(self) -> None:
-        self._file.drop()
+def tar_sample(key: str, files: Files) -> Iterator[bytes]:
+    """Entries without times, owners or anything else that differs from one run to another."""
+    for suffix, data in files:
+        entry = tarfile.TarInfo(f"{key}.{suffix}")
+        entry.size = len(data)
+        yield entry.tobuf(tarfile.USTAR_FORMAT)
+        yield data
+        yield bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
-WRITERS: dict[str, type[TarWriter] | type[LinesWriter]] = {
-    ".tar": TarWriter,
-    ".jsonl": LinesWriter,
-}
+def tar_end(size: int) -> bytes:
+    """Two empty blocks, and more until the tar consists of whole records."""
+    mark = 2 * tarfile.BLOCKSIZE
+    return bytes(mark + -(size + mark) % tarfile.RECORDSIZE)
+
+
+def line_sample(_key: str, files: Files) -> Iterator[bytes]:
+    """A line; keys are not written."""
+    for _, data in files:
+        yield data + b"\n"
+
+
+def no_end(_size: int) -> bytes:
+    """Lines end where the file ends."""
+    return b""
+
+
+@dataclass(frozen=True)
+class Form:
+    """How samples are written one behind another."""
+
+    sample: Callable[[str, Files], Iterator[bytes]]
+    end: Callable[[int], bytes]
+    """What stands behind so many bytes of samples."""
+
+
+FORMS = {".tar": Form(tar_sample, tar_end), ".jsonl": Form(line_sample, no_end)}
+"""By the ending of the shard's name."""
+
+
+def read_range(path: Path, start: int, size: int) -> bytes:
+    """So many bytes of a file from there on.
+
+    Raises:
+        OSError: the file is shorter.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        found = file.read(size)
+    if len(found) != size:
+        raise OSError(errno.EIO, "file is shorter than it was written", str(path))
+    return found
 
 
 def read_back(path: Path) -> Iterator[tuple[str, Files]]:

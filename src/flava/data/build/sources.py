@@ -24,9 +24,14 @@ class Source:
     """Millions of pairs that the paper counts (its table 2)."""
     gigabytes: int | None = None
     """Of the shards, about: 25 kB a pair, which is a JPEG of 256 pixels, quality 90; of regions
-    of images and of texts less."""
+    of images and of texts less, of originals more."""
+    rows_per_shard: int = 10_000
     min_words: int = 1
     english: bool = False
+    short_side: int | None = 256
+    """Pixels that images are made smaller to; None leaves them as they are."""
+    min_side: int = 16
+    drop_duplicates: bool = True
     fetched: bool = False
     """Whether its images are at URLs, to be fetched by img2dataset."""
     suffix: str = ".tar"
@@ -144,12 +149,18 @@ SOURCES: dict[str, Source] = {
     ),
     "imagenet-1k": Source(
         title="ImageNet-1k",
-        read=own.image_rows,
+        read=own.split_rows,
         licence="ImageNet's terms: research that is not commercial",
         publisher="image-net.org",
-        files="torchvision's folder train/, or the folder of datasets' Parquet",
+        files="torchvision's folder train/ or val/, or datasets' Parquet of one split "
+        "(train-*.parquet). All images, in their own files and sizes",
         images="nothing: they are there",
-        gigabytes=32,
+        gigabytes=140,  # 1.28 million files of 110 kB
+        rows_per_shard=1000,
+        # DINO's and BEiT's protocols crop the originals of all 1,281,167.
+        short_side=None,
+        min_side=1,
+        drop_duplicates=False,
         wants_caption=False,
         beside=True,
     ),

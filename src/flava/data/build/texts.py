@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 TEXT_COLUMNS = ("text", "content", "maintext")
 """That of `datasets`' CCNews and BookCorpus, and those of news-please's files."""
+PASSAGE = 500
+"""Rows of a text whose rows are its sentences that are kept together: some 7,000 tokens, 13 full
+sequences. So a book's shards hold hundreds of thousands of pieces in a random order, as news do,
+and few sequences span two of them. It divides the rows that are cleaned together."""
 SPECIAL = 2
 """[CLS] and [SEP]."""
 
@@ -66,13 +71,20 @@ def sentences_of(text: Any) -> list[str]:
     return found
 
 
+def passages(rows: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
+    """Rows of one text joined, ``PASSAGE`` of them at a time, with the place of the first."""
+    rest = iter(rows)
+    while some := list(islice(rest, PASSAGE)):
+        yield some[0][0], [sentence for _, sentences in some for sentence in sentences]
+
+
 def packed(sentences: Iterable[str], tokens: int) -> Iterator[str]:
     """Lines of whole sentences in their order, of at most so many tokens; 0: all in one line.
 
     A sentence that is longer is cut between words; a word that is longer has a line to itself.
     """
     if not tokens:
-        yield " ".join(sentences)
+        yield "".join(map(ended, sentences)).rstrip()
         return
     line: list[str] = []
     size, room = 0, tokens - SPECIAL
@@ -85,6 +97,11 @@ def packed(sentences: Iterable[str], tokens: int) -> Iterator[str]:
             size += length
     if line:
         yield " ".join(line)
+
+
+def ended(sentence: str) -> str:
+    """The sentence with what divides it from the next: a new line where no sign does."""
+    return f"{sentence} " if sentence.endswith((".", "!", "?")) else f"{sentence}\n"
 
 
 def pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:

@@ -6,6 +6,7 @@ field, or plain text with a text a line. What cannot be read comes out as ``Skip
 never an error, never nothing.
 """
 
+import errno
 import gzip
 import os
 import zlib
@@ -82,6 +83,12 @@ def read_shard(path: Shard) -> Iterator[Raw | Skipped]:
             yield item
     # gzip's CRC or content, a disk or server that fails, a shard removed meanwhile
     except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            # No fault of the shard's, which must not be left out for it.
+            raise OSError(
+                f"no more files can be opened, and {path} is to be: allow more of them "
+                "(ulimit -n), or lower --data.streams"
+            ) from error
         yield skip_shard(path, "shard cannot be read", str(error))
         return
     if not count:

@@ -90,6 +90,7 @@ class StreamedWindows(Generic[Streamed]):
 
     def __call__(self, *, share: Share) -> Iterator[Window[Streamed]]:
         """A worker's windows, without end."""
+        allow_open_files()
         turns: dict[int, _Turn[Streamed]] = {}
         for number in share.numbers():
             turn = number % self.layout.turns
@@ -206,6 +207,17 @@ class _Turn(Generic[Streamed]):
                     item = next(part.stream)
                     if place in self._mine:
                         yield item
+
+
+def allow_open_files() -> None:
+    """Let this process keep as many files open as it may: each stream has one, and by default many
+    systems stop at 1,024."""
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def shuffled(

@@ -59,8 +59,8 @@ def flava() -> Run:
                 batch_size=BATCH_SIZE,
             ),
             pack_sentences=True,
-            # For 64 GPUs with 16 workers each, or 128 with 8.
-            streams=1024,
+            # Four for each of 1,024 workers: 64 GPUs with 16 each, or 128 with 8.
+            streams=4096,
         ),
         optimizer=OptimizerConfig(),
         schedule=ScheduleConfig(),

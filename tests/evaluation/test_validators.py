@@ -141,9 +141,12 @@ def test_images_that_are_not_there_or_of_no_class_are_named(tmp_path: Path) -> N
 
 
 def few_prompts() -> Prompts:
-    """All classes, in two templates."""
+    """All classes, in two templates; the first has two names."""
     return Prompts(
-        tuple(ImageClass((f"thing {n}", f"object {n}"), ()) for n in range(1000)),
+        (
+            ImageClass(("thing 0", "object 0"), ()),
+            *(ImageClass((f"thing {n}",), ()) for n in range(1, 1000)),
+        ),
         ("a photo of a {}.", "{}"),
     )
 

@@ -1,5 +1,6 @@
 """The columns of Table C.1: every number of the paper read back, and how they differ."""
 
+import math
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.nn.functional import normalize
 from flava.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
 from flava.data.vocabularies import Vocabulary
 from flava.distributed import Gather
+from flava.evaluation.suite.vision.zero_shot import PROMPTS
 from flava.model import (
     Clip,
     ClipConfig,
@@ -28,7 +30,7 @@ from flava.objectives import (
 )
 from flava.recipes import RECIPES
 from flava.recipes.columns import COLUMNS
-from flava.training.run import Run, differences
+from flava.training.run import Run, Validator, differences
 from flava.training.schedule import learning_rate_factor
 from tests.support import tiny_config
 
@@ -109,8 +111,18 @@ def test_texts_alone_are_packed_as_by_the_text_encoders_protocol(name: str) -> N
 
 
 @pytest.mark.parametrize("name", FROM_PAIRS)
-def test_the_best_is_chosen_every_8000_updates(name: str) -> None:
-    assert recipe(name).probe_every == 8_000
+def test_the_best_is_chosen_by_imagenet_every_8000_updates(name: str) -> None:
+    run = recipe(name)
+    assert run.validator is Validator.IMAGENET
+    assert run.probe_every == run.checkpoint_every == 8_000
+    assert run.probe_tolerance == 0
+    prompts = PROMPTS["imagenet"]
+    assert (len(prompts.classes), len(prompts.templates)) == (1000, 80)
+
+
+@pytest.mark.parametrize("name", FROM_PAIRS)
+def test_gradients_are_not_clipped(name: str) -> None:
+    assert recipe(name).optimizer.max_grad_norm == math.inf
 
 
 @pytest.mark.parametrize("name", [n for n in FROM_PAIRS if n != "clip-pmd"])

@@ -310,5 +310,5 @@ def test_an_objective_of_another_model_and_a_probe_of_none_are_refused(tmp_path)
     run = text_run(tmp_path)
     with pytest.raises(ValueError, match="does not train a MaskedTextConfig"):
         replace(run, objective=CodebookObjectiveConfig())
-    with pytest.raises(ValueError, match="held_out is set, but only masked modelling"):
+    with pytest.raises(ValueError, match="validator is loss, which is of masked modelling"):
         replace(run, model=CODEBOOK, objective=CodebookObjectiveConfig())

@@ -6,20 +6,19 @@ best checkpoint. Every rank is asked, computes its part, and has the figures tha
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flava.data.errors import SampleError, Skipped
 from flava.data.imagenet import LabelledImages
 from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.source import first_caption, image_file_of, image_of
-from flava.evaluation import zero_shot
 from flava.evaluation.held_out import Texts
 from flava.evaluation.probe import Probe
 from flava.evaluation.ranks import of_all_ranks, own_batches
@@ -28,12 +27,11 @@ from flava.evaluation.subject import evaluating
 from flava.evaluation.suite.task import Settings
 from flava.evaluation.suite.vision.collection import Images
 from flava.evaluation.suite.vision.features import Extractor
-from flava.evaluation.suite.vision.zero_shot import PROMPTS, Prompts, class_vectors
+from flava.evaluation.suite.vision.zero_shot import PROMPTS, Prompts, classify
 
 MOST_PAIRS = 5_000
 """Held-out pairs that are looked at: as many as Karpathy's test split of COCO has images. Their
 files are held in memory, and among more of them R@5 is another figure."""
-NO_CLASS = -1
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +48,9 @@ def imagenet_validator(
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
         extractor = Extractor(model, settings, threads=threads, shown=False)
-        classes = class_vectors(extractor, prompts)
-
-        def recognised(batch: Batch) -> Tensor:
-            found = zero_shot.classify(extractor.project(batch.features), classes)
-            return found.masked_fill(batch.unreadable, NO_CLASS)
-
-        right = of_images(extractor, images, recognised) == labels
+        features = features_of(extractor, images)
+        right = torch.from_numpy(classify(extractor, features, prompts)) == labels
+        right &= ~torch.from_numpy(unreadable(features))
         return {"imagenet_zero_shot_accuracy": right.double().mean().item()}
 
     return validate
@@ -120,7 +114,7 @@ def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
         extractor = Extractor(model, settings, threads=threads, shown=False)
-        images = of_images(extractor, pairs.files, lambda b: extractor.project(b.features)).numpy()
+        images = extractor.project(features_of(extractor, pairs.files)).numpy()
         texts = embeddings(extractor, pairs.captions).numpy()
         to_text = recall(ranks(images, texts, ids, ids), k=5)
         to_image = recall(ranks(texts, images, ids, ids), k=5)
@@ -133,33 +127,29 @@ def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int
     return validate
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Features of some images, and which of these could not be decoded."""
-
-    features: Float[np.ndarray, "images width"]
-    unreadable: Tensor
-
-
-def of_images(
-    extractor: Extractor, images: Images, compute: Callable[[Batch], Tensor]
-) -> Shaped[Tensor, "images *width"]:
-    """What ``compute`` makes of the features of every image, each rank of a part of them."""
+def features_of(extractor: Extractor, images: Images) -> Float[np.ndarray, "images width"]:
+    """The features of every image, of which each rank computes a part; see `unreadable`."""
     size, count = extractor.settings.batch_size, len(images)
     own = np.concatenate([np.arange(p.start, p.stop) for p, _ in own_batches(count, size)])
     decoded = extractor.batches(images, own)
 
     def computed(places: range) -> Tensor:  # noqa: ARG001
         levels = next(decoded)  # those of the places: both follow `own_batches`
-        bad = [each if isinstance(each, SampleError) else None for each in levels]
-        for error in filter(None, bad):
+        bad = [isinstance(each, SampleError) for each in levels]
+        for error in compress(levels, bad):
             log.warning("validation: %s", error)
         black = np.zeros((*extractor.view.crop, 3), np.uint8)
         features = extractor.encode([black if b else e for e, b in zip(levels, bad, strict=True)])
-        return compute(Batch(features, torch.tensor([each is not None for each in bad])))
+        features[bad] = np.nan
+        return torch.from_numpy(features)
 
     with evaluating(extractor.model, extractor.settings.precision):
-        return of_all_ranks(count, size, computed, device_of(extractor))
+        return of_all_ranks(count, size, computed, device_of(extractor)).numpy()
+
+
+def unreadable(features: Float[np.ndarray, "images width"]) -> Bool[np.ndarray, " images"]:
+    """Which images could not be decoded: they have features that are no numbers."""
+    return np.isnan(features).any(axis=1)
 
 
 def embeddings(extractor: Extractor, texts: Sequence[str]) -> Float[Tensor, "texts projection"]:

@@ -149,7 +149,7 @@ def features_of(extractor: Extractor, images: Images) -> Float[np.ndarray, "imag
 
 def unreadable(features: Float[np.ndarray, "images width"]) -> Bool[np.ndarray, " images"]:
     """Which images could not be decoded: they have features that are no numbers."""
-    return np.isnan(features).any(axis=1)
+    return np.isnan(features[:, 0])
 
 
 def embeddings(extractor: Extractor, texts: Sequence[str]) -> Float[Tensor, "texts projection"]:

@@ -15,10 +15,10 @@ from flava.training.run import load_run
 from tests.tiny_runs import CODEBOOK_ARGUMENTS, FLAVA_ARGUMENTS, rows
 
 
-def flava(*arguments: str) -> str:
+def flava(*arguments: str, minutes: int = 5) -> str:
     """What the command prints."""
     command = [sys.executable, "-m", "flava", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60 * minutes)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr
     return ended.stdout

@@ -19,6 +19,10 @@ CASES: dict[str, tuple[dict[str, Any], float]] = {
     "fsdp, compiled": ({"compile_blocks": True, "parallel": Parallel.FSDP}, 1e-4),
     "ddp, 16 bits": ({"precision": Precision.BF16}, 2e-3),
     "fsdp, 16 bits": ({"precision": Precision.BF16, "parallel": Parallel.FSDP}, 2e-3),
+    "fsdp, 16 bits, compiled": (
+        {"precision": Precision.BF16, "parallel": Parallel.FSDP, "compile_blocks": True},
+        2e-3,
+    ),
 }
 """And how much the losses may differ: of 32 bits the order of sums; of 16 a number is off by up to
 2^-9, and a loss is a mean of hundreds of them."""

@@ -36,6 +36,7 @@ from flava.objectives.accumulated import joined
 from tests.objectives.test_clip import tiny
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
 
+CPU = torch.device("cpu")
 WORKERS = 2
 PARTS, EACH = 4, 8
 """Four batches of eight are one of 32."""
@@ -144,7 +145,7 @@ def in_parts(
 ) -> Found:
     """As the training loop does: gradients are added up, and means are taken."""
     losses: list[dict[str, float]] = []
-    for index, part in enumerate(joined(method, parts, inside)):
+    for index, part in enumerate(joined(method, parts, inside, CPU)):
         if isinstance(inside, DistributedDataParallel):
             inside.require_backward_grad_sync = index == len(parts) - 1
         found = inside(lambda part=part: {name: term.loss for name, term in part().items()})
@@ -172,14 +173,14 @@ def test_four_batches_are_the_joined_one(kind, reach):
 def test_one_batch_is_what_it_was():
     method = objective("pairs")
     batch = batches("pairs")[0]
-    (part,) = joined(method, [batch], Inside(method.model))
+    (part,) = joined(method, [batch], Inside(method.model), CPU)
     for name, term in method(batch).items():
         assert torch.equal(part()[name].loss, term.loss)
 
 
 def test_the_contrast_of_each_is_that_of_all():
     method = objective("whole pairs")
-    parts = joined(method, batches("whole pairs"), Inside(method.model))
+    parts = joined(method, batches("whole pairs"), Inside(method.model), CPU)
     terms = [part()["gc"] for part in parts]
     of_all = method(together(batches("whole pairs")))["gc"]
     for term in terms:
@@ -202,7 +203,7 @@ def test_what_is_dropped_at_random_is_dropped_again():
         return features
 
     model.encode_image = watched
-    parts = joined(method, batches("whole pairs"), Inside(model))
+    parts = joined(method, batches("whole pairs"), Inside(model), CPU)
     before = torch.get_rng_state()
     for part in parts:
         part()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from flava.recipes.shares import Shares
 from flava.recipes.start import objective_of
 from flava.training.costs import as_one_of
 from flava.training.optimizer import build_optimizer
-from flava.training.parallel import ParallelModel
+from flava.training.parallel import ParallelModel, by_name
 from flava.training.run import Parallel
 from tests.support import random_images, random_pairs, random_texts
 from tests.tiny_runs import flava_run
@@ -96,9 +97,11 @@ def test_fsdp_receives_what_is_planned(kind):
     run, ranks = replace(RUN, parallel=Parallel.FSDP), 2
     model = objective_of(run).model
     with as_one_of(ranks):
-        parallel = ParallelModel(run, objective_of(run), torch.device("cpu"))
+        objective = objective_of(run)
+        parallel = ParallelModel(run, objective, torch.device("cpu"))
+        step = partial(by_name, partial(objective, batch_of(kind)))
         with Received() as received, parallel.gradients(last=True):
-            losses, _ = parallel.learner(batch_of(kind))
+            losses, _ = parallel.learner(step)
             torch.stack(list(losses.values())).sum().backward()
         reached = {n for n, p in parallel.model.named_parameters() if p.grad is not None}
     planned = Shares.of(model, run, ranks).received(frozenset(reached))

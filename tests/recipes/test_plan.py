@@ -187,3 +187,16 @@ def test_what_is_too_large_is_told_with_what_helps():
     (misfit,) = large.misfits()
     assert "pairs" in misfit and "--checkpoint-blocks" in misfit
     assert not plan(RECIPES["flava-mm"](), given(256)).misfits()
+
+
+def test_the_second_encoding_of_batches_that_count_as_one_is_planned_and_told():
+    run = RECIPES["flava-c-tiny"]()
+    ours, theirs = (plan(replace(run, accumulate=count), given(8)) for count in (1, 2))
+    (one,), (two,) = ours.updates.values(), theirs.updates.values()
+    # A third of a step is its forward pass.
+    assert two.operations == pytest.approx(2 * 4 / 3 * one.operations, rel=0.05)
+    assert theirs.days == pytest.approx(2 * 4 / 3 * ours.days, rel=0.05)
+    assert sum(two.memory.values()) < 1.1 * sum(one.memory.values())
+    said = "the contrast of 2 batches of pairs as one encodes each once more: 25%"
+    assert any(said in each for each in theirs.assumptions)
+    assert not any("once more" in each for each in ours.assumptions)

@@ -154,13 +154,13 @@ def test_of_batches_as_one_they_are_those_that_torch_counts(kind, monkeypatch):
 
 
 def test_of_batches_as_one_no_more_is_kept_than_of_one_but_features():
-    """Beside them: masked pairs pass the encoders for themselves, and not as one batch with whole
-    ones, of which each weight is converted for both; that is counted among the weights' copies."""
+    """Features, or the gradients that stand in their place. What else there is beside one batch
+    is that masked and whole pairs pass the encoders one after another."""
     run, batch = run_of(), outline_of(batch_of("pairs"))
     one, three, six = (
         cost_of(on_paper(run), batch, torch.bfloat16, accumulate=count) for count in (1, 3, 6)
     )
-    features = 2 * 4 * len(LENGTHS) * CONFIG.projection_width  # and in place of them gradients
+    features = 2 * 4 * len(LENGTHS) * CONFIG.projection_width
     assert six.kept - three.kept == pytest.approx(3 * features, rel=0.1)
     assert three.kept < 1.1 * one.kept
 

@@ -216,7 +216,8 @@ def _inputs(batch: Batch) -> PairInputs:
             return inputs
         case PairBatch(image=image, text=text):
             return PairInputs(
-                image=ImageInputs(pixels=image.pixels), text=TextInputs(ids=text.ids, real=text.real)
+                image=ImageInputs(pixels=image.pixels),
+                text=TextInputs(ids=text.ids, real=text.real),
             )
     raise AssertionError("only pairs have contrast")
 

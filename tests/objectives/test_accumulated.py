@@ -14,33 +14,47 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from flava.batch import (
+    AnsweredBatch,
     Batch,
     CodedImageBatch,
     ImageBatch,
     ImageInputs,
+    LabelledBatch,
     PairBatch,
     PairInputs,
+    ScoredBatch,
+    TargetBatch,
     TextBatch,
     TextInputs,
     WholePairBatch,
 )
 from flava.distributed import Gather
-from flava.model import Clip, Flava
+from flava.model import Flava, classifier_of
 from flava.objectives import (
     ClipObjective,
     ClipObjectiveConfig,
+    FinetuneObjective,
     FlavaObjective,
     FlavaObjectiveConfig,
 )
 from flava.objectives.accumulated import joined
 from tests.objectives.test_clip import tiny
-from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
+from tests.support import (
+    random_images,
+    random_pairs,
+    random_texts,
+    randomise,
+    tiny_config,
+    tiny_model,
+)
 
 CPU = torch.device("cpu")
 WORKERS = 2
 PARTS, EACH = 4, 8
 """Four batches of eight are one of 32."""
-KINDS = ("pairs", "images", "coded images", "text", "whole pairs", "clip")
+TUNED = ("classes", "answers", "scores")
+"""Fine-tuning, of which the batches differ in size."""
+KINDS = ("pairs", "images", "coded images", "text", "whole pairs", "clip", *TUNED)
 
 
 def lengths(part: int) -> list[int]:
@@ -62,6 +76,8 @@ def batches(kind: str) -> list[Batch]:
             return [random_texts(config, lengths(part), 0.1 + 0.2 * part) for part in range(PARTS)]
         case "clip":
             return [whole_pairs_of_clip(lengths(part)) for part in range(PARTS)]
+        case "classes" | "answers" | "scores":
+            return [targeted(kind, size) for size in (3, 8, 5, 2)]
     pairs = [
         random_pairs(config, lengths(part), torch.rand(EACH) < 0.8 * (part != 1))
         for part in range(PARTS)
@@ -74,6 +90,17 @@ def coded(batch: ImageBatch) -> CodedImageBatch:
     return CodedImageBatch(
         keys=batch.keys, pixels=batch.pixels, codes=codes, selected=batch.selected
     )
+
+
+def targeted(kind: str, size: int) -> TargetBatch:
+    config, keys = tiny_config(), tuple("abcdefgh"[:size])
+    inputs = ImageInputs(pixels=random_images(config, size).pixels)
+    match kind:
+        case "classes":
+            return LabelledBatch(keys=keys, inputs=inputs, labels=torch.randint(3, (size,)))
+        case "answers":
+            return AnsweredBatch(keys=keys, inputs=inputs, answers=torch.rand(size, 3))
+    return ScoredBatch(keys=keys, inputs=inputs, scores=torch.randn(size))
 
 
 def whole(batch: PairBatch) -> WholePairBatch:
@@ -106,8 +133,16 @@ def together(parts: Sequence[Any]) -> Any:
     return type(parts[0])(**{name: join(name) for name in vars(parts[0])})
 
 
-def objective(kind: str, reach: Gather = Gather.GLOBAL) -> FlavaObjective | ClipObjective:
+Method = FlavaObjective | ClipObjective | FinetuneObjective
+
+
+def objective(kind: str, reach: Gather = Gather.GLOBAL) -> Method:
     torch.manual_seed(0)
+    if kind in TUNED:
+        classes = () if kind == "scores" else ("ant", "bee", "cow")
+        classifier = classifier_of(tiny_model(), "images", classes, hidden_width=None)
+        randomise(classifier.head)
+        return FinetuneObjective(classifier.eval())  # with no dropout in its head
     if kind == "clip":
         return ClipObjective(ClipObjectiveConfig(gather=reach), tiny())
     return FlavaObjective(FlavaObjectiveConfig(gather=reach), tiny_model())
@@ -132,7 +167,7 @@ def at_once(kind: str, reach: Gather = Gather.GLOBAL) -> Found:
 class Inside(nn.Module):
     """What the training loop wraps: it calls a function of the model."""
 
-    def __init__(self, model: Flava | Clip) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
@@ -140,9 +175,7 @@ class Inside(nn.Module):
         return step()
 
 
-def in_parts(
-    method: FlavaObjective | ClipObjective, parts: Sequence[Batch], inside: nn.Module
-) -> Found:
+def in_parts(method: Method, parts: Sequence[Batch], inside: nn.Module) -> Found:
     """As the training loop does: gradients are added up, and means are taken."""
     losses: list[dict[str, float]] = []
     for index, part in enumerate(joined(method, parts, inside, CPU)):

@@ -195,7 +195,7 @@ def test_the_second_encoding_of_batches_that_count_as_one_is_planned_and_told():
     (one,), (two,) = ours.updates.values(), theirs.updates.values()
     # A third of a step is its forward pass.
     assert two.operations == pytest.approx(2 * 4 / 3 * one.operations, rel=0.05)
-    assert theirs.days == pytest.approx(2 * 4 / 3 * ours.days, rel=0.05)
+    assert two.computing == pytest.approx(2 * 4 / 3 * one.computing, rel=0.05)
     assert sum(two.memory.values()) < 1.1 * sum(one.memory.values())
     said = "the contrast of 2 batches of pairs as one encodes each once more: 25%"
     assert any(said in each for each in theirs.assumptions)

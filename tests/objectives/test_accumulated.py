@@ -1,5 +1,6 @@
 """Batches that count as one, beside the joined batch: in one process, and in two."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from flava.batch import (
     TextBatch,
     TextInputs,
     WholePairBatch,
+    mapped,
+    to_device,
 )
 from flava.distributed import Gather
 from flava.model import Flava, classifier_of
@@ -36,6 +39,7 @@ from flava.objectives import (
     FinetuneObjective,
     FlavaObjective,
     FlavaObjectiveConfig,
+    accumulated,
 )
 from flava.objectives.accumulated import joined
 from tests.objectives.test_clip import tiny
@@ -245,6 +249,26 @@ def test_what_is_dropped_at_random_is_dropped_again():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     every = together(batches("whole pairs"))
     assert not torch.equal(model.eval().encode_image(every.inputs.image.pixels)[:EACH], first[0])
+
+
+@pytest.mark.parametrize("kind", ["pairs", "whole pairs", "images", "classes"])
+def test_one_batch_at_a_time_is_on_the_device(kind, monkeypatch):
+    there: list[weakref.ref[Tensor]] = []
+
+    def move(batch: Any, device: torch.device) -> Any:
+        assert not any(each() is not None for each in there)
+
+        def copied(value: Tensor) -> Tensor:
+            copy = value.clone()
+            there.append(weakref.ref(copy))
+            return copy
+
+        return mapped(to_device(batch, device), copied)
+
+    monkeypatch.setattr(accumulated, "to_device", move)
+    method = objective(kind)
+    in_parts(method, batches(kind), Inside(method.model))
+    assert there
 
 
 def work(worker: int, folder: Path) -> None:

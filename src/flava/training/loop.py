@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 
 import psutil
@@ -117,8 +117,7 @@ class Trainer:
         rate = self.set_schedules()
         with meter.part("data"):
             drawn = [next(batches) for _ in range(self.run.accumulate)]
-        with meter.part("forward"), self.autocast():
-            losses = joined(self.objective, drawn, self.parallel.learner, self.device)
+        losses = self.losses_of(drawn)
         parts = [self.add_gradients(each, last=each is losses[-1]) for each in losses]
         with meter.part("optimizer"):
             norm = clip_gradients(self.run.optimizer, self.trained)
@@ -159,6 +158,13 @@ class Trainer:
         if self.device.type == "cuda" and (gpu := known(torch.cuda.get_device_name(self.device))):
             found["mfu"] = done / gpu.peak(self.run.precision)
         return found
+
+    def losses_of(self, drawn: Sequence[Batch]) -> list[Losses]:
+        """What computes each batch's losses; pairs of several batches are encoded for it already,
+        a part of the forward pass."""
+        encoding = self.meter.part("forward") if len(drawn) > 1 else nullcontext()
+        with encoding, self.autocast():
+            return joined(self.objective, drawn, self.parallel.learner, self.device)
 
     def autocast(self) -> torch.autocast:
         """Where matrix products are computed in the run's precision."""

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from flava.batch import CodedImageBatch, ImageBatch, PairBatch
+from flava.cli import main
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.shards import Raw, read_shard
 from flava.data.source import image_of
@@ -18,13 +19,16 @@ from flava.model import Codebook
 from flava.model.digest import codes_name
 from flava.model.published.own import write_model
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
+from flava.precision import Precision
 from flava.recipes.start import check_codes
+from flava.training.loop import Trainer
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.support import tiny_config, tiny_model
-from tests.tiny_runs import flava_run
+from tests.tiny_runs import flava_run, rows
 
 SIZE = 32
 """Of the codebook's view: tiny_model has 4 patches a side."""
+PICTURES = 48
 WHOLE = ImageTransformConfig(image_size=24, codebook_size=SIZE, crop_scale=(1.0, 1.0))
 
 
@@ -81,6 +85,60 @@ def test_training_reads_the_codes_that_it_would_compute(
     codes = codebook.codes(computed.codebook_pixels)
     assert len(codes.unique()) > 4
     assert torch.equal(stored.codes, codes)
+
+
+def test_training_in_16_bits_computes_the_codes_that_are_kept(
+    tmp_path: Path, codebook: Codebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the trainer, which computes nearly all else under autocast."""
+    pictures = {f"{key}.png": encoded(picture(key, 20, 20)) for key in range(PICTURES)}
+    shard = write_tar(tmp_path / "images.tar", pictures)
+    arguments = ["--codebook", tmp_path / "codebook", "--codebook-size", SIZE]
+    output = tmp_path / "coded"
+    assert main([str(a) for a in ("data", "tokenize", shard, *arguments, "--output", output)]) == 0
+    kept = images_in(output / "images.tar", replace(WHOLE, stored_codes=codes_name(codebook)))
+    seen = images_in(shard, WHOLE)
+    assert isinstance(kept, CodedImageBatch)
+    assert kept.keys == seen.keys
+    assert torch.equal(kept.pixels, seen.pixels)
+    kept = replace(kept, selected=seen.selected)  # other patches are drawn where no view is
+    computed: list[torch.Tensor] = []
+    compute = Codebook.codes_at
+
+    def watched(self: Codebook, *inputs: torch.Tensor) -> torch.Tensor:
+        computed.append(compute(self, *inputs))
+        return computed[-1]
+
+    monkeypatch.setattr(Codebook, "codes_at", watched)
+    losses = [trained_loss(tmp_path / name, codebook, b) for name, b in (("a", seen), ("b", kept))]
+    (codes,) = computed
+    assert len(codes) > PICTURES
+    assert torch.equal(codes, kept.codes[kept.selected])
+    assert losses[0] == losses[1]
+
+
+def images_in(shard: Path, image: ImageTransformConfig) -> ImageBatch | CodedImageBatch:
+    """All of them as one batch."""
+    source = SourceConfig(shards=(str(shard),), weight=1.0, batch_size=PICTURES)
+    with Loader(DataConfig(images=source, image=image, workers=0), seed=0) as batches:
+        batch = next(batches)
+    assert isinstance(batch, ImageBatch | CodedImageBatch)
+    return batch
+
+
+def trained_loss(
+    folder: Path, codebook: Codebook, batch: ImageBatch | CodedImageBatch
+) -> dict[str, float]:
+    """What one update on the batch writes; it begins with the same weights each time."""
+    torch.manual_seed(0)
+    model = tiny_model()
+    model.codebook.load_state_dict(codebook.state_dict())
+    model.codebook.requires_grad_(False)
+    run = flava_run(folder, DataConfig(), max_steps=1)
+    assert run.precision is Precision.BF16
+    Trainer(run, FlavaObjective(FlavaObjectiveConfig(), model), None).train(iter([batch]))
+    (row,) = rows(folder)
+    return {name: value for name, value in row.items() if name.startswith(("loss", "accuracy"))}
 
 
 def test_all_losses_are_those_of_computed_codes(shard: Path) -> None:

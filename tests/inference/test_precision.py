@@ -13,7 +13,7 @@ from flava.inference.pretrained import Pretrained
 from flava.model import Flava
 from tests.data.shard_files import picture
 from tests.inference.models import clip_processor, processor_of, tiny_clip
-from tests.support import tiny_config, tiny_model
+from tests.support import random_images, tiny_config, tiny_model
 
 TEXTS = ["a b c d e f", "c d", "", "a"]
 IMAGES = [picture(n, 20 + 3 * n, 30 - n) for n in range(len(TEXTS))]
@@ -61,6 +61,17 @@ def test_the_model_that_was_given_stays_as_it_was() -> None:
     assert not any(isinstance(each, Int8Linear) for each in model.modules())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     assert lower.logit_scale is model.logit_scale
+
+
+@pytest.mark.parametrize("precision", [InferencePrecision.BF16, InferencePrecision.INT8])
+def test_codes_are_those_of_32_bits(precision: InferencePrecision) -> None:
+    model = tiny_model().eval()
+    pixels = random_images(tiny_config(), 32).codebook_pixels
+    expected = model.codebook.codes(pixels)
+    lower = in_precision(model, precision)
+    assert isinstance(lower, Flava)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(lower.codebook.codes(pixels), expected)
 
 
 @pytest.mark.parametrize("tokens", [(1,), (3, 5), (ROWS_AT_ONCE + 1,), (3, ROWS_AT_ONCE)])

@@ -1,5 +1,6 @@
 """Batches that count as one, beside the joined batch: in one process, and in two."""
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,32 +15,50 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from flava.batch import (
+    AnsweredBatch,
     Batch,
     CodedImageBatch,
     ImageBatch,
     ImageInputs,
+    LabelledBatch,
     PairBatch,
     PairInputs,
+    ScoredBatch,
+    TargetBatch,
     TextBatch,
     TextInputs,
     WholePairBatch,
+    mapped,
+    to_device,
 )
 from flava.distributed import Gather
-from flava.model import Clip, Flava
+from flava.model import Flava, classifier_of
 from flava.objectives import (
     ClipObjective,
     ClipObjectiveConfig,
+    FinetuneObjective,
     FlavaObjective,
     FlavaObjectiveConfig,
+    accumulated,
 )
 from flava.objectives.accumulated import joined
 from tests.objectives.test_clip import tiny
-from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
+from tests.support import (
+    random_images,
+    random_pairs,
+    random_texts,
+    randomise,
+    tiny_config,
+    tiny_model,
+)
 
+CPU = torch.device("cpu")
 WORKERS = 2
 PARTS, EACH = 4, 8
 """Four batches of eight are one of 32."""
-KINDS = ("pairs", "images", "coded images", "text", "whole pairs", "clip")
+TUNED = ("classes", "answers", "scores")
+"""Fine-tuning, of which the batches differ in size."""
+KINDS = ("pairs", "images", "coded images", "text", "whole pairs", "clip", *TUNED)
 
 
 def lengths(part: int) -> list[int]:
@@ -61,6 +80,8 @@ def batches(kind: str) -> list[Batch]:
             return [random_texts(config, lengths(part), 0.1 + 0.2 * part) for part in range(PARTS)]
         case "clip":
             return [whole_pairs_of_clip(lengths(part)) for part in range(PARTS)]
+        case "classes" | "answers" | "scores":
+            return [targeted(kind, size) for size in (3, 8, 5, 2)]
     pairs = [
         random_pairs(config, lengths(part), torch.rand(EACH) < 0.8 * (part != 1))
         for part in range(PARTS)
@@ -73,6 +94,17 @@ def coded(batch: ImageBatch) -> CodedImageBatch:
     return CodedImageBatch(
         keys=batch.keys, pixels=batch.pixels, codes=codes, selected=batch.selected
     )
+
+
+def targeted(kind: str, size: int) -> TargetBatch:
+    config, keys = tiny_config(), tuple("abcdefgh"[:size])
+    inputs = ImageInputs(pixels=random_images(config, size).pixels)
+    match kind:
+        case "classes":
+            return LabelledBatch(keys=keys, inputs=inputs, labels=torch.randint(3, (size,)))
+        case "answers":
+            return AnsweredBatch(keys=keys, inputs=inputs, answers=torch.rand(size, 3))
+    return ScoredBatch(keys=keys, inputs=inputs, scores=torch.randn(size))
 
 
 def whole(batch: PairBatch) -> WholePairBatch:
@@ -105,8 +137,16 @@ def together(parts: Sequence[Any]) -> Any:
     return type(parts[0])(**{name: join(name) for name in vars(parts[0])})
 
 
-def objective(kind: str, reach: Gather = Gather.GLOBAL) -> FlavaObjective | ClipObjective:
+Method = FlavaObjective | ClipObjective | FinetuneObjective
+
+
+def objective(kind: str, reach: Gather = Gather.GLOBAL) -> Method:
     torch.manual_seed(0)
+    if kind in TUNED:
+        classes = () if kind == "scores" else ("ant", "bee", "cow")
+        classifier = classifier_of(tiny_model(), "images", classes, hidden_width=None)
+        randomise(classifier.head)
+        return FinetuneObjective(classifier.eval())  # with no dropout in its head
     if kind == "clip":
         return ClipObjective(ClipObjectiveConfig(gather=reach), tiny())
     return FlavaObjective(FlavaObjectiveConfig(gather=reach), tiny_model())
@@ -131,7 +171,7 @@ def at_once(kind: str, reach: Gather = Gather.GLOBAL) -> Found:
 class Inside(nn.Module):
     """What the training loop wraps: it calls a function of the model."""
 
-    def __init__(self, model: Flava | Clip) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
@@ -139,12 +179,10 @@ class Inside(nn.Module):
         return step()
 
 
-def in_parts(
-    method: FlavaObjective | ClipObjective, parts: Sequence[Batch], inside: nn.Module
-) -> Found:
+def in_parts(method: Method, parts: Sequence[Batch], inside: nn.Module) -> Found:
     """As the training loop does: gradients are added up, and means are taken."""
     losses: list[dict[str, float]] = []
-    for index, part in enumerate(joined(method, parts, inside)):
+    for index, part in enumerate(joined(method, parts, inside, CPU)):
         if isinstance(inside, DistributedDataParallel):
             inside.require_backward_grad_sync = index == len(parts) - 1
         found = inside(lambda part=part: {name: term.loss for name, term in part().items()})
@@ -172,14 +210,14 @@ def test_four_batches_are_the_joined_one(kind, reach):
 def test_one_batch_is_what_it_was():
     method = objective("pairs")
     batch = batches("pairs")[0]
-    (part,) = joined(method, [batch], Inside(method.model))
+    (part,) = joined(method, [batch], Inside(method.model), CPU)
     for name, term in method(batch).items():
         assert torch.equal(part()[name].loss, term.loss)
 
 
 def test_the_contrast_of_each_is_that_of_all():
     method = objective("whole pairs")
-    parts = joined(method, batches("whole pairs"), Inside(method.model))
+    parts = joined(method, batches("whole pairs"), Inside(method.model), CPU)
     terms = [part()["gc"] for part in parts]
     of_all = method(together(batches("whole pairs")))["gc"]
     for term in terms:
@@ -202,7 +240,7 @@ def test_what_is_dropped_at_random_is_dropped_again():
         return features
 
     model.encode_image = watched
-    parts = joined(method, batches("whole pairs"), Inside(model))
+    parts = joined(method, batches("whole pairs"), Inside(model), CPU)
     before = torch.get_rng_state()
     for part in parts:
         part()
@@ -211,6 +249,26 @@ def test_what_is_dropped_at_random_is_dropped_again():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     every = together(batches("whole pairs"))
     assert not torch.equal(model.eval().encode_image(every.inputs.image.pixels)[:EACH], first[0])
+
+
+@pytest.mark.parametrize("kind", ["pairs", "whole pairs", "images", "classes"])
+def test_one_batch_at_a_time_is_on_the_device(kind, monkeypatch):
+    there: list[weakref.ref[Tensor]] = []
+
+    def move(batch: Any, device: torch.device) -> Any:
+        assert not any(each() is not None for each in there)
+
+        def copied(value: Tensor) -> Tensor:
+            copy = value.clone()
+            there.append(weakref.ref(copy))
+            return copy
+
+        return mapped(to_device(batch, device), copied)
+
+    monkeypatch.setattr(accumulated, "to_device", move)
+    method = objective(kind)
+    in_parts(method, batches(kind), Inside(method.model))
+    assert there
 
 
 def work(worker: int, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,23 @@ from torch.utils._pytree import tree_leaves
 
 from flava.data.loader import DataConfig
 from flava.model import FlavaConfig
+from flava.objectives.accumulated import joined
 from flava.precision import Precision
 from flava.recipes import RECIPES
 from flava.recipes.plan import Given, plan
 from flava.recipes.shares import Shares
-from flava.recipes.start import objective_of
-from flava.training.costs import as_one_of
+from flava.recipes.start import objective_of, outlined_objective
+from flava.training.costs import as_one_of, cost_of
 from flava.training.optimizer import build_optimizer
-from flava.training.parallel import ParallelModel
+from flava.training.outline import outline_of
+from flava.training.parallel import ParallelModel, by_name
 from flava.training.run import Parallel
+from tests.objectives.test_accumulated import whole
 from tests.support import random_images, random_pairs, random_texts
 from tests.tiny_runs import flava_run
 
 RUN = flava_run(Path("nowhere"), DataConfig(), precision=Precision.FP32)
+CPU = torch.device("cpu")
 KINDS = ["pairs", "images", "text"]
 
 
@@ -42,7 +47,8 @@ def batch_of(kind: str) -> Any:
     lengths = [5, 6, 7, 8]
     if kind == "text":
         return random_texts(config, lengths)
-    return random_pairs(config, lengths, torch.ones(4, dtype=torch.bool))
+    pairs = random_pairs(config, lengths, torch.ones(4, dtype=torch.bool))
+    return pairs if kind == "pairs" else whole(pairs)
 
 
 # A GPU's part of the weights
@@ -91,17 +97,25 @@ class Received(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_fsdp_receives_what_is_planned(kind):
-    run, ranks = replace(RUN, parallel=Parallel.FSDP), 2
-    model = objective_of(run).model
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("kind", [*KINDS, "whole pairs"])
+def test_fsdp_receives_what_is_planned(kind, accumulate):
+    run, ranks = replace(RUN, parallel=Parallel.FSDP, accumulate=accumulate), 2
+    batch = batch_of(kind)
     with as_one_of(ranks):
-        parallel = ParallelModel(run, objective_of(run), torch.device("cpu"))
-        with Received() as received, parallel.gradients(last=True):
-            losses, _ = parallel.learner(batch_of(kind))
-            torch.stack(list(losses.values())).sum().backward()
+        objective = objective_of(run)
+        parallel = ParallelModel(run, objective, CPU)
+        with Received() as received:
+            parts = joined(objective, [batch] * accumulate, parallel.learner, CPU)
+            for part in parts:
+                with parallel.gradients(last=part is parts[-1]):
+                    losses, _ = parallel.learner(partial(by_name, part))
+                    torch.stack(list(losses.values())).sum().backward()
         reached = {n for n, p in parallel.model.named_parameters() if p.grad is not None}
-    planned = Shares.of(model, run, ranks).received(frozenset(reached))
+    on_paper = outlined_objective(run)
+    cost = cost_of(on_paper, outline_of(batch), torch.float32, ranks, accumulate)
+    assert cost.reached == reached
+    planned = Shares.of(on_paper.model, run, ranks).received(cost)
     # Parts that cannot be cut equally are filled up.
     assert received.bytes["_allgather_base_"] == pytest.approx(planned["weights"], rel=1e-3)
     scattered = received.bytes["_reduce_scatter_base_"]
@@ -173,3 +187,16 @@ def test_what_is_too_large_is_told_with_what_helps():
     (misfit,) = large.misfits()
     assert "pairs" in misfit and "--checkpoint-blocks" in misfit
     assert not plan(RECIPES["flava-mm"](), given(256)).misfits()
+
+
+def test_the_second_encoding_of_batches_that_count_as_one_is_planned_and_told():
+    run = RECIPES["flava-c-tiny"]()
+    ours, theirs = (plan(replace(run, accumulate=count), given(8)) for count in (1, 2))
+    (one,), (two,) = ours.updates.values(), theirs.updates.values()
+    # A third of a step is its forward pass.
+    assert two.operations == pytest.approx(2 * 4 / 3 * one.operations, rel=0.05)
+    assert two.computing == pytest.approx(2 * 4 / 3 * one.computing, rel=0.05)
+    assert sum(two.memory.values()) < 1.1 * sum(one.memory.values())
+    said = "the contrast of 2 batches of pairs as one encodes each once more: 25%"
+    assert any(said in each for each in theirs.assumptions)
+    assert not any("once more" in each for each in ours.assumptions)

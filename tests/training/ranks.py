@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from flava.batch import Batch, ImageBatch, TextBatch
+from flava.batch import Batch, Inputs
 from flava.distributed import rank, world_size
 from tests.support import random_images, random_pairs, random_texts, tiny_config
 
@@ -68,6 +68,6 @@ def rows_of(batch: Any, rows: slice) -> Any:
     def cut(value: Any) -> Any:
         if isinstance(value, Tensor | tuple):
             return value[rows]
-        return rows_of(value, rows) if isinstance(value, ImageBatch | TextBatch) else value
+        return rows_of(value, rows) if isinstance(value, Batch | Inputs) else value
 
     return replace(batch, **{f.name: cut(getattr(batch, f.name)) for f in fields(batch)})

@@ -21,6 +21,7 @@ from flava.model import (
     TextConfig,
 )
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
+from flava.objectives.accumulated import joined
 from flava.precision import Precision
 from flava.training.costs import cost_of
 from flava.training.outline import Outline, outline_of, outlined
@@ -125,6 +126,43 @@ def test_operations_are_those_that_torch_counts(kind, monkeypatch):
     cost = cost_of(on_paper(run), outline_of(batch), torch.bfloat16)
     assert cost.forward == forward
     assert cost.operations == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_batches_as_one_they_are_those_that_torch_counts(kind, monkeypatch):
+    """The encoding before contrast among them."""
+    monkeypatch.setattr(Outline, "is_cuda", False)
+    run, batch, accumulate = run_of(precision=Precision.BF16), batch_of(kind), 3
+    objective, device = real(run), torch.device("cpu")
+
+    def lower() -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16)
+
+    with FlopCounterMode(display=False) as counter:
+        with lower():
+            parts = joined(objective, [batch] * accumulate, lambda step: step(), device)
+        before = counter.get_total_flops()
+        for part in parts:
+            with lower():
+                terms = part()
+            torch.stack([term.loss for term in terms.values()]).sum().backward()
+    paper = outline_of(batch)
+    cost = cost_of(on_paper(run), paper, torch.bfloat16, accumulate=accumulate)
+    assert cost.before == before
+    assert (before > 0) == (kind == "pairs")
+    assert cost.operations == counter.get_total_flops()
+
+
+def test_of_batches_as_one_no_more_is_kept_than_of_one_but_features():
+    """Features, or the gradients that stand in their place. What else there is beside one batch
+    is that masked and whole pairs pass the encoders one after another."""
+    run, batch = run_of(), outline_of(batch_of("pairs"))
+    one, three, six = (
+        cost_of(on_paper(run), batch, torch.bfloat16, accumulate=count) for count in (1, 3, 6)
+    )
+    features = 2 * 4 * len(LENGTHS) * CONFIG.projection_width
+    assert six.kept - three.kept == pytest.approx(3 * features, rel=0.1)
+    assert three.kept < 1.1 * one.kept
 
 
 def test_fused_attention_keeps_no_scores_and_computes_them_again(monkeypatch):

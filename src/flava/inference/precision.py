@@ -39,10 +39,13 @@ def in_precision(model: Model, precision: InferencePrecision) -> Model:
     if precision is InferencePrecision.FP32:
         return model
     whole = in_int8(model) if precision is InferencePrecision.INT8 else {}
+    # Codes are found in 32 bits, as in training.
+    exact = model.codebook.encoder.modules() if isinstance(model, Flava) else ()
+    kept = whole.keys() | {id(matrix) for matrix in exact}
     lower = {
         id(weight): nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
         for matrix in model.modules()
-        if isinstance(matrix, nn.Linear | nn.Conv2d) and id(matrix) not in whole
+        if isinstance(matrix, nn.Linear | nn.Conv2d) and id(matrix) not in kept
         for weight in matrix.parameters(recurse=False)
     }
     shared = {id(weight): weight for weight in model.parameters()}

@@ -6,6 +6,8 @@ the width, a pooling by two after the first three. So an image of 8h x 8w pixels
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -148,7 +150,8 @@ class Codebook(nn.Module):
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Int[Tensor, "batch rows columns"]:
         """The most likely code of each 8x8 patch of mapped pixels (see `batch.map_pixels`)."""
-        return self.encoder(pixels).argmax(dim=1)
+        with exactly(pixels.device):
+            return self.encoder(pixels).argmax(dim=1)
 
     def codes_at(
         self,
@@ -157,9 +160,10 @@ class Codebook(nn.Module):
     ) -> Int[Tensor, " selected"]:
         """The codes of the selected patches alone, in order: an eighth of the work is the logits of
         all of them."""
-        states = pick(self.encoder.states(pixels).permute(0, 2, 3, 1), selected)
-        output = self.encoder.output
-        return functional.linear(states, output.weight.flatten(1), output.bias).argmax(dim=1)
+        with exactly(pixels.device):
+            states = pick(self.encoder.states(pixels).permute(0, 2, 3, 1), selected)
+            output = self.encoder.output
+            return functional.linear(states, output.weight.flatten(1), output.bias).argmax(dim=1)
 
     def decode(
         self, codes: Int[Tensor, "batch rows columns"]
@@ -168,6 +172,14 @@ class Codebook(nn.Module):
         one_hot = functional.one_hot(codes, self.config.codes).permute(0, 3, 1, 2)
         statistics = self.decoder(one_hot.to(self.decoder.input.weight.dtype))
         return unmap_pixels(statistics[:, :3].sigmoid())
+
+
+@contextmanager
+def exactly(device: torch.device) -> Iterator[None]:
+    """Where codes are computed: in 32 bits, so that they are the same under autocast as those that
+    are kept beside the images; and without a graph, since no gradient passes a choice."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
 
 
 def initialise_convolution(module: nn.Module) -> None:

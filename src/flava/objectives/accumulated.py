@@ -5,6 +5,8 @@ each batch is encoded without a graph; the loss of all features gives a gradient
 its turn comes, a batch is encoded again with a graph, which is handed the gradient of its features
 (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"). Every
 other loss is a mean over what a batch predicts, and weighs as much as it predicts.
+
+Batches wait on the host: each is on the device only while it is computed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +21,24 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flava.batch import (
+    AnsweredBatch,
     Batch,
     CodedImageBatch,
     ImageBatch,
+    ImageInputs,
+    LabelledBatch,
     PairBatch,
     PairInputs,
+    ScoredBatch,
     TextBatch,
+    TextInputs,
     WholePairBatch,
+    to_device,
 )
 from flava.distributed import world_size
 from flava.model import Clip, Flava
 from flava.objectives.clip import ContrastConfig
-from flava.objectives.losses import Term, contrastive
+from flava.objectives.losses import Term, contrastive, matched_rows
 
 Losses = Callable[[], dict[str, Term]]
 """What computes the losses of a batch, with their graph."""
@@ -58,30 +66,37 @@ def joined(
     objective: Callable[[Batch], dict[str, Term]],
     batches: Sequence[Batch],
     inside: Inside,
+    device: torch.device,
 ) -> list[Losses]:
-    """For each batch of an update, what computes its losses as a part of the joined batch.
+    """For each batch of an update, what computes its losses on ``device``, as a part of the joined
+    batch.
 
     The losses' mean over batches and ranks, with its gradient, is that of the joined batch of all
     batches and ranks. All batches are of one kind, that of every rank. The functions are called
-    once each and in order, within ``inside``, under the autocast of this call.
+    once each and in order, within ``inside``, under an autocast like that of this call, but another
+    one: autocast keeps the weights that it converts, and those of this call have no graph.
     """
-    parts: list[Losses] = [partial(objective, batch) for batch in batches]
-    if len(batches) * world_size() == 1:
-        return parts
-    rows = _matched(batches)
-    if len(batches) > 1 and isinstance(objective, Contrasting) and rows is not None:
-        parts = _contrasted(objective, batches, rows, inside)
+    parts: list[Losses] = [partial(_moved, objective, batch, device) for batch in batches]
+    if len(batches) == 1:
+        return parts  # `classification` and `contrastive` join the ranks
+    rows = _rows(batches)
+    if isinstance(objective, Contrasting) and rows is not None:
+        parts = _contrasted(objective, batches, rows, inside, device)
     weights = _weights(batches, rows)
     return [partial(_weighed, *each) for each in zip(parts, weights, strict=True)]
 
 
-def _matched(batches: Sequence[Batch]) -> list[Tensor] | None:
+def _moved(
+    objective: Callable[[Batch], dict[str, Term]], batch: Batch, device: torch.device
+) -> dict[str, Term]:
+    return objective(to_device(batch, device))
+
+
+def _rows(batches: Sequence[Batch]) -> list[Tensor] | None:
     """The pairs of each batch that are rows of the losses; None if there are no pairs."""
     pairs = [batch for batch in batches if isinstance(batch, PairBatch)]
     if pairs:
-        matched = torch.cat([batch.matched for batch in pairs])
-        # With no matched pair at all every pair counts, as in `FlavaObjective.pairs`.
-        rows = matched | ~matched.any()
+        rows = matched_rows(torch.cat([batch.matched for batch in pairs]))
         return list(rows.split([len(batch.matched) for batch in pairs]))
     whole = [batch.inputs.text.ids for batch in batches if isinstance(batch, WholePairBatch)]
     return [torch.ones_like(ids[:, 0], dtype=torch.bool) for ids in whole] or None
@@ -100,7 +115,7 @@ def _weighed(losses: Losses, weights: dict[str, Tensor]) -> dict[str, Term]:
 def _weights(batches: Sequence[Batch], rows: list[Tensor] | None) -> list[dict[str, Tensor]]:
     """For each batch, how much each of its means weighs in the mean over batches.
 
-    Between the ranks `classification` weighs them already, so here a batch counts with all of them.
+    Between the ranks the losses weigh them already, so here a batch counts with all of them.
     """
     counts = [
         _predictions(batch, None if rows is None else rows[index])
@@ -126,8 +141,14 @@ def _predictions(batch: Batch, rows: Tensor | None) -> dict[str, Tensor]:
             return {
                 "mmm_image": (batch.image.selected & rows[:, None, None]).sum(),
                 "mmm_text": (batch.text.selected & rows[:, None]).sum(),
-                "itm": torch.ones_like(batch.matched).sum(),
+                "itm": torch.tensor(len(batch.matched)),
             }
+        case LabelledBatch():
+            return {"classification": torch.tensor(len(batch.keys))}
+        case AnsweredBatch():
+            return {"answering": torch.tensor(len(batch.keys))}
+        case ScoredBatch():
+            return {"regression": torch.tensor(len(batch.keys))}
     return {}
 
 
@@ -163,19 +184,20 @@ def _contrasted(
     batches: Sequence[Batch],
     rows: list[Tensor],
     inside: Inside,
+    device: torch.device,
 ) -> list[Losses]:
     model = objective.model
     states, features = [], []
     for batch in batches:
-        states.append(_Random.now(model.logit_scale.device))
+        states.append(_Random.now(device))
         with torch.no_grad():
-            features.append(inside(partial(_encode, model, batch)))
+            features.append(inside(partial(_encode, model, to_device(_inputs(batch), device))))
     term, gradients, of_scale = _whole(objective, features, torch.cat(rows))
 
     def losses(index: int) -> dict[str, Term]:
-        batch = batches[index]
+        batch = to_device(batches[index], device)
         with states[index].again():
-            encoded = _encode(model, batch)
+            encoded = _encode(model, _inputs(batch))
         reached = [(e * g).sum() for e, g in zip(encoded, gradients[index], strict=True)]
         handed = torch.stack(reached).sum() + model.logit_scale * of_scale / len(batches)
         # The value is that of the whole; so that the mean over batches has the whole's gradient,
@@ -187,16 +209,23 @@ def _contrasted(
     return [partial(losses, index) for index in range(len(batches))]
 
 
-def _encode(model: Flava | Clip, batch: Batch) -> list[Tensor]:
-    """The features of a batch's images and of its texts."""
+def _inputs(batch: Batch) -> PairInputs:
+    """What contrast reads of pairs, nothing of it hidden."""
     match batch:
-        case WholePairBatch(inputs=PairInputs(image=image, text=text)):
-            pixels, ids, real = image.pixels, text.ids, text.real
+        case WholePairBatch(inputs=inputs):
+            return inputs
         case PairBatch(image=image, text=text):
-            pixels, ids, real = image.pixels, text.ids, text.real
-        case _:
-            raise AssertionError("only pairs have contrast")
-    return [model.encode_image(pixels), model.encode_text(ids, real)]
+            return PairInputs(
+                image=ImageInputs(pixels=image.pixels),
+                text=TextInputs(ids=text.ids, real=text.real),
+            )
+    raise AssertionError("only pairs have contrast")
+
+
+def _encode(model: Flava | Clip, pairs: PairInputs) -> list[Tensor]:
+    """The features of a batch's images and of its texts."""
+    text = pairs.text
+    return [model.encode_image(pairs.image.pixels), model.encode_text(text.ids, text.real)]
 
 
 def _whole(

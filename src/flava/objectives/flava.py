@@ -37,7 +37,7 @@ from flava.model import MAX_LOGIT_SCALE, Flava
 from flava.model.packing import pick
 from flava.model.transformer import cls_alone
 from flava.objectives.clip import ContrastConfig, contrast
-from flava.objectives.losses import Term, classification, contrastive
+from flava.objectives.losses import Term, classification, contrastive, matched_rows
 from flava.objectives.masked import codes_of, masked_image, masked_text
 
 
@@ -109,8 +109,7 @@ class FlavaObjective:
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def pairs(self, batch: PairBatch) -> dict[str, Term]:
-        # With no matched pair at all, the published code takes every pair for matched.
-        rows = batch.matched | ~batch.matched.any()
+        rows = matched_rows(batch.matched)
         hidden = both_passes(self.model, batch)
         masked = self.multimodal(batch, hidden.masked_image, hidden.masked_text, rows)
         return {"gc": self.contrast(hidden, rows), **masked}

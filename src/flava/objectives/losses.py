@@ -41,11 +41,14 @@ def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"
     Averaged over workers it is the mean over the predictions of all of them, however many each has,
     as of one process on the joined batch. The accuracy is that of the worker's own predictions.
     """
-    term = own_classification(logits, targets)
+    return shared(own_classification(logits, targets), len(targets))
+
+
+def shared(term: Term, count: int) -> Term:
+    """A worker's mean over ``count`` predictions, as its part in the mean over those of all."""
     if world_size() == 1:
         return term
-    counts = of_all_workers(torch.tensor([len(targets)]))
-    share = len(targets) / counts.sum().clamp(min=1)
+    share = count / of_all_workers(torch.tensor([count])).sum().clamp(min=1)
     return Term(world_size() * share * term.loss, term.accuracy)
 
 
@@ -61,16 +64,27 @@ def answering(logits: Float[Tensor, "n classes"], answers: Float[Tensor, "n clas
     """Binary cross-entropy of every class with soft targets, summed over classes: VQA's loss.
 
     Summed and not averaged, as in the reference implementations (Teney et al. 2018, section 3.2;
-    MMF's ``logit_bce``). The accuracy is the mean share that the likeliest class is right.
+    MMF's ``logit_bce``). The accuracy is the mean share that the likeliest class is right. Over
+    workers as in `classification`.
     """
     loss = functional.binary_cross_entropy_with_logits(logits.float(), answers, reduction="sum")
     chosen = answers.gather(1, logits.argmax(dim=1, keepdim=True))
-    return Term(loss / len(answers), chosen.mean())
+    return shared(Term(loss / len(answers), chosen.mean()), len(answers))
 
 
 def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> Term:
-    """The mean squared error, of predictions that are right to no degree: it has no accuracy."""
-    return Term(functional.mse_loss(outputs[:, 0].float(), scores))
+    """The mean squared error, of predictions that are right to no degree: it has no accuracy.
+
+    Over workers as in `classification`.
+    """
+    return shared(Term(functional.mse_loss(outputs[:, 0].float(), scores)), len(scores))
+
+
+def matched_rows(matched: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
+    """The pairs that are rows of the losses: those that match, or all of them where no pair of any
+    worker does, as in the published code."""
+    some = of_all_workers(matched.any().long()[None]).any()
+    return matched | ~some
 
 
 def contrastive(
@@ -87,6 +101,9 @@ def contrastive(
     are no rows of the loss, but stay as candidates (columns) for the others. The accuracy is that
     of both directions together, of the worker's own rows.
 
+    All of it is in 32 bits, under autocast too: a logit of 100 in bf16 is off by up to a quarter,
+    which is as much as right and wrong answers differ by once the temperature is low.
+
     Averaged over workers, as their gradients are (DDP), this is the mean over the rows of all
     workers, however many each has: a worker's own mean weighs as much as it has rows. So with
     `Gather.GLOBAL` the gradient is that of one process on the joined batch.
@@ -97,6 +114,19 @@ def contrastive(
     is the joined batch's gradient divided by the number of workers, but for the temperature's,
     which is whole. ``workers`` is how many workers this process stands for.
     """
+    with torch.autocast(image.device.type, enabled=False):
+        return _contrastive(image.float(), text.float(), logit_scale, rows, reach, workers)
+
+
+def _contrastive(
+    image: Float[Tensor, "batch width"],
+    text: Float[Tensor, "batch width"],
+    logit_scale: Float[Tensor, ""],
+    rows: Bool[Tensor, " batch"],
+    reach: Gather,
+    workers: int,
+) -> Term:
+    """`contrastive` outside of autocast."""
     sizes, row_counts = of_all_workers(torch.stack([torch.tensor(len(rows)), rows.sum()])).T
     sizes = sizes.tolist()
     own = sum(sizes[: rank()]) + torch.arange(len(rows))

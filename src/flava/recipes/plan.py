@@ -67,6 +67,9 @@ class Update:
     samples: int
     """In each of its batches."""
     operations: float
+    encoding: float
+    """Those among them that several batches' contrast as one costs: all are encoded for it first,
+    and once more with their losses."""
     received: Mapping[str, float]
     """Bytes from other GPUs, by what for."""
     computing: float
@@ -126,14 +129,15 @@ def plan(run: Run, given: Given) -> Plan:
     objective = outlined_objective(run)
     prepare_blocks(objective.model, checkpointed=run.checkpoint_blocks, compiled=False)
     shares = Shares.of(objective.model, run, given.gpus)
+    updates = {name: update(run, name, objective, shares, given) for name in run.data.sources}
     return Plan(
         recipe=run.recipe,
         parallel=run.parallel.value,
         given=given,
         usable=USABLE * given.kind.memory,
-        updates={name: update(run, name, objective, shares, given) for name in run.data.sources},
+        updates=updates,
         max_steps=run.max_steps,
-        assumptions=assumptions(run, given),
+        assumptions=(*assumptions(run, given), *encoded_twice(run, updates)),
     )
 
 
@@ -141,9 +145,9 @@ def update(run: Run, name: str, objective: Objective, shares: Shares, given: Giv
     """That with batches of the source ``name``."""
     source = run.data.sources[name]
     batch = imagined_batch(run, name, source.batch_size // given.gpus)
-    cost = cost_of(objective, batch, run.precision.dtype, ranks=given.gpus)
-    operations = float(run.accumulate * cost.operations)
-    received = shares.received(cost.reached) | {"contrast": run.accumulate * cost.received}
+    cost = cost_of(objective, batch, run.precision.dtype, given.gpus, run.accumulate)
+    operations = float(cost.operations)
+    received = shares.received(cost) | {"contrast": cost.received}
     memory = shares.memory() | {
         "batch": sum(each.nbytes for each in tensors_in(batch)),
         "activations": cost.kept,
@@ -154,6 +158,7 @@ def update(run: Run, name: str, objective: Objective, shares: Shares, given: Giv
         share=source.weight / sum(run.data.weights.values()),
         samples=len(batch.keys),
         operations=operations,
+        encoding=float(cost.before),
         received={what: float(size) for what, size in received.items() if size},
         computing=operations / (given.utilisation * given.kind.peak(run.precision)),
         exchanging=sum(received.values()) / given.link,
@@ -174,3 +179,13 @@ def assumptions(run: Run, given: Given) -> tuple[str, ...]:
         f"of {run.data.text_max_length} tokens",
         "data never waits; probes and checkpoints take no time; attention is fused",
     )
+
+
+def encoded_twice(run: Run, updates: Mapping[str, Update]) -> list[str]:
+    """What contrast over several batches costs, a sentence for each kind of batch that has it."""
+    return [
+        f"the contrast of {run.accumulate} batches of {name} as one encodes each once more: "
+        f"{each.encoding / each.operations:.0%} of an update's operations"
+        for name, each in updates.items()
+        if each.encoding
+    ]

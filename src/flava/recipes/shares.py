@@ -7,6 +7,7 @@ from torch import nn
 
 from flava.model.transformer import blocks_of
 from flava.precision import Precision
+from flava.training.costs import Cost
 from flava.training.gpus import PER_MACHINE
 from flava.training.run import Parallel, Run
 
@@ -93,24 +94,29 @@ class Shares:
         """Bytes of the copies in 16 bits that stay of ``copied``: sharded blocks need none."""
         return min(copied, HALF * self.numbers(self.outside)) if self.sharded else copied
 
-    def received(self, reached: frozenset[str]) -> dict[str, float]:
-        """Bytes that a GPU receives for an update in which a gradient reaches these.
+    def received(self, cost: Cost) -> dict[str, float]:
+        """Bytes that a GPU receives for an update of that cost, for weights and for gradients.
 
         By rings: (n - 1) / n of what is gathered or scattered, twice that of what is averaged.
         """
         if not self.sharded:
             # Those that are not reached are exchanged too, as zeros.
             return {"gradients": 2 * ring(self.gpus) * FULL * self.numbers(self.trained)}
-        sharded, whole = reached - self.whole, reached & self.whole
-        # A block twice, for either pass; what is outside of blocks once.
-        gathers = 2 * self.gathered_element * self.numbers(sharded - self.outside)
-        gathers += FULL * self.numbers(self.outside)
-        scattered = ring(self.parts) * FULL * self.numbers(sharded)
-        averaged = 2 * ring(self.gpus // self.parts) * FULL * self.own(sharded)
+        # A block for each pass of a batch, either way; what is outside of blocks once.
+        gathers = FULL * self.numbers(self.outside)
+        for name, block in self.blocks.items():
+            times = cost.encoded.get(name, 0) + 2 * cost.passed.get(name, 0)
+            gathers += self.gathered_element * times * self.numbers(block - self.whole)
+        # A block's gradients for each pass of the last batch.
+        sharded, whole = cost.reached - self.whole, cost.reached & self.whole
+        scattered = self.numbers(sharded & self.outside)
+        for name, block in self.blocks.items():
+            scattered += cost.passed.get(name, 0) * self.numbers(block & sharded)
+        averaged = 2 * ring(self.gpus // self.parts) * FULL * scattered / self.parts
         averaged += 2 * ring(self.gpus) * FULL * self.numbers(whole)
         return {
             "weights": self.run.accumulate * ring(self.parts) * gathers,
-            "gradients": scattered + averaged,
+            "gradients": ring(self.parts) * FULL * scattered + averaged,
         }
 
 

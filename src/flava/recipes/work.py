@@ -29,7 +29,8 @@ class Counted:
 
     def __call__(self, batch: Batch) -> Work:
         if batch.kind not in self.operations:
-            # Without checkpointed blocks: what is computed twice does not count as work.
+            # Without checkpointed blocks, and without the encoding before contrast where several
+            # batches count as one: what is computed twice does not count as work.
             cost = cost_of(self.outlined(), outline_of(batch), self.run.precision.dtype)
             self.operations[batch.kind] = cost.operations
         return Work(tokens=tokens_of(batch, self.patch), operations=self.operations[batch.kind])

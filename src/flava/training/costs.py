@@ -1,9 +1,9 @@
-"""What a batch costs: operations, memory and messages of the very code that trains, counted on
+"""What an update costs: operations, memory and messages of the very code that trains, counted on
 tensors without numbers (`outline`)."""
 
 import weakref
-from collections import ChainMap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -17,6 +17,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from flava.batch import Batch, Inputs
+from flava.model.transformer import blocks_of
+from flava.objectives.accumulated import joined
 from flava.training.objective import Objective
 from flava.training.outline import Outline, aten
 
@@ -37,10 +39,14 @@ attention of GPUs alone."""
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of one batch on one rank; bytes are those beyond weights, their gradients and the batch."""
+    """Of an update on one rank; bytes are those beyond weights, their gradients and the batch."""
 
+    before: int
+    """Operations where several batches count as one: their contrast, for which all are encoded
+    before the losses are computed. Two for each multiplication with its addition, as torch
+    counts."""
     forward: int
-    """Operations: two for each multiplication with its addition, as torch counts."""
+    """Operations of the losses."""
     backward: int
     kept: int
     """Bytes that are kept from the forward pass for the backward pass."""
@@ -52,40 +58,71 @@ class Cost:
     """Bytes from other ranks, in both passes."""
     reached: frozenset[str]
     """Names of the parameters that a gradient reaches."""
+    encoded: Mapping[str, int]
+    """How often each of a model's blocks, by name, computes a batch without a graph."""
+    passed: Mapping[str, int]
+    """And how often with one."""
 
     @property
     def operations(self) -> int:
-        return self.forward + self.backward
+        return self.before + self.forward + self.backward
 
 
-def cost_of(objective: Objective, batch: Batch, dtype: torch.dtype, ranks: int = 1) -> Cost:
-    """That of ``batch``, as one of ``ranks`` that have as much each.
+def cost_of(
+    objective: Objective, batch: Batch, dtype: torch.dtype, ranks: int = 1, accumulate: int = 1
+) -> Cost:
+    """That of ``accumulate`` batches like ``batch``, as one of ``ranks`` that have as much each.
 
     The model of ``objective`` and the pixels of ``batch`` are `Outline`s.
     """
     reached: set[str] = set()
+    encoded, passed = Counter[str](), Counter[str]()
     with ExitStack() as stack:
         # A run's own numbers must not depend on what was counted beside it.
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.enter_context(as_one_of(ranks))
         stack.enter_context(watching(objective.model, reached))
+        stack.enter_context(counting(objective.model, encoded, passed))
         ledger = Ledger(present(objective.model, batch))
         stack.enter_context(ledger)
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            terms = objective(batch)
+        alike, lower = Alike(ledger), dtype != torch.float32
+        with torch.autocast("cpu", dtype, enabled=lower):
+            losses = joined(objective, [batch] * accumulate, alike, torch.device("cpu"))[0]
+        before = ledger.operations
+        with torch.autocast("cpu", dtype, enabled=lower):
+            terms = losses()
         total = torch.stack([term.loss for term in terms.values()]).sum()
         forward, kept, casts = ledger.operations, ledger.held, ledger.casts
         del terms
         total.backward()
     return Cost(
-        forward=forward,
-        backward=ledger.operations - forward,
+        before=before + (accumulate - 1) * alike.operations,
+        forward=accumulate * (forward - before),
+        backward=accumulate * (ledger.operations - forward),
         kept=kept - casts,
         casts=casts,
         temporary=ledger.most - kept,
         received=ledger.received,
         reached=frozenset(reached),
+        encoded=encoded,
+        passed=passed,
     )
+
+
+class Alike:
+    """Encodes the first of several batches that are alike; the others have what it has."""
+
+    def __init__(self, ledger: "Ledger") -> None:
+        self.ledger = ledger
+        self.features: list[Tensor] = []
+        self.operations = 0
+        """Of one."""
+
+    def __call__(self, encode: Callable[[], list[Tensor]]) -> list[Tensor]:
+        if not self.features:
+            self.features = encode()
+            self.operations = self.ledger.operations
+        return [each.clone() for each in self.features]
 
 
 class Ledger(TorchDispatchMode):
@@ -168,6 +205,24 @@ def as_one_of(ranks: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def counting(model: nn.Module, encoded: Counter[str], passed: Counter[str]) -> Iterator[None]:
+    """Count how often each block is called, without a graph and with one."""
+    blocks = {id(block) for block in blocks_of(model)}
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda *_, name=name: (passed if torch.is_grad_enabled() else encoded).update([name])
+        )
+        for name, module in model.named_modules()
+        if id(module) in blocks
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -26,7 +26,8 @@ class Figures:
     """The same on every rank."""
 
     parts: Sequence[Mapping[str, float]]
-    """Losses and accuracies of each batch by name: means over ranks."""
+    """Losses and accuracies of each batch by name: means over ranks. The losses are each batch's
+    part: their mean over batches is that of the joined batch."""
     norm: float
     """Of all gradients together."""
     votes: Sequence[float]

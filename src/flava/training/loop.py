@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from functools import partial
 
 import psutil
 import torch
 
-from flava.batch import Batch, to_device
+from flava.batch import Batch
 from flava.data.loader import SourceMarks
 from flava.distributed import world_size
 from flava.model.published.files import read_path
 from flava.model.published.own import restore_own
+from flava.objectives.accumulated import Losses, joined
 from flava.training.checkpoint import (
     Progress,
     joined_marks,
@@ -27,7 +29,7 @@ from flava.training.meter import Meter
 from flava.training.metrics import Row, Watch
 from flava.training.objective import Objective, Probe, Work
 from flava.training.optimizer import build_optimizer, clip_gradients
-from flava.training.parallel import ParallelModel
+from flava.training.parallel import ParallelModel, by_name
 from flava.training.processes import from_all, own_device, raise_once
 from flava.training.profiling import profiled
 from flava.training.run import LoopConfig
@@ -110,13 +112,14 @@ class Trainer:
             )
 
     def update(self, batches: Iterator[Batch]) -> Row:
-        """One update of the weights, over ``accumulate`` batches."""
+        """One update of the weights, over ``accumulate`` batches as one."""
         meter = self.meter
         meter.begin()
         rate = self.set_schedules()
         with meter.part("data"):
             drawn = [next(batches) for _ in range(self.run.accumulate)]
-        parts = [self.add_gradients(b, last=b is drawn[-1]) for b in drawn]
+        losses = self.losses_of(drawn)
+        parts = [self.add_gradients(each, last=each is losses[-1]) for each in losses]
         with meter.part("optimizer"):
             norm = clip_gradients(self.run.optimizer, self.trained)
         figures = self.agree(parts, norm)
@@ -157,15 +160,23 @@ class Trainer:
             found["mfu"] = done / gpu.peak(self.run.precision)
         return found
 
-    def add_gradients(self, batch: Batch, *, last: bool) -> Part:
+    def losses_of(self, drawn: Sequence[Batch]) -> list[Losses]:
+        """What computes each batch's losses; pairs of several batches are encoded for it already,
+        a part of the forward pass."""
+        encoding = self.meter.part("forward") if len(drawn) > 1 else nullcontext()
+        with encoding, self.autocast():
+            return joined(self.objective, drawn, self.parallel.learner, self.device)
+
+    def autocast(self) -> torch.autocast:
+        """Where matrix products are computed in the run's precision."""
+        precision = self.run.precision.dtype
+        return torch.autocast(self.device.type, precision, enabled=precision != torch.float32)
+
+    def add_gradients(self, batch: Losses, *, last: bool) -> Part:
         """Add a batch's gradients to those there are; at an update's ``last``, of all ranks."""
-        batch, precision = to_device(batch, self.device), self.run.precision.dtype
         with self.parallel.gradients(last=last):
-            with (
-                self.meter.part("forward"),
-                torch.autocast(self.device.type, precision, enabled=precision != torch.float32),
-            ):
-                losses, accuracies = self.parallel.learner(batch)
+            with self.meter.part("forward"), self.autocast():
+                losses, accuracies = self.parallel.learner(partial(by_name, batch))
             with self.meter.part("backward"):
                 total = torch.stack(list(losses.values())).sum()
                 (total / self.run.accumulate).backward()

@@ -5,9 +5,10 @@ sharding must see blocks that are final, and hooks of it must stay outside what 
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,9 +19,9 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from flava.batch import Batch
 from flava.distributed import rank, world_size
 from flava.model.transformer import blocks_of
+from flava.objectives import Term
 from flava.precision import Precision
 from flava.training.objective import Objective
 from flava.training.processes import machine_size
@@ -31,10 +32,18 @@ warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
 
 Losses = dict[str, Tensor]
 Accuracies = dict[str, Tensor | None]
+Result = TypeVar("Result")
+
+
+def by_name(batch: Callable[[], dict[str, Term]]) -> tuple[Losses, Accuracies]:
+    """A batch's losses, where what joins the ranks finds them, and its accuracies."""
+    terms = batch()
+    losses = {name: term.loss for name, term in terms.items()}
+    return losses, {name: term.accuracy for name, term in terms.items()}
 
 
 class Learner(nn.Module):
-    """Model and objective as one module, whose forward pass is a batch's losses by name.
+    """The model as a module whose forward pass is any function that uses it.
 
     DDP and FSDP prepare their work when a module's forward begins, and an objective calls parts of
     the model only.
@@ -43,12 +52,9 @@ class Learner(nn.Module):
     def __init__(self, objective: Objective) -> None:
         super().__init__()
         self.model = objective.model
-        self.objective = objective
 
-    def forward(self, batch: Batch) -> tuple[Losses, Accuracies]:
-        terms = self.objective(batch)
-        losses = {name: term.loss for name, term in terms.items()}
-        return losses, {name: term.accuracy for name, term in terms.items()}
+    def forward(self, step: Callable[[], Result]) -> Result:
+        return step()
 
 
 class ParallelModel:

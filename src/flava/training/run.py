@@ -90,7 +90,7 @@ class LoopConfig:
     precision: Precision = Precision.BF16
     """What matrix products are computed in."""
     accumulate: int = 1
-    """Batches whose gradients are added up for one update."""
+    """Batches that count as one for an update, to contrast too, in the memory of one."""
     probe_every: int = 100
     """Updates between two probes, which choose the checkpoint that is kept as best."""
     probe_tolerance: float = 0.0

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from flava.cli.recipes import listing, resolved
 from flava.recipes import RECIPES
+from flava.recipes.columns import COLUMNS
 from flava.training.run import RUN
 from tests.commands import Command, in_this_process
 
@@ -85,3 +86,19 @@ def test_a_recipe_is_found_by_its_process() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 2
     assert "max_steps is 0: use at least 1" in " ".join(ended.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [(name, "Infinity") for name in COLUMNS] + [("image-beit", "3.0"), ("image-dino", "0.3")],
+)
+def test_only_what_is_published_with_clipping_clips(flava: Command, name: str, norm: str) -> None:
+    """The paper's columns have none; BEiT's and DINO's protocols have."""
+    assert f'"max_grad_norm": {norm}' in flava("recipes", "show", name).out
+
+
+@pytest.mark.parametrize("name", [name for name, column in COLUMNS.items() if column > 2])
+def test_the_papers_columns_are_chosen_by_imagenet(flava: Command, name: str) -> None:
+    shown = flava("recipes", "show", name).out
+    assert '"validator": "imagenet"' in shown
+    assert '"probe_every": 8000' in shown

@@ -19,7 +19,8 @@ def image_dino() -> Run:
     The numbers are the arguments of the published run, ``dino_vitbase16_pretrain/args.txt`` (linked
     from facebookresearch/dino's README): 400 epochs, batches of 1,024 (32 on each of 32 GPUs), base
     rate 0.00075 for 256 images, 10 epochs of warm-up, gradients clipped to 0.3 each, drop path 0.1,
-    weight decay 0.04 to 0.4, ten local crops, no half precision. Betas and epsilon are torch's. As
+    weight decay 0.04 to 0.4, ten local crops, no half precision. Its crops are of the original
+    images, whose size `flava data build imagenet-1k` keeps. Betas and epsilon are torch's. As
     other repositories repeat them, the batch with less certainty: docs/decisions/0015-dino.md.
     """
     batch, epoch = 1024, 1251

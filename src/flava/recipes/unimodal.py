@@ -33,8 +33,8 @@ BEIT_EPOCH = 625
 def mim() -> Run:
     """Masked image modelling on PMD's images alone: column 1 of Table C.1.
 
-    Optimiser, batch and warm-up are Table A.1's; 150,000 updates are those that FLAVA makes of PMD
-    (supplement, "Sampling"). Needs a codebook: `flava train codebook`, or a published one.
+    Optimiser, batch and warm-up are Table A.1's, and gradients are not clipped, as in `flava`;
+    150,000 updates are those that FLAVA makes of PMD (supplement, "Sampling"). Needs a codebook: `flava train codebook`, or a published one.
     """
     return Run(
         recipe="mim",
@@ -75,7 +75,8 @@ def text_mlm() -> Run:
     5e-4; the best checkpoint by MLM loss. Those are the numbers of fairseq's
     ``examples/roberta/config/pretraining/base.yaml``, and so are the others here: 10,000 warm-up
     updates, then linear to 0; betas 0.9 and 0.98, epsilon 1e-6, weight decay 0.01 (as in table 9 of
-    Liu et al. 2019), no clipping, full sentences packed to 512 tokens. RoBERTa's dropout of 0.1 and
+    Liu et al. 2019), no clipping, full sentences packed to 512 tokens, of whole documents as `flava
+    data build` writes them by default. RoBERTa's dropout of 0.1 and
     its vocabulary are not FLAVA's, whose text encoder has no dropout and BERT's.
     """
     return Run(
@@ -111,7 +112,8 @@ def image_beit() -> Run:
     ``run_beit_pretraining.py`` and ``datasets.py``: 800 epochs of 625 updates, batch 2,048, peak
     1.5e-3 after 10 epochs of warm-up, cosine to 1e-5; betas 0.9 and 0.98, epsilon 1e-8, weight
     decay 0.05, clipping at 3, drop path 0.1; 75 of 196 patches hidden; colour jitter 0.4, flips,
-    crops of 0.08 to 1 of the area. What of its architecture FLAVA keeps: docs/decisions/0016.
+    crops of 0.08 to 1 of the area of the original images, whose size `flava data build imagenet-1k`
+    keeps. What of its architecture FLAVA keeps: docs/decisions/0016.
     """
     return Run(
         recipe="image-beit",

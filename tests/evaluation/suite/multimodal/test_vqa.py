@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def test_colours_are_learned_and_answers_written_for_the_server(make, root: Path
     # Of twelve questions three are about each colour.
     assert figure.baselines == {"majority": pytest.approx(0.25)}
     assert figure.value > 0.7
+    (tuned,) = (root / "cache").rglob("run.json")
+    assert json.loads(tuned.read_text())["optimizer"]["max_grad_norm"] == math.inf
     (path,) = (root / "cache").rglob(RESULTS)
     results = json.loads(path.read_text())
     assert [each["question_id"] for each in results] == [1000 * i for i in range(53, 60)]
@@ -98,6 +101,7 @@ def test_the_papers_protocol() -> None:
         2000,
     )
     assert (config.optimizer.lr, config.optimizer.weight_decay) == (1e-4, 1e-2)
+    assert config.optimizer.max_grad_norm == math.inf
     assert config.hidden_width == 1536
     # The base model's 480 pixels; a small model's in proportion, in whole patches.
     assert in_proportion(480, 224, 16) == 480

@@ -78,7 +78,8 @@ class Extractor:
         digest = hashlib.sha256()
         digest.update(weights_digest(self.model.image_encoder).encode())
         parts = (type(self.model).__name__, self.model.config.image, self.view)
-        digest.update(f"{parts} {self.settings.precision}".encode())
+        # Kept features of images that were turned as their EXIF says have no such word.
+        digest.update(f"{parts} {self.settings.precision} as stored".encode())
         for line in stamps(folder):
             digest.update(line.encode(errors="surrogateescape"))
         digest.update(places.astype("<i8").tobytes())

@@ -34,7 +34,8 @@ def mim() -> Run:
     """Masked image modelling on PMD's images alone: column 1 of Table C.1.
 
     Optimiser, batch and warm-up are Table A.1's, and gradients are not clipped, as in `flava`;
-    150,000 updates are those that FLAVA makes of PMD (supplement, "Sampling"). Needs a codebook: `flava train codebook`, or a published one.
+    150,000 updates are those that FLAVA makes of PMD (supplement, "Sampling"). Needs a codebook:
+    `flava train codebook`, or a published one.
     """
     return Run(
         recipe="mim",
@@ -76,8 +77,8 @@ def text_mlm() -> Run:
     ``examples/roberta/config/pretraining/base.yaml``, and so are the others here: 10,000 warm-up
     updates, then linear to 0; betas 0.9 and 0.98, epsilon 1e-6, weight decay 0.01 (as in table 9 of
     Liu et al. 2019), no clipping, full sentences packed to 512 tokens, of whole documents as `flava
-    data build` writes them by default. RoBERTa's dropout of 0.1 and
-    its vocabulary are not FLAVA's, whose text encoder has no dropout and BERT's.
+    data build` writes them by default. RoBERTa's dropout of 0.1 and its vocabulary are not FLAVA's,
+    whose text encoder has no dropout and BERT's.
     """
     return Run(
         recipe="text-mlm",

@@ -54,14 +54,16 @@ class Layout:
     def of(cls, *, streams: int, shards: int, batch_size: int) -> "Layout":
         """At most ``streams`` of them, none without a shard or a place in a batch.
 
-        Turns divide the work of a rank's workers, lanes that of ranks: there are about as many, and
-        a power of two of turns, so that the usual numbers of workers divide them.
+        Turns divide the work of a rank's workers, lanes that of ranks. Both are powers of two, so
+        that the usual numbers of workers and ranks divide them, and there are at least as many
+        lanes as turns.
         """
         streams = min(streams, shards)
         turns = 1
         while turns < MAX_TURNS and (2 * turns) ** 2 <= streams:
             turns *= 2
-        return cls(turns, min(streams // turns, batch_size))
+        lanes = min(streams // turns, batch_size)
+        return cls(turns, 2 ** (lanes.bit_length() - 1))
 
     @property
     def streams(self) -> int:

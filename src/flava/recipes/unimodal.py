@@ -18,6 +18,7 @@ from flava.model import (
 )
 from flava.objectives import CodebookObjectiveConfig, MaskedObjectiveConfig
 from flava.recipes.columns import BATCH_SIZE, PMD_UPDATES, SELECTION, TINY, flava_mm
+from flava.recipes.dino import IMAGENET_STREAMS
 from flava.recipes.tiny import STYLES, flava_tiny
 from flava.training.initial import InitConfig
 from flava.training.optimizer import OptimizerConfig
@@ -128,6 +129,7 @@ def image_beit() -> Run:
                 crop_scale=(0.08, 1.0), flip_probability=0.5, colour_jitter=0.4
             ),
             patch_mask_fraction=75 / 196,
+            streams=IMAGENET_STREAMS,
         ),
         optimizer=OptimizerConfig(lr=1.5e-3, beta2=0.98, weight_decay=0.05, max_grad_norm=3.0),
         schedule=ScheduleConfig(warmup_steps=10 * BEIT_EPOCH, final_fraction=1e-5 / 1.5e-3),

@@ -234,7 +234,7 @@ def test_the_figures_are_the_same_on_any_number_of_ranks(tmp_path: Path) -> None
     assert len(found) == 6
     assert all(each == found[0] for each in found)
     assert found[0]["imagenet_zero_shot_accuracy"] == 7 / 15
-    assert 0 < found[0]["retrieval_r@5"] < 1
+    assert 0 < found[0]["held_out_r@5"] < 1
 
 
 def test_held_out_pairs_that_cannot_be_used_are_counted(tmp_path: Path, caplog) -> None:

@@ -125,9 +125,9 @@ def pairs_run(run: Run, tmp_path: Path) -> Run:
 
 def test_held_out_pairs_choose_by_retrieval(run: Run, tmp_path: Path) -> None:
     start(pairs_run(run, tmp_path))
-    (probed,) = [row for row in rows(run.output_dir) if "probe/retrieval_r@5" in row]
-    both = probed["probe/image_to_text_r@5"], probed["probe/text_to_image_r@5"]
-    assert probed["probe/retrieval_r@5"] == sum(both) / 2
+    (probed,) = [row for row in rows(run.output_dir) if "probe/held_out_r@5" in row]
+    both = probed["probe/held_out_image_to_text_r@5"], probed["probe/held_out_text_to_image_r@5"]
+    assert probed["probe/held_out_r@5"] == sum(both) / 2
     assert (run.output_dir / "checkpoints" / "best").exists()
 
 
@@ -154,7 +154,7 @@ def test_it_is_chosen_on_the_command_line(flava: Command, run: Run, tmp_path: Pa
     )
     assert ended.status == 0, ended.error
     assert load_run(run.output_dir / "run.json").validator is Validator.PAIRS
-    assert "probe/retrieval_r@5" in rows(run.output_dir)[-1]
+    assert "probe/held_out_r@5" in rows(run.output_dir)[-1]
 
 
 @pytest.mark.usefixtures("few_templates")
@@ -165,7 +165,7 @@ def test_a_run_may_go_on_with_another(run: Run, tmp_path: Path) -> None:
     imagenet = replace(run, validator=Validator.IMAGENET, held_out=(str(folder),))
     start(replace(imagenet, resume=True, max_steps=4))
     found = rows(run.output_dir)
-    assert [r["step"] for r in found if "probe/retrieval_r@5" in r] == [2]
+    assert [r["step"] for r in found if "probe/held_out_r@5" in r] == [2]
     assert [r["step"] for r in found if FIGURE in r] == [4]
     assert (run.output_dir / "checkpoints" / "best").resolve().name == "step-000004"
 

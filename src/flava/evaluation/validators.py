@@ -109,7 +109,7 @@ def usable(raw: Raw | Skipped) -> tuple[bytes, str]:
 
 
 def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int) -> Probe:
-    """``retrieval_r@5``, the mean of both ways, of the texts of images and the images of texts."""
+    """R@5 of the texts of images and of the images of texts; the mean of both is the first figure."""
     ids = pairs.ids
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
@@ -119,9 +119,9 @@ def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int
         to_text = recall(ranks(images, texts, ids, ids), k=5)
         to_image = recall(ranks(texts, images, ids, ids), k=5)
         return {
-            "retrieval_r@5": (to_text + to_image) / 2,
-            "image_to_text_r@5": to_text,
-            "text_to_image_r@5": to_image,
+            "held_out_r@5": (to_text + to_image) / 2,
+            "held_out_image_to_text_r@5": to_text,
+            "held_out_text_to_image_r@5": to_image,
         }
 
     return validate

@@ -31,6 +31,16 @@ PROBES = {
         "zero-shot accuracy",
         "On validation concepts; chooses the best checkpoint.",
     ),
+    "probe/imagenet_zero_shot_accuracy": (
+        "zero-shot accuracy on ImageNet-1k",
+        "On the validation images, with CLIP's class names and templates; chooses the best checkpoint.",
+    ),
+    "probe/held_out_r@5": (
+        "R@5 on held-out pairs",
+        "Mean of both ways, among the pairs of held_out; chooses the best checkpoint.",
+    ),
+    "probe/held_out_image_to_text_r@5": ("held-out R@5, image to text", ""),
+    "probe/held_out_text_to_image_r@5": ("held-out R@5, text to image", ""),
     "probe/validation_accuracy": (
         "validation accuracy",
         "Chooses the checkpoint that is kept.",

@@ -109,7 +109,7 @@ def usable(raw: Raw | Skipped) -> tuple[bytes, str]:
 
 
 def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int) -> Probe:
-    """R@5 of the texts of images and of the images of texts; the mean of both is the first figure."""
+    """R@5 of images' texts and of texts' images; the mean of both is the first figure."""
     ids = pairs.ids
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001

@@ -33,7 +33,7 @@ PROBES = {
     ),
     "probe/imagenet_zero_shot_accuracy": (
         "zero-shot accuracy on ImageNet-1k",
-        "On the validation images, with CLIP's class names and templates; chooses the best checkpoint.",
+        "With CLIP's class names and templates; chooses the best checkpoint.",
     ),
     "probe/held_out_r@5": (
         "R@5 on held-out pairs",

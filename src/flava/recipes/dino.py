@@ -12,7 +12,6 @@ from flava.training.optimizer import OptimizerConfig
 from flava.training.run import Run
 from flava.training.schedule import ScheduleConfig
 
-
 IMAGENET_STREAMS = 1024
 """Of its 1,282 shards: so many that up to 64 GPUs, with 16 workers each, read each shard once."""
 

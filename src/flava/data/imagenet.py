@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,13 @@ class InParquet:
     """Within the row group."""
 
     def read(self) -> bytes:
-        cell = _column(self.path, self.group)[self.row].as_py()
+        with _READING:
+            cell = _column(self.path, self.group)[self.row].as_py()
         return (cell.get("bytes") or b"") if isinstance(cell, dict) else cell or b""
+
+
+_READING = Lock()
+"""Threads that decode ask for images of the same row group, which is read once."""
 
 
 @lru_cache(maxsize=2)  # images are read in order: those of a row group follow each other

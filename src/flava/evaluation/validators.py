@@ -92,7 +92,9 @@ def held_out_pairs(shards: Sequence[str]) -> HeldOutPairs:
     if skipped:
         log.warning("validation: %s pairs are left out, first %s", len(skipped), skipped[0])
     if not files:
-        raise ValueError(f"no usable pair in {', '.join(map(str, paths))}")
+        raise ValueError(
+            f"held_out: no usable pair in {', '.join(map(str, paths))}: give tars of images with texts"
+        )
     return HeldOutPairs(files, captions)
 
 
@@ -114,7 +116,8 @@ def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
         extractor = Extractor(model, settings, threads=threads, shown=False)
-        images = extractor.project(features_of(extractor, pairs.files)).numpy()
+        # An image that this model cannot be shown is like no text: its pair is not found.
+        images = extractor.project(np.nan_to_num(features_of(extractor, pairs.files))).numpy()
         texts = embeddings(extractor, pairs.captions).numpy()
         to_text = recall(ranks(images, texts, ids, ids), k=5)
         to_image = recall(ranks(texts, images, ids, ids), k=5)

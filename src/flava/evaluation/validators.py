@@ -77,6 +77,7 @@ def held_out_pairs(shards: Sequence[str]) -> HeldOutPairs:
         FileNotFoundError, ValueError: as `resolve_all`; or no pair can be used.
     """
     paths = resolve_all(shards)
+    named = ", ".join(map(str, paths))
     files, captions, skipped = [], [], []
     for raw in chain.from_iterable(map(read_shard, paths)):
         if len(files) == MOST_PAIRS:
@@ -92,9 +93,7 @@ def held_out_pairs(shards: Sequence[str]) -> HeldOutPairs:
     if skipped:
         log.warning("validation: %s pairs are left out, first %s", len(skipped), skipped[0])
     if not files:
-        raise ValueError(
-            f"held_out: no usable pair in {', '.join(map(str, paths))}: give tars of images with texts"
-        )
+        raise ValueError(f"held_out: no usable pair in {named}: name tars of images with texts")
     return HeldOutPairs(files, captions)
 
 

@@ -24,6 +24,7 @@ from flava.batch import (
     to_device,
     unmap_pixels,
 )
+from flava.data import open_files
 from flava.data.clip_tokenizer import ClipTokenizer
 from flava.data.collate import Collated
 from flava.data.loader import DataConfig, Loader, SourceConfig, _collator
@@ -532,3 +533,14 @@ def test_workers_outlive_an_interrupt_of_the_process_group(config):
         assert worker.is_running()
         for _ in range(10):
             next(loader)
+
+
+def test_more_shards_than_files_may_be_open_are_refused_at_the_start(config, monkeypatch):
+    """And not first when a batch on its way from a worker finds no place."""
+    monkeypatch.setattr("flava.data.stream.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(open_files, "allow_open_files", lambda: open_files.BESIDE)
+    with pytest.raises(ValueError, match=r"data\.\w+ cannot be loaded: a process reads 1 shards"):
+        Loader(config, seed=0)
+    monkeypatch.setattr(open_files, "allow_open_files", lambda: open_files.BESIDE + 1)
+    with Loader(config, seed=0) as batches:
+        next(batches)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flava.data import streamed
+from flava.data import open_files
 from flava.data.build.shuffle import Permutation
 from flava.data.build.sources import SOURCES
 from flava.data.remote import Shard
@@ -127,7 +127,7 @@ def test_many_shards_may_be_open_at_once(tmp_path: Path) -> None:
     held = []
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
-        streamed.allow_open_files()
+        assert open_files.allow_open_files() == before[1]
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
         with pytest.raises(OSError, match=r"no more files can be opened.*--data\.streams") as error:

@@ -1,5 +1,6 @@
 """Validators of pretraining: the same figure wherever the images lie, whoever computes it."""
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -238,18 +239,98 @@ def test_the_figures_are_the_same_on_any_number_of_ranks(tmp_path: Path) -> None
 
 
 def test_held_out_pairs_that_cannot_be_used_are_counted(tmp_path: Path, caplog) -> None:
-    files = {
-        "a.png": encoded(picture(1)),
-        "a.txt": b"one",
-        "b.png": b"broken",
-        "b.txt": b"two",
-        "c.png": encoded(picture(2)),
-    }
+    files = {"b.png": b"broken", "b.txt": b"two", "c.png": encoded(picture(2))}
+    for n in range(6):
+        files |= {f"{n}.png": encoded(picture(n)), f"{n}.txt": f"number {n}".encode()}
     pairs = held_out_pairs([str(write_tar(tmp_path / "pairs.tar", files))])
-    assert pairs.captions == ["one"]
+    assert pairs.captions == [f"number {n}" for n in range(6)]
     assert "2 pairs are left out, first pairs.tar, b: image cannot be decoded" in caplog.text
     with pytest.raises(ValueError, match=r"no usable pair in .*none\.tar"):
         held_out_pairs([str(write_tar(tmp_path / "none.tar", {"b.png": b"", "b.txt": b"x"}))])
+
+
+def test_a_handful_of_held_out_images_tells_nothing(tmp_path: Path) -> None:
+    """Among five the right one is always among the first five."""
+    files = {}
+    for n in range(8):
+        files |= {f"{n}.png": encoded(picture(n % 5)), f"{n}.txt": f"number {n}".encode()}
+    with pytest.raises(ValueError, match=r"few\.tar holds 8 pairs of 5 images.*more than 5 images"):
+        held_out_pairs([str(write_tar(tmp_path / "few.tar", files))])
+
+
+def test_held_out_pairs_are_seen_upright_as_in_training(tmp_path: Path) -> None:
+    plain, turned = {}, {}
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    for n in range(7):
+        upright = picture(n, 30, 20)
+        plain |= {f"{n}.png": encoded(upright), f"{n}.txt": f"number {n}".encode()}
+        stream = io.BytesIO()
+        upright.transpose(Image.Transpose.ROTATE_90).save(stream, "PNG", exif=exif)
+        turned |= {f"{n}.png": stream.getvalue(), f"{n}.txt": f"number {n}".encode()}
+    model, seen = tiny_flava(), []
+    encode = Extractor.project
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Extractor, "project", lambda self, f: (seen.append(f), encode(self, f))[1])
+        for files in (plain, turned):
+            pairs = held_out_pairs([str(write_tar(tmp_path / "pairs.tar", files))])
+            retrieval_validator(pairs, settings(tmp_path), threads=1)(model, 0)
+    np.testing.assert_array_equal(*seen)
+
+
+def test_no_sample_of_a_tar_is_lost_without_a_word(tmp_path: Path) -> None:
+    """Names with folders and dots, and tars that are damaged where `tarfile` just ends."""
+
+    def tar(name: str, names: list[str]) -> Path:
+        files = {}
+        for n, each in enumerate(names):
+            files |= {f"{each}.png": encoded(picture(n)), f"{each}.cls": b"7"}
+        return write_tar(tmp_path / name, files)
+
+    for folder in ("./", "val.v1/"):
+        path = tar("dots.tar", [f"{folder}{n:04d}" for n in range(6)])
+        assert len(validation_images([str(path)], "nowhere")) == 6
+    with pytest.raises(ValueError, match=r"two images have one name up to the first dot, ILSVRC"):
+        validation_images([str(tar("same.tar", [f"ILSVRC.val.{n}" for n in range(6)]))], "nowhere")
+    whole = tar("whole.tar", [f"{n:04d}" for n in range(6)]).read_bytes()
+    header = whole.index(b"0003.png")
+    for name, content in (
+        ("between.tar", whole[:header]),
+        ("within.tar", whole[: header + 600]),
+        ("garbage.tar", whole[:header] + b"x" * 512 + whole[header + 512 :]),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} cannot be read as a tar"):
+            validation_images([str(tmp_path / name)], "nowhere")
+    twice = validation_images([str(tmp_path / "whole.tar"), str(tmp_path / "who*.tar")], "nowhere")
+    assert len(twice) == 6
+
+
+def test_a_build_that_did_not_end_is_refused(tmp_path: Path, flava: Command) -> None:
+    root = tmp_path / "data"
+    built = root / "imagenet-1k-val"
+    folder = folder_of(tmp_path / "elsewhere")
+    command = ("data", "build", "imagenet-1k", "--annotations", folder, "--output", built)
+    assert flava(*command, "--rows-per-shard", 4).status == 0
+    (built / ".unfinished").mkdir()
+    with pytest.raises(ValueError, match="is a build that did not end: run the same"):
+        validation_images((), str(root))
+    (built / ".unfinished").rmdir()
+    next(iter(built.glob("*.tar"))).unlink()
+    with pytest.raises(ValueError, match="lacks 1 shards, first imagenet-1k-000000"):
+        validation_images((), str(root))
+
+
+def test_images_that_can_never_be_read_stop_the_start(tmp_path: Path) -> None:
+    for values, said in ((["a", "b"], "holds string"), ([1, 2], "holds int64")):
+        pq.write_table(pa.table({"image": values, "label": [0, 1]}), tmp_path / "val.parquet")
+        with pytest.raises(ValueError, match=f"the column image {said}, not the bytes of files"):
+            validation_images((str(tmp_path / "val.parquet"),), "nowhere")
+    cells = [{"bytes": None, "path": "a.jpg"}, {"bytes": b"x", "path": "b.jpg"}]
+    pq.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "val.parquet")
+    images = validation_images((str(tmp_path / "val.parquet"),), "nowhere")
+    with pytest.raises(ValueError, match="no image can be read, of 2 images of 2 classes"):
+        imagenet_validator(images, settings(tmp_path), threads=1, prompts=few_prompts())
 
 
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:

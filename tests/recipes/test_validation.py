@@ -91,8 +91,8 @@ def test_the_figure_is_that_of_flava_evaluate_on_the_same_checkpoint(
 def test_what_is_looked_at_is_said(run: Run, tmp_path: Path, capsys) -> None:
     folder = some_classes(tmp_path / "val")
     start(replace(run, validator=Validator.IMAGENET, held_out=(str(folder),)))
-    said = f"validation: 3 images of 3 classes of ImageNet-1k, from {folder}"
-    assert said in capsys.readouterr().out
+    said = "validation: 3 images of 3 classes of ImageNet-1k (which has 50,000 of 1,000), from"
+    assert f"{said} {folder}" in capsys.readouterr().out
     assert any(FIGURE in row for row in rows(run.output_dir))
 
 
@@ -168,6 +168,43 @@ def test_a_run_may_go_on_with_another(run: Run, tmp_path: Path) -> None:
     assert [r["step"] for r in found if "probe/held_out_r@5" in r] == [2]
     assert [r["step"] for r in found if FIGURE in r] == [4]
     assert (run.output_dir / "checkpoints" / "best").resolve().name == "step-000004"
+
+
+def test_other_held_out_pairs_are_another_figure(run: Run, tmp_path: Path) -> None:
+    start(pairs_run(run, tmp_path))
+    edit_progress(run, best=1.0)
+    start(replace(pairs_run(run, tmp_path), resume=True, max_steps=4))
+    assert best(run) == "step-000002"
+    edit_progress(run, best=1.0)
+    other = write_tar(tmp_path / "other.tar", pair_files(range(40, 60)))
+    again = replace(pairs_run(run, tmp_path), held_out=(str(other),))
+    start(replace(again, resume=True, max_steps=6))
+    assert best(run) == "step-000006"
+
+
+def best(run: Run) -> str:
+    return (run.output_dir / "checkpoints" / "best").resolve().name
+
+
+def edit_progress(run: Run, **changes: Any) -> None:
+    path = run.output_dir / "checkpoints" / "last" / "progress.json"
+    path.write_text(json.dumps({**json.loads(path.read_bytes()), **changes}))
+
+
+def test_the_best_of_a_run_of_an_earlier_version_stays(run: Run) -> None:
+    """Its progress does not tell what the figure is of, nor does its run.json: it is known."""
+    embedded = replace(run, validator=Validator.EMBEDDED)
+    start(embedded)
+    edit_progress(run, best=0.99)
+    path = run.output_dir / "checkpoints" / "last" / "progress.json"
+    progress = json.loads(path.read_bytes())
+    del progress["best_of"]
+    path.write_text(json.dumps(progress))
+    saved = json.loads((run.output_dir / "run.json").read_bytes())
+    del saved["validator"]
+    (run.output_dir / "run.json").write_text(json.dumps(saved))
+    start(replace(embedded, resume=True, max_steps=4))
+    assert best(run) == "step-000002"
 
 
 @pytest.mark.parametrize(

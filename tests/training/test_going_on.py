@@ -1,5 +1,6 @@
 """The loop's checkpoints: which there are, what interrupts a run, and how it goes on."""
 
+import math
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -67,6 +68,12 @@ def test_within_the_tolerance_of_the_highest_figure_the_later_checkpoint_is_best
     checkpoints = run.output_dir / "checkpoints"
     assert load_progress(checkpoints / "best").step == 8
     assert load_progress(checkpoints / "best").best == 0.5
+
+
+def test_a_figure_that_is_no_number_is_never_the_best(run):
+    run = replace(run, max_steps=3, probe_every=1)
+    trainer_of(run, Probing(0.5, math.nan, 0.3)).train(image_batches())
+    assert (run.output_dir / "checkpoints" / "best").resolve().name == "step-000001"
 
 
 def test_the_last_checkpoint_is_never_older_than_the_best(run):

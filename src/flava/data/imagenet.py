@@ -7,7 +7,7 @@ that any of them can be read by itself: ranks read each their own.
 
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import groupby
@@ -20,10 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int
 
+from flava.data.build.manifest import NAME as MANIFEST
+from flava.data.build.manifest import UNFINISHED, read_manifest
 from flava.data.embedded import resolve
 from flava.data.errors import SampleError
 from flava.data.folders import FOLDER_SUFFIXES
 from flava.data.remote import is_url
+from flava.data.shards import TAR_BLOCK_BYTES
 
 CLASSES = 1000
 IMAGES = 50_000
@@ -102,8 +105,9 @@ class LabelledImages:
             raise SampleError("image cannot be read", f"{where}: {error}") from error
 
     def __str__(self) -> str:
-        classes = len(np.unique(self.labels))
-        return f"{len(self):,} images of {classes:,} classes of ImageNet-1k, from {self.source}"
+        count, classes = len(self), len(np.unique(self.labels))
+        whole = "" if count == IMAGES else f" (which has {IMAGES:,} of {CLASSES:,})"
+        return f"{count:,} images of {classes:,} classes of ImageNet-1k{whole}, from {self.source}"
 
 
 def validation_images(given: Sequence[str], root: str) -> LabelledImages:
@@ -126,12 +130,26 @@ def validation_images(given: Sequence[str], root: str) -> LabelledImages:
         raise FileNotFoundError(
             f"there are no validation images of ImageNet-1k: tried {', '.join(tried)}"
         )
-    every = [each for path in found for each in _images_of(path)]
+    for folder in set() if given else {path.parent for path in found}:
+        _check_whole(folder)
+    every = [each for path in dict.fromkeys(found) for each in _images_of(path)]
     if not every:
         raise FileNotFoundError(f"{source} holds no image")
     return LabelledImages(
         tuple(place for place, _ in every), np.array([label for _, label in every]), source
     )
+
+
+def _check_whole(folder: Path) -> None:
+    """Raises ValueError: shards of `flava data build` are there in part only."""
+    again = "run the same `flava data build` again, which goes on where it ended"
+    if (folder / UNFINISHED).is_dir():
+        raise ValueError(f"{folder} is a build that did not end: {again}")
+    if not (folder / MANIFEST).is_file():
+        return
+    named = [shard["name"] for shard in read_manifest(folder)["shards"]]
+    if missing := [name for name in named if not (folder / name).is_file()]:
+        raise ValueError(f"{folder} lacks {len(missing)} shards, first {missing[0]}: {again}")
 
 
 def _paths(place: str, *, needed: bool) -> list[Path]:
@@ -166,15 +184,22 @@ def _of_folder(folder: Path) -> Iterator[tuple[InFile, int]]:
             )
         label = label_of(inside.name, inside)
         for file in sorted(inside.rglob("*")):
-            if file.name.lower().endswith(FOLDER_SUFFIXES):
+            hidden = file.name.startswith(".")  # as ._a.jpg, which macOS puts beside a.jpg
+            if file.name.lower().endswith(FOLDER_SUFFIXES) and not hidden:
                 yield InFile(file), label
 
 
 def _of_parquet(path: Path) -> Iterator[tuple[InParquet, int]]:
     try:
         with pq.ParquetFile(path) as file:
-            if missing := {"image", "label"} - set(file.schema_arrow.names):
+            schema = file.schema_arrow
+            if missing := {"image", "label"} - set(schema.names):
                 raise ValueError(f"{path} has no column {' and no column '.join(sorted(missing))}")
+            if not _holds_files(kind := schema.field("image").type):
+                raise ValueError(
+                    f"{path}: the column image holds {kind}, not the bytes of files, alone or as "
+                    "`datasets` writes them"
+                )
             for group in range(file.num_row_groups):
                 labels = file.read_row_group(group, columns=["label"]).column("label").to_pylist()
                 for row, label in enumerate(labels):
@@ -184,23 +209,49 @@ def _of_parquet(path: Path) -> Iterator[tuple[InParquet, int]]:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
 
 
+def _holds_files(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
 def _of_tar(path: Path) -> Iterator[tuple[InFile, int]]:
     """A sample's image, and its label: "class" or "label" of its .json, or the number in .cls."""
+    from webdataset.tariterators import base_plus_ext  # needs torch
+
     try:
-        with tarfile.open(path, "r:") as tar:
-            for key, members in groupby(tar, lambda member: member.name.partition(".")[0]):
-                image, label = None, None
-                for member in members:
-                    suffix = member.name.rpartition(".")[2].lower()
-                    if f".{suffix}" in FOLDER_SUFFIXES:
-                        image = InFile(path, member.offset_data, member.size)
-                    elif suffix in ("json", "cls") and label is None:
-                        label = _stored_label(suffix, InFile(path, member.offset_data, member.size))
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            files = (member for member in tar if member.isfile())
+            for key, members in groupby(files, lambda member: base_plus_ext(member.name)[0]):
+                if (found := _of_sample(path, key, members)) is not None:
+                    yield found
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
-                if image is not None:
-                    yield image, label_of(label, f"{path}, sample {key}")
+            # `tarfile` ends without a word where a header cannot be read.
+            file.seek(tar.offset)
+            if file.read(TAR_BLOCK_BYTES) != bytes(TAR_BLOCK_BYTES):
+                raise tarfile.ReadError(f"it breaks off, or is damaged, at byte {tar.offset}")
     except tarfile.TarError as error:
         raise ValueError(f"{path} cannot be read as a tar: {error}") from error
+
+
+def _of_sample(
+    path: Path, key: str | None, members: Iterable[tarfile.TarInfo]
+) -> tuple[InFile, int] | None:
+    """Nothing if the sample has no image."""
+    image, label = None, None
+    for member in members:
+        suffix = member.name.rpartition(".")[2].lower()
+        stored = InFile(path, member.offset_data, member.size)
+        if f".{suffix}" in FOLDER_SUFFIXES:
+            if image is not None:
+                raise ValueError(
+                    f"{path}: two images have one name up to the first dot, {key}, as samples are "
+                    "told apart: name them anew"
+                )
+            image = stored
+        elif suffix in ("json", "cls") and label is None:
+            label = _stored_label(suffix, stored)
+    return None if image is None else (image, label_of(label, f"{path}, sample {key}"))
 
 
 def _stored_label(suffix: str, file: InFile) -> Any:
@@ -220,7 +271,8 @@ def label_of(named: Any, where: object) -> int:
     Raises:
         ValueError: there is no such class.
     """
-    number = named if isinstance(named, int) else numbers().get(str(named))
+    is_number = isinstance(named, int) and not isinstance(named, bool)
+    number = named if is_number else numbers().get(str(named))
     if number is None or not 0 <= number < CLASSES:
         raise ValueError(
             f"{where}: {named!r} is no class of ImageNet-1k, which has WordNet ids such as "

@@ -24,6 +24,8 @@ TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 JSON_LINES_SUFFIXES = (".jsonl", ".jsonl.gz")
 TEXT_SUFFIXES = (".txt", ".txt.gz")
 TAR_BLOCK_BYTES = 512
+TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
+"""Errors that are no fault of what was to be opened."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +85,7 @@ def read_shard(path: Shard) -> Iterator[Raw | Skipped]:
             yield item
     # gzip's CRC or content, a disk or server that fails, a shard removed meanwhile
     except (OSError, EOFError, zlib.error) as error:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
             # No fault of the shard's, which must not be left out for it.
             raise OSError(
                 f"no more files can be opened, and {path} is to be: allow more of them "
@@ -142,6 +144,8 @@ def _read_folder(path: Path) -> Iterator[Raw | Skipped]:
             try:
                 data = file.read_bytes()
             except OSError as error:
+                if error.errno in TOO_MANY_OPEN:
+                    raise
                 errors.append(OSError(f"{name}: {error.strerror}"))
                 continue
             yield {"fname": name.as_posix(), "data": data, "__url__": str(path)}

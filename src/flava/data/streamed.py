@@ -70,6 +70,11 @@ class Layout:
         """Their number in all."""
         return self.turns * self.lanes
 
+    def streams_of(self, *, world: int, workers: int) -> int:
+        """At most so many are read by one of ``workers`` processes of one of ``world`` ranks."""
+        lanes = min(self.lanes, -(-self.lanes // world) + 1)  # ranks may meet in one
+        return lanes * -(-self.turns // max(1, workers))
+
     def places(self, lane: int, batch_size: int) -> range:
         """The places of a window that a lane fills: at least one."""
         first, end = (-(-batch_size * each // self.lanes) for each in (lane, lane + 1))
@@ -92,7 +97,6 @@ class StreamedWindows(Generic[Streamed]):
 
     def __call__(self, *, share: Share) -> Iterator[Window[Streamed]]:
         """A worker's windows, without end."""
-        allow_open_files()
         turns: dict[int, _Turn[Streamed]] = {}
         for number in share.numbers():
             turn = number % self.layout.turns
@@ -209,17 +213,6 @@ class _Turn(Generic[Streamed]):
                     item = next(part.stream)
                     if place in self._mine:
                         yield item
-
-
-def allow_open_files() -> None:
-    """Let this process keep as many files open as it may: each stream has one, and by default many
-    systems stop at 1,024."""
-    try:
-        import resource
-    except ImportError:  # not on Windows, which has no such limit
-        return
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def shuffled(

@@ -39,7 +39,7 @@ class Progress:
     best: float | None = None
     """The highest figure of the probe, if it was asked."""
     best_of: str | None = None
-    """The name of that figure."""
+    """What that figure is of: the run's ``judged_by``."""
     non_finite: int = 0
     """Updates that were left out, among those made."""
     ranks: int = 1

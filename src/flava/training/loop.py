@@ -3,7 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import psutil
 import torch
@@ -32,7 +34,7 @@ from flava.training.optimizer import build_optimizer, clip_gradients
 from flava.training.parallel import ParallelModel, by_name
 from flava.training.processes import from_all, own_device, raise_once
 from flava.training.profiling import profiled
-from flava.training.run import LoopConfig
+from flava.training.run import LoopConfig, load_run
 from flava.training.schedule import learning_rate_factor, weight_decay_at
 from flava.training.state import restore, seed_anew, tensors_of
 from flava.training.stopping import Interrupted, Stopping
@@ -57,16 +59,17 @@ class Trainer:
         self.run, self.objective, self.probe, self.work = run, objective, probe, work
         self.device, self.model = own_device(), objective.model
         self.checkpoints = run.output_dir / "checkpoints"
-        claim(run)
         last = last_checkpoint(run.output_dir)
-        progress = load_progress(last) if last else Progress()
+        progress = from_all(progress_of(run, last))[0]  # all have read before one claims
+        claim(run)
         if last:
             restore_own(self.model, read_path(last))
         self.parallel = ParallelModel(run, objective, self.device)
         self.trained = self.parallel.trained
         self.optimizer = build_optimizer(run.optimizer, self.model)
         self.step, self.seconds = progress.step, progress.seconds
-        self.best, self.best_of = progress.best, progress.best_of
+        # What was the best by another validator says nothing of this one's figures.
+        self.best = progress.best if progress.best_of == run.judged_by else None
         self.saved = self.step if last else None
         self.marks: SourceMarks = progress.marks
         self.position: Callable[[], SourceMarks] = dict
@@ -210,18 +213,17 @@ class Trainer:
         if self.probe and (done or self.step % self.run.probe_every == 0):
             figures = self.probed(self.probe)
             watch.write({"step": self.step, **{f"probe/{k}": v for k, v in figures.items()}})
-            if self.is_best(*next(iter(figures.items()))):
+            if self.is_best(next(iter(figures.values()))):
                 self.save("best")
         if done or self.step % self.run.checkpoint_every == 0:
             self.save()
 
-    def is_best(self, name: str, figure: float) -> bool:
-        """Whether this is the highest figure of that name so far, or within the tolerance of it."""
-        # Another validator's figures, from before the run was resumed, tell nothing of this one's.
-        best = self.best if self.best is not None and self.best_of == name else -math.inf
-        if figure <= best - self.run.probe_tolerance:
+    def is_best(self, figure: float) -> bool:
+        """Whether this is the highest figure so far, or within the tolerance of it."""
+        best = -math.inf if self.best is None else self.best
+        if not figure > best - self.run.probe_tolerance:  # nor is what is no number
             return False
-        self.best, self.best_of = max(figure, best), name
+        self.best = max(figure, best)
         return True
 
     def probed(self, probe: Probe) -> dict[str, float]:
@@ -245,7 +247,7 @@ class Trainer:
                 step=self.step,
                 seconds=self.seconds,
                 best=self.best,
-                best_of=self.best_of,
+                best_of=self.run.judged_by,
                 non_finite=self.finite.count,
                 ranks=world_size(),
                 marks=joined_marks(from_all(self.position())),
@@ -253,6 +255,18 @@ class Trainer:
             (*links, "last"),
         )
         self.saved = self.step
+
+
+def progress_of(run: LoopConfig, last: Path | None) -> Progress:
+    """How far the run is, by its last checkpoint if there is one."""
+    if last is None:
+        return Progress()
+    progress = load_progress(last)
+    if progress.best_of is not None:
+        return progress
+    # An earlier version wrote it, and did not tell what the best figure is of.
+    saved = load_run(run.output_dir / "run.json", type(run))
+    return replace(progress, best_of=saved.judged_by)
 
 
 def memory(device: torch.device) -> dict[str, float]:

@@ -119,6 +119,11 @@ class LoopConfig:
     """Updates of the whole run that may be left out because a loss or gradient was not finite; one
     more stops it."""
 
+    @property
+    def judged_by(self) -> str:
+        """What its figures are of: those of runs that differ in it cannot be compared."""
+        return self.recipe
+
     def __post_init__(self) -> None:
         if mistakes := self.mistakes():
             raise ValueError("the run's configuration does not hold:\n  " + "\n  ".join(mistakes))
@@ -191,6 +196,10 @@ class Run(LoopConfig):
     """What the validator reads. For pairs and loss: shards, as in data. For imagenet: where the
     validation images are, a folder of class folders, tars or Parquet; by default it is looked for
     below data.root."""
+
+    @property
+    def judged_by(self) -> str:
+        return " ".join([self.validator.value, *self.held_out])
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()

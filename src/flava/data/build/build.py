@@ -13,14 +13,12 @@ from flava.data.build.evaluation_sets import hash_evaluation_sets
 from flava.data.build.fetched import URLS, index_fetched, is_fetched
 from flava.data.build.finish import count_causes, find_duplicates, write_shards
 from flava.data.build.manifest import NAME as MANIFEST
-from flava.data.build.manifest import about, manifest, read_manifest, write_manifest
+from flava.data.build.manifest import UNFINISHED, about, manifest, read_manifest, write_manifest
 from flava.data.build.pool import Submit, run, workers
 from flava.data.build.progress import Progress
 from flava.data.build.shard_files import write_whole
 from flava.data.build.sources import SOURCES
 
-UNFINISHED = ".unfinished"
-"""The folder, in that of the shards, of a build that goes on."""
 FOR_TEXTS = ("flava.data.packing",)
 """What imports PyTorch, which pairs and images do without."""
 
@@ -53,9 +51,9 @@ def build(
         check_same(facts, done, config.output, "was built from")
         shutil.rmtree(folder, ignore_errors=True)
         return done
-    begin(folder, facts)
     modules = () if SOURCES[config.source].wants_image else FOR_TEXTS
     try:
+        begin(folder, facts)
         with workers(processes, cluster, modules) as pool, Progress(quiet=quiet) as progress:
             return in_steps(config, facts, folder, pool, progress)
     except OSError as error:

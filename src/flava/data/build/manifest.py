@@ -13,6 +13,8 @@ from flava.data.build.shuffle import SEED
 from flava.data.build.sources import SOURCES
 
 NAME = "manifest.json"
+UNFINISHED = ".unfinished"
+"""The folder, in that of the shards, of a build that goes on."""
 READ_AT_ONCE = 2**20
 
 EXACT = "duplicate of an earlier sample"

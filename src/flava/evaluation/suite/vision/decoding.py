@@ -11,11 +11,11 @@ from flava.data.errors import SampleError
 VIDEO_SUFFIX = ".avi"
 
 
-def open_image(image: Path | bytes | np.ndarray) -> Image.Image:
+def open_image(image: Path | bytes | np.ndarray, *, upright: bool = False) -> Image.Image:
     """An RGB image from a file, of a video the middle frame, or from levels (h, w) or (h, w, 3).
 
-    Files are not turned upright as their EXIF says: torchvision's readers, on whose images the
-    protocols' figures stand, do not turn them (``datasets.folder.pil_loader``).
+    Unless ``upright`` is asked for, files are not turned as their EXIF says: torchvision's readers,
+    on whose images the protocols' figures stand, do not turn them (``datasets.folder.pil_loader``).
 
     Raises:
         SampleError: it cannot be read or decoded.
@@ -23,11 +23,11 @@ def open_image(image: Path | bytes | np.ndarray) -> Image.Image:
     if isinstance(image, np.ndarray):
         return decoding.to_rgb(Image.fromarray(image))
     if isinstance(image, bytes):
-        return decoding.to_rgb(decoding.open_image(image), turn=False)
+        return decoding.to_rgb(decoding.open_image(image), turn=upright)
     if image.suffix == VIDEO_SUFFIX:
         return middle_frame(image)
     try:
-        return open_image(image.read_bytes())
+        return open_image(image.read_bytes(), upright=upright)
     except OSError as error:
         raise SampleError("image cannot be read", f"{image}: {error.strerror}") from error
 

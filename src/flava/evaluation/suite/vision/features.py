@@ -40,6 +40,8 @@ class Extractor:
     """That decode images."""
     shown: bool = True
     """Whether progress is shown."""
+    upright: bool = False
+    """Whether images are turned as their EXIF says, which the suite's are not."""
 
     def shown_as(self, name: str) -> str | None:
         """The name of a progress bar, if there is to be one."""
@@ -123,7 +125,7 @@ class Extractor:
         image = None
         try:
             image = images[place]
-            return self.view.levels(open_image(image))
+            return self.view.levels(open_image(image, upright=self.upright))
         except SampleError as error:
             where = image if isinstance(image, Path) else f"sample {place}"
             return SampleError(f"{where}: {error}")

@@ -78,3 +78,14 @@ def test_a_source_without_urls_has_nothing_to_fetch(flava: Command, tmp_path: Pa
     assert ended.status == 1
     assert "none of the 3 rows of visual-genome has a URL to be fetched" in ended.error
     assert not output.exists()
+
+
+def test_passages_are_not_told_as_rows_that_were_lost(flava: Command, tmp_path: Path) -> None:
+    (tmp_path / "books.txt").write_text("\n".join(f"it was line {n} ." for n in range(1200)))
+    output = tmp_path / "shards"
+    ended = flava(
+        "data", "build", "bookcorpus", "--annotations", tmp_path / "books.txt", "--output", output
+    )
+    assert ended.status == 0, ended.error
+    assert "3 samples of 1,200 rows in 1 shards" in ended.out
+    assert "left out" not in ended.out

@@ -194,9 +194,12 @@ def tokenize_shards(action: Tokenize) -> None:
 
 def summary(done: dict[str, Any]) -> str:
     """What a build kept and left out."""
+    kept, rows = f"{done['kept']:,}", f"{done['rows']:,} rows"
+    # Sentences become passages, a narrative's sentences pairs: then samples are no rows.
+    alike = done["kept"] + sum(done["left_out"].values()) == done["rows"]
     lines = [
-        f"{done['kept']:,} of {done['rows']:,} rows kept in {len(done['shards'])} shards, "
-        f"{done['bytes'] / 1e9:.2f} GB"
+        f"{f'{kept} of {rows} kept' if alike else f'{kept} samples of {rows}'} in "
+        f"{len(done['shards'])} shards, {done['bytes'] / 1e9:.2f} GB"
     ]
     for reason, count in sorted(done["left_out"].items(), key=lambda each: -each[1]):
         example = next(iter(done["examples"].get(reason, [])), "")

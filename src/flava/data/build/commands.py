@@ -7,6 +7,8 @@ from flava.data.build.sources import SOURCES, Source
 PMD = "pmd"
 """The folder of the nine sources of pairs, below the root of the data."""
 HELD_OUT = "-val"
+IMAGENET = "imagenet-1k"
+"""Whose validation images are a split that is published."""
 
 
 def commands(shards: str, root: str) -> list[str]:
@@ -32,6 +34,8 @@ def command(source: Source, name: str, place: str) -> str:
     facts = [] if source.pairs is None else [f"{source.pairs:.1f} M pairs"]
     if not place.endswith(HELD_OUT):
         facts.append(f"about {source.gigabytes} GB")
+    elif name == IMAGENET:
+        facts.append("of its validation images: torchvision's val/, or validation-*.parquet")
     else:
         facts.append("of files that are in no other shards")
     images = " --images FOLDER" if source.wants_image and not source.beside else ""

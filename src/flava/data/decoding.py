@@ -57,10 +57,10 @@ def open_image(data: bytes) -> Image.Image:
     return image
 
 
-def to_rgb(image: Image.Image, *, turn: bool = True) -> Image.Image:
+def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
     """Any PIL image upright, as its EXIF orientation says, in RGB, eight bits a channel.
 
-    Without ``turn`` it stays as it is stored.
+    If not ``upright``, it stays as it is stored.
 
     Every mode becomes RGB as by PIL's ``convert("RGB")``, which is what the published processors
     do with files: transparency is dropped, not composited. Sixteen-bit greys are scaled to eight
@@ -74,9 +74,9 @@ def to_rgb(image: Image.Image, *, turn: bool = True) -> Image.Image:
     check_size(image)
     try:
         image.load()
-        turned = TURNS.get(orientation(image)) if turn else None
+        turn = TURNS.get(orientation(image)) if upright else None
         rgb = image if image.mode == "RGB" else convert(image)
-        return rgb if turned is None else rgb.transpose(turned)
+        return rgb if turn is None else rgb.transpose(turn)
     except Exception as error:  # Of any type, as above.
         raise SampleError("image cannot be decoded", str(error)) from error
 

@@ -17,16 +17,17 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Int
 
 from flava.data.build.manifest import NAME as MANIFEST
 from flava.data.build.manifest import UNFINISHED, read_manifest
+from flava.data.build.shard_files import read_range
 from flava.data.embedded import resolve
-from flava.data.errors import SampleError
-from flava.data.folders import FOLDER_SUFFIXES
+from flava.data.errors import SampleError, Skipped
+from flava.data.folders import FOLDER_SUFFIXES, walk_images
 from flava.data.remote import is_url
 from flava.data.shards import TAR_BLOCK_BYTES
+from flava.data.tables import open_parquet
 
 CLASSES = 1000
 IMAGES = 50_000
@@ -50,13 +51,13 @@ class InFile:
 
     path: Path
     start: int = 0
-    size: int = -1
-    """Bytes; -1 is all of it."""
+    size: int | None = None
+    """Bytes; None is all of it."""
 
     def read(self) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(self.start)
-            return file.read(self.size)
+        if self.size is None:
+            return self.path.read_bytes()
+        return read_range(self.path, self.start, self.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ _READING = Lock()
 
 @lru_cache(maxsize=2)  # images are read in order: those of a row group follow each other
 def _column(path: Path, group: int) -> pa.ChunkedArray:
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         return file.read_row_group(group, columns=["image"]).column("image")
 
 
@@ -183,15 +184,14 @@ def _of_folder(folder: Path) -> Iterator[tuple[InFile, int]]:
                 f"by its WordNet id (n01440764)"
             )
         label = label_of(inside.name, inside)
-        for file in sorted(inside.rglob("*")):
-            hidden = file.name.startswith(".")  # as ._a.jpg, which macOS puts beside a.jpg
-            if file.name.lower().endswith(FOLDER_SUFFIXES) and not hidden:
-                yield InFile(file), label
+        for name in walk_images(inside):
+            # What cannot be read counts as an image, and will be named when it is asked for.
+            yield InFile(inside / (name.key if isinstance(name, Skipped) else name)), label
 
 
 def _of_parquet(path: Path) -> Iterator[tuple[InParquet, int]]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema = file.schema_arrow
             if missing := {"image", "label"} - set(schema.names):
                 raise ValueError(f"{path} has no column {' and no column '.join(sorted(missing))}")

@@ -52,7 +52,7 @@ def decode_levels(
         image.draft(None, (image.width // factor, image.height // factor))
     elif is_plain_jpeg(image, upright) and (levels := decode_jpeg(data)) is not None:
         return levels
-    return np.array(to_rgb(image, turn=upright))
+    return np.array(to_rgb(image, upright=upright))
 
 
 def is_plain_jpeg(image: Image.Image, upright: bool) -> bool:

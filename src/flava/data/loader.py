@@ -252,7 +252,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         for name, source in config.sources.items():
             read = _reader(config, name, tokenizer)
             windows, turns = _windows(source, read, seed, config.streams, self._marks[name])
-            self._check_open_files(name, windows, world, config.workers)
+            _check_open_files(name, windows, world, config.workers)
             self._sources[name] = Batches(
                 windows=windows,
                 collator=_collator(config, name, tokenizer),
@@ -262,13 +262,6 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
                 rank=rank,
                 world=world,
             ).start(config.workers)
-
-    def _check_open_files(self, name: str, windows: Windows, world: int, workers: int) -> None:
-        """Raises ValueError: a process cannot keep a shard of each of its streams open."""
-        if isinstance(windows, StreamedWindows):
-            streams = windows.layout.streams_of(world=world, workers=workers)
-            if said := open_files.problem(streams):
-                raise ValueError(f"data.{name} cannot be loaded: {said}")
 
     def __next__(self) -> Batch:
         name = mixture.choose(self._seed, self._step, self._weights)
@@ -292,6 +285,14 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+
+def _check_open_files(name: str, windows: Windows, world: int, workers: int) -> None:
+    """Raises ValueError: a process cannot keep a shard of each of its streams open."""
+    if isinstance(windows, StreamedWindows):
+        streams = windows.layout.streams_of(world=world, workers=workers)
+        if said := open_files.problem(streams):
+            raise ValueError(f"data.{name} cannot be loaded: {said}")
 
 
 def _windows(

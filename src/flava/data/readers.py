@@ -47,7 +47,7 @@ def row_image(row: Row, *, upright: bool = True) -> Image.Image:
     Raises:
         SampleError: the file cannot be read or decoded.
     """
-    return to_rgb(open_image(row_file(row)), turn=upright)
+    return to_rgb(open_image(row_file(row)), upright=upright)
 
 
 def row_file(row: Row) -> bytes:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
@@ -19,7 +20,6 @@ from flava.data.errors import SampleError, Skipped
 from flava.data.imagenet import LabelledImages
 from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.source import first_caption, image_file_of, image_of
-from flava.evaluation.held_out import Texts
 from flava.evaluation.probe import Probe
 from flava.evaluation.ranks import of_all_ranks, own_batches
 from flava.evaluation.retrieval import ranks, recall
@@ -87,7 +87,7 @@ class HeldOutPairs:
     files: Sequence[bytes]
     captions: Sequence[str]
 
-    @property
+    @cached_property
     def ids(self) -> np.ndarray:
         """The same number where pairs share an image, whose captions are all right for it."""
         digests = [hashlib.sha256(file).hexdigest() for file in self.files]
@@ -194,15 +194,13 @@ def unreadable(features: Float[np.ndarray, "images width"]) -> Bool[np.ndarray, 
 
 def embeddings(extractor: Extractor, texts: Sequence[str]) -> Float[Tensor, "texts projection"]:
     """Unit vectors of texts, each rank of a part of them."""
-    model, device = extractor.model, device_of(extractor)
 
     def embed(places: range) -> Tensor:
-        part = list(texts[places.start : places.stop])
-        made = Texts(part, part, model.config)
-        return model.encode_text(made.ids.to(device), made.real).float().cpu()
+        return extractor.embed(texts[places.start : places.stop])
 
-    with evaluating(model, extractor.settings.precision):
-        return of_all_ranks(len(texts), extractor.settings.batch_size, embed, device)
+    size = extractor.settings.batch_size
+    with evaluating(extractor.model, extractor.settings.precision):
+        return of_all_ranks(len(texts), size, embed, device_of(extractor))
 
 
 def device_of(extractor: Extractor) -> torch.device:

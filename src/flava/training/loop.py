@@ -60,7 +60,8 @@ class Trainer:
         self.device, self.model = own_device(), objective.model
         self.checkpoints = run.output_dir / "checkpoints"
         last = last_checkpoint(run.output_dir)
-        progress = from_all(progress_of(run, last))[0]  # all have read before one claims
+        progress = progress_of(run, last)
+        from_all(None)  # all have read it before one claims the folder
         claim(run)
         if last:
             restore_own(self.model, read_path(last))

@@ -23,7 +23,7 @@ def open_image(image: Path | bytes | np.ndarray, *, upright: bool = False) -> Im
     if isinstance(image, np.ndarray):
         return decoding.to_rgb(Image.fromarray(image))
     if isinstance(image, bytes):
-        return decoding.to_rgb(decoding.open_image(image), turn=upright)
+        return decoding.to_rgb(decoding.open_image(image), upright=upright)
     if image.suffix == VIDEO_SUFFIX:
         return middle_frame(image)
     try:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flava.data.errors import SampleError
 from flava.data.views import View, clip_view, encoder_view
+from flava.evaluation.held_out import Texts
 from flava.evaluation.outputs import progress
 from flava.evaluation.subject import evaluating
 from flava.evaluation.suite.task import Settings
@@ -144,6 +145,12 @@ class Extractor:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             projected = self.model.image_projection(torch.from_numpy(features).to(device))
         return unit_length(projected).cpu()
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "texts projection"]:
+        """Unit vectors of texts in the contrastive space, as one batch."""
+        made = Texts(list(texts), list(texts), self.model.config)
+        device = next(self.model.parameters()).device
+        return self.model.encode_text(made.ids.to(device), made.real).float().cpu()
 
 
 def stamps(folder: Path) -> list[str]:

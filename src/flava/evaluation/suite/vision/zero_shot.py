@@ -13,7 +13,6 @@ from torch import Tensor
 
 from flava.evaluation import zero_shot
 from flava.evaluation.classes import ImageClass
-from flava.evaluation.held_out import Texts
 from flava.evaluation.outputs import progress
 from flava.evaluation.ranks import of_all_ranks
 from flava.evaluation.subject import evaluating
@@ -58,14 +57,10 @@ def class_vectors(extractor: Extractor, prompts: Prompts) -> Float[Tensor, "clas
     model, settings = extractor.model, extractor.settings
     device = next(model.parameters()).device
 
-    def embed(texts: list[str]) -> Float[Tensor, "texts width"]:
-        made = Texts(texts, texts, model.config)
-        return model.encode_text(made.ids.to(device), made.real).float().cpu()
-
     def vectors(places: range) -> Float[Tensor, "classes width"]:
         group = prompts.classes[places.start : places.stop]
         advance(len(group))
-        return zero_shot.class_embeddings(embed, group, prompts.templates)
+        return zero_shot.class_embeddings(extractor.embed, group, prompts.templates)
 
     size = max(1, settings.batch_size // len(prompts.templates))
     with (

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import FlavaForPreTraining
 
 from benchmarks import inputs
-from flava.batch import Batch, CodedImageBatch, ImageBatch, PairBatch, TextBatch
-from flava.model import Flava, FlavaConfig
-from flava.model.published import huggingface, torchmultimodal
+from flava.checkpoints import huggingface, torchmultimodal
+from flava.core.batch import Batch, CodedImageBatch, ImageBatch, PairBatch, TextBatch
+from flava.models import Flava, FlavaConfig
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 

@@ -14,9 +14,9 @@ from benchmarks import inputs
 from benchmarks.contenders import base_model, hugging_face
 from benchmarks.measure import OURS, Result, compare
 from benchmarks.turns import Here
-from flava.batch import TextBatch
-from flava.inference.precision import InferencePrecision, in_precision
-from flava.model import Flava
+from flava.core.batch import TextBatch
+from flava.inference.int8 import InferencePrecision, in_precision
+from flava.models import Flava
 
 IMAGES, TEXTS, PAIRS = 8, 64, 8
 LONG = 300

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flava.batch import CodedImageBatch, ImageBatch, PairBatch, TextBatch, map_pixels
+from flava.core.batch import CodedImageBatch, ImageBatch, PairBatch, TextBatch, map_pixels
 from flava.data.collate import TextExample, text_batch
-from flava.data.embedded import CORPUS
 from flava.data.masking import TokenMasker, blockwise_mask
-from flava.data.tokenizer import Tokenizer
-from flava.model import FlavaConfig
+from flava.data.paths import CORPUS
+from flava.data.tokenizers import Tokenizer
+from flava.models import FlavaConfig
 
 SHORTEST, TOKENS_A_WORD = 5, 1.3
 """WordNet's texts of at least so many words, and of words as common as captions': 12 words on

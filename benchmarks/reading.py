@@ -23,11 +23,11 @@ from webdataset.writer import TarWriter
 from benchmarks import inputs
 from benchmarks.measure import OURS, Result, compare
 from benchmarks.turns import Here
-from flava.batch import map_pixels
+from flava.core.batch import map_pixels
 from flava.data.collate import ImageCollator, PairCollator, TextCollator
+from flava.data.samples import caption_of
 from flava.data.shards import Raw, read_shard
-from flava.data.source import caption_of
-from flava.data.tokenizer import VOCABULARY
+from flava.data.tokenizers import VOCABULARY
 from flava.data.transforms import CLIP_MEAN, CLIP_STD, ImageTransformConfig
 
 SAMPLES = 64

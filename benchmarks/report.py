@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import OURS, Result
-from flava.evaluation.machine import machine
+from flava.core.machine import machine
 
 HEADINGS = (
     *("work", "against", "ours", "theirs", "ratio", "goal"),

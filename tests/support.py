@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from flava.batch import ImageBatch, PairBatch, TextBatch, map_pixels
+from flava.core.batch import ImageBatch, PairBatch, TextBatch, map_pixels
 from flava.data.transforms import CLIP_MEAN, CLIP_STD
-from flava.model import (
+from flava.models import (
     CodebookConfig,
     Flava,
     FlavaConfig,

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from flava.batch import Batch, ImageBatch, map_pixels
+from flava.core.batch import Batch, ImageBatch, map_pixels
+from flava.core.precision import Precision
 from flava.data.loader import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
-from flava.model import (
+from flava.models import (
     Codebook,
     CodebookConfig,
     FlavaConfig,
@@ -21,11 +22,9 @@ from flava.model import (
     TextConfig,
 )
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, Term
-from flava.precision import Precision
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run
-from flava.training.schedule import ScheduleConfig
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 
 IMAGE = ImageTransformConfig(image_size=16, codebook_size=16)

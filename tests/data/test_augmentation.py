@@ -10,10 +10,9 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
-from flava.data.augmentation import flip_at_random, jitter_colours
 from flava.data.collate import ImageCollator
 from flava.data.shards import Raw
-from flava.data.transforms import ImageTransformConfig
+from flava.data.transforms import ImageTransformConfig, flip_at_random, jitter_colours
 from tests.data.shard_files import encoded, picture
 
 PLAIN = ImageTransformConfig(image_size=32, codebook_size=32)

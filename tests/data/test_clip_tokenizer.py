@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from flava.data.clip_tokenizer import MERGES, ClipTokenizer
+from flava.data.tokenizers import MERGES, ClipTokenizer
 from tests.data.test_tokenizer import DIRTY
 
 DIRTIER = [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flava.data.errors import Skipped
-from flava.data.folders import walk_images
+from flava.data.paths import walk_images
 
 
 def touch(folder: Path, *names: str) -> None:

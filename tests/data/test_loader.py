@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from flava.batch import (
+from flava.core.batch import (
     Batch,
     ImageBatch,
     PairBatch,
@@ -24,16 +24,14 @@ from flava.batch import (
     to_device,
     unmap_pixels,
 )
-from flava.data import open_files
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data import workers
 from flava.data.collate import Collated
 from flava.data.loader import DataConfig, Loader, SourceConfig, _collator
 from flava.data.mixture import choose
 from flava.data.shards import read_shard, resolve_all
-from flava.data.stream import small_windows
-from flava.data.tokenizer import Tokenizer
+from flava.data.streaming import small_windows
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, Vocabulary
 from flava.data.transforms import ImageTransformConfig
-from flava.data.vocabularies import Vocabulary
 from flava.data.workers import Batches
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 from tests.support import denormalise
@@ -335,7 +333,7 @@ def ranks(config: DataConfig, count: int, world: int, **options: int) -> list[tu
 def kept(request, config, monkeypatch) -> DataConfig:
     """Both ways of reading a source; two shards of pairs."""
     if request.param == "streamed":
-        monkeypatch.setattr("flava.data.stream.IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("flava.data.streaming.IN_MEMORY_BYTES", 0)
         folder = Path(config.pairs.shards[0]).parent
         other = write_tar(folder / "more.tar", pair_files(range(21, 30)))
         pairs = replace(config.pairs, shards=(*config.pairs.shards, str(other)))
@@ -537,10 +535,10 @@ def test_workers_outlive_an_interrupt_of_the_process_group(config):
 
 def test_more_shards_than_files_may_be_open_are_refused_at_the_start(config, monkeypatch):
     """And not first when a batch on its way from a worker finds no place."""
-    monkeypatch.setattr("flava.data.stream.IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(open_files, "allow_open_files", lambda: open_files.BESIDE)
+    monkeypatch.setattr("flava.data.streaming.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.BESIDE)
     with pytest.raises(ValueError, match=r"data\.\w+ cannot be loaded: a process reads 1 shards"):
         Loader(config, seed=0)
-    monkeypatch.setattr(open_files, "allow_open_files", lambda: open_files.BESIDE + 1)
+    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.BESIDE + 1)
     with Loader(config, seed=0) as batches:
         next(batches)

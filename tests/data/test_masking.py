@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.flava.image_processing_flava import FlavaMaskingGenerator
 
+from flava.core.randomness import generator
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
-from flava.data.seeding import generator
-from flava.data.tokenizer import Tokenizer, pad
+from flava.data.tokenizers import Tokenizer, pad
 
 TOKENIZER = Tokenizer()
 GRIDS = [(14, 14), (6, 6), (1, 1), (1, 9), (2, 7), (7, 2), (2, 2), (30, 30)]

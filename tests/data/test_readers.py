@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from flava.data.labelled import Row
-from flava.data.readers import ImageReader
+from flava.data.labelled_loader import ImageReader
 
 
 def test_whole_images_stay_whole_in_training_whatever_their_shape(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from flava.data.tokenizer import VOCABULARY, Tokenizer, cut_pair, pad
+from flava.data.tokenizers import VOCABULARY, Tokenizer, cut_pair, pad
 
 DIRTY = [
     "",

@@ -17,18 +17,18 @@ import numpy as np
 import pytest
 import torch
 
+from flava.checkpoints.load import load_pretrained
+from flava.core.processes import end_with_parent
 from flava.data import mixture
 from flava.data.imagenet import WNIDS, validation_images
-from flava.data.vocabularies import Vocabulary
-from flava.evaluation.suite.task import Settings
+from flava.data.tokenizers import Vocabulary
 from flava.evaluation.validators import imagenet_validator
-from flava.model import Codebook
-from flava.model.published.load import load_pretrained
-from flava.parent import end_with_parent
+from flava.models import Codebook
+from flava.suite.task import Settings
 from flava.training.checkpoint import load_progress, save_checkpoint
 from tests.commands import Command, in_this_process
-from tests.data.build.made import photo, write_coco, write_pairs
 from tests.data.shard_files import encoded
+from tests.prepare.made import photo, write_coco, write_pairs
 from tests.tiny_runs import CODEBOOK, figures, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

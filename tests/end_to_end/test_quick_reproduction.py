@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from flava.checkpoints.load import load_pretrained
 from flava.cli import main
 from flava.data.loader import Loader, SourceConfig
-from flava.model.published.load import load_pretrained
-from flava.recipes.reproduction import STAGES, Trial, columns, trials
 from flava.recipes.start import held_out_batches, join
+from flava.reproduction.trials import STAGES, Trial, columns, trials
 from flava.training.run import Run
 
 UNSEEN_STYLE = "embedded:pairs/twemoji-train.tar"

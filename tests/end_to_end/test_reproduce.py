@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from flava.evaluation.record import FILE
-from flava.recipes.reproduce import ReproduceConfig, report, run_trials
-from flava.recipes.reproduction import Trial, trials
+from flava.reproduction.reproduce import ReproduceConfig, report, run_trials
+from flava.reproduction.trials import Trial, trials
 from tests.end_to_end.test_stopped import wait_for_row
 
 

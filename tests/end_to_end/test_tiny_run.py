@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flava.cli import main
-from flava.data.embedded import resolve
+from flava.data.paths import resolve
 from flava.training.run import load_run
 from tests.tiny_runs import CODEBOOK_ARGUMENTS, FLAVA_ARGUMENTS, rows
 

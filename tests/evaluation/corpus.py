@@ -7,16 +7,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from flava.data.tokenizer import Tokenizer
-from flava.evaluation.classes import CLASSES
-from flava.evaluation.held_out import EvaluatedConfig, HeldOut, Split
-from flava.model import (
-    CodebookConfig,
-    FlavaConfig,
-    ImageConfig,
-    MultimodalConfig,
-    TextConfig,
-)
+from flava.data.tokenizers import Tokenizer
+from flava.evaluation.embedded_data import CLASSES, EvaluatedConfig, HeldOut, Split
+from flava.models import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from tests.data.shard_files import encoded, write_tar
 
 WORDS = [

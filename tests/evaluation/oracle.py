@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flava.batch import unmap_pixels
-from flava.evaluation.held_out import tokenizer
-from flava.model import Flava, FlavaConfig, ImageConfig, TextConfig
+from flava.core.batch import unmap_pixels
+from flava.evaluation.embedded_data import tokenizer
+from flava.models import Flava, FlavaConfig, ImageConfig, TextConfig
 from tests.evaluation.corpus import STEP, WORDS, word_ids
 from tests.support import denormalise
 

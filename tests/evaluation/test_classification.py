@@ -18,9 +18,9 @@ from flava.evaluation.classification import (
     wilson,
     with_examples,
 )
-from flava.evaluation.classification_report import write_classification_report
+from flava.reports.classifier_report import write_classification_report
 from tests.data.shard_files import encoded, picture
-from tests.evaluation.test_report import HOSTILE, Page
+from tests.reports.test_run_report import HOSTILE, Page
 
 CLASSES = ("a", "b", "c", HOSTILE)
 

@@ -15,26 +15,21 @@ import timm
 import torch
 from PIL import Image
 
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.core.distributed import rank
+from flava.core.precision import Precision
 from flava.data.decoding import ORIENTATION
 from flava.data.errors import SampleError
 from flava.data.imagenet import WNIDS, validation_images
-from flava.data.tokenizer import Tokenizer
-from flava.distributed import rank
-from flava.evaluation.classes import ImageClass
-from flava.evaluation.suite.task import Settings
-from flava.evaluation.suite.vision.features import Extractor
-from flava.evaluation.suite.vision.zero_shot import Prompts, classify
-from flava.evaluation.validators import (
-    held_out_pairs,
-    imagenet_validator,
-    retrieval_validator,
-)
-from flava.model import Clip, Flava
-from flava.precision import Precision
+from flava.data.tokenizers import ClipTokenizer, Tokenizer
+from flava.evaluation.embedded_data import ImageClass
+from flava.evaluation.validators import held_out_pairs, imagenet_validator, retrieval_validator
+from flava.models import Clip, Flava
+from flava.suite.task import Settings
+from flava.suite.vision.features import Extractor
+from flava.suite.vision.prompts import Prompts, classify_with_prompts
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, picture, write_tar
-from tests.evaluation.suite.vision.models import tiny_clip, tiny_flava
+from tests.suite.vision.models import tiny_clip, tiny_flava
 from tests.training.ranks import run_phases
 
 IDS = WNIDS.read_text().split()
@@ -227,7 +222,7 @@ def test_the_figures_are_the_same_on_any_number_of_ranks(tmp_path: Path) -> None
     images = validation_images((str(tmp_path / "val"),), "nowhere")
     extractor = Extractor(tiny_flava(), settings(tmp_path), shown=False)
     features = extractor.compute("val", images, np.arange(len(images)))
-    predicted = classify(extractor, features, few_prompts()).tolist()
+    predicted = classify_with_prompts(extractor, features, few_prompts()).tolist()
     labels = [label if n % 2 else (label + 1) % 1000 for n, label in enumerate(predicted)]
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     run_phases([(ranks, few_are_right) for ranks in (1, 2, 3)], tmp_path)

@@ -3,9 +3,9 @@ import sklearn.metrics
 import torch
 from torch import Tensor
 
-from flava.data.source import read_samples
-from flava.evaluation.classes import CLASS_OF, CLASSES, TEMPLATES, ImageClass
-from flava.evaluation.metrics import accuracy, majority
+from flava.data.samples import read_samples
+from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES, ImageClass
+from flava.evaluation.record import accuracy, majority
 from flava.evaluation.tasks import SPLITS
 from flava.evaluation.zero_shot import class_embeddings, classify, confusion
 

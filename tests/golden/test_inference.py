@@ -16,7 +16,7 @@ from transformers import BertTokenizer, FlavaImageProcessorPil
 
 from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor
-from flava.model import Flava
+from flava.models import Flava
 from tests.data.shard_files import picture
 from tests.golden.twins import GEOMETRIES, Twins, twins
 from tests.inference.models import processor_of, vocabulary

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import FlavaConfig as PublishedConfig
 from transformers import FlavaForPreTraining
 
-from flava.batch import Batch, PairBatch
-from flava.model import Flava, FlavaConfig
+from flava.core.batch import Batch, PairBatch
+from flava.models import Flava, FlavaConfig
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from tests.golden.twins import (
     GEOMETRIES,

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from flava.batch import PairBatch, TextBatch
-from flava.model import Flava
-from flava.model.published import torchmultimodal
-from flava.model.published.load import load_pretrained
+from flava.checkpoints import torchmultimodal
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import PairBatch, TextBatch
+from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from tests.golden.twins import GEOMETRIES, Twins, twins
 from tests.support import random_images, random_texts, tiny_model

@@ -10,8 +10,10 @@ from transformers import FlavaConfig as PublishedConfig
 from transformers import FlavaForPreTraining
 from transformers.models.flava.modeling_flava import FlavaForPreTrainingOutput, FlavaImageCodebook
 
-from flava.batch import Batch, ImageBatch, PairBatch, TextBatch
-from flava.model import (
+from flava.checkpoints import huggingface
+from flava.checkpoints.layout import QUERY_KEY_VALUE, export, fill, sources
+from flava.core.batch import Batch, ImageBatch, PairBatch, TextBatch
+from flava.models import (
     CodebookConfig,
     Flava,
     FlavaConfig,
@@ -19,9 +21,6 @@ from flava.model import (
     MultimodalConfig,
     TextConfig,
 )
-from flava.model.published import huggingface
-from flava.model.published.names import QUERY_KEY_VALUE, export, sources
-from flava.model.published.strict import fill
 from tests.support import random_images, random_pairs, random_texts, randomise
 
 IGNORED = -100

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from flava.inference.images import Images, image_list
-from flava.inference.precision import InferencePrecision
+from flava.inference.int8 import InferencePrecision
 from flava.inference.pretrained import Pretrained
+from flava.inference.processor import Images, image_list
 from flava.inference.results import Match
 
 WIDTH = 12

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flava.inference import unfinished
-from flava.inference.images import Images
-from flava.inference.rows import embed_rows
-from flava.inference.sources import Kind, open_source
+from flava.inference import output_files
+from flava.inference.bulk import embed_rows
+from flava.inference.processor import Images
+from flava.inference.row_sources import Kind, open_source
 from tests.inference.encoders import KnownEncoder
 
 
@@ -33,7 +33,7 @@ class Wide(KnownEncoder):
 def main(kind: str, *sources: str) -> None:
     """Prints the peak memory in MB after each source."""
     encoder, size = (Slow(), 4) if kind == "images" else (Wide(), 256)
-    unfinished.SECONDS_BETWEEN_COMMITS = 0.05
+    output_files.SECONDS_BETWEEN_COMMITS = 0.05
     for source in sources:
         opened, output = open_source(Kind(kind), source), output_of(Path(source))
         embed_rows(encoder, opened, output, model="a/b", batch_size=size)

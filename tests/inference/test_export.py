@@ -14,13 +14,13 @@ from torch import nn
 from transformers import AutoTokenizer, FlavaForPreTraining, FlavaModel, FlavaProcessor
 from transformers.models.flava.image_processing_pil_flava import FlavaImageProcessorPil
 
-from flava.batch import PairBatch
-from flava.data.tokenizer import Tokenizer
+from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.reading import find_checkpoint
+from flava.core.batch import PairBatch
+from flava.data.tokenizers import Tokenizer
 from flava.data.transforms import ImageTransformConfig, evaluation_pixels
 from flava.inference.export import export, push_to_hub, save_pretrained
-from flava.model import Codebook, Flava, FlavaConfig
-from flava.model.published.files import find_checkpoint
-from flava.model.published.load import load_pretrained
+from flava.models import Codebook, Flava, FlavaConfig
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from tests.golden.twins import GEOMETRIES, Twins, run_published, twins
 from tests.support import randomise, same_but_for_rounding, tiny_model
@@ -179,7 +179,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch) -> None:
     def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flava.model.published.huggingface.save_file", full)
+    monkeypatch.setattr("flava.checkpoints.huggingface.save_file", full)
     with pytest.raises(OSError, match=r"x could not be written.*No space left"):
         save_pretrained(twins("odd-everything").ours, tmp_path / "x")
     assert not list(tmp_path.iterdir())

@@ -11,10 +11,10 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 import flava
+from flava.checkpoints.load import load_pretrained
 from flava.inference.export import export, save_pretrained
 from flava.inference.load import load
-from flava.model import Activation, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
-from flava.model.published.load import load_pretrained
+from flava.models import Activation, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from tests.inference.models import tiny_clip
 from tests.support import randomise
 

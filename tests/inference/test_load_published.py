@@ -14,7 +14,7 @@ from transformers import (
     FlavaImageProcessorPil,
 )
 
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data.tokenizers import ClipTokenizer
 from flava.inference.load import load
 from flava.inference.pretrained import Pretrained
 from tests.data.shard_files import picture

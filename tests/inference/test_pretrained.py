@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from flava.inference.int8 import InferencePrecision
 from flava.inference.load import load
-from flava.inference.precision import InferencePrecision
 from flava.inference.pretrained import Pretrained
-from flava.model import Codebook, Flava
-from flava.model.packing import GRAIN
+from flava.models import Codebook, Flava
+from flava.models.packing import GRAIN
 from flava.training.checkpoint import save_checkpoint
 from tests.data.shard_files import encoded, picture
 from tests.inference.models import clip_processor, loaded, processor_of, save_flava, tiny_clip
@@ -43,7 +43,7 @@ def close(ours: Tensor, expected: Tensor) -> None:
 
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the few inputs of a test are several groups."""
-    monkeypatch.setattr("flava.inference.passes.GROUP_TOKENS", 40)
+    monkeypatch.setattr("flava.inference.encoding.GROUP_TOKENS", 40)
 
 
 # Encoding
@@ -435,7 +435,7 @@ def test_large_images_are_not_all_held_at_once(pretrained, monkeypatch):
         held.append(opened)
         return original(levels)
 
-    monkeypatch.setattr("flava.inference.passes.open_image", open_one)
+    monkeypatch.setattr("flava.inference.encoding.open_image", open_one)
     monkeypatch.setattr("flava.data.views.View.normalise", note)
     pretrained.encode_image(IMAGES)
     assert held

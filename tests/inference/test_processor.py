@@ -8,10 +8,10 @@ from PIL import Image
 from transformers import BertTokenizer, CLIPImageProcessorPil, FlavaImageProcessorPil
 from transformers.image_utils import load_image
 
-from flava.data.embedded import resolve
 from flava.data.errors import SampleError
+from flava.data.paths import resolve
 from flava.data.shards import Raw, read_shard
-from flava.data.tokenizer import VOCABULARY, Tokenizer
+from flava.data.tokenizers import VOCABULARY, Tokenizer
 from flava.data.views import View, clip_view, codebook_view, encoder_view
 from flava.inference.processor import Processor
 from tests.data.shard_files import picture

@@ -11,12 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flava.inference import streaming
-from flava.inference.precision import InferencePrecision
-from flava.inference.rows import embed_rows
-from flava.inference.sources import Kind, Source, open_source
-from flava.inference.streaming import Outcome
-from flava.inference.unfinished import Unfinished, folder_of
+from flava.inference import bulk
+from flava.inference.bulk import Outcome, embed_rows
+from flava.inference.int8 import InferencePrecision
+from flava.inference.output_files import Unfinished, folder_of
+from flava.inference.row_sources import Kind, Source, open_source
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.inference.encoders import KnownEncoder
 
@@ -155,7 +154,7 @@ def test_a_full_disk_loses_nothing(tmp_path, folder, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, name, data)
 
-    monkeypatch.setattr("flava.inference.unfinished.SECONDS_BETWEEN_COMMITS", 0)
+    monkeypatch.setattr("flava.inference.output_files.SECONDS_BETWEEN_COMMITS", 0)
     monkeypatch.setattr(Unfinished, "_write", full)
     with pytest.raises(OSError, match=r"could not be written .*No space left.*free some space"):
         embed(images(folder), output)
@@ -173,7 +172,7 @@ def test_when_only_the_output_could_not_be_written_no_row_is_computed_again(
     def full(_: Unfinished) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(streaming, "write_output", full)
+    monkeypatch.setattr(bulk, "write_output", full)
     with pytest.raises(OSError, match="No space"):
         embed(images(folder), output)
     monkeypatch.undo()

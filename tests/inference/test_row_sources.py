@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flava.data.errors import Skipped
-from flava.inference.sources import Kind, Row, open_source
+from flava.inference.row_sources import Kind, Row, open_source
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 
 

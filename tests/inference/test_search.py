@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flava.inference.results_page import results_page
-from flava.inference.rows import embed_rows
+from flava.inference.bulk import Outcome, embed_rows
+from flava.inference.row_sources import Kind, open_source
 from flava.inference.search import Hit, Index, build_index, index_embeddings
-from flava.inference.sources import Kind, open_source
-from flava.inference.streaming import Outcome
+from flava.reports.search_page import results_page
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.inference.encoders import WIDTH, KnownEncoder, vector
 

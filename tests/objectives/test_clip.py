@@ -7,9 +7,9 @@ import torch
 from open_clip.loss import ClipLoss
 from torch.nn.functional import normalize
 
-from flava.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
-from flava.distributed import Gather
-from flava.model import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
+from flava.core.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
+from flava.core.distributed import Gather
+from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from flava.objectives import ClipObjective, ClipObjectiveConfig
 from flava.objectives.losses import contrastive
 from tests.support import random_images, tiny_config

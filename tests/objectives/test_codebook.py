@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import distributions
 
-from flava.batch import ImageBatch, map_pixels
-from flava.model import Codebook, CodebookConfig
+from flava.core.batch import ImageBatch, map_pixels
+from flava.models import Codebook, CodebookConfig
 from flava.objectives import CodebookObjective, CodebookObjectiveConfig
 from flava.objectives.codebook import anneal, divergence_from_uniform, logit_laplace
 from tests.support import random_images, random_texts, tiny_config

@@ -10,12 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from flava.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
-from flava.distributed import Gather
-from flava.model import MAX_LOGIT_SCALE
-from flava.model.flava import unit_length
-from flava.objectives import ClipObjective, ClipObjectiveConfig, blocks, losses
-from flava.objectives.accumulated import joined
+from flava.core.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
+from flava.core.distributed import Gather
+from flava.models import MAX_LOGIT_SCALE
+from flava.models.flava import unit_length
+from flava.objectives import ClipObjective, ClipObjectiveConfig, losses
+from flava.objectives.accumulation import joined
 from flava.objectives.losses import contrastive
 from tests.objectives.test_clip import tiny
 
@@ -70,7 +70,7 @@ def test_the_negatives_are_hard() -> None:
 def test_on_one_rank(monkeypatch: pytest.MonkeyPatch, undivided: int) -> None:
     wanted = contrast(slice(PAIRS), lower=False)
     monkeypatch.setattr(losses, "UNDIVIDED_LOGITS", undivided)
-    monkeypatch.setattr(blocks, "SIDE", 7)
+    monkeypatch.setattr(losses, "SIDE", 7)
     assert_same(contrast(slice(PAIRS), lower=True), wanted)
 
 
@@ -78,7 +78,7 @@ def work(worker: int, folder: Path) -> None:
     """One of two ranks: its loss, and the gradients averaged as DDP does."""
     meeting = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meeting, rank=worker, world_size=WORKERS)
-    blocks.SIDE = 7
+    losses.SIDE = 7
     found = []
     for undivided in (losses.UNDIVIDED_LOGITS, 0):
         losses.UNDIVIDED_LOGITS = undivided

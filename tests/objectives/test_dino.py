@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import CropBatch
-from flava.model import Dino
+from flava.core.batch import CropBatch
+from flava.models import Dino
 from flava.objectives import DinoObjective, DinoObjectiveConfig, Term
 from flava.objectives.dino import cross_entropy, mean_entropy
 from flava.training.optimizer import OptimizerConfig, build_optimizer

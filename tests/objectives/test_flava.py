@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import (
+from flava.core.batch import (
     Batch,
     CropBatch,
     ImageBatch,
@@ -19,7 +19,7 @@ from flava.batch import (
     TextInputs,
     WholePairBatch,
 )
-from flava.model import MAX_LOGIT_SCALE, Flava
+from flava.models import MAX_LOGIT_SCALE, Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig, Term
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flava.batch import (
+from flava.core.batch import (
     Batch,
     CodedImageBatch,
     ImageInputs,
@@ -19,9 +19,9 @@ from flava.batch import (
     WholePairBatch,
     mapped,
 )
-from flava.model import Flava
+from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
-from flava.training.outline import Outline, aten, outlined, twin_of
+from flava.planning.costs import Outline, aten, outlined, twin_of
 from tests.support import random_images, random_pairs, random_texts, tiny_config
 
 CONFIG = tiny_config()

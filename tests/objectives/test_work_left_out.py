@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from flava.batch import Batch, PairBatch
-from flava.model import Flava, packed_attention, transformer
-from flava.model.attention import attend_to_all
-from flava.model.packing import Packing
-from flava.model.transformer import Transformer
+from flava.core.batch import Batch, PairBatch
+from flava.models import Flava, attention, transformer
+from flava.models.attention import attend_to_all
+from flava.models.packing import Packing
+from flava.models.transformer import Transformer
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.objectives import flava as objectives
 from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_gradients
@@ -53,7 +53,7 @@ def compute_padding(patch: pytest.MonkeyPatch) -> None:
     def everything(real: torch.Tensor, *given: Any) -> Packing:
         return replace(without(real, *given), rows=torch.arange(real.numel()))
 
-    patch.setattr(packed_attention, "takes_lengths", lambda *_: False)
+    patch.setattr(attention, "takes_lengths", lambda *_: False)
     patch.setattr(Packing, "of", staticmethod(everything))
 
 
@@ -89,14 +89,14 @@ def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return mixed.transpose(1, 2)
 
-    for module in (packed_attention, transformer):
+    for module in (attention, transformer):
         patch.setattr(module, "attend", attend)
 
 
 def pad_otherwise(patch: pytest.MonkeyPatch) -> None:
     """Padded where lengths are taken one by one, and one by one where they are padded."""
-    takes = packed_attention.takes_lengths
-    patch.setattr(packed_attention, "takes_lengths", lambda *given: not takes(*given))
+    takes = attention.takes_lengths
+    patch.setattr(attention, "takes_lengths", lambda *given: not takes(*given))
 
 
 TAKEN_BACK = [pad_otherwise, compute_padding, compute_all_states, pass_twice, attend_otherwise]

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from flava.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
-from flava.data.vocabularies import Vocabulary
-from flava.distributed import Gather
-from flava.evaluation.suite.vision.zero_shot import PROMPTS
-from flava.model import (
+from flava.core.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
+from flava.core.distributed import Gather
+from flava.data.tokenizers import Vocabulary
+from flava.models import (
     Clip,
     ClipConfig,
     ClipImageConfig,
@@ -21,7 +20,7 @@ from flava.model import (
     FlavaConfig,
     ImageConfig,
 )
-from flava.model.transformer import Activation, TransformerConfig
+from flava.models.transformer import Activation, TransformerConfig
 from flava.objectives import (
     ClipObjective,
     ClipObjectiveConfig,
@@ -30,8 +29,9 @@ from flava.objectives import (
 )
 from flava.recipes import RECIPES
 from flava.recipes.columns import COLUMNS
+from flava.suite.vision.prompts import PROMPTS
+from flava.training.optimizer import learning_rate_factor
 from flava.training.run import Run, Validator, differences
-from flava.training.schedule import learning_rate_factor
 from tests.support import tiny_config
 
 FROM_PAIRS = [name for name, column in COLUMNS.items() if 3 <= column <= 13]

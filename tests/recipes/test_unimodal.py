@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from flava.batch import Batch, ImageBatch, TextBatch
-from flava.evaluation.held_out_loss import loss_probe
-from flava.model import (
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import Batch, ImageBatch, TextBatch
+from flava.core.precision import Precision
+from flava.evaluation.validators import loss_probe
+from flava.models import (
     Codebook,
     CodebookConfig,
     ImageConfig,
@@ -19,16 +21,14 @@ from flava.model import (
     MaskedTextConfig,
     TextConfig,
 )
-from flava.model.published.load import load_pretrained
 from flava.objectives import CodebookObjectiveConfig, MaskedObjective, MaskedObjectiveConfig
-from flava.precision import Precision
 from flava.recipes import RECIPES
 from flava.recipes.start import held_out_batches, misfits, start
 from flava.training.checkpoint import save_checkpoint
-from flava.training.initial import InitConfig
-from flava.training.loop import Interrupted
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import learning_rate_factor
 from flava.training.run import RUN, Run, Validator
-from flava.training.schedule import learning_rate_factor
+from flava.training.trainer import Interrupted
 from tests.recipes.test_resume import assert_same, interrupting
 from tests.support import random_texts, tiny_config, tiny_model
 from tests.tiny_runs import CODEBOOK, figures, flava_data, flava_run
@@ -202,7 +202,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, mak
     start(through)
     parts = replace(through, output_dir=tmp_path / "parts")
     with monkeypatch.context() as patch:
-        patch.setattr("flava.training.loop.Trainer.look", interrupting(5))
+        patch.setattr("flava.training.trainer.Trainer.look", interrupting(5))
         with pytest.raises(Interrupted):
             start(parts)
     torch.rand(3)
@@ -224,8 +224,8 @@ def test_the_codebook_is_that_of_the_file_and_stays_so(tmp_path):
 def test_every_rank_holds_out_all_batches(tmp_path, monkeypatch):
     run = image_run(tmp_path)
     alone = held_out_batches(run)
-    monkeypatch.setattr("flava.distributed.rank", lambda: 1)
-    monkeypatch.setattr("flava.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("flava.core.distributed.rank", lambda: 1)
+    monkeypatch.setattr("flava.core.distributed.world_size", lambda: 2)
     for batch, expected in zip(held_out_batches(run), alone, strict=True):
         assert isinstance(batch, ImageBatch)
         assert isinstance(expected, ImageBatch)

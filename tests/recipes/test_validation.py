@@ -10,12 +10,12 @@ import pytest
 
 from flava.data.imagenet import WNIDS
 from flava.data.loader import DataConfig
-from flava.evaluation.suite.vision import zero_shot
-from flava.model import Codebook
+from flava.models import Codebook
 from flava.objectives import CodebookObjectiveConfig
 from flava.recipes.start import start
+from flava.suite.vision import prompts
 from flava.training.checkpoint import save_checkpoint
-from flava.training.initial import InitConfig
+from flava.training.initialization import InitConfig
 from flava.training.run import RUN, Run, Validator, load_run, save_run
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
@@ -48,9 +48,9 @@ def some_classes(folder: Path) -> Path:
 @pytest.fixture
 def few_templates(monkeypatch) -> None:
     """Two of the eighty, where the figure itself does not matter."""
-    prompts = zero_shot.PROMPTS["imagenet"]
-    few = replace(prompts, templates=prompts.templates[:2])
-    monkeypatch.setitem(zero_shot.PROMPTS, "imagenet", few)
+    imagenet = prompts.PROMPTS["imagenet"]
+    few = replace(imagenet, templates=imagenet.templates[:2])
+    monkeypatch.setitem(prompts.PROMPTS, "imagenet", few)
 
 
 # ImageNet-1k

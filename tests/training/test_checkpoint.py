@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict_saver import save as torch_save
 from torch.optim import AdamW
 
-from flava.model import Codebook, Flava
-from flava.model.published.files import find_checkpoint
-from flava.model.published.load import load_pretrained
+from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.reading import find_checkpoint
+from flava.models import Codebook, Flava
 from flava.training.checkpoint import (
     Progress,
+    Writer,
     clear_rests,
     load_progress,
     point,
     save_checkpoint,
 )
 from flava.training.state import restore, stored_tensors
-from flava.training.writer import Writer
 from tests.support import randomise, tiny_model
 from tests.tiny_runs import CODEBOOK, content, folders
 from tests.training.trainers import trained, trainer_of

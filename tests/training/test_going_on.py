@@ -9,19 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from flava.batch import Batch
-from flava.model.published.load import load_pretrained
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import Batch
 from flava.training.checkpoint import load_progress
-from flava.training.loop import Interrupted
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import load_run
-from tests.tiny_runs import (
-    content,
-    figures,
-    folders,
-    image_batches,
-    rows,
-)
+from flava.training.trainer import Interrupted
+from tests.tiny_runs import content, figures, folders, image_batches, rows
 from tests.training.trainers import ending_after, same, trained, trainer_of, weights
 
 # Probes and checkpoints
@@ -214,7 +208,7 @@ def test_a_full_disk_during_training_keeps_rows_and_checkpoint(run, monkeypatch)
         for number, batch in enumerate(image_batches()):
             if number == 3:
                 trainer.writer.wait()  # for the checkpoint after update 2
-                monkeypatch.setattr("flava.model.published.own.save_file", full)
+                monkeypatch.setattr("flava.checkpoints.native.save_file", full)
             yield batch
 
     with pytest.raises(OSError, match=r"step-000004 could not be written.*No space left"):

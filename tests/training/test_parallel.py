@@ -11,22 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from flava.batch import Batch
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import Batch
+from flava.core.distributed import Gather, from_all, rank, world_size
+from flava.core.precision import Precision
 from flava.data.loader import SourceMarks
-from flava.data.stream import Mark
-from flava.distributed import Gather, rank, world_size
-from flava.model.published.load import load_pretrained
+from flava.data.streaming import Mark
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
-from flava.precision import Precision
-from flava.training import folder as folder_module
+from flava.training import run_folder as folder_module
 from flava.training.checkpoint import load_progress
-from flava.training.folder import check, disagreements, of_ranks, unshared
-from flava.training.loop import Interrupted, Trainer
-from flava.training.optimizer import OptimizerConfig
-from flava.training.processes import from_all
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import LoopConfig, Parallel
-from flava.training.schedule import ScheduleConfig
+from flava.training.run_folder import check, disagreements, of_ranks, unshared
 from flava.training.state import stored_tensors, tensors_of
+from flava.training.trainer import Interrupted, Trainer
 from tests.support import tiny_model
 from tests.tiny_runs import rows
 from tests.training.ranks import mixed_batches, own_share, run_phases

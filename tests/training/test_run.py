@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from flava.data.loader import DataConfig
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import RUN, Run, differences, load_run, save_run
-from flava.training.schedule import ScheduleConfig
 from tests.tiny_runs import CODEBOOK
 
 RATES = st.floats(0, 1e9, exclude_min=True)

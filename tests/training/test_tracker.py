@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from flava.training.metrics import Watch
-from flava.training.tracker import Tracker
+from flava.training.metrics import Tracker, Watch
 from tests.tiny_runs import codebook_run
 
 BLOCK, FILE_HEADER, HEADER = 2**15, 7, struct.Struct("<IHB")

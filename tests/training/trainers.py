@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import torch
 
-from flava.batch import Batch
-from flava.model import Codebook
-from flava.training.folder import check
-from flava.training.loop import Probe, Trainer
+from flava.core.batch import Batch
+from flava.models import Codebook
 from flava.training.run import Run
+from flava.training.run_folder import check
+from flava.training.trainer import Probe, Trainer
 from tests.tiny_runs import CODEBOOK, MeanSquare, image_batch, image_batches
 
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
 
-from flava.batch import (
+from flava.core.batch import (
     Batch,
     CodedImageBatch,
     ImageBatch,
@@ -22,21 +22,21 @@ from flava.batch import (
     WholePairBatch,
     mapped,
 )
-from flava.data.augmentation import flip_at_random, jitter_colours
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.core.randomness import generator
+from flava.data.decoding import Levels, levels_of
 from flava.data.errors import SampleError, Skipped
-from flava.data.levels import Levels, levels_of
+from flava.data.full_sentences import Packed
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
-from flava.data.packing import Packed
-from flava.data.seeding import generator
+from flava.data.samples import caption_of, codes_of, skip_sample
 from flava.data.shards import Raw
-from flava.data.source import caption_of, codes_of, skip_sample
-from flava.data.stream import Content, Marks, Window
-from flava.data.tokenizer import Tokenizer, pad
+from flava.data.streaming import Content, Marks, Window
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import (
     ImageTransformConfig,
     cropped,
+    flip_at_random,
     for_codebook,
+    jitter_colours,
     normalise,
     resize,
     resize_for_encoder,

@@ -19,15 +19,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from flava.data.build.manifest import NAME as MANIFEST
-from flava.data.build.manifest import UNFINISHED, read_manifest
-from flava.data.build.shard_files import read_range
-from flava.data.embedded import resolve
 from flava.data.errors import SampleError, Skipped
-from flava.data.folders import FOLDER_SUFFIXES, walk_images
+from flava.data.paths import FOLDER_SUFFIXES, resolve, walk_images
 from flava.data.remote import is_url
 from flava.data.shards import TAR_BLOCK_BYTES
 from flava.data.tables import open_parquet
+from flava.prepare.manifest import NAME as MANIFEST
+from flava.prepare.manifest import UNFINISHED, read_manifest
+from flava.prepare.shard_files import read_range
 
 CLASSES = 1000
 IMAGES = 50_000

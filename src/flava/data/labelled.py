@@ -1,4 +1,4 @@
-"""One's own labelled data: a folder with a subfolder for each class, or a table, to rows.
+"""One's own labelled data: a folder with a subfolder for each class, or a table.
 
 What is classified follows from the data: images, texts, or pairs of both. A sample that cannot be
 used is left out and reported by name; a mistake in the data as a whole is an error.
@@ -12,10 +12,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from flava.batch import Kind
+from flava.core.batch import Kind
 from flava.data.errors import SampleError, Skipped
+from flava.data.samples import IMAGE_SUFFIXES, skip_sample, usable_text
 from flava.data.skips import Skips
-from flava.data.source import IMAGE_SUFFIXES, skip_sample, usable_text
 from flava.data.tables import READERS, columns_of, is_table, read_table
 
 TEXT_SUFFIX = "txt"
@@ -315,3 +315,15 @@ def drawn(rows: Sequence[Row], fraction: float, seed: int) -> set[int]:
 
 def lot(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0split\0{key}".encode(errors="replace")).digest()
+
+
+def rows_digest(rows: Sequence[Row]) -> str:
+    """Names rows with their content and targets, in order; of images in files, name and size."""
+    digest = hashlib.sha256()
+    for row in rows:
+        image = row.image
+        if isinstance(image, Path):
+            image = (image.name, image.stat().st_size if image.is_file() else None)
+        content = (row.key, row.text, row.second, row.label, row.score, row.answers, image)
+        digest.update(repr(content).encode(errors="replace"))
+    return digest.hexdigest()[:16]

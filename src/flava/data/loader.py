@@ -6,11 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from flava import distributed
-from flava.batch import Batch
-from flava.data import mixture, open_files
-from flava.data.build.commands import commands
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.core import distributed
+from flava.core.batch import Batch
+from flava.data import mixture
 from flava.data.collate import (
     CodedImageCollator,
     ImageCollator,
@@ -19,20 +17,19 @@ from flava.data.collate import (
     TextCollator,
     WholePairCollator,
 )
-from flava.data.crops import CropCollator, CropConfig
 from flava.data.errors import Skipped
+from flava.data.full_sentences import PackedReader
 from flava.data.masking import TokenMasker
-from flava.data.packing import PackedReader
+from flava.data.multi_crop import CropCollator, CropConfig
 from flava.data.remote import Shard
+from flava.data.samples import caption_of, text_of
 from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.skips import Skips
-from flava.data.source import caption_of, text_of
-from flava.data.stream import Mark, Marks, fits_in_memory, small_windows
-from flava.data.streamed import Layout, StreamedWindows
-from flava.data.tokenizer import Tokenizer
+from flava.data.streaming import Layout, Mark, Marks, StreamedWindows, fits_in_memory, small_windows
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, Vocabulary
 from flava.data.transforms import ImageTransformConfig
-from flava.data.vocabularies import Vocabulary
-from flava.data.workers import Batches, Windows
+from flava.data.workers import Batches, Windows, too_many_streams
+from flava.prepare.sources import commands
 
 ROOT = "root:"
 """Before shards that are below ``DataConfig.root``."""
@@ -291,7 +288,7 @@ def _check_open_files(name: str, windows: Windows, world: int, workers: int) -> 
     """Raises ValueError: a process cannot keep a shard of each of its streams open."""
     if isinstance(windows, StreamedWindows):
         streams = windows.layout.streams_of(world=world, workers=workers)
-        if said := open_files.problem(streams):
+        if said := too_many_streams(streams):
             raise ValueError(f"data.{name} cannot be loaded: {said}")
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from flava.data.tokenizer import Tokenizer
+from flava.data.tokenizers import Tokenizer
 
 MIN_BLOCK_FRACTION = 16 / 196
 """Smallest area of a block, as a share of the grid: BEiT's 16 of 14x14 patches."""

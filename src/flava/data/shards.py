@@ -16,8 +16,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from flava.data.embedded import resolve
 from flava.data.errors import Skipped
+from flava.data.paths import resolve
 from flava.data.remote import Shard, is_url, resolve_urls
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-from flava.batch import Batch
+from flava.core.batch import Batch
 from flava.data.collate import Collated
 from flava.data.errors import Skipped
 

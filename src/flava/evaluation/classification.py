@@ -15,14 +15,12 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from flava.batch import Kind
+from flava.core.batch import Kind
+from flava.core.files import explain, write_whole
 from flava.data.labelled import Row
-from flava.data.readers import row_image
-from flava.evaluation.metrics import accuracy, majority
-from flava.evaluation.record import Confusion, Figure, Pictures, save_pictures
+from flava.data.labelled_loader import row_image
+from flava.evaluation.record import Confusion, Figure, Pictures, accuracy, majority, save_pictures
 from flava.evaluation.zero_shot import confusion
-from flava.files import explain
-from flava.training.files import write_whole
 
 FILE = "classification.json"
 PREDICTIONS = "predictions.jsonl"

@@ -8,22 +8,15 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from flava.batch import unmap_pixels
-from flava.data.seeding import generator
-from flava.evaluation import predictions
-from flava.evaluation.drawing import HIDDEN_GREY, paste, to_picture
-from flava.evaluation.held_out import Pairs, tokenizer
-from flava.evaluation.masked import hidden_tokens, patch_masks
-from flava.evaluation.record import (
-    Blank,
-    Examples,
-    MaskedImage,
-    MaskedText,
-    Pictures,
-    Ranked,
-)
+from flava.core.batch import unmap_pixels
+from flava.core.randomness import generator
+from flava.evaluation.embedded_data import Pairs, tokenizer
+from flava.evaluation.features import BOTH, Subject, TextStates, lacking
+from flava.evaluation.masked_tasks import hidden_tokens, patch_masks
+from flava.evaluation.record import Blank, Examples, MaskedImage, MaskedText, Pictures, Ranked
 from flava.evaluation.retrieval import ranks
-from flava.evaluation.subject import BOTH, Subject, TextStates, lacking
+from flava.inference import fill
+from flava.inference.fill import HIDDEN_GREY, paste, to_picture
 
 QUERIES = 8
 """Samples of each kind of example."""
@@ -126,12 +119,10 @@ def masked_images(
     model, pairs = subject.flava, subject.held_out.pairs(split)
     selected = patch_masks(pairs, subject.held_out.seed)[rows]
     states = subject.image_states(pairs.pixels[rows], selected)
-    alone = (
-        predictions.patches_alone(model, states.to(subject.device), selected).argmax(dim=1).cpu()
-    )
+    alone = fill.patches_alone(model, states.to(subject.device), selected).argmax(dim=1).cpu()
     texts = subject.text_states(pairs.captions)
     joint = jointly(subject, states, texts, rows)
-    with_text = predictions.patches_jointly(model, joint, selected).argmax(dim=1).cpu()
+    with_text = fill.patches_jointly(model, joint, selected).argmax(dim=1).cpu()
     codes = subject.codes(split)[rows]
     truth = codes[selected]
     seen = pairs.codebook_pixels[rows]
@@ -209,10 +200,8 @@ def masked_texts(
     joint = jointly(subject, images, texts, rows)
     for i, row in enumerate(rows.tolist()):
         selected, ids = hidden[row : row + 1], pairs.captions.ids[row]
-        seeing = predictions.tokens_jointly(model, joint[i : i + 1], selected)
-        blind = predictions.tokens_alone(
-            model, texts.hidden[row : row + 1].to(subject.device), selected
-        )
+        seeing = fill.tokens_jointly(model, joint[i : i + 1], selected)
+        blind = fill.tokens_alone(model, texts.hidden[row : row + 1].to(subject.device), selected)
         shown = ids.masked_fill(selected[0], tokenizer().mask)[texts.real[row]]
         yield MaskedText(
             picture=album.add(f"image-{row}", pairs.images[row]),

@@ -1,14 +1,16 @@
-"""What an evaluation found: one record for each figure, written to RUN/evaluation.json."""
+"""What an evaluation measured: one record for each figure, kept as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from jaxtyping import Shaped
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
-from flava.files import whole_file
+from flava.core.files import whole_file
 
 FILE = "evaluation.json"
 PICTURES = "evaluation"
@@ -163,3 +165,30 @@ def load_evaluation(run_folder: Path) -> Evaluation:
         raise ValueError(
             f"{path} is not an evaluation ({error}): run `flava evaluate {run_folder}` again"
         ) from error
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's value over ``n`` predictions, with the baselines that come with it."""
+
+    value: float
+    n: int
+    baselines: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found of one model: metrics by name."""
+
+    metrics: dict[str, Measured]
+    confusion: Confusion | None = None
+
+
+def accuracy(predicted: Shaped[Tensor, " n"], truth: Shaped[Tensor, " n"]) -> float:
+    """The share of right predictions."""
+    return (predicted == truth).double().mean().item()
+
+
+def majority(truth: Shaped[Tensor, " n"]) -> float:
+    """The accuracy of the best constant answer: that of the commonest class of this very data."""
+    return truth.bincount().max().item() / len(truth)

@@ -1,4 +1,4 @@
-"""Validators of pretraining beside the embedded corpus's: ImageNet-1k, and held-out pairs.
+"""What measures a run while it trains, and chooses its best checkpoint.
 
 A validator is what training calls a probe: (model, step) -> figures, of which the first chooses the
 best checkpoint. Every rank is asked, computes its part, and has the figures that all others have.
@@ -6,7 +6,7 @@ best checkpoint. Every rank is asked, computes its part, and has the figures tha
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -16,19 +16,96 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from flava.core.batch import Batch, to_device
+from flava.core.distributed import of_all_ranks, own_batches
+from flava.core.precision import Precision
 from flava.data.errors import SampleError, Skipped
 from flava.data.imagenet import LabelledImages
+from flava.data.samples import first_caption, image_file_of, image_of
 from flava.data.shards import Raw, read_shard, resolve_all
-from flava.data.source import first_caption, image_file_of, image_of
-from flava.evaluation.probe import Probe
-from flava.evaluation.ranks import of_all_ranks, own_batches
+from flava.evaluation.embedded_data import CLASSES, TEMPLATES, HeldOut, Split
+from flava.evaluation.features import Subject, evaluating
+from flava.evaluation.record import accuracy
 from flava.evaluation.retrieval import ranks, recall
-from flava.evaluation.subject import evaluating
-from flava.evaluation.suite.task import Settings
-from flava.evaluation.suite.vision.collection import Images
-from flava.evaluation.suite.vision.decoding import open_image
-from flava.evaluation.suite.vision.features import Extractor
-from flava.evaluation.suite.vision.zero_shot import PROMPTS, Prompts, classify
+from flava.evaluation.tasks import SPLITS, VALIDATION, in_classes
+from flava.evaluation.zero_shot import class_embeddings, classify
+from flava.models import Clip, ClipConfig, Flava, FlavaConfig
+from flava.suite.task import Settings
+from flava.suite.vision.collection import Images, open_image
+from flava.suite.vision.features import Extractor
+from flava.suite.vision.prompts import PROMPTS, Prompts, classify_with_prompts
+from flava.training.trainer import Objective
+
+BATCH_SIZE = 256
+
+Probe = Callable[[nn.Module, int], dict[str, float]]
+
+
+def zero_shot_probe(
+    config: FlavaConfig | ClipConfig,
+    *,
+    splits: Mapping[str, Split] = SPLITS,
+    precision: Precision = Precision.BF16,
+) -> Probe:
+    """(model, step) -> figures on the validation concepts in the trained styles.
+
+    The first figure, ``zero_shot_accuracy``, chooses the best checkpoint. ``retrieval_r@5`` is the
+    mean of both directions, among the validation concepts.
+
+    Raises:
+        FileNotFoundError, ValueError: as `HeldOut`; the data is read now, not in training.
+    """
+    held_out = HeldOut(splits, config, seed=0)
+    pairs = held_out.pairs(VALIDATION)
+    rows, truth = in_classes(pairs.subgroups)
+    ids = pairs.concept_ids
+    once = np.unique(ids, return_index=True)[1]
+    assert len(pairs.pixels) == len(ids)  # decoded now, for all calls
+
+    def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
+        assert isinstance(model, Flava | Clip)
+        subject = Subject(model, held_out, BATCH_SIZE)
+        with evaluating(model, precision):
+            images = subject.image_embeddings(VALIDATION)
+            texts = subject.caption_embeddings(VALIDATION)
+            classes = class_embeddings(subject.embed, CLASSES, TEMPLATES)
+        # One caption a concept: six styles have the same one.
+        texts = texts[once]
+        both = [
+            recall(ranks(images.numpy(), texts.numpy(), ids, ids[once]), k=5),
+            recall(ranks(texts.numpy(), images.numpy(), ids[once], ids), k=5),
+        ]
+        return {
+            "zero_shot_accuracy": accuracy(classify(images[rows], classes), truth),
+            "retrieval_r@5": sum(both) / 2,
+        }
+
+    return probe
+
+
+def loss_probe(
+    objective: Objective, batches: Sequence[Batch], precision: Precision
+) -> Callable[[nn.Module, int], dict[str, float]]:
+    """(model, step) -> for each loss its mean over ``batches`` with the sign changed, and accuracy.
+
+    With the sign changed it is the log-likelihood of what is hidden, in nats for each prediction:
+    more is better, as the choice of the best checkpoint needs. Accuracies are in [0, 1].
+    """
+
+    def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
+        device = next(model.parameters()).device
+        with evaluating(model, precision):
+            found = [objective(to_device(batch, device)) for batch in batches]
+        figures = {}
+        for name in found[0]:
+            losses = [terms[name].loss.item() for terms in found]
+            right = [a.item() for terms in found if (a := terms[name].accuracy) is not None]
+            figures[f"{name}_log_likelihood"] = -sum(losses) / len(losses)
+            figures[f"{name}_accuracy"] = sum(right) / max(1, len(right))
+        return figures
+
+    return probe
+
 
 K = 5
 """The k of R@k."""
@@ -61,7 +138,7 @@ def imagenet_validator(
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
         extractor = Extractor(model, settings, threads=threads, shown=False)
         features = features_of(extractor, images)
-        right = torch.from_numpy(classify(extractor, features, prompts)) == labels
+        right = torch.from_numpy(classify_with_prompts(extractor, features, prompts)) == labels
         right &= ~torch.from_numpy(unreadable(features))
         return {"imagenet_zero_shot_accuracy": right.double().mean().item()}
 

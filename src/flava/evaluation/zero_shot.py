@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from flava.evaluation.classes import ImageClass
+from flava.evaluation.embedded_data import ImageClass
 
 Embed = Callable[[list[str]], Float[Tensor, "texts width"]]
 """Texts -> unit vectors."""

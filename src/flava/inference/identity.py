@@ -4,9 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict
 
+from flava.checkpoints.digests import parts_of
 from flava.inference.processor import Processor
-from flava.model import Clip, Flava
-from flava.model.digest import parts_of
+from flava.models import Clip, Flava
 
 NOT_GEOMETRY = ("init_std", "token_init_std")
 """Fields of a model's configuration that only matter before its training."""

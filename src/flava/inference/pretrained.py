@@ -8,22 +8,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flava.evaluation.classes import ImageClass
+from flava.evaluation.embedded_data import ImageClass
 from flava.evaluation.zero_shot import class_embeddings
-from flava.inference import export, masked, states
+from flava.inference import encoding, export, fill
+from flava.inference.encoding import Passes, check_pairs, gather
 from flava.inference.identity import identity
-from flava.inference.images import Images, image_list
-from flava.inference.passes import Passes, check_pairs, gather
-from flava.inference.precision import InferencePrecision
-from flava.inference.processor import Processor
-from flava.inference.results import (
-    Candidate,
-    Classification,
-    HiddenStates,
-    Match,
-    Reconstruction,
-)
-from flava.model import Clip, Flava
+from flava.inference.int8 import InferencePrecision
+from flava.inference.processor import Images, Processor, image_list
+from flava.inference.results import Candidate, Classification, HiddenStates, Match, Reconstruction
+from flava.models import Clip, Flava
 
 TEMPLATES = ("a photo of a {}.",)
 """CLIP's prompt for a class (Radford et al. 2021, section 3.1.4)."""
@@ -33,7 +26,7 @@ class Pretrained:
     """What `flava.load` returns.
 
     Images may be PIL images, arrays, tensors, paths or files' bytes (see
-    `flava.inference.images.open_image`). All results are in 32 bits, on the CPU, and in the order
+    `flava.inference.processor.open_image`). All results are in 32 bits, on the CPU, and in the order
     asked. Every method raises ValueError for inputs that cannot be used, and names them. ``model``
     is in 32 bits whatever the precision; for less its matrices were copied when this was made.
     """
@@ -99,7 +92,7 @@ class Pretrained:
         Raises:
             ValueError: neither images nor texts are given; or some cannot be used.
         """
-        return states.hidden_states(self._flava(), self._passes, images, texts)
+        return encoding.hidden_states(self._flava(), self._passes, images, texts)
 
     def match(self, images: Images, texts: Sequence[str]) -> Match:
         """How well each image goes with its text."""
@@ -143,7 +136,7 @@ class Pretrained:
         masked multimodal modelling, which sees both.
         """
         model = self._flava("mlm_head" if images is None else "mmm_text_head")
-        return masked.fill_mask(model, self._passes, texts, images, top)
+        return fill.fill_mask(model, self._passes, texts, images, top)
 
     def reconstruct(
         self,
@@ -161,7 +154,7 @@ class Pretrained:
         """
         head = "mim_head" if texts is None else "mmm_image_head"
         model = self._flava(head, "codebook.encoder", "codebook.decoder")
-        return masked.reconstruct(model, self._passes, images, texts, mask, seed)
+        return fill.reconstruct(model, self._passes, images, texts, mask, seed)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model for transformers, with its processor's files, into a new folder.

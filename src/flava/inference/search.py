@@ -19,14 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 from usearch.compiled import MetricKind
 from usearch.index import search as nearest
 
+from flava.core.files import explain
 from flava.data.tables import open_parquet
-from flava.files import explain
-from flava.inference.outputs import ABOUT, METADATA, beside
+from flava.inference.bulk import BATCH_SIZE, Outcome, embed_rows, finish, progress
+from flava.inference.output_files import ABOUT, METADATA, ROWS, Unfinished, beside
 from flava.inference.pretrained import Pretrained
-from flava.inference.rows import BATCH_SIZE, embed_rows
-from flava.inference.sources import Kind, Source
-from flava.inference.streaming import Outcome, finish, progress
-from flava.inference.unfinished import ROWS, Unfinished
+from flava.inference.row_sources import Kind, Source
 
 VECTORS = "vectors.npy"
 CHUNK_ROWS = 4096

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from flava.batch import Batch, PairBatch, PairInputs, WholePairBatch
-from flava.distributed import Gather
-from flava.model import Clip, Flava
+from flava.core.batch import Batch, PairBatch, PairInputs, WholePairBatch
+from flava.core.distributed import Gather
+from flava.models import Clip, Flava
 from flava.objectives.losses import Term, contrastive
 
 MAX_LOGIT_SCALE = math.log(100)

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from flava.batch import Batch, ImageBatch
-from flava.model import Codebook
+from flava.core.batch import Batch, ImageBatch
+from flava.models import Codebook
 from flava.objectives.losses import Term
 
 

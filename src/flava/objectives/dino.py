@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flava.batch import Batch, CropBatch
-from flava.distributed import mean_over_workers
-from flava.model import Dino
+from flava.core.batch import Batch, CropBatch
+from flava.core.distributed import mean_over_workers
+from flava.models import Dino
 from flava.objectives.losses import Term
 
 

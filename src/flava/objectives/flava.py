@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from flava.batch import (
+from flava.core.batch import (
     AnsweredBatch,
     Batch,
     CodedImageBatch,
@@ -33,12 +33,12 @@ from flava.batch import (
     TextBatch,
     WholePairBatch,
 )
-from flava.model import MAX_LOGIT_SCALE, Flava
-from flava.model.packing import pick
-from flava.model.transformer import cls_alone
+from flava.models import MAX_LOGIT_SCALE, Flava
+from flava.models.packing import pick
+from flava.models.transformer import cls_alone
 from flava.objectives.clip import ContrastConfig, contrast
 from flava.objectives.losses import Term, classification, contrastive, matched_rows
-from flava.objectives.masked import codes_of, masked_image, masked_text
+from flava.objectives.unimodal import codes_of, masked_image, masked_text
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,16 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flava.core.distributed import Gather
 from flava.data.loader import DataConfig, SourceConfig
-from flava.data.vocabularies import Vocabulary
-from flava.distributed import Gather
-from flava.model import ClipConfig, ClipImageConfig, ClipTextConfig, FlavaConfig
+from flava.data.tokenizers import Vocabulary
+from flava.models import ClipConfig, ClipImageConfig, ClipTextConfig, FlavaConfig
 from flava.objectives import ClipObjectiveConfig, FlavaObjectiveConfig
 from flava.recipes.tiny import IMAGE, PATCH, flava_tiny
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run, Validator
-from flava.training.schedule import ScheduleConfig
 
 PMD_UPDATES = 150_000
 """How often PMD is drawn in all, whatever else is (Table A.2)."""

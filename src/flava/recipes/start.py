@@ -8,22 +8,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flava.batch import Batch, Kind
-from flava.data.build.commands import commands
-from flava.data.build.pool import cores
+from flava.checkpoints.digests import codes_name
+from flava.checkpoints.native import build_model
+from flava.checkpoints.reading import find_checkpoint
+from flava.core.batch import Batch, Kind
+from flava.core.distributed import joined, machine_size, rank, restarts, world_size
+from flava.core.processes import cores
 from flava.data.imagenet import PLACES, LabelledImages, validation_images
 from flava.data.loader import Loader
-from flava.data.vocabularies import Vocabulary
-from flava.distributed import rank, world_size
-from flava.evaluation.held_out_loss import loss_probe
-from flava.evaluation.probe import zero_shot_probe
-from flava.evaluation.suite.task import Settings
+from flava.data.tokenizers import Vocabulary
 from flava.evaluation.validators import (
     held_out_pairs,
     imagenet_validator,
+    loss_probe,
     retrieval_validator,
+    zero_shot_probe,
 )
-from flava.model import (
+from flava.models import (
     Clip,
     ClipConfig,
     Codebook,
@@ -39,9 +40,6 @@ from flava.model import (
     MaskedTextConfig,
     TextConfig,
 )
-from flava.model.digest import codes_name
-from flava.model.published.files import find_checkpoint
-from flava.model.published.own import build_model
 from flava.objectives import (
     ClipObjective,
     ClipObjectiveConfig,
@@ -54,16 +52,17 @@ from flava.objectives import (
     MaskedObjective,
     MaskedObjectiveConfig,
 )
+from flava.planning.costs import outlined
+from flava.planning.operations import Counted
+from flava.prepare.sources import commands
 from flava.recipes import RECIPES
-from flava.recipes.work import Counted
+from flava.suite.task import Settings
 from flava.training.checkpoint import last_checkpoint
-from flava.training.folder import check
-from flava.training.initial import Taken, initialise, save_taken
-from flava.training.loop import Objective, Probe, Trainer
-from flava.training.memory import keep_freed_memory
-from flava.training.outline import outlined
-from flava.training.processes import joined, machine_size, restarts
+from flava.training.initialization import Taken, initialise, save_taken
+from flava.training.launch import keep_freed_memory
 from flava.training.run import Run, Validator
+from flava.training.run_folder import check
+from flava.training.trainer import Objective, Probe, Trainer
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flava.data.loader import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
-from flava.model import (
+from flava.models import (
     CodebookConfig,
     FlavaConfig,
     ImageConfig,
@@ -20,10 +20,9 @@ from flava.objectives import CodebookObjectiveConfig, MaskedObjectiveConfig
 from flava.recipes.columns import BATCH_SIZE, PMD_UPDATES, SELECTION, TINY, flava_mm
 from flava.recipes.dino import IMAGENET_STREAMS
 from flava.recipes.tiny import STYLES, flava_tiny
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 from flava.training.run import Run, Validator
-from flava.training.schedule import Decay, ScheduleConfig
 
 PMD = ("root:pmd/*/*.tar",)
 IMAGENET = ("root:imagenet-1k/*.tar",)

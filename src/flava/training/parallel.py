@@ -19,12 +19,11 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from flava.distributed import rank, world_size
-from flava.model.transformer import blocks_of
+from flava.core.distributed import machine_size, rank, world_size
+from flava.core.precision import Precision
+from flava.models.transformer import blocks_of
 from flava.objectives import Term
-from flava.precision import Precision
-from flava.training.objective import Objective
-from flava.training.processes import machine_size
+from flava.objectives.objective import Objective
 from flava.training.run import LoopConfig, Parallel
 
 # Its successor is not in the oldest torch that we support.

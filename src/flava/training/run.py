@@ -9,9 +9,11 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from flava.core.files import explain, write_whole
+from flava.core.precision import Precision
+from flava.core.unions import KIND, Named
 from flava.data.loader import DataConfig
-from flava.files import explain
-from flava.model import (
+from flava.models import (
     ClipConfig,
     CodebookConfig,
     DinoConfig,
@@ -19,7 +21,6 @@ from flava.model import (
     MaskedImageConfig,
     MaskedTextConfig,
 )
-from flava.named import KIND, Named
 from flava.objectives import (
     ClipObjectiveConfig,
     CodebookObjectiveConfig,
@@ -28,11 +29,8 @@ from flava.objectives import (
     FlavaObjectiveConfig,
     MaskedObjectiveConfig,
 )
-from flava.precision import Precision
-from flava.training.files import write_whole
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
-from flava.training.schedule import ScheduleConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 
 
 class Parallel(Enum):

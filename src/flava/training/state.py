@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.optim import Optimizer
 
-from flava.data.seeding import generator
-from flava.distributed import rank
+from flava.core.distributed import rank
+from flava.core.randomness import generator
 from flava.training.checkpoint import STATE, damaged
 
 # It is meant: a run of one process has nothing to join.

@@ -1,0 +1,216 @@
+"""Masked-patch, masked-token and image-text matching accuracy on held-out data.
+
+One side is masked and the other whole: what is measured is how well the model fills in what it
+does not see. The masks are drawn by the seed and each sample's key, so every model gets the same.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from flava.core.randomness import generator
+from flava.data.masking import blockwise_mask
+from flava.evaluation.embedded_data import Pairs, Texts, tokenizer
+from flava.evaluation.features import Subject
+from flava.evaluation.record import Measured, Outcome, accuracy, majority
+from flava.inference import fill
+
+TOKEN_PROBABILITY = 0.15
+"""The share of tokens to predict, BERT's. All become [MASK] here: those that BERT's 80/10/10 leaves
+as they are would be no question."""
+
+
+def mim(subject: Subject, split: str) -> Outcome:
+    """Codes of hidden patches, from the rest of the image."""
+    pairs = subject.held_out.pairs(split)
+    selected = patch_masks(pairs, subject.held_out.seed)
+    states = subject.image_states(pairs.pixels, selected)
+    guesses = guess(states, selected, subject, fill.patches_alone)
+    return image_outcome(subject.codes(split)[selected], guesses)
+
+
+def mlm(subject: Subject, split: str) -> Outcome:
+    """Hidden tokens of texts alone, from the rest of the text."""
+    return text_alone(subject, subject.held_out.texts(split))
+
+
+def mlm_captions(subject: Subject, split: str) -> Outcome:
+    """Hidden tokens of captions, from the rest of the caption alone: the MLM head, no image."""
+    return text_alone(subject, subject.held_out.pairs(split).captions)
+
+
+def text_alone(subject: Subject, texts: Texts) -> Outcome:
+    selected = hidden_tokens(texts, subject.held_out.seed)
+    states = subject.text_states(texts, selected).hidden
+    guesses = guess(states, selected, subject, fill.tokens_alone)
+    return outcome(texts.ids[selected], guesses)
+
+
+def mmm_image(subject: Subject, split: str) -> Outcome:
+    """Codes of hidden patches, from the rest of the image and the whole caption."""
+    pairs = subject.held_out.pairs(split)
+    selected = patch_masks(pairs, subject.held_out.seed)
+    images = subject.image_states(pairs.pixels, selected)
+    texts = subject.text_states(pairs.captions)
+    own = torch.arange(len(pairs))
+
+    def guess_with(captions: Int[Tensor, " images"]) -> Tensor:
+        guesses = torch.zeros(selected.shape, dtype=torch.long)
+        for rows, joint in subject.joint_states(images, texts, own, captions):
+            logits = fill.patches_jointly(subject.flava, joint, selected[rows])
+            guesses[rows] = guesses[rows].masked_scatter(selected[rows], logits.argmax(dim=1).cpu())
+        return guesses[selected]
+
+    other = guess_with(mismatched(pairs, subject.held_out.seed))
+    return image_outcome(subject.codes(split)[selected], guess_with(own), other)
+
+
+def mmm_text(subject: Subject, split: str) -> Outcome:
+    """Hidden tokens of captions, from the rest of the caption and the whole image."""
+    pairs = subject.held_out.pairs(split)
+    selected = hidden_tokens(pairs.captions, subject.held_out.seed)
+    images = subject.image_states(pairs.pixels)
+    texts = subject.text_states(pairs.captions, selected)
+    own = torch.arange(len(pairs))
+
+    def guess_with(pictures: Int[Tensor, " texts"]) -> Tensor:
+        guesses = torch.zeros(selected.shape, dtype=torch.long)
+        for rows, joint in subject.joint_states(images, texts, pictures, own):
+            length = joint.shape[1] - 1 - images.shape[1]
+            hidden = selected[rows, :length]
+            logits = fill.tokens_jointly(subject.flava, joint, hidden)
+            guesses[rows, :length] = guesses[rows, :length].masked_scatter(
+                hidden, logits.argmax(dim=1).cpu()
+            )
+        return guesses[selected]
+
+    other = guess_with(mismatched(pairs, subject.held_out.seed))
+    return outcome(pairs.captions.ids[selected], guess_with(own), other)
+
+
+def itm(subject: Subject, split: str) -> Outcome:
+    """Each image with its own caption and with another concept's: which belong together?
+
+    The accuracy is that of the head's own decision. It was trained on pairs most of which match,
+    so it may lean to "matched"; the area under the ROC curve does not depend on that.
+    """
+    pairs = subject.held_out.pairs(split)
+    own = torch.arange(len(pairs))
+    captions = torch.cat([own, mismatched(pairs, subject.held_out.seed)])
+    images, texts = subject.image_states(pairs.pixels), subject.text_states(pairs.captions)
+    scores = torch.zeros(len(captions))
+    for rows, joint in subject.joint_states(images, texts, own.repeat(2), captions):
+        scores[rows] = fill.matching_scores(subject.flava, joint).cpu()
+    truth = torch.arange(len(scores)) < len(own)
+    chance = {"chance": 0.5}
+    return Outcome(
+        {
+            "accuracy": Measured(accuracy(scores > 0, truth), len(scores), chance),
+            "roc_auc": Measured(float(roc_auc_score(truth, scores)), len(scores), chance),
+        }
+    )
+
+
+def guess(
+    states: Float[Tensor, "samples tokens width"],
+    selected: Bool[Tensor, "samples *positions"],
+    subject: Subject,
+    predict: Callable[[Any, Tensor, Tensor], Tensor],
+) -> Int[Tensor, " hidden"]:
+    """The likeliest code or token at each hidden position, sample by sample."""
+    batches = torch.arange(len(states)).split(subject.batch_size)
+    logits = (
+        predict(subject.flava, states[rows].to(subject.device), selected[rows]) for rows in batches
+    )
+    return torch.cat([each.argmax(dim=1).cpu() for each in logits])
+
+
+def image_outcome(
+    targets: Int[Tensor, " hidden"],
+    guesses: Int[Tensor, " hidden"],
+    mismatched: Int[Tensor, " hidden"] | None = None,
+) -> Outcome:
+    """Of all hidden patches, and of those whose code is not the commonest, the plain background."""
+    drawn = targets != targets.mode().values
+    all_patches = outcome(targets, guesses, mismatched).metrics
+    if not drawn.any():
+        return Outcome(all_patches)
+    others = outcome(
+        targets[drawn], guesses[drawn], None if mismatched is None else mismatched[drawn]
+    )
+    return Outcome(all_patches | {"foreground_accuracy": others.metrics["accuracy"]})
+
+
+def outcome(
+    targets: Int[Tensor, " hidden"],
+    guesses: Int[Tensor, " hidden"],
+    mismatched: Int[Tensor, " hidden"] | None = None,
+) -> Outcome:
+    """Accuracy beside the commonest target's and, if given, that with a wrong other side."""
+    baselines = {"majority": majority(targets)}
+    if mismatched is not None:
+        baselines["mismatched"] = accuracy(mismatched, targets)
+    return Outcome({"accuracy": Measured(accuracy(guesses, targets), len(targets), baselines)})
+
+
+def patch_masks(pairs: Pairs, seed: int) -> Bool[Tensor, "images rows columns"]:
+    """BEiT's blockwise masks, by each image's own generator."""
+    grid = pairs.transform.grid
+    masks = [blockwise_mask(generator(seed, 0, f"patches of {k}"), grid, grid) for k in pairs.keys]
+    return torch.from_numpy(np.stack(masks))
+
+
+def mismatched(pairs: Pairs, seed: int) -> Int[Tensor, " images"]:
+    """For each pair the row of another one, of another concept and with other words.
+
+    Raises:
+        ValueError: half of the pairs or more are of one concept, so that not all can be mismatched.
+    """
+    rng = generator(seed, 0, "mismatched pairs")
+    concepts, captions = pairs.concept_ids, np.array(pairs.captions.texts)
+    rows = np.arange(len(pairs))
+    other = rng.permutation(len(pairs))
+    for _ in range(100):
+        same = (concepts == concepts[other]) | (captions == captions[other])
+        if not same.any():
+            return torch.from_numpy(other)
+        # Exchange each that still fits with any row; both keep being a permutation.
+        for row in np.flatnonzero(same):
+            with_row = rng.choice(rows)
+            other[[row, with_row]] = other[[with_row, row]]
+    raise ValueError("pairs cannot be mismatched: too many of them show the same concept")
+
+
+@cache
+def word_tokens() -> Bool[Tensor, " vocabulary"]:
+    """The entries of the vocabulary that have a letter or a digit and are no special token."""
+    vocabulary = tokenizer()
+    return torch.tensor(
+        [
+            not special and any(character.isalnum() for character in vocabulary.token(i))
+            for i, special in enumerate(vocabulary.special)
+        ]
+    )
+
+
+def hidden_tokens(texts: Texts, seed: int) -> Bool[Tensor, "texts length"]:
+    """The tokens to predict, by each text's own generator. Short texts may have none.
+
+    Punctuation is not asked for: a third of the tokens of the captions are commas.
+
+    Raises:
+        ValueError: no text has any.
+    """
+    length = texts.ids.shape[1]
+    draws = [generator(seed, 0, f"tokens of {key}").random(length) for key in texts.keys]
+    chosen = torch.from_numpy(np.stack(draws) < TOKEN_PROBABILITY)
+    selected = chosen & texts.real & word_tokens()[texts.ids]
+    if not selected.any():
+        raise ValueError("no token was selected for prediction: the texts are too few or too short")
+    return selected

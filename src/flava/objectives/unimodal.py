@@ -1,0 +1,74 @@
+"""Masked modelling of one modality: BEiT's of images (MIM) and RoBERTa's of texts (MLM).
+
+Both are cross-entropies over what is hidden. There is no loss on what is seen, and none on whether
+two texts follow each other, which RoBERTa found to be of no use (Liu et al. 2019, section 4.2).
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+from torch.nn import functional
+
+from flava.core.batch import Batch, CodedImageBatch, ImageBatch, TextBatch
+from flava.models import Codebook, ImageEncoder, MaskedHead, MaskedImage, MaskedText, TextEncoder
+from flava.models.packing import pick
+from flava.objectives.losses import Term, classification
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedObjectiveConfig:
+    """Nothing can be chosen: what is hidden is the data's settings."""
+
+
+class MaskedObjective:
+    """A batch of the model's kind -> its one loss, ``mim`` or ``mlm``."""
+
+    def __init__(self, model: MaskedImage | MaskedText) -> None:
+        self.model = model
+
+    def __call__(self, batch: Batch) -> dict[str, Term]:
+        match self.model, batch:
+            case MaskedImage() as model, ImageBatch() | CodedImageBatch():
+                term = masked_image(model.image_encoder, model.mim_head, model.codebook, batch)
+                return {"mim": term}
+            case MaskedText() as model, TextBatch():
+                return {"mlm": masked_text(model.text_encoder, model.mlm_head, batch)}
+        kind = "images" if isinstance(self.model, MaskedImage) else "text"
+        raise ValueError(
+            f"a {type(self.model).__name__} is trained on {kind} alone, but the data yields a "
+            f"{type(batch).__name__}: set data.{kind}, and the other sources to None"
+        )
+
+    def after_step(self, step: int) -> None:
+        """Nothing is annealed."""
+
+
+def masked_image(
+    encoder: ImageEncoder,
+    head: MaskedHead,
+    codebook: Codebook,
+    batch: ImageBatch | CodedImageBatch,
+) -> Term:
+    """MIM: the codes of the hidden patches, from the image states after the final norm."""
+    hidden = functional.pad(batch.selected.flatten(1), (1, 0))  # [CLS] is not hidden
+    states = pick(encoder(batch.pixels, batch.selected, hidden), hidden)
+    logits = head(encoder.norm(states))
+    return classification(logits, codes_of(codebook, batch, batch.selected))
+
+
+def codes_of(
+    codebook: Codebook,
+    batch: ImageBatch | CodedImageBatch,
+    selected: Bool[Tensor, "batch rows columns"],
+) -> Int[Tensor, " selected"]:
+    """The codes of the selected patches: those that came with the images, or the codebook's."""
+    if isinstance(batch, CodedImageBatch):
+        return pick(batch.codes, selected)
+    return codebook.codes_at(batch.codebook_pixels, selected)
+
+
+def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> Term:
+    """MLM: the ids of the hidden tokens, from the text states after the final norm."""
+    states = pick(encoder(batch.masked_ids, batch.real, batch.selected), batch.selected)
+    return classification(head(encoder.norm(states)), pick(batch.ids, batch.selected))

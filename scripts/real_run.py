@@ -23,7 +23,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
+from flava.data.stored_images import open_image
 from flava.data.views import encoder_view
+from flava.evaluation.features import Settings
 from flava.evaluation.probe_search import Data, predictions
 from flava.evaluation.record import Figure
 from flava.suite.evaluate import evaluate_suite
@@ -34,8 +36,8 @@ from flava.suite.language.reading import read_splits
 from flava.suite.multimodal import vqa
 from flava.suite.multimodal.labelled_pairs import Protocol
 from flava.suite.multimodal.vqa import TRAIN, VALIDATION, read_questions
-from flava.suite.task import Settings, SuiteTask
-from flava.suite.vision.collection import Collection, from_parts, open_image, prepare
+from flava.suite.task import SuiteTask
+from flava.suite.vision.collection import Collection, from_parts, prepare
 from flava.suite.vision.datasets import DataSet
 from flava.suite.vision.tasks import linear_probe, metric_of
 from flava.suite.vision.torchvision_readers import class_folders

@@ -22,9 +22,9 @@ from flava.core.processes import end_with_parent
 from flava.data import mixture
 from flava.data.imagenet import WNIDS, validation_images
 from flava.data.tokenizers import Vocabulary
+from flava.evaluation.features import Settings
 from flava.evaluation.validators import imagenet_validator
 from flava.models import Codebook
-from flava.suite.task import Settings
 from flava.training.checkpoint import load_progress, save_checkpoint
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded

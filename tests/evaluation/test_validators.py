@@ -21,12 +21,11 @@ from flava.data.decoding import ORIENTATION
 from flava.data.errors import SampleError
 from flava.data.imagenet import WNIDS, validation_images
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
-from flava.evaluation.embedded_data import ImageClass
+from flava.evaluation.features import Settings
+from flava.evaluation.image_features import Extractor
+from flava.evaluation.prompts import Prompts, classify_with_prompts
 from flava.evaluation.validators import held_out_pairs, imagenet_validator, retrieval_validator
 from flava.models import Clip, Flava
-from flava.suite.task import Settings
-from flava.suite.vision.features import Extractor
-from flava.suite.vision.prompts import Prompts, classify_with_prompts
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.suite.vision.models import tiny_clip, tiny_flava
@@ -140,8 +139,8 @@ def few_prompts() -> Prompts:
     """All classes, in two templates; the first has two names."""
     return Prompts(
         (
-            ImageClass(("thing 0", "object 0"), ()),
-            *(ImageClass((f"thing {n}",), ()) for n in range(1, 1000)),
+            ("thing 0", "object 0"),
+            *((f"thing {n}",) for n in range(1, 1000)),
         ),
         ("a photo of a {}.", "{}"),
     )
@@ -176,7 +175,7 @@ def test_the_accuracy_is_what_one_gets_image_by_image(
     prompts = few_prompts()
     classes = []
     for each in prompts.classes:
-        mean = np.mean([text(t.format(n)) for n in each.names for t in prompts.templates], axis=0)
+        mean = np.mean([text(t.format(n)) for n in each for t in prompts.templates], axis=0)
         classes.append(mean / np.linalg.norm(mean))
     size = model.config.image.image_size
     hits = []

@@ -12,6 +12,7 @@ import torch
 from flava.core.precision import Precision
 from flava.core.randomness import few_of
 from flava.data.labelled import Row
+from flava.evaluation.features import Settings
 from flava.finetuning.fine_tuner import (
     Samples,
     SuiteRun,
@@ -21,7 +22,6 @@ from flava.finetuning.fine_tuner import (
 )
 from flava.finetuning.probe import load_classifier
 from flava.models import Classifier
-from flava.suite.task import Settings
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 from flava.training.run import load_run
 from flava.training.trainer import Interrupted, Trainer

@@ -7,9 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flava.core.precision import Precision
 from flava.models import FlavaConfig
-from flava.planning.costs import Outline
+from flava.planning.costs import Outline, outlined_objective
 from flava.planning.operations import Counted
-from flava.recipes.start import objective_of, outlined_objective, start
+from flava.recipes.start import start
+from flava.training.methods import objective_of
 from tests.support import random_pairs
 from tests.tiny_runs import figures, flava_data, flava_run, rows
 

@@ -17,10 +17,10 @@ from flava.core.precision import Precision
 from flava.data.loader import DataConfig
 from flava.models import FlavaConfig
 from flava.objectives.accumulation import joined
-from flava.planning.costs import as_one_of, cost_of, outline_of
+from flava.planning.costs import as_one_of, cost_of, outline_of, outlined_objective
 from flava.planning.plan import Given, Shares, plan
 from flava.recipes import RECIPES
-from flava.recipes.start import objective_of, outlined_objective
+from flava.training.methods import objective_of
 from flava.training.optimizer import build_optimizer
 from flava.training.parallel import ParallelModel, by_name
 from flava.training.run import Parallel

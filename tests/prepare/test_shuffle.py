@@ -19,8 +19,8 @@ from PIL import Image
 
 from flava.data import streaming
 from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.manifest import read_manifest
 from flava.data.transforms import ImageTransformConfig
-from flava.prepare.manifest import read_manifest
 from flava.prepare.shard_files import Permutation
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 from flava.core.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
 from flava.core.distributed import Gather
 from flava.data.tokenizers import Vocabulary
+from flava.evaluation.prompts import PROMPTS
 from flava.models import (
     Clip,
     ClipConfig,
@@ -29,7 +30,6 @@ from flava.objectives import (
 )
 from flava.recipes import RECIPES
 from flava.recipes.columns import COLUMNS
-from flava.suite.vision.prompts import PROMPTS
 from flava.training.optimizer import learning_rate_factor
 from flava.training.run import Run, Validator, differences
 from tests.support import tiny_config

@@ -10,10 +10,10 @@ import pytest
 
 from flava.data.imagenet import WNIDS
 from flava.data.loader import DataConfig
+from flava.evaluation import prompts
 from flava.models import Codebook
 from flava.objectives import CodebookObjectiveConfig
 from flava.recipes.start import start
-from flava.suite.vision import prompts
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
 from flava.training.run import RUN, Run, Validator, load_run, save_run

@@ -6,8 +6,8 @@ import pytest
 
 from flava.evaluation.record import Evaluation
 from flava.reports.comparison_report import write_comparison
-from flava.reproduction.statistics import ROWS
-from tests.reproduction.test_statistics import evaluation
+from flava.suite.comparison import ROWS
+from tests.suite.test_comparison import evaluation
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.suite.results import Result
-from flava.suite.task import Group, Settings, SuiteTask
+from flava.suite.task import Group, SuiteTask
 
 
 def figure(task: str, value: float, metric: str = "accuracy", split: str = "test") -> Figure:

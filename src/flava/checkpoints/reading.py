@@ -243,3 +243,18 @@ def download(repo_id: str) -> Path:
             f"there is one with `hf download {repo_id} --local-dir FOLDER` and give that folder"
         ) from error
     return folder
+
+
+SHIPPED = Path(__file__).parents[1] / "recipes" / "weights"
+"""Small weights that come with the package, each made by the recipe of its name."""
+
+
+PREFIX = "shipped:"
+
+
+def locate(source: str) -> str | Path:
+    """The checkpoint that a source means; a hub's id as it is."""
+    if source.startswith(PREFIX):
+        return find_checkpoint(SHIPPED / source.removeprefix(PREFIX))
+    path = Path(source).expanduser()
+    return find_checkpoint(path) if path.is_dir() else source

@@ -35,3 +35,11 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __exit__(self, *_error: object) -> None:
         self._status.stop()
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

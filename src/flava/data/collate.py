@@ -23,11 +23,11 @@ from flava.core.batch import (
     mapped,
 )
 from flava.core.randomness import generator
-from flava.data.decoding import Levels, levels_of
+from flava.data.decoding import Levels
 from flava.data.errors import SampleError, Skipped
 from flava.data.full_sentences import Packed
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
-from flava.data.samples import caption_of, codes_of, skip_sample
+from flava.data.samples import caption_of, codes_of, levels_of, skip_sample
 from flava.data.shards import Raw
 from flava.data.streaming import Content, Marks, Window
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad

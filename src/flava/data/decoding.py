@@ -20,8 +20,6 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from flava.data.errors import SampleError
-from flava.data.samples import image_file_of
-from flava.data.shards import Raw
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is read: PIL knows many more, some of which run other programs (EPS) or are seldom used."""
@@ -127,15 +125,6 @@ Levels = UInt8[np.ndarray, "height width 3"]
 """An RGB image."""
 Reduction = Callable[[int, int], int]
 """By what to divide the sides of an image of such width and height while decoding: 1, 2, 4 or 8."""
-
-
-def levels_of(raw: Raw, reduction: Reduction | None = None) -> Levels:
-    """The sample's image, as ``flava.data.samples.image_of`` reads it: see ``decode_levels``.
-
-    Raises:
-        SampleError: it has none, or ``decode_levels`` fails.
-    """
-    return decode_levels(image_file_of(raw), reduction)
 
 
 def decode_levels(

@@ -20,13 +20,12 @@ import pyarrow as pa
 from jaxtyping import Int
 
 from flava.data.errors import SampleError, Skipped
+from flava.data.manifest import NAME as MANIFEST
+from flava.data.manifest import UNFINISHED, read_manifest
 from flava.data.paths import FOLDER_SUFFIXES, resolve, walk_images
 from flava.data.remote import is_url
-from flava.data.shards import TAR_BLOCK_BYTES
+from flava.data.shards import TAR_BLOCK_BYTES, read_range
 from flava.data.tables import open_parquet
-from flava.prepare.manifest import NAME as MANIFEST
-from flava.prepare.manifest import UNFINISHED, read_manifest
-from flava.prepare.shard_files import read_range
 
 CLASSES = 1000
 IMAGES = 50_000

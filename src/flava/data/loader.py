@@ -29,13 +29,20 @@ from flava.data.streaming import Layout, Mark, Marks, StreamedWindows, fits_in_m
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, Vocabulary
 from flava.data.transforms import ImageTransformConfig
 from flava.data.workers import Batches, Windows, too_many_streams
-from flava.prepare.sources import commands
 
 ROOT = "root:"
 """Before shards that are below ``DataConfig.root``."""
 
 SourceMarks = Mapping[str, Marks]
 """Marks by the name of the source."""
+
+Remedy = Callable[[str], list[str]]
+"""A path of shards that are not there -> lines that tell how to make them."""
+
+
+def no_remedy(_shards: str) -> list[str]:
+    """Nothing is known of how to make any shards."""
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +114,15 @@ class DataConfig:
             if source and source.weight
         }
 
-    def missing(self, shards: tuple[str, ...]) -> list[str]:
-        """Those of some shards that are not there, with what to do."""
-        return _missing(self.located(shards), self.root)
+    def missing(self, shards: tuple[str, ...], remedy: Remedy = no_remedy) -> list[str]:
+        """The shards that are not there, an error message each, with ``remedy`` below it."""
+        found = []
+        for shard in self.located(shards):
+            try:
+                resolve_all((shard,))
+            except (ValueError, OSError) as error:
+                found.append("\n    ".join([str(error), *remedy(shard)]))
+        return found
 
     def located(self, shards: tuple[str, ...]) -> tuple[str, ...]:
         """Shards with the root in the place of "root:"."""
@@ -123,11 +136,15 @@ class DataConfig:
         """The mixture."""
         return {name: source.weight for name, source in self.sources.items()}
 
-    def problems(self) -> list[str]:
-        """Every mistake, a sentence each with the field and its value; looks for the shards too."""
+    def problems(self, remedy: Remedy = no_remedy) -> list[str]:
+        """Every mistake, a sentence each with the field and its value; looks for the shards too.
+
+        ``remedy`` tells how missing shards are made.
+        """
         found = [] if self.sources else ["no source: give one of pairs, images and text a weight"]
         for name, source in self.sources.items():
-            found += _source_problems(name, source, self.root)
+            found += _source_problems(name, source)
+            found += [f"{name}.shards: {each}" for each in self.missing(source.shards, remedy)]
         for name in ("patch_mask_fraction", "mask_probability", "mismatch_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} = {getattr(self, name)}: must be between 0 and 1")
@@ -167,7 +184,7 @@ class DataConfig:
         return found
 
 
-def _source_problems(name: str, source: SourceConfig, root: str) -> list[str]:
+def _source_problems(name: str, source: SourceConfig) -> list[str]:
     found = []
     if not 0 < source.weight < float("inf"):
         found.append(f"{name}.weight = {source.weight}: must be positive, or 0 (left out)")
@@ -175,21 +192,6 @@ def _source_problems(name: str, source: SourceConfig, root: str) -> list[str]:
         found.append(f"{name}.batch_size = {source.batch_size}: must be at least 1")
     if not source.shards:
         found.append(f"{name}.shards is empty: name at least one shard")
-    return found + [f"{name}.shards: {problem}" for problem in _missing(source.shards, root)]
-
-
-def _missing(shards: tuple[str, ...], root: str) -> list[str]:
-    """The shards that are not there, and how those of the paper's data are built."""
-    found = []
-    for shard in shards:
-        try:
-            resolve_all((shard,))
-        except (ValueError, OSError) as error:
-            base = root.rstrip("/")
-            below = shard.removeprefix(f"{base}/")
-            built = commands(below, base) if below != shard else []
-            remedy = ["--data.root is where they are; where they are not yet:"] if built else []
-            found.append("\n    ".join([str(error), *remedy, *built]))
     return found
 
 

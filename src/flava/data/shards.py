@@ -211,3 +211,17 @@ def _read_lines(path: Shard, suffix: str) -> Iterator[Raw]:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 yield Raw(shard=path.name, key=f"{path.name}:{number}", files={suffix: line})
+
+
+def read_range(path: Path, start: int, size: int) -> bytes:
+    """So many bytes of a file from there on.
+
+    Raises:
+        OSError: the file is shorter.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        found = file.read(size)
+    if len(found) != size:
+        raise OSError(errno.EIO, "file is shorter than it was written", str(path))
+    return found

@@ -19,8 +19,15 @@ from flava.core.batch import Kind
 from flava.core.files import explain, write_whole
 from flava.data.labelled import Row
 from flava.data.labelled_loader import row_image
-from flava.evaluation.record import Confusion, Figure, Pictures, accuracy, majority, save_pictures
-from flava.evaluation.zero_shot import confusion
+from flava.evaluation.record import (
+    Confusion,
+    Figure,
+    Pictures,
+    accuracy,
+    confusion,
+    majority,
+    save_pictures,
+)
 
 FILE = "classification.json"
 PREDICTIONS = "predictions.jsonl"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -369,3 +370,21 @@ def progress(shown_as: str | None, total: int) -> Iterator[Callable[[int], None]
     with bar:
         task = bar.add_task("", total=total)
         yield lambda done: bar.advance(task, done)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How tasks are measured; all of it is written beside their figures."""
+
+    data_root: Path
+    """The folder that holds a folder for each data set."""
+    cache: Path
+    """Where features, extracted text and fine-tuned runs are kept: nothing is done twice."""
+    few: int | None = None
+    """Samples of each split that are looked at, drawn by the seed; all if not set."""
+    seed: int = 0
+    """Decides all that is drawn."""
+    precision: Precision = Precision.BF16
+    """What matrix products are computed in."""
+    batch_size: int = 64
+    """Samples that are computed at once; changes no figure of a frozen model."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Shaped
+import torch
+from jaxtyping import Int, Shaped
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -192,3 +193,10 @@ def accuracy(predicted: Shaped[Tensor, " n"], truth: Shaped[Tensor, " n"]) -> fl
 def majority(truth: Shaped[Tensor, " n"]) -> float:
     """The accuracy of the best constant answer: that of the commonest class of this very data."""
     return truth.bincount().max().item() / len(truth)
+
+
+def confusion(
+    truth: Int[Tensor, " images"], predicted: Int[Tensor, " images"], classes: int
+) -> Int[Tensor, "classes classes"]:
+    """Counts: rows are the true classes, columns the predicted ones."""
+    return torch.bincount(truth * classes + predicted, minlength=classes**2).view(classes, classes)

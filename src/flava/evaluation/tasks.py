@@ -11,9 +11,9 @@ from flava.evaluation import masked_tasks
 from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES, Split
 from flava.evaluation.features import BOTH, PixelComponents, Subject
 from flava.evaluation.linear_probe import Labelled, fit_probe
-from flava.evaluation.record import Confusion, Measured, Outcome, accuracy, majority
+from flava.evaluation.record import Confusion, Measured, Outcome, accuracy, confusion, majority
 from flava.evaluation.retrieval import RANKS, chance_recall, ranks, recall
-from flava.evaluation.zero_shot import class_embeddings, classify, confusion
+from flava.inference.zero_shot import class_embeddings, classify
 
 PROBE_TRAIN, VALIDATION = "probe_train", "validation"
 """The splits that the linear probe is fitted on and its regularisation chosen on."""
@@ -42,7 +42,7 @@ def retrieval(subject: Subject, split: str) -> Outcome:
 def zero_shot(subject: Subject, split: str) -> Outcome:
     """Accuracy over ``CLASSES`` among the images that belong to one."""
     rows, truth = in_classes(subject.held_out.pairs(split).subgroups)
-    classes = class_embeddings(subject.embed, CLASSES, TEMPLATES)
+    classes = class_embeddings(subject.embed, [each.names for each in CLASSES], TEMPLATES)
     predicted = classify(subject.image_embeddings(split)[rows], classes)
     counts = confusion(truth, predicted, len(CLASSES)).tolist()
     measured = Measured(accuracy(predicted, truth), len(truth), {"majority": majority(truth)})

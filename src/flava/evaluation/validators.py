@@ -23,17 +23,16 @@ from flava.data.errors import SampleError, Skipped
 from flava.data.imagenet import LabelledImages
 from flava.data.samples import first_caption, image_file_of, image_of
 from flava.data.shards import Raw, read_shard, resolve_all
+from flava.data.stored_images import Images, open_image
 from flava.evaluation.embedded_data import CLASSES, TEMPLATES, HeldOut, Split
-from flava.evaluation.features import Subject, evaluating
+from flava.evaluation.features import Settings, Subject, evaluating
+from flava.evaluation.image_features import Extractor
+from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
 from flava.evaluation.record import accuracy
 from flava.evaluation.retrieval import ranks, recall
 from flava.evaluation.tasks import SPLITS, VALIDATION, in_classes
-from flava.evaluation.zero_shot import class_embeddings, classify
+from flava.inference.zero_shot import class_embeddings, classify
 from flava.models import Clip, ClipConfig, Flava, FlavaConfig
-from flava.suite.task import Settings
-from flava.suite.vision.collection import Images, open_image
-from flava.suite.vision.features import Extractor
-from flava.suite.vision.prompts import PROMPTS, Prompts, classify_with_prompts
 from flava.training.trainer import Objective
 
 BATCH_SIZE = 256
@@ -68,7 +67,7 @@ def zero_shot_probe(
         with evaluating(model, precision):
             images = subject.image_embeddings(VALIDATION)
             texts = subject.caption_embeddings(VALIDATION)
-            classes = class_embeddings(subject.embed, CLASSES, TEMPLATES)
+            classes = class_embeddings(subject.embed, [each.names for each in CLASSES], TEMPLATES)
         # One caption a concept: six styles have the same one.
         texts = texts[once]
         both = [

@@ -29,10 +29,9 @@ from flava.core.precision import Precision
 from flava.data.labelled import Row, Rows, rows_digest
 from flava.data.labelled_loader import LabelledCollator, LabelledLoader, Reader
 from flava.data.skips import Skips
-from flava.evaluation.features import Outputs, outputs_of, reader_of, vocabulary_misfit
+from flava.evaluation.features import Outputs, Settings, outputs_of, reader_of, vocabulary_misfit
 from flava.models import Classifier, ClassifierConfig, classifier_of
 from flava.objectives import FinetuneObjective
-from flava.suite.task import Settings
 from flava.training.checkpoint import keep_best
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import FREE_ON_RESUME, LoopConfig

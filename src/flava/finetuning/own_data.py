@@ -16,7 +16,6 @@ from flava.evaluation.classification import Predictions, judge, save_classificat
 from flava.evaluation.features import outputs_of, reader_of, vocabulary_misfit
 from flava.models import Classifier, FeaturesConfig
 from flava.models.classifier import features_config
-from flava.reports.classifier_report import write_classification_report
 
 log = logging.getLogger(__name__)
 
@@ -181,8 +180,7 @@ def finish(
         settings=settings,
     )
     save_classification(found, pictures, predictions, config.output_dir)
-    report = write_classification_report(config.output_dir)
-    return f"{found.headline()}\nreport: {report}"
+    return found.headline()
 
 
 def predict_rows(

@@ -20,12 +20,10 @@ from rich.progress import (
 )
 
 from flava.data.errors import Skipped
-from flava.evaluation.embedded_data import ImageClass
-from flava.evaluation.zero_shot import class_embeddings
 from flava.inference.output_files import Columns, Unfinished, check_output, write_output
 from flava.inference.pretrained import Pretrained
 from flava.inference.row_sources import Batch, Kind, Source, batches
-from flava.inference.zero_shot import Classes
+from flava.inference.zero_shot import Classes, class_embeddings
 
 SHARES = 1_000_000
 """Steps of the progress bar."""
@@ -278,7 +276,7 @@ def classify_rows(
 
 def classifier(pretrained: Pretrained, classes: Classes, top: int) -> Compute:
     """The function that classifies a batch of images."""
-    named = [ImageClass((name,), ()) for name in classes.names]
+    named = [(name,) for name in classes.names]
     vectors = class_embeddings(pretrained.encode_text, named, classes.templates)
     scale = math.exp(pretrained.logit_scale)
 

@@ -8,26 +8,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flava.evaluation.embedded_data import ImageClass
-from flava.evaluation.zero_shot import class_embeddings
 from flava.inference import encoding, export, fill
 from flava.inference.encoding import Passes, check_pairs, gather
 from flava.inference.identity import identity
 from flava.inference.int8 import InferencePrecision
 from flava.inference.processor import Images, Processor, image_list
 from flava.inference.results import Candidate, Classification, HiddenStates, Match, Reconstruction
+from flava.inference.zero_shot import TEMPLATES, check_classes, class_embeddings
 from flava.models import Clip, Flava
-
-TEMPLATES = ("a photo of a {}.",)
-"""CLIP's prompt for a class (Radford et al. 2021, section 3.1.4)."""
 
 
 class Pretrained:
     """What `flava.load` returns.
 
     Images may be PIL images, arrays, tensors, paths or files' bytes (see
-    `flava.inference.processor.open_image`). All results are in 32 bits, on the CPU, and in the order
-    asked. Every method raises ValueError for inputs that cannot be used, and names them. ``model``
+    `flava.inference.processor.open_image`). All results are in 32 bits, on the CPU, and in the
+    order asked. Every method raises ValueError for inputs that cannot be used, and names them. ``model``
     is in 32 bits whatever the precision; for less its matrices were copied when this was made.
     """
 
@@ -122,7 +118,7 @@ class Pretrained:
         A class's vector is the mean of the unit vectors of its prompts, as in CLIP.
         """
         check_classes(class_names, templates)
-        named = [ImageClass((name,), ()) for name in class_names]
+        named = [(name,) for name in class_names]
         classes = class_embeddings(self.encode_text, named, templates)
         logits = self.model.logit_scale.detach().exp().cpu() * self.encode_image(images) @ classes.T
         return Classification(names=tuple(class_names), probabilities=logits.softmax(dim=1))
@@ -184,25 +180,3 @@ class Pretrained:
         model = self._passes.model
         assert isinstance(model, Flava)
         return model
-
-
-def check_classes(names: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises ValueError, with every mistake, if these cannot be classes."""
-    mistakes = [
-        f"{field} is a single text: give a list"
-        for field, value in (("class_names", names), ("templates", templates))
-        if isinstance(value, str)
-    ]
-    if not names:
-        mistakes.append("class_names is empty: give the names to choose from")
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        mistakes.append(f"class_names holds {', '.join(map(repr, twice))} twice")
-    if not templates:
-        mistakes.append('templates is empty: give at least one, such as "a photo of a {}."')
-    mistakes += [
-        f'template {each!r}: write one "{{}}" where the name goes, and no other brace'
-        for each in templates
-        if each.count("{}") != 1 or set("{}") & set(each.replace("{}", ""))
-    ]
-    if mistakes:
-        raise ValueError("these are no classes:\n  " + "\n  ".join(mistakes))

@@ -23,6 +23,8 @@ from flava.core.batch import AnyBatch, Batch, Inputs, mapped
 from flava.models.transformer import blocks_of
 from flava.objectives.accumulation import joined
 from flava.objectives.objective import Objective
+from flava.training.methods import objective_of
+from flava.training.run import Run
 
 aten = torch.ops.aten
 
@@ -335,3 +337,11 @@ def watching(model: nn.Module, reached: set[str]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def outlined_objective(run: Run) -> Objective:
+    """A run's objective around a model without numbers."""
+    with torch.device("meta"):
+        objective = objective_of(run)
+    outlined(objective.model)
+    return objective

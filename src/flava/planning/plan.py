@@ -9,9 +9,8 @@ from flava.core.machine import GPUS, PER_MACHINE, Gpu
 from flava.core.precision import Precision
 from flava.models.transformer import blocks_of
 from flava.objectives.objective import Objective
-from flava.planning.costs import Cost, cost_of, tensors_in
+from flava.planning.costs import Cost, cost_of, outlined_objective, tensors_in
 from flava.planning.example_batches import CAPTION_WORDS, imagined_batch
-from flava.recipes.start import outlined_objective
 from flava.training.parallel import prepare_blocks
 from flava.training.run import Parallel, Run
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from flava.core.processes import Submit, run, workers
 from flava.core.progress import Progress
+from flava.data.manifest import NAME as MANIFEST
+from flava.data.manifest import UNFINISHED, read_manifest
 from flava.prepare.blocks import Block, Job, Tally, build_block, cut_blocks, from_json
 from flava.prepare.config import BuildConfig
 from flava.prepare.fetched import URLS, index_fetched, is_fetched
 from flava.prepare.finish import count_causes, find_duplicates, hash_evaluation_sets, write_shards
-from flava.prepare.manifest import NAME as MANIFEST
-from flava.prepare.manifest import UNFINISHED, about, manifest, read_manifest, write_manifest
+from flava.prepare.manifest import about, manifest, write_manifest
 from flava.prepare.shard_files import write_whole
 from flava.prepare.sources import SOURCES
 

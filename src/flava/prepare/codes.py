@@ -14,15 +14,14 @@ from rich.progress import track
 
 from flava.checkpoints.digests import codes_name
 from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.reading import locate
 from flava.core.distributed import own_device
-from flava.data.decoding import levels_of
 from flava.data.errors import SampleError, Skipped
-from flava.data.samples import codes_suffix
+from flava.data.samples import codes_suffix, levels_of
 from flava.data.shards import Raw, read_shard, resolve_all
 from flava.data.transforms import for_codebook, resize_for_codebook
 from flava.models import Codebook
 from flava.prepare.shard_files import ShardWriter
-from flava.training.initialization import locate
 
 BATCH = 64
 """Images at a time."""

@@ -12,13 +12,14 @@ from flava.core.files import whole_file
 from flava.core.processes import Submit, run
 from flava.core.progress import Progress
 from flava.data.errors import SampleError
+from flava.data.shards import read_range
 from flava.prepare.blocks import EXAMPLES, HASHES, Block, Job, Tally, cut_blocks
 from flava.prepare.duplicates import near_any, near_earlier, repeated
 from flava.prepare.manifest import EVALUATION, EXACT, NEAR
 from flava.prepare.own import image_rows
 from flava.prepare.pictures import Folder, looks_of_file
 from flava.prepare.rows import Row
-from flava.prepare.shard_files import Permutation, ShardWriter, read_range, save, write_whole
+from flava.prepare.shard_files import Permutation, ShardWriter, save, write_whole
 
 BLOCK = 1000
 """Images that a process hashes at a time."""

@@ -12,9 +12,10 @@ from typing import Any
 from flava.core.processes import run, workers
 from flava.core.progress import Progress
 from flava.data.errors import SampleError, Skipped
+from flava.data.manifest import NAME, read_manifest
 from flava.data.samples import image_of
 from flava.data.shards import Raw, read_shard
-from flava.prepare.manifest import NAME, READ_AT_ONCE, read_manifest
+from flava.prepare.manifest import READ_AT_ONCE
 from flava.prepare.shard_files import Files, read_back
 from flava.prepare.texts import language
 

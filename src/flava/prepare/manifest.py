@@ -6,14 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flava.data.manifest import NAME
 from flava.prepare.blocks import Tally
 from flava.prepare.config import BuildConfig, code
 from flava.prepare.shard_files import SEED, write_whole
 from flava.prepare.sources import SOURCES
 
-NAME = "manifest.json"
-UNFINISHED = ".unfinished"
-"""The folder, in that of the shards, of a build that goes on."""
 READ_AT_ONCE = 2**20
 
 EXACT = "duplicate of an earlier sample"
@@ -83,20 +81,3 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """Write it, whole or not at all."""
     text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False)
     write_whole(folder / NAME, f"{text}\n".encode(errors="replace"))
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ValueError: there is none, or it is damaged."""
-    path = folder / NAME
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(
-            f"{folder} has no {NAME}: give a folder that flava data build wrote. A build that was "
-            "interrupted has none; the same command goes on with it"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): build the shards again") from error
-    if not isinstance(content, dict) or "shards" not in content:
-        raise ValueError(f"{path} is no manifest of shards: build them again")
-    return content

@@ -7,7 +7,6 @@ Black and Rogaway 2002), which leaves a permutation of the samples. So any place
 computed by itself, in no memory, by any process.
 """
 
-import errno
 import hashlib
 import io
 import tarfile
@@ -170,20 +169,6 @@ class Form:
 
 FORMS = {".tar": Form(tar_sample, tar_end), ".jsonl": Form(line_sample, no_end)}
 """By the ending of the shard's name."""
-
-
-def read_range(path: Path, start: int, size: int) -> bytes:
-    """So many bytes of a file from there on.
-
-    Raises:
-        OSError: the file is shorter.
-    """
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        found = file.read(size)
-    if len(found) != size:
-        raise OSError(errno.EIO, "file is shorter than it was written", str(path))
-    return found
 
 
 def read_back(path: Path) -> Iterator[tuple[str, Files]]:

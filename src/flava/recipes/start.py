@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from flava.checkpoints.digests import codes_name
-from flava.checkpoints.native import build_model
 from flava.checkpoints.reading import find_checkpoint
 from flava.core.batch import Batch, Kind
 from flava.core.distributed import joined, machine_size, rank, restarts, world_size
@@ -17,6 +16,7 @@ from flava.core.processes import cores
 from flava.data.imagenet import PLACES, LabelledImages, validation_images
 from flava.data.loader import Loader
 from flava.data.tokenizers import Vocabulary
+from flava.evaluation.features import Settings
 from flava.evaluation.validators import (
     held_out_pairs,
     imagenet_validator,
@@ -25,41 +25,27 @@ from flava.evaluation.validators import (
     zero_shot_probe,
 )
 from flava.models import (
-    Clip,
     ClipConfig,
-    Codebook,
     CodebookConfig,
-    Dino,
     DinoConfig,
-    Flava,
     FlavaConfig,
     ImageConfig,
-    MaskedImage,
     MaskedImageConfig,
-    MaskedText,
     MaskedTextConfig,
     TextConfig,
 )
 from flava.objectives import (
     ClipObjective,
-    ClipObjectiveConfig,
-    CodebookObjective,
-    CodebookObjectiveConfig,
-    DinoObjective,
-    DinoObjectiveConfig,
     FlavaObjective,
-    FlavaObjectiveConfig,
-    MaskedObjective,
-    MaskedObjectiveConfig,
 )
-from flava.planning.costs import outlined
+from flava.planning.costs import outlined_objective
 from flava.planning.operations import Counted
 from flava.prepare.sources import commands
 from flava.recipes import RECIPES
-from flava.suite.task import Settings
 from flava.training.checkpoint import last_checkpoint
 from flava.training.initialization import Taken, initialise, save_taken
 from flava.training.launch import keep_freed_memory
+from flava.training.methods import objective_of, predicts_codes
 from flava.training.run import Run, Validator
 from flava.training.run_folder import check
 from flava.training.trainer import Objective, Probe, Trainer
@@ -85,7 +71,8 @@ def start(run: Run) -> None:
 
 def train_as_one(run: Run) -> None:
     """What each rank does once it has met the others; errors as `start`."""
-    problems = run.data.problems() + run.data.sharing_problems(world_size())
+    problems = run.data.problems(partial(how_to_build, run.data.root))
+    problems += run.data.sharing_problems(world_size())
     mistakes = misfits(run) + [f"data.{problem}" for problem in problems]
     check(run, mistakes + missing_stages(run))
     is_new = last_checkpoint(run.output_dir) is None
@@ -108,6 +95,15 @@ def train_as_one(run: Run) -> None:
             trainer.train(batches, batches.marks)
         finally:
             report_skipped(batches)
+
+
+def how_to_build(root: str, shards: str) -> list[str]:
+    """The commands that build shards of the paper's data below ``root``, a line each."""
+    base = root.rstrip("/")
+    if not shards.startswith(f"{base}/"):
+        return []
+    built = commands(shards.removeprefix(f"{base}/"), base)
+    return ["--data.root is where they are; where they are not yet:", *built] if built else []
 
 
 def take(run: Run, objective: Objective) -> list[Taken]:
@@ -141,31 +137,6 @@ def join(run: Run) -> tuple[Objective, Probe | None]:
     """The objective around a fresh model, and what is probed during training."""
     objective = objective_of(run)
     return objective, probe_of(run, objective)
-
-
-def objective_of(run: Run) -> Objective:
-    """The objective around a fresh model."""
-    match run.objective, build_model(run.model):
-        case CodebookObjectiveConfig() as config, Codebook() as model:
-            return CodebookObjective(config, model)
-        case DinoObjectiveConfig() as config, Dino() as model:
-            return DinoObjective(config, model, run.max_steps)
-        case FlavaObjectiveConfig() as config, Flava() as model:
-            leave_out(model, untrained(run))
-            return FlavaObjective(config, model)
-        case ClipObjectiveConfig() as config, Clip() as model:
-            return ClipObjective(config, model)
-        case MaskedObjectiveConfig(), MaskedImage() | MaskedText() as model:
-            return MaskedObjective(model)
-    raise AssertionError("Run checks that objective and model fit")
-
-
-def outlined_objective(run: Run) -> Objective:
-    """A run's objective around a model without numbers."""
-    with torch.device("meta"):
-        objective = objective_of(run)
-    outlined(objective.model)
-    return objective
 
 
 def probe_of(run: Run, objective: Objective) -> Probe | None:
@@ -225,35 +196,6 @@ def held_out_batches(run: Run) -> list[Batch]:
         return [next(batches) for _ in range(HELD_OUT_BATCHES)]
 
 
-def untrained(run: Run) -> frozenset[str]:
-    """The parts of a FLAVA that no loss of the run reads."""
-    masked_pairs = "pairs" in run.data.sources and run.data.mask_pairs
-    images, text = ("images" in run.data.sources), ("text" in run.data.sources)
-    with_codes = predicts_codes(run) or run.init.codebook is not None
-    read = {
-        "mim_head": images,
-        "mlm_head": text,
-        "mmm_image_head": masked_pairs,
-        "mmm_text_head": masked_pairs,
-        "itm_head": masked_pairs,
-        "codebook.encoder": with_codes,
-        "codebook.decoder": with_codes,
-    }
-    return frozenset(part for part, is_read in read.items() if not is_read)
-
-
-def predicts_codes(run: Run) -> bool:
-    """Whether any loss has the codes of hidden patches for its targets."""
-    return "images" in run.data.sources or ("pairs" in run.data.sources and run.data.mask_pairs)
-
-
-def leave_out(model: Flava, parts: frozenset[str]) -> None:
-    """Parts that stay at initial values: neither trained nor passed off as trained."""
-    model.absent = parts
-    for part in parts:
-        model.get_submodule(part).requires_grad_(False)
-
-
 def misfits(run: Run) -> list[str]:
     """Where data or sources do not have the form that the model reads, one line each."""
     found = model_misfits(run)
@@ -265,7 +207,8 @@ def misfits(run: Run) -> list[str]:
 def validation_misfits(run: Run) -> list[str]:
     """What the validator reads and is not there, with the commands that build it."""
     if run.validator is not Validator.IMAGENET:
-        return [f"held_out: {problem}" for problem in run.data.missing(run.held_out)]
+        remedy = partial(how_to_build, run.data.root)
+        return [f"held_out: {problem}" for problem in run.data.missing(run.held_out, remedy)]
     try:
         imagenet_images(run)
     except (OSError, ValueError) as error:

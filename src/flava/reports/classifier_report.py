@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from flava.core.files import write_whole
+from flava.core.progress import duration
 from flava.evaluation.classification import FILE, Classification, load_classification
 from flava.evaluation.record import Confusion
 from flava.reports.charts import Course, charts_of, read_course
-from flava.reports.run_report import duration, environment, read_config, remarks
+from flava.reports.run_report import environment, read_config, remarks
 
 MATRIX_CLASSES = 60
 """More classes than these make a confusion matrix that nobody can read."""

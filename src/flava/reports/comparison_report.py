@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from flava.core.files import write_whole
 from flava.reports.charts import ACCENT, MUTED, STYLE, themed_svg
 from flava.reports.run_report import environment
-from flava.reproduction.statistics import (
+from flava.suite import paper
+from flava.suite.comparison import (
     HEADS,
     NOISE,
     QUESTIONS,
@@ -30,7 +31,6 @@ from flava.reproduction.statistics import (
     papers_average,
     rank_correlation,
 )
-from flava.suite import paper
 from flava.suite.paper import GROUP_NAMES, MACROS
 from flava.suite.task import Group
 

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flava.core.files import write_whole
+from flava.core.progress import duration
 from flava.evaluation import words
 from flava.evaluation.record import PICTURES, Confusion, Evaluation, Figure, load_evaluation
 from flava.reports.charts import Course, charts_of, read_course
@@ -217,11 +218,3 @@ def number(value: float) -> str:
 def signed(value: float) -> str:
     """With its sign; a real minus."""
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

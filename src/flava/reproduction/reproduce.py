@@ -29,14 +29,14 @@ from rich.progress import (
 )
 
 from flava.core.machine import machine
+from flava.core.progress import duration
 from flava.evaluation.record import FILE, Evaluation, load_evaluation
 from flava.recipes.columns import RELEASED, TINY
 from flava.reports.charts import read_course
 from flava.reports.comparison_report import write_comparison
-from flava.reports.run_report import duration
-from flava.reproduction.statistics import Columns
 from flava.reproduction.trials import QUICK, STAGES, Trial, columns, home_of, trials
 from flava.suite import paper
+from flava.suite.comparison import Columns
 from flava.training.trainer import Interrupted
 
 LOOK = 2.0

@@ -17,12 +17,12 @@ from torch import nn
 from flava.checkpoints.digests import weights_digest
 from flava.checkpoints.load import load_pretrained
 from flava.core.machine import machine
-from flava.evaluation.features import Evaluated
+from flava.core.progress import duration
+from flava.evaluation.features import Evaluated, Settings
 from flava.evaluation.record import Figure
-from flava.reports.run_report import duration
 from flava.suite.registry import absent
 from flava.suite.results import FILE, Result, add_results, identifying, read_results
-from flava.suite.task import Settings, SuiteTask
+from flava.suite.task import SuiteTask
 from flava.training.trainer import Interrupted
 
 PACKAGES = (

@@ -7,29 +7,11 @@ from typing import Literal
 
 from torch import nn
 
-from flava.core.precision import Precision
+from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 
 Group = Literal["vision", "nlp", "multimodal"]
 """The groups of Table C.1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How tasks are measured; all of it is written beside their figures."""
-
-    data_root: Path
-    """The folder that holds a folder for each data set."""
-    cache: Path
-    """Where features, extracted text and fine-tuned runs are kept: nothing is done twice."""
-    few: int | None = None
-    """Samples of each split that are looked at, drawn by the seed; all if not set."""
-    seed: int = 0
-    """Decides all that is drawn."""
-    precision: Precision = Precision.BF16
-    """What matrix products are computed in."""
-    batch_size: int = 64
-    """Samples that are computed at once; changes no figure of a frozen model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,9 @@ from torch import Tensor, nn
 
 from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.native import absent_of
-from flava.checkpoints.reading import find_checkpoint
+from flava.checkpoints.reading import locate
 from flava.core.files import write_whole
 from flava.models import Codebook, Flava
-
-SHIPPED = Path(__file__).parents[1] / "recipes" / "weights"
-"""Small weights that come with the package, each made by the recipe of its name."""
-
-PREFIX = "shipped:"
 
 PARTS = {"image": "image_encoder", "text": "text_encoder", "codebook": "codebook"}
 """The fields of `InitConfig`, and the parts of a model that they fill."""
@@ -183,14 +178,6 @@ def find(model: nn.Module, field: str, source: str) -> Found:
     # DINO has two: the teacher's, which is the one to take, stands uppermost.
     name, theirs = min(same, key=lambda each: len(each[0]), default=("", None))
     return Found(field=field, origin=str(place), ours=ours, whole=whole, name=name, theirs=theirs)
-
-
-def locate(source: str) -> str | Path:
-    """The checkpoint that a source means; a hub's id as it is."""
-    if source.startswith(PREFIX):
-        return find_checkpoint(SHIPPED / source.removeprefix(PREFIX))
-    path = Path(source).expanduser()
-    return find_checkpoint(path) if path.is_dir() else source
 
 
 def differing_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flava.suite.vision.collection import Collection, open_image, prepare
+from flava.data.stored_images import open_image
+from flava.suite.vision.collection import Collection, prepare
 from flava.suite.vision.datasets import DATA_SETS, DataSet
 from tests.suite.vision.disk import DRIVES, TEST, TRAIN, VALIDATION, WRITERS, colour, grey, write
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from flava.core.precision import Precision
 from flava.data.transforms import normalise
+from flava.evaluation.features import Settings
+from flava.evaluation.image_features import Extractor
 from flava.models import Clip, Flava
-from flava.suite.task import Settings
-from flava.suite.vision.features import Extractor
 from tests.suite.vision.models import tiny_clip, tiny_flava
 
 

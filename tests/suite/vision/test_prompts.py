@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
+from flava.evaluation.prompts import PROMPTS
 from flava.suite.vision.datasets import DATA_SETS
-from flava.suite.vision.prompts import PROMPTS
 
 KEYWORDS = {
     "eurosat": "annual forest brush highway industrial pasture permanent residential river lake",
@@ -22,7 +22,7 @@ KEYWORDS = {
 
 
 def names(data_set: str) -> list[str]:
-    return [" / ".join(each.names) for each in PROMPTS[data_set].classes]
+    return [" / ".join(each) for each in PROMPTS[data_set].classes]
 
 
 def test_every_class_of_every_data_set_has_a_name() -> None:

@@ -15,11 +15,11 @@ from flava.core.precision import Precision
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.transforms import normalise
 from flava.evaluation import probe_search
+from flava.evaluation.features import Settings
+from flava.evaluation.prompts import PROMPTS
 from flava.models import Clip, Flava, MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
-from flava.suite.task import Settings
 from flava.suite.vision import VISION, ZERO_SHOT
 from flava.suite.vision.datasets import DATA_SETS
-from flava.suite.vision.prompts import PROMPTS
 from flava.suite.vision.tasks import figure
 from tests.evaluation.digits import write_digits
 from tests.suite.vision.disk import WRITERS
@@ -93,7 +93,7 @@ def test_a_second_call_reads_no_image(
     write_digits(tmp_path, limit=60)
     model = tiny_flava()
     first = PROBES["mnist"].measure(model, settings)
-    monkeypatch.setattr("flava.suite.vision.features.open_image", None)
+    monkeypatch.setattr("flava.evaluation.image_features.open_image", None)
     assert PROBES["mnist"].measure(model, settings) == first
     ZEROS["zero_shot_mnist"].measure(model, settings)  # the same test features serve
 
@@ -147,7 +147,7 @@ def test_zero_shot_is_that_computed_by_hand(make: Make, settings: Settings, tmp_
     tokenizer = ClipTokenizer() if isinstance(model, Clip) else Tokenizer()
     classes = []
     for each in prompts.classes:
-        texts = [t.replace("{}", name) for name in each.names for t in prompts.templates]
+        texts = [t.replace("{}", name) for name in each for t in prompts.templates]
         ids = [torch.tensor([tokenizer.encode(text, 77)]) for text in texts]
         with torch.no_grad():
             units = [model.encode_text(i, torch.ones_like(i, dtype=torch.bool)) for i in ids]

@@ -20,7 +20,14 @@ from flava.core.randomness import few_of
 from flava.data.labelled import Row
 from flava.data.labelled_loader import ImageReader, Pixels, Reader, row_image
 from flava.data.views import clip_view
-from flava.evaluation.features import PAIR_MAX_LENGTH, counted, evaluating, outputs_of, text_reader
+from flava.evaluation.features import (
+    PAIR_MAX_LENGTH,
+    Settings,
+    counted,
+    evaluating,
+    outputs_of,
+    text_reader,
+)
 from flava.evaluation.record import Figure
 from flava.evaluation.retrieval import RANKS, chance_recall, nearest, ranks, recall
 from flava.inference.fill import matching_scores
@@ -33,7 +40,7 @@ from flava.suite.multimodal.dataset_files import (
     refuse,
     rows_of,
 )
-from flava.suite.task import Settings, SuiteTask
+from flava.suite.task import SuiteTask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from flava.data.decoding import decode_image
 from flava.data.errors import SampleError
 from flava.data.labelled import Row
 from flava.data.tables import Record, read_table
-from flava.evaluation.features import counted
+from flava.evaluation.features import Settings, counted
 from flava.evaluation.record import Figure
 from flava.suite.multimodal.dataset_files import missing_of, read_all, refuse
 from flava.suite.multimodal.labelled_pairs import (
@@ -34,7 +34,7 @@ from flava.suite.multimodal.labelled_pairs import (
     few_of_each,
     read_pairs,
 )
-from flava.suite.task import Settings, SuiteTask
+from flava.suite.task import SuiteTask
 
 LIBRARY = "rapidocr"
 

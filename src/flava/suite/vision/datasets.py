@@ -8,8 +8,9 @@ part that validates belongs to the training samples of the final probe.
 from dataclasses import dataclass
 from pathlib import Path
 
+from flava.data.stored_images import shortened
 from flava.suite.vision import protocols, torchvision_readers
-from flava.suite.vision.collection import Collection, absent, mistakes, shortened
+from flava.suite.vision.collection import Collection, absent, mistakes
 from flava.suite.vision.torchvision_readers import Read
 
 RESEARCH = "for research that is not commercial"

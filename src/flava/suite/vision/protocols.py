@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from flava.core.randomness import generator
-from flava.suite.vision.collection import Collection, Fold, Places, Samples, draw, from_parts
+from flava.data.stored_images import Places
+from flava.suite.vision.collection import Collection, Fold, Samples, draw, from_parts
 from flava.suite.vision.torchvision_readers import class_folders, listed
 
 CALTECH_TRAINING = 30

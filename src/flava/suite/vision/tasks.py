@@ -7,13 +7,13 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import nn
 
 from flava.evaluation import probe_search
-from flava.evaluation.features import BOTH, Evaluated, lacking
+from flava.evaluation.features import BOTH, Evaluated, Settings, lacking
+from flava.evaluation.image_features import Extractor
+from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
 from flava.evaluation.record import Figure
-from flava.suite.task import Settings, SuiteTask
+from flava.suite.task import SuiteTask
 from flava.suite.vision.collection import Collection, Fold, prepare
 from flava.suite.vision.datasets import DATA_SETS, DataSet
-from flava.suite.vision.features import Extractor
-from flava.suite.vision.prompts import PROMPTS, Prompts, classify_with_prompts
 
 TEST = "test"
 

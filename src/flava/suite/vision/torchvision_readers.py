@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from flava.suite.vision.collection import Collection, Fold, Images, Places, Samples, from_parts
+from flava.data.stored_images import Images, Places
+from flava.suite.vision.collection import Collection, Fold, Samples, from_parts
 
 Read = Callable[[Path, int], Collection]
 """(root, seed) -> all samples."""

@@ -7,8 +7,9 @@ import pytest
 
 from flava.evaluation.record import Evaluation, Figure
 from flava.evaluation.tasks import TASKS
-from flava.reproduction import statistics
-from flava.reproduction.statistics import (
+from flava.suite import comparison as statistics
+from flava.suite import paper
+from flava.suite.comparison import (
     QUESTIONS,
     ROWS,
     Estimate,
@@ -18,7 +19,6 @@ from flava.reproduction.statistics import (
     papers_average,
     rank_correlation,
 )
-from flava.suite import paper
 from flava.suite.task import Group
 
 

@@ -12,10 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flava.core.distributed import of_all_ranks
-from flava.evaluation import zero_shot
-from flava.evaluation.embedded_data import ImageClass
 from flava.evaluation.features import evaluating, progress
-from flava.suite.vision.features import Extractor
+from flava.evaluation.image_features import Extractor
+from flava.inference import zero_shot
 
 FILE = Path(__file__).with_name("prompts.json")
 
@@ -24,7 +23,7 @@ FILE = Path(__file__).with_name("prompts.json")
 class Prompts:
     """The names of each class, in the order of the labels, and the templates around them."""
 
-    classes: tuple[ImageClass, ...]
+    classes: tuple[tuple[str, ...], ...]
     templates: tuple[str, ...]
 
 
@@ -33,7 +32,7 @@ def read_prompts(path: Path) -> dict[str, Prompts]:
     stored = json.loads(path.read_text(encoding="utf-8"))["prompts"]
     return {
         name: Prompts(
-            tuple(ImageClass(tuple(names), ()) for names in each["classes"]),
+            tuple(tuple(names) for names in each["classes"]),
             tuple(each["templates"]),
         )
         for name, each in stored.items()

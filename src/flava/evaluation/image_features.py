@@ -17,13 +17,12 @@ from torch import Tensor
 from flava.checkpoints.digests import weights_digest
 from flava.core.files import write_whole
 from flava.data.errors import SampleError
+from flava.data.stored_images import Images, Places, open_image, shortened
 from flava.data.views import View, clip_view, encoder_view
 from flava.evaluation.embedded_data import Texts
-from flava.evaluation.features import evaluating, progress
+from flava.evaluation.features import Settings, evaluating, progress
 from flava.models import Clip
 from flava.models.flava import unit_length
-from flava.suite.task import Settings
-from flava.suite.vision.collection import Images, Places, open_image, shortened
 
 Levels = UInt8[np.ndarray, "height width 3"]
 

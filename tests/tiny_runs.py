@@ -21,7 +21,7 @@ from flava.models import (
     MultimodalConfig,
     TextConfig,
 )
-from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, Term
+from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, LossOutput
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run
@@ -118,13 +118,15 @@ class MeanSquare:
         self.model = model
         self.steps: list[int] = []
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         assert isinstance(batch, ImageBatch)
         logits = self.model.encoder(batch.codebook_pixels)
         target = batch.codebook_pixels.mean((1, 2, 3))
         return {
-            "codes": Term((logits.mean((1, 2, 3)) - target).square().mean(), torch.tensor(0.25)),
-            "size": Term(0.1 * logits.square().mean()),
+            "codes": LossOutput(
+                (logits.mean((1, 2, 3)) - target).square().mean(), torch.tensor(0.25)
+            ),
+            "size": LossOutput(0.1 * logits.square().mean()),
         }
 
     def after_step(self, step: int) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flava.checkpoints.load import LAYOUTS, build, load_pretrained, read
 from flava.checkpoints.native import write_model
-from flava.core.files import whole_folder
+from flava.core.files import atomic_folder
 from flava.models import Codebook, Flava
 from tests.support import tiny_model
 from tests.tiny_runs import CODEBOOK
@@ -309,7 +309,7 @@ def test_a_folder_that_could_not_be_written_is_as_before(tmp_path, error):
     target = tmp_path / "there"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises((OSError, ValueError), match=str(error)), whole_folder(target) as partial:
+    with pytest.raises((OSError, ValueError), match=str(error)), atomic_folder(target) as partial:
         (partial / "new").write_text("new")
         raise error
     assert [path.name for path in target.iterdir()] == ["old"]
@@ -320,6 +320,6 @@ def test_a_folder_takes_the_place_of_what_was_there(tmp_path):
     target = tmp_path / "there"
     target.mkdir()
     (target / "old").write_text("old")
-    with whole_folder(target) as partial:
+    with atomic_folder(target) as partial:
         (partial / "new").write_text("new")
     assert [path.name for path in target.iterdir()] == ["new"]

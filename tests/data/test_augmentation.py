@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
 from flava.data.collate import ImageCollator
-from flava.data.shards import Raw
+from flava.data.shards import RawSample
 from flava.data.transforms import ImageTransformConfig, flip_at_random, jitter_colours
 from tests.data.shard_files import encoded, picture
 
@@ -59,11 +59,11 @@ def test_nothing_is_drawn_where_nothing_is_augmented():
     assert rng.random() == np.random.default_rng(7).random()
 
 
-def gradient() -> Raw:
+def gradient() -> RawSample:
     """Red grows from left to right, green from top to bottom: a pixel tells where it is from."""
     y, x = np.mgrid[:96, :128]
     pixels = np.stack([x * 2, y * 2, np.full_like(x, 90)], axis=-1).astype(np.uint8)
-    return Raw(shard="s", key="k", files={"png": encoded(Image.fromarray(pixels))})
+    return RawSample(shard="s", key="k", files={"png": encoded(Image.fromarray(pixels))})
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -15,7 +15,7 @@ from flava.data import decoding as reader
 from flava.data.collate import CodedImageCollator, ImageCollator
 from flava.data.decoding import ORIENTATION, decode_image, decode_levels, torchvisions
 from flava.data.errors import SampleError
-from flava.data.shards import Raw
+from flava.data.shards import RawSample
 from flava.data.transforms import ImageTransformConfig, random_crop, shortest_side
 from tests.data.shard_files import picture
 
@@ -199,7 +199,7 @@ def test_reduced_images_have_half_the_sides_and_show_the_same(exif_orientation):
 
 
 def views(config: ImageTransformConfig, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    raw = Raw(shard="s", key="k", files={"jpg": data})
+    raw = RawSample(shard="s", key="k", files={"jpg": data})
     example = ImageCollator(config, 0.4).decode(raw, np.random.default_rng(1))
     return example.pixels.astype(int), example.codebook_pixels.astype(int)
 
@@ -225,7 +225,7 @@ def test_images_with_stored_codes_are_reduced_and_keep_their_codes():
     stream = io.BytesIO()
     np.save(stream, stored)
     files = {"jpg": file_of(picture(6, 400, 300)), "codes-x.npy": stream.getvalue()}
-    raw, examples = Raw(shard="s", key="k", files=files), []
+    raw, examples = RawSample(shard="s", key="k", files=files), []
     for reduced in (False, True):
         config = replace(SMALL, stored_codes="x", crop_scale=(1.0, 1.0), reduced_decoding=reduced)
         assert config.problems() == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flava.core.batch import TextBatch
 from flava.data import streaming
-from flava.data.errors import Skipped
+from flava.data.errors import SkippedSample
 from flava.data.full_sentences import Document, Packed, PackedReader, pack
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.tokenizers import Tokenizer
@@ -105,7 +105,7 @@ def test_a_key_names_the_token_that_a_sequence_begins_with(every, length):
     assert len(set(keys)) == len(keys)
 
 
-def read(path: Path, length: int) -> list[Packed | Skipped]:
+def read(path: Path, length: int) -> list[Packed | SkippedSample]:
     return list(PackedReader(tokenizer=TOKENIZER, length=length)(path))
 
 
@@ -140,7 +140,7 @@ def test_what_cannot_be_used_is_reported_in_its_place(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "first"}\n{"text": " "}\n\xff\n{"text": "last"}\n')
     found = read(path, 16)
-    assert [i.key for i in found if isinstance(i, Skipped)] == ["a.jsonl:2", "a.jsonl:3"]
+    assert [i.key for i in found if isinstance(i, SkippedSample)] == ["a.jsonl:2", "a.jsonl:3"]
     (whole,) = (i for i in found if isinstance(i, Packed))
     assert TOKENIZER.decode(whole.ids.tolist()) == "first last"
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_used_is_reported_in_its_place(tmp_path):
 def test_a_shard_without_a_token_is_reported(tmp_path):
     shard = write_lines(tmp_path / "a.jsonl", ["\u200b"])
     (report,) = PackedReader(tokenizer=TOKENIZER, length=10)(shard)
-    assert isinstance(report, Skipped)
+    assert isinstance(report, SkippedSample)
     assert report.reason == "shard is empty"
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.flava.image_processing_flava import FlavaMaskingGenerator
 
-from flava.core.randomness import generator
+from flava.core.randomness import random_generator
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
 from flava.data.tokenizers import Tokenizer, pad
 
@@ -25,7 +25,7 @@ def mask_rows(masker: TokenMasker, rows: list[list[int]], seed: int = 0):
     ids, real = pad(rows, TOKENIZER.pad)
     draws = np.zeros((3, *ids.shape))
     for index, row in enumerate(rows):
-        rng = generator(seed, 0, str(index))
+        rng = random_generator(seed, 0, str(index))
         draws[:, index, : len(row)] = masker.draws(rng, len(row))
     return ids, real, *masker.mask(ids, real, draws)
 
@@ -107,7 +107,7 @@ def test_a_texts_mask_does_not_depend_on_its_batch(rows):
     _, real, masked, selected = mask_rows(masker(0.5, True), rows)
     for index, row in enumerate(rows):
         own = masker(0.5, True)
-        draws = own.draws(generator(0, 0, str(index)), len(row))[:, None]
+        draws = own.draws(random_generator(0, 0, str(index)), len(row))[:, None]
         alone, alone_selected = own.mask(np.array([row]), np.ones((1, len(row)), bool), draws)
         assert (masked[index][real[index]] == alone[0]).all()
         assert (selected[index][real[index]] == alone_selected[0]).all()
@@ -162,9 +162,12 @@ def test_pieces_are_selected_apart_without_whole_words():
 
 
 def test_masks_change_with_seed_epoch_and_key():
-    draws = {generator(*at).random() for at in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
+    draws = {
+        random_generator(*at).random()
+        for at in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
+    }
     assert len(draws) == 4
-    assert generator(0, 0, "a").random() in draws
+    assert random_generator(0, 0, "a").random() in draws
 
 
 # Mismatched pairs

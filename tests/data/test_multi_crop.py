@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor
 
 from flava.core.batch import CropBatch
-from flava.core.randomness import generator
+from flava.core.randomness import random_generator
 from flava.data import multi_crop
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.multi_crop import CropCollator, CropConfig
-from flava.data.shards import Raw
+from flava.data.shards import RawSample
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.support import denormalise
 
@@ -131,11 +131,11 @@ def test_workers_can_be_started_with_a_collator():
 
 
 def seeded(number: int) -> np.random.Generator:
-    return generator(5, 0, str(number))
+    return random_generator(5, 0, str(number))
 
 
-def raw(pixels: np.ndarray, key: str = "key") -> Raw:
-    return Raw(shard="shard", key=key, files={"png": encoded(Image.fromarray(pixels))})
+def raw(pixels: np.ndarray, key: str = "key") -> RawSample:
+    return RawSample(shard="shard", key=key, files={"png": encoded(Image.fromarray(pixels))})
 
 
 def noise() -> np.ndarray:

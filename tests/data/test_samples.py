@@ -5,27 +5,27 @@ import logging
 import numpy as np
 import pytest
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.samples import caption_of, image_of, read_samples, text_of
-from flava.data.shards import Raw, read_shard, resolve_all
+from flava.data.shards import RawSample, read_shard, resolve_all
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 
 
-def raw(**files: bytes) -> Raw:
-    return Raw(shard="a.tar", key="k", files=files)
+def raw(**files: bytes) -> RawSample:
+    return RawSample(shard="a.tar", key="k", files=files)
 
 
 def caption(**files: bytes) -> str:
     return caption_of(raw(**files), np.random.default_rng(0))
 
 
-def text(item: Raw) -> str:
+def text(item: RawSample) -> str:
     return text_of(item, np.random.default_rng(0))
 
 
 def reports(path) -> list[str]:
     """What a shard's reader skipped; every other item is a sample."""
-    return [item.reason for item in read_shard(path) if isinstance(item, Skipped)]
+    return [item.reason for item in read_shard(path) if isinstance(item, SkippedSample)]
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "A.TAR"])
@@ -33,9 +33,11 @@ def test_a_tars_samples_come_in_order(tmp_path, name):
     files = pair_files(range(5), prefix="noto/")
     shard = write_tar(tmp_path / name, files)
     samples = list(read_shard(shard))
-    assert [s.key for s in samples if isinstance(s, Raw)] == [f"noto/{i:05d}" for i in range(5)]
+    assert [s.key for s in samples if isinstance(s, RawSample)] == [
+        f"noto/{i:05d}" for i in range(5)
+    ]
     for sample in samples:
-        assert isinstance(sample, Raw)
+        assert isinstance(sample, RawSample)
         expected = {suffix: files[f"{sample.key}.{suffix}"] for suffix in ("png", "json")}
         assert sample.files == expected
 
@@ -46,7 +48,7 @@ def test_images_are_found_by_their_suffix(tmp_path, file_format):
     data = encoded(picture(1), file_format)
     shard = write_tar(tmp_path / "a.tar", {f"x.{suffix}": data, "x.json": b"{}"})
     (sample,) = read_shard(shard)
-    assert isinstance(sample, Raw)
+    assert isinstance(sample, RawSample)
     assert image_of(sample).size == (20, 16)
 
 
@@ -77,8 +79,11 @@ def test_lines_are_samples(tmp_path, zipped):
     plain.write_bytes(write("\ufeffone\r\n \ntwo é".encode()))
     for path in (lines, plain):
         items = list(read_shard(path))
-        assert [i.key for i in items if isinstance(i, Raw)] == [f"{path.name}:1", f"{path.name}:3"]
-        assert [text(i).strip() for i in items if isinstance(i, Raw)] == ["one", "two é"]
+        assert [i.key for i in items if isinstance(i, RawSample)] == [
+            f"{path.name}:1",
+            f"{path.name}:3",
+        ]
+        assert [text(i).strip() for i in items if isinstance(i, RawSample)] == ["one", "two é"]
     samples = read_samples([str(lines), str(plain)])
     assert [s.meta["text"].strip() for s in samples] == ["one", "two é", "one", "two é"]
     assert samples[0].image is None
@@ -185,7 +190,7 @@ def test_a_truncated_tar_gives_what_it_holds_and_a_report(tmp_path, blocks, extr
     whole = write_tar(tmp_path / "a.tar", pair_files(range(6)))
     cut = tmp_path / "b.tar"
     cut.write_bytes(whole.read_bytes()[: 512 * blocks + extra])
-    keys = [item.key for item in read_shard(cut) if isinstance(item, Raw)]
+    keys = [item.key for item in read_shard(cut) if isinstance(item, RawSample)]
     assert keys == [f"{number:05d}" for number in range(len(keys))]
     assert keys or blocks < 3
     assert set(reports(cut)) == {"shard is damaged"}
@@ -212,7 +217,7 @@ def test_a_doubled_file_is_reported(tmp_path):
     shard = tmp_path / "a.tar"
     write_tar(shard, {"x.png": b"1", "x.PNG": b"2", "y.png": b"3"})
     items = list(read_shard(shard))
-    assert [item.key for item in items if isinstance(item, Raw)] == ["x", "y"]
+    assert [item.key for item in items if isinstance(item, RawSample)] == ["x", "y"]
     assert reports(shard) == ["shard is damaged"]
 
 
@@ -226,7 +231,7 @@ def test_an_empty_shard_is_named(tmp_path, name):
     else:
         path.write_bytes(gzip.compress(b"\n\n") if name.endswith("gz") else b"\n")
     (item,) = read_shard(path)
-    assert isinstance(item, Skipped)
+    assert isinstance(item, SkippedSample)
     assert item.reason == "shard is empty"
     assert str(path) in str(item)
 
@@ -265,5 +270,5 @@ def test_gzip_with_damaged_content_is_reported(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 20)
     (report,) = read_shard(path)
-    assert isinstance(report, Skipped)
+    assert isinstance(report, SkippedSample)
     assert report.reason == "shard cannot be read"

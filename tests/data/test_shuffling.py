@@ -13,7 +13,7 @@ import pytest
 from flava.data import workers
 from flava.data.remote import Shard
 from flava.data.shards import read_shard
-from flava.data.streaming import Layout, Share, StreamedWindows
+from flava.data.streaming import Share, StreamedWindows, StreamLayout
 from flava.prepare.shard_files import Permutation
 from flava.prepare.sources import SOURCES
 from flava.recipes import RECIPES
@@ -39,7 +39,7 @@ def windows(
     read: Callable[[Shard], Iterator[Empty]], shards: int, batch_size: int, streams: int
 ) -> list[np.ndarray]:
     """The numbers of the samples in some windows, as the loader draws them."""
-    layout = Layout.of(streams=streams, shards=shards, batch_size=batch_size)
+    layout = StreamLayout.of(streams=streams, shards=shards, batch_size=batch_size)
     made = StreamedWindows(
         paths=[Path(str(number)) for number in range(shards)],
         read=read,

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flava.core.randomness import generator
+from flava.core.randomness import random_generator
 from flava.data import streaming
 from flava.data.remote import Shard
-from flava.data.shards import Raw
+from flava.data.shards import RawSample
 from flava.data.streaming import (
-    Item,
-    Layout,
-    Mark,
     Share,
     StreamedWindows,
+    StreamItem,
+    StreamLayout,
+    StreamPosition,
     Window,
     fits_in_memory,
     shuffled,
@@ -31,8 +31,8 @@ SAMPLES = 23
 SIZES = [5, 7, SAMPLES - 12]
 
 
-def content(shard: str, key: str) -> Raw:
-    return Raw(shard=shard, key=key, files={"txt": key.encode()})
+def content(shard: str, key: str) -> RawSample:
+    return RawSample(shard=shard, key=key, files={"txt": key.encode()})
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Shards:
     def paths(self) -> list[Shard]:
         return [Path(str(number)) for number in range(len(self.sizes))]
 
-    def read(self, path: Shard) -> Iterator[Raw]:
+    def read(self, path: Shard) -> Iterator[RawSample]:
         self.reads[path.name] += 1
         return (content(path.name, f"{path}/{n}") for n in range(self.sizes[int(path.name)]))
 
@@ -66,9 +66,9 @@ class Shards:
         *,
         batch_size: int = 4,
         seed: int = 0,
-        marks: dict[int, Mark] | None = None,
+        marks: dict[int, StreamPosition] | None = None,
     ) -> StreamedWindows:
-        layout = Layout.of(streams=streams, shards=len(self.sizes), batch_size=batch_size)
+        layout = StreamLayout.of(streams=streams, shards=len(self.sizes), batch_size=batch_size)
         return StreamedWindows(
             paths=self.paths,
             read=self.read,
@@ -79,8 +79,8 @@ class Shards:
         )
 
 
-def key(item: Item) -> tuple[int, str]:
-    assert isinstance(item.content, Raw)
+def key(item: StreamItem) -> tuple[int, str]:
+    assert isinstance(item.content, RawSample)
     return item.epoch, item.content.key
 
 
@@ -99,7 +99,7 @@ def joined(
     world: int = 1,
     workers: int = 1,
     turns: int = 1,
-    marks: dict[int, Mark] | None = None,
+    marks: dict[int, StreamPosition] | None = None,
 ) -> Made:
     """What all workers of all ranks make, each by itself; their marks are added to ``marks``."""
     made: Made = {number: [] for number in numbers}
@@ -182,7 +182,7 @@ def test_a_run_goes_on_with_any_number_of_ranks(sizes, streams, before, after, s
     large = shards.streamed(streams, batch_size=batch_size)
     turns = large.layout.turns
     through = joined(large, range(start + 6), turns=turns)
-    marks: dict[int, Mark] = {}
+    marks: dict[int, StreamPosition] = {}
     joined(large, range(start), world=before[0], workers=2, turns=turns, marks=marks)
     again = shards.streamed(streams, batch_size=batch_size, marks=marks if with_marks else None)
     resumed = joined(again, range(start, start + 6), world=after[0], workers=3, turns=turns)
@@ -196,7 +196,7 @@ def test_a_run_goes_on_with_any_number_of_ranks(sizes, streams, before, after, s
 def test_with_marks_no_shard_is_read_that_is_over():
     shards = Shards([3, 9, 4, 4, 1, 6, 2, 5])
     large = shards.streamed(4, batch_size=4)
-    marks: dict[int, Mark] = {}
+    marks: dict[int, StreamPosition] = {}
     joined(large, range(100), turns=large.layout.turns, marks=marks)
     epochs = shards.reads.total() / 8
     shards.reads.clear()
@@ -253,7 +253,7 @@ def test_a_mark_does_not_lie_behind_what_a_look_at_spares_has_passed():
     shards = Shards([2] * 9)
     share = Share()
     windows = shards.streamed(1)(share=share)
-    marks: dict[int, Mark] = {}
+    marks: dict[int, StreamPosition] = {}
     for window in itertools.islice(windows, 3):
         list(itertools.islice(window.spares, 7))
         marks |= window.marks
@@ -282,7 +282,7 @@ def test_the_order_changes_with_epoch_and_seed(kept):
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 64))
 def test_a_layout_leaves_no_stream_without_a_shard_or_a_place(streams, shards, batch_size):
-    layout = Layout.of(streams=streams, shards=shards, batch_size=batch_size)
+    layout = StreamLayout.of(streams=streams, shards=shards, batch_size=batch_size)
     assert 1 <= layout.streams <= min(streams, shards)
     places = [layout.places(lane, batch_size) for lane in range(layout.lanes)]
     assert all(places)
@@ -292,12 +292,14 @@ def test_a_layout_leaves_no_stream_without_a_shard_or_a_place(streams, shards, b
 def test_the_shuffle_holds_no_more_than_its_buffer():
     taken = 0
 
-    def contents() -> Iterator[Raw]:
+    def contents() -> Iterator[RawSample]:
         nonlocal taken
         for taken in range(1, 1000):
             yield content("a", str(taken))
 
-    drawn = [item.key for item in itertools.islice(shuffled(contents(), generator(0, 0, "")), 50)]
+    drawn = [
+        item.key for item in itertools.islice(shuffled(contents(), random_generator(0, 0, "")), 50)
+    ]
     assert taken <= 50 + 6
     assert drawn != [str(n) for n in range(1, 51)]
 

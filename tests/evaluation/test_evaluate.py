@@ -17,10 +17,10 @@ from flava.models import (
     Dino,
     DinoConfig,
     Flava,
-    MaskedImage,
     MaskedImageConfig,
-    MaskedText,
+    MaskedImageModel,
     MaskedTextConfig,
+    MaskedTextModel,
 )
 from tests.data.shard_files import write_lines
 from tests.evaluation.corpus import held_out, splits, tiny_geometry
@@ -182,9 +182,9 @@ def alone(whole: Flava, part: str) -> Evaluated:
     """An encoder of the model, as a run of one modality leaves it."""
     config = whole.config
     if part == "image":
-        alone = MaskedImage(MaskedImageConfig(image=config.image, codebook=config.codebook))
+        alone = MaskedImageModel(MaskedImageConfig(image=config.image, codebook=config.codebook))
     elif part == "text":
-        alone = MaskedText(MaskedTextConfig(text=config.text))
+        alone = MaskedTextModel(MaskedTextConfig(text=config.text))
     else:
         alone = Dino(DinoConfig(image=config.image, head_width=8, bottleneck=8, outputs=8))
     weights = whole.state_dict()

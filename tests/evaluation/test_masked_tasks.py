@@ -5,30 +5,30 @@ import torch
 from torch import Tensor
 
 from flava.evaluation import masked_tasks
-from flava.evaluation.embedded_data import Pairs, tokenizer
-from flava.evaluation.features import Subject
-from flava.evaluation.record import Outcome
+from flava.evaluation.embedded_data import EmbeddedPairs, tokenizer
+from flava.evaluation.features import EvaluatedModel
+from flava.evaluation.record import TaskOutcome
 from tests.evaluation.corpus import WORDS, held_out
 from tests.evaluation.oracle import CODES, Guesser, Oracle
 
 
 @pytest.fixture
-def oracle(tmp_path: Path) -> Subject:
+def oracle(tmp_path: Path) -> EvaluatedModel:
     model = Oracle()
-    return Subject(model, held_out(tmp_path, model.config), batch_size=5)
+    return EvaluatedModel(model, held_out(tmp_path, model.config), batch_size=5)
 
 
 @pytest.fixture
-def guesser(tmp_path: Path) -> Subject:
+def guesser(tmp_path: Path) -> EvaluatedModel:
     model = Guesser()
-    return Subject(model, held_out(tmp_path, model.config), batch_size=5)
+    return EvaluatedModel(model, held_out(tmp_path, model.config), batch_size=5)
 
 
-def value(outcome: Outcome, metric: str = "accuracy") -> float:
+def value(outcome: TaskOutcome, metric: str = "accuracy") -> float:
     return outcome.metrics[metric].value
 
 
-def test_who_knows_the_answers_is_always_right(oracle: Subject) -> None:
+def test_who_knows_the_answers_is_always_right(oracle: EvaluatedModel) -> None:
     for measure in (
         masked_tasks.mim,
         masked_tasks.mmm_image,
@@ -41,14 +41,14 @@ def test_who_knows_the_answers_is_always_right(oracle: Subject) -> None:
 
 
 def test_who_relies_on_the_other_side_is_never_right_when_it_is_a_wrong_one(
-    oracle: Subject,
+    oracle: EvaluatedModel,
 ) -> None:
     """The oracle fills in patches from the text, tokens from the image."""
     for measure in (masked_tasks.mmm_image, masked_tasks.mmm_text):
         assert measure(oracle, "unseen_style").metrics["accuracy"].baselines["mismatched"] == 0.0
 
 
-def test_who_guesses_is_right_by_chance(guesser: Subject) -> None:
+def test_who_guesses_is_right_by_chance(guesser: EvaluatedModel) -> None:
     for measure, n in ((masked_tasks.mim, 48 * 6), (masked_tasks.mmm_image, 48 * 6)):
         measured = measure(guesser, "unseen_concepts_all").metrics["accuracy"]
         assert measured.n == n  # six of sixteen patches are hidden in each of 48 images
@@ -59,7 +59,9 @@ def test_who_guesses_is_right_by_chance(guesser: Subject) -> None:
     assert abs(value(itm, "roc_auc") - 0.5) < 0.25
 
 
-def test_the_head_that_always_says_matched_is_right_half_of_the_time(oracle: Subject) -> None:
+def test_the_head_that_always_says_matched_is_right_half_of_the_time(
+    oracle: EvaluatedModel,
+) -> None:
     oracle.model.itm_head.forward = lambda states: torch.tensor([[0.0, 1.0]]).expand(  # type: ignore
         len(states), 2
     )
@@ -68,7 +70,7 @@ def test_the_head_that_always_says_matched_is_right_half_of_the_time(oracle: Sub
     assert value(outcome, "roc_auc") == 0.5
 
 
-def test_majority_is_what_the_best_constant_answer_reaches(oracle: Subject) -> None:
+def test_majority_is_what_the_best_constant_answer_reaches(oracle: EvaluatedModel) -> None:
     pairs = oracle.held_out.pairs("unseen_style")
     selected = masked_tasks.patch_masks(pairs, 0)
     targets = oracle.codes("unseen_style")[selected]
@@ -80,7 +82,7 @@ def test_majority_is_what_the_best_constant_answer_reaches(oracle: Subject) -> N
 
 @pytest.mark.parametrize("name", ["unseen_style", "unseen_concepts_all"])
 def test_mismatched_captions_are_all_of_another_concept_and_each_once(
-    oracle: Subject, name: str
+    oracle: EvaluatedModel, name: str
 ) -> None:
     pairs = oracle.held_out.pairs(name)
     for seed in range(20):
@@ -91,14 +93,16 @@ def test_mismatched_captions_are_all_of_another_concept_and_each_once(
     assert not masked_tasks.mismatched(pairs, 0).equal(masked_tasks.mismatched(pairs, 1))
 
 
-def test_pairs_of_one_concept_cannot_be_mismatched(oracle: Subject) -> None:
-    pairs: Pairs = oracle.held_out.pairs("unseen_style")
+def test_pairs_of_one_concept_cannot_be_mismatched(oracle: EvaluatedModel) -> None:
+    pairs: EmbeddedPairs = oracle.held_out.pairs("unseen_style")
     pairs.concepts = ["the same"] * len(pairs)
     with pytest.raises(ValueError, match="too many of them show the same concept"):
         masked_tasks.mismatched(pairs, 0)
 
 
-def test_only_words_are_hidden_at_the_set_rate_whatever_stands_around(oracle: Subject) -> None:
+def test_only_words_are_hidden_at_the_set_rate_whatever_stands_around(
+    oracle: EvaluatedModel,
+) -> None:
     texts = oracle.held_out.pairs("unseen_concepts_all").captions
     selected = masked_tasks.hidden_tokens(texts, seed=0)
     words = texts.real & (texts.ids != tokenizer().cls) & (texts.ids != tokenizer().sep)

@@ -22,7 +22,7 @@ from flava.data.errors import SampleError
 from flava.data.imagenet import WNIDS, validation_images
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.evaluation.features import Settings
-from flava.evaluation.image_features import Extractor
+from flava.evaluation.image_features import FeatureExtractor
 from flava.evaluation.prompts import Prompts, classify_with_prompts
 from flava.evaluation.validators import held_out_pairs, imagenet_validator, retrieval_validator
 from flava.models import Clip, Flava
@@ -219,7 +219,7 @@ def test_the_figures_are_the_same_on_any_number_of_ranks(tmp_path: Path) -> None
         pairs[f"{n:03d}.txt"] = f"picture number {n}".encode()
     write_tar(tmp_path / "pairs.tar", pairs)
     images = validation_images((str(tmp_path / "val"),), "nowhere")
-    extractor = Extractor(tiny_flava(), settings(tmp_path), shown=False)
+    extractor = FeatureExtractor(tiny_flava(), settings(tmp_path), shown=False)
     features = extractor.compute("val", images, np.arange(len(images)))
     predicted = classify_with_prompts(extractor, features, few_prompts()).tolist()
     labels = [label if n % 2 else (label + 1) % 1000 for n, label in enumerate(predicted)]
@@ -263,9 +263,11 @@ def test_held_out_pairs_are_seen_upright_as_in_training(tmp_path: Path) -> None:
         upright.transpose(Image.Transpose.ROTATE_90).save(stream, "PNG", exif=exif)
         turned |= {f"{n}.png": stream.getvalue(), f"{n}.txt": f"number {n}".encode()}
     model, seen = tiny_flava(), []
-    encode = Extractor.project
+    encode = FeatureExtractor.project
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Extractor, "project", lambda self, f: (seen.append(f), encode(self, f))[1])
+        patch.setattr(
+            FeatureExtractor, "project", lambda self, f: (seen.append(f), encode(self, f))[1]
+        )
         for files in (plain, turned):
             pairs = held_out_pairs([str(write_tar(tmp_path / "pairs.tar", files))])
             retrieval_validator(pairs, settings(tmp_path), threads=1)(model, 0)

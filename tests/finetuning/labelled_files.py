@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from flava.data.paths import CORPUS
-from flava.data.shards import Raw, read_shard
+from flava.data.shards import RawSample, read_shard
 from flava.models import Flava, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from flava.training.checkpoint import save_checkpoint
 from tests.tiny_runs import CODEBOOK
@@ -20,7 +20,7 @@ def samples() -> list[tuple[str, bytes, str, str]]:
     """(key, image file, caption, subgroup) of Twemoji's drawings in three subgroups: 102."""
     found = []
     for raw in read_shard(CORPUS / "pairs" / "twemoji-train.tar.gz"):
-        assert isinstance(raw, Raw)
+        assert isinstance(raw, RawSample)
         meta = json.loads(raw.files["json"])
         if meta["subgroup"] in SUBGROUPS:
             name = raw.key.rpartition("/")[2]

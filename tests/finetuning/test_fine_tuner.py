@@ -10,21 +10,22 @@ import pytest
 import torch
 
 from flava.core.precision import Precision
-from flava.core.randomness import few_of
-from flava.data.labelled import Row
+from flava.core.randomness import subsample
+from flava.data.labelled import LabelledRow
 from flava.evaluation.features import Settings
 from flava.finetuning.fine_tuner import (
-    Samples,
     SuiteRun,
     TuningConfig,
+    TuningSamples,
     batches_of_update,
     fine_tune,
 )
 from flava.finetuning.probe import load_classifier
 from flava.models import Classifier
+from flava.training.launch import Interrupted
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 from flava.training.run import load_run
-from flava.training.trainer import Interrupted, Trainer
+from flava.training.trainer import Trainer
 from tests.data.shard_files import encoded, picture
 from tests.suite.language.test_measure import clip, flava
 from tests.support import tiny_model
@@ -32,14 +33,14 @@ from tests.support import tiny_model
 CLASSES = ("no", "yes")
 
 
-def row(number: int, target: str, *, pairs: bool = False) -> Row:
+def row(number: int, target: str, *, pairs: bool = False) -> LabelledRow:
     right = number % 2
     targets = {
         "label": CLASSES[right],
         "score": right / 1.0,
         "answers": {CLASSES[right]: 1.0, CLASSES[1 - right]: 0.3, "unheard of": 1.0},
     }
-    return Row(
+    return LabelledRow(
         shard="here",
         key=str(number),
         text=f"{'grand' if right else 'poor'} film {number}",
@@ -48,13 +49,13 @@ def row(number: int, target: str, *, pairs: bool = False) -> Row:
     )
 
 
-def samples(target: str = "label", *, pairs: bool = False) -> Samples:
+def samples(target: str = "label", *, pairs: bool = False) -> TuningSamples:
     def score(values: torch.Tensor, rows) -> dict[str, float]:
         decided = values.argmax(dim=1) if values.shape[1] > 1 else (values[:, 0] > 0.5).long()
         right = [int(each.key) % 2 for each in rows]
         return {"right": (decided == torch.tensor(right)).float().mean().item()}
 
-    return Samples(
+    return TuningSamples(
         task="toy",
         kind="pairs" if pairs else "text",
         classes=() if target == "score" else CLASSES,
@@ -189,11 +190,11 @@ def test_samples_that_cannot_be_decoded_are_all_named(tmp_path):
 
 def test_few_rows_are_drawn_by_the_seed_and_keep_their_order():
     rows = samples().train
-    assert few_of(rows, None, 0, "rows") == rows
-    drawn = few_of(rows, 5, 0, "rows")
+    assert subsample(rows, None, 0, "rows") == rows
+    drawn = subsample(rows, 5, 0, "rows")
     assert len(drawn) == 5
     assert [int(each.key) for each in drawn] == sorted(int(each.key) for each in drawn)
-    assert drawn == few_of(rows, 5, 0, "rows") != few_of(rows, 5, 1, "rows")
+    assert drawn == subsample(rows, 5, 0, "rows") != subsample(rows, 5, 1, "rows")
 
 
 def test_a_model_of_another_vocabulary_is_refused(tmp_path):

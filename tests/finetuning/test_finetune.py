@@ -19,10 +19,11 @@ from flava.finetuning.finetune import FinetuneConfig, FinetuneRun, finetune
 from flava.finetuning.probe import PredictConfig, load_classifier, predict
 from flava.models import Codebook
 from flava.training.checkpoint import save_checkpoint
+from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import load_run
 from flava.training.state import stored_tensors
-from flava.training.trainer import Interrupted, Trainer
+from flava.training.trainer import Trainer
 from tests.data.shard_files import encoded, picture
 from tests.finetuning.labelled_files import SUBGROUPS, write_folder, write_model, write_table
 from tests.tiny_runs import CODEBOOK, figures, one_line

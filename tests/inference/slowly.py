@@ -12,13 +12,13 @@ from torch import Tensor
 
 from flava.inference import output_files
 from flava.inference.bulk import embed_rows
-from flava.inference.processor import Images
-from flava.inference.row_sources import Kind, open_source
+from flava.inference.processor import ImagesLike
+from flava.inference.row_sources import InputKind, open_source
 from tests.inference.encoders import KnownEncoder
 
 
 class Slow(KnownEncoder):
-    def encode_image(self, images: Images) -> Float[Tensor, "images width"]:
+    def encode_image(self, images: ImagesLike) -> Float[Tensor, "images width"]:
         time.sleep(0.03)
         return super().encode_image(images)
 
@@ -35,7 +35,7 @@ def main(kind: str, *sources: str) -> None:
     encoder, size = (Slow(), 4) if kind == "images" else (Wide(), 256)
     output_files.SECONDS_BETWEEN_COMMITS = 0.05
     for source in sources:
-        opened, output = open_source(Kind(kind), source), output_of(Path(source))
+        opened, output = open_source(InputKind(kind), source), output_of(Path(source))
         embed_rows(encoder, opened, output, model="a/b", batch_size=size)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 

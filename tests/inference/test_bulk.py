@@ -14,14 +14,14 @@ from PIL import Image
 
 from flava.data.decoding import decode_image
 from flava.inference.bulk import (
-    Outcome,
+    BulkOutcome,
     classify_rows,
     embed_rows,
     embedder,
     first_rows,
     match_rows,
 )
-from flava.inference.row_sources import Kind, Source, open_source
+from flava.inference.row_sources import InputKind, InputSource, open_source
 from flava.inference.zero_shot import Classes, read_classes
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.inference.encoders import WIDTH, KnownEncoder, vector
@@ -40,11 +40,13 @@ def folder(tmp_path) -> Path:
     return root
 
 
-def images(folder: Path) -> Source:
-    return open_source(Kind.IMAGES, str(folder))
+def images(folder: Path) -> InputSource:
+    return open_source(InputKind.IMAGES, str(folder))
 
 
-def embed(source: Source, output: Path, encoder: KnownEncoder = ENCODER, size: int = 4) -> Outcome:
+def embed(
+    source: InputSource, output: Path, encoder: KnownEncoder = ENCODER, size: int = 4
+) -> BulkOutcome:
     return embed_rows(encoder, source, output, model="a/b", batch_size=size)
 
 
@@ -99,7 +101,7 @@ def test_texts_keep_their_order(tmp_path):
     texts = ["zebra", "a, b", "ünï\u2028code", "zebra"]
     (tmp_path / "t.txt").write_text("\n".join(texts), encoding="utf-8")
     output = tmp_path / "out.parquet"
-    embed(open_source(Kind.TEXTS, str(tmp_path / "t.txt")), output, size=3)
+    embed(open_source(InputKind.TEXTS, str(tmp_path / "t.txt")), output, size=3)
     assert pq.read_table(output)["text"].to_pylist() == texts
     expected = np.stack([vector(text.encode()).numpy() for text in texts])
     assert np.array_equal(column(output), expected)
@@ -114,7 +116,7 @@ def pairs_table(folder: Path) -> Path:
 
 def test_pairs_have_both_columns(tmp_path, folder):
     output = tmp_path / "out.parquet"
-    embed(open_source(Kind.PAIRS, str(pairs_table(folder))), output)
+    embed(open_source(InputKind.PAIRS, str(pairs_table(folder))), output)
     table = pq.read_table(output)
     assert table["path"].to_pylist() == ["2/20.png", "2/05.png", "2/11.png"]
     assert table["text"].to_pylist() == ["text 20", "text 5", "text 11"]
@@ -159,14 +161,14 @@ def test_an_image_that_goes_away_or_may_not_be_read_is_skipped(tmp_path, folder)
     table = pairs_table(folder)
     table.write_text(table.read_text() + "\nnowhere.png\ta\n2\tb\n")
     output = tmp_path / "out.parquet"
-    assert embed(open_source(Kind.PAIRS, str(table)), output).rows == 3
+    assert embed(open_source(InputKind.PAIRS, str(table)), output).rows == 3
     assert [each["path"] for each in listed(output)] == ["nowhere.png", "2"]
 
 
 def test_text_that_is_not_utf8_is_skipped_and_named(tmp_path):
     (tmp_path / "t.txt").write_bytes(b"good\n\xff\xfe\nalso good\n")
     output = tmp_path / "out.npy"
-    assert embed(open_source(Kind.TEXTS, str(tmp_path / "t.txt")), output).rows == 2
+    assert embed(open_source(InputKind.TEXTS, str(tmp_path / "t.txt")), output).rows == 2
     (report,) = listed(output)
     assert report["path"] == "t.txt:2"
     assert report["reason"] == "text is not UTF-8"
@@ -297,7 +299,7 @@ def test_a_list_of_classes_that_is_not_utf8_is_refused(tmp_path):
 
 def test_matching_gives_both_scores_of_each_pair(tmp_path, folder):
     output = tmp_path / "out.csv"
-    match_rows(ENCODER, open_source(Kind.PAIRS, str(pairs_table(folder))), output)
+    match_rows(ENCODER, open_source(InputKind.PAIRS, str(pairs_table(folder))), output)
     with output.open() as file:
         rows = list(csv.DictReader(file))
     assert [row["text"] for row in rows] == ["text 20", "text 5", "text 11"]
@@ -309,7 +311,7 @@ def test_matching_gives_both_scores_of_each_pair(tmp_path, folder):
 
 def test_a_look_at_the_first_rows(folder):
     (folder / "0" / "00.png").write_bytes(b"")
-    rows, skipped = first_rows(images(folder), embedder(ENCODER, Kind.IMAGES))
+    rows, skipped = first_rows(images(folder), embedder(ENCODER, InputKind.IMAGES))
     assert len(rows) == 20
     assert rows[0] == {"path": "0/03.png"}
     assert [each.key for each in skipped] == ["0/00.png"]

@@ -10,7 +10,7 @@ from transformers.image_utils import load_image
 
 from flava.data.errors import SampleError
 from flava.data.paths import resolve
-from flava.data.shards import Raw, read_shard
+from flava.data.shards import RawSample, read_shard
 from flava.data.tokenizers import VOCABULARY, Tokenizer
 from flava.data.views import View, clip_view, codebook_view, encoder_view
 from flava.inference.processor import Processor
@@ -214,7 +214,7 @@ def test_ids_of_the_embedded_texts_equal_the_published_ones(published):
     texts = []
     for name in ("embedded:text/wordnet-test.jsonl.gz", "embedded:text/wordnet-val.jsonl.gz"):
         for shard in resolve(name):
-            lines = [raw for raw in read_shard(shard) if isinstance(raw, Raw)]
+            lines = [raw for raw in read_shard(shard) if isinstance(raw, RawSample)]
             texts += [next(iter(raw.files.values())).decode() for raw in lines]
     assert len(texts) > 5000
     assert FLAVA.ids(texts) == published(texts, max_length=512, truncation=True)["input_ids"]

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from flava.inference import bulk
-from flava.inference.bulk import Outcome, embed_rows
+from flava.inference.bulk import BulkOutcome, embed_rows
 from flava.inference.int8 import InferencePrecision
 from flava.inference.output_files import Unfinished, folder_of
-from flava.inference.row_sources import Kind, Source, open_source
+from flava.inference.row_sources import InputKind, InputSource, open_source
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.inference.encoders import KnownEncoder
 
@@ -32,11 +32,11 @@ def folder(tmp_path) -> Path:
     return root
 
 
-def images(folder: Path) -> Source:
-    return open_source(Kind.IMAGES, str(folder))
+def images(folder: Path) -> InputSource:
+    return open_source(InputKind.IMAGES, str(folder))
 
 
-def embed(source: Source, output: Path, encoder: KnownEncoder | None = None) -> Outcome:
+def embed(source: InputSource, output: Path, encoder: KnownEncoder | None = None) -> BulkOutcome:
     return embed_rows(encoder or KnownEncoder(), source, output, model="a/b", batch_size=4)
 
 
@@ -128,7 +128,7 @@ def test_it_does_not_go_on_with_another_model_precision_or_input(tmp_path, folde
         embed(images(folder), output)
     tar = write_tar(tmp_path / "a.tar", pair_files(range(3)))
     with pytest.raises(ValueError, match="kind: images then, pairs now"):
-        embed(open_source(Kind.PAIRS, str(tar)), output)
+        embed(open_source(InputKind.PAIRS, str(tar)), output)
     (folder / "new.png").unlink()
     assert embed(images(folder), output).went_on_from == 40
 

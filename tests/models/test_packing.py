@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.models.packing import GRAIN, Packing, pick
+from flava.models.packing import GRAIN, Packing, select_masked
 from flava.planning.costs import Outline, twin_of
 
 
@@ -43,4 +43,4 @@ def test_what_is_spread_is_the_same_for_all_tokens_of_a_text(
 def test_what_is_picked_is_what_indexing_gives(shape: list[int], rest: int) -> None:
     where = torch.rand(shape) < 0.5
     values = torch.randn(*shape, *[3, 2][:rest])
-    torch.testing.assert_close(pick(values, where), values[where], rtol=0, atol=0)
+    torch.testing.assert_close(select_masked(values, where), values[where], rtol=0, atol=0)

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import flava.models.attention
 from flava.models.attention import attend
 from flava.models.packing import GRAIN
-from flava.models.transformer import Transformer, TransformerConfig, cls_alone
+from flava.models.transformer import Transformer, TransformerConfig, cls_only
 
 ONE_SAMPLE = 3 * 7 * 7
 """Scores."""
@@ -90,5 +90,5 @@ def test_the_last_block_computes_what_is_read_alone() -> None:
             transformer.run_blocks(states, None, read)
         return counter.get_total_flops()
 
-    saved = operations(None) - operations(cls_alone(batch, length))
+    saved = operations(None) - operations(cls_only(batch, length))
     assert saved == 2 * batch * (length - 1) * (2 * width**2 + 2 * width * mlp)

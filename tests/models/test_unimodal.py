@@ -10,21 +10,21 @@ from flava.checkpoints.load import load_pretrained
 from flava.core.batch import ImageInputs, Inputs, Kind, TextInputs
 from flava.models import (
     Flava,
-    MaskedImage,
     MaskedImageConfig,
-    MaskedText,
+    MaskedImageModel,
     MaskedTextConfig,
+    MaskedTextModel,
     features_of,
 )
 from flava.training.checkpoint import save_checkpoint
 from tests.support import randomise, tiny_config, tiny_model
 
 
-def models() -> list[MaskedImage | MaskedText]:
+def models() -> list[MaskedImageModel | MaskedTextModel]:
     whole = tiny_config()
     return [
-        MaskedImage(MaskedImageConfig(image=whole.image, codebook=whole.codebook)),
-        MaskedText(MaskedTextConfig(text=whole.text)),
+        MaskedImageModel(MaskedImageConfig(image=whole.image, codebook=whole.codebook)),
+        MaskedTextModel(MaskedTextConfig(text=whole.text)),
     ]
 
 
@@ -47,8 +47,8 @@ def test_initial_weights_are_flavas(init_std, token_init_std):
     whole = tiny_config()
     spread = {"init_std": init_std, "token_init_std": token_init_std}
     ours = [
-        MaskedImage(MaskedImageConfig(image=whole.image, codebook=whole.codebook, **spread)),
-        MaskedText(MaskedTextConfig(text=whole.text, init_std=init_std)),
+        MaskedImageModel(MaskedImageConfig(image=whole.image, codebook=whole.codebook, **spread)),
+        MaskedTextModel(MaskedTextConfig(text=whole.text, init_std=init_std)),
     ]
     expected = dict(Flava(replace(whole, **spread)).named_parameters())
     for model in ours:

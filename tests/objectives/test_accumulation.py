@@ -28,7 +28,7 @@ from flava.core.batch import (
     TextBatch,
     TextInputs,
     WholePairBatch,
-    mapped,
+    map_tensors,
     to_device,
 )
 from flava.core.distributed import Gather
@@ -41,7 +41,7 @@ from flava.objectives import (
     FlavaObjectiveConfig,
     accumulation,
 )
-from flava.objectives.accumulation import joined
+from flava.objectives.accumulation import accumulated_losses
 from tests.objectives.test_clip import tiny
 from tests.support import (
     random_images,
@@ -182,7 +182,7 @@ class Inside(nn.Module):
 def in_parts(method: Method, parts: Sequence[Batch], inside: nn.Module) -> Found:
     """As the training loop does: gradients are added up, and means are taken."""
     losses: list[dict[str, float]] = []
-    for index, part in enumerate(joined(method, parts, inside, CPU)):
+    for index, part in enumerate(accumulated_losses(method, parts, inside, CPU)):
         if isinstance(inside, DistributedDataParallel):
             inside.require_backward_grad_sync = index == len(parts) - 1
         found = inside(lambda part=part: {name: term.loss for name, term in part().items()})
@@ -210,14 +210,14 @@ def test_four_batches_are_the_joined_one(kind, reach):
 def test_one_batch_is_what_it_was():
     method = objective("pairs")
     batch = batches("pairs")[0]
-    (part,) = joined(method, [batch], Inside(method.model), CPU)
+    (part,) = accumulated_losses(method, [batch], Inside(method.model), CPU)
     for name, term in method(batch).items():
         assert torch.equal(part()[name].loss, term.loss)
 
 
 def test_the_contrast_of_each_is_that_of_all():
     method = objective("whole pairs")
-    parts = joined(method, batches("whole pairs"), Inside(method.model), CPU)
+    parts = accumulated_losses(method, batches("whole pairs"), Inside(method.model), CPU)
     terms = [part()["gc"] for part in parts]
     of_all = method(together(batches("whole pairs")))["gc"]
     for term in terms:
@@ -240,7 +240,7 @@ def test_what_is_dropped_at_random_is_dropped_again():
         return features
 
     model.encode_image = watched
-    parts = joined(method, batches("whole pairs"), Inside(model), CPU)
+    parts = accumulated_losses(method, batches("whole pairs"), Inside(model), CPU)
     before = torch.get_rng_state()
     for part in parts:
         part()
@@ -263,7 +263,7 @@ def test_one_batch_at_a_time_is_on_the_device(kind, monkeypatch):
             there.append(weakref.ref(copy))
             return copy
 
-        return mapped(to_device(batch, device), copied)
+        return map_tensors(to_device(batch, device), copied)
 
     monkeypatch.setattr(accumulation, "to_device", move)
     method = objective(kind)

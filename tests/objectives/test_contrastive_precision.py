@@ -15,7 +15,7 @@ from flava.core.distributed import Gather
 from flava.models import MAX_LOGIT_SCALE
 from flava.models.flava import unit_length
 from flava.objectives import ClipObjective, ClipObjectiveConfig, losses
-from flava.objectives.accumulation import joined
+from flava.objectives.accumulation import accumulated_losses
 from flava.objectives.losses import contrastive
 from tests.objectives.test_clip import tiny
 
@@ -126,7 +126,7 @@ def accumulated(batches: Sequence[WholePairBatch], *, lower: bool) -> Found:
         return torch.autocast("cpu", torch.bfloat16, enabled=lower)
 
     with autocast():
-        parts = joined(objective, batches, lambda step: step(), CPU)
+        parts = accumulated_losses(objective, batches, lambda step: step(), CPU)
     found = []
     for part in parts:
         with autocast():

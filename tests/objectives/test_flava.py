@@ -20,7 +20,7 @@ from flava.core.batch import (
     WholePairBatch,
 )
 from flava.models import MAX_LOGIT_SCALE, Flava
-from flava.objectives import FlavaObjective, FlavaObjectiveConfig, Term
+from flava.objectives import FlavaObjective, FlavaObjectiveConfig, LossOutput
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
 
 PAIR_LOSSES = {"gc", "mmm_image", "mmm_text", "itm"}
@@ -47,7 +47,7 @@ def whole(batch: PairBatch) -> WholePairBatch:
     return WholePairBatch(keys=batch.keys, inputs=PairInputs(image=image, text=text))
 
 
-def total(terms: dict[str, Term]) -> Tensor:
+def total(terms: dict[str, LossOutput]) -> Tensor:
     return torch.stack([term.loss for term in terms.values()]).sum()
 
 

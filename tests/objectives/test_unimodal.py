@@ -7,17 +7,23 @@ import torch
 from torch import nn
 
 from flava.core.batch import ImageBatch, TextBatch
-from flava.models import Flava, MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
+from flava.models import (
+    Flava,
+    MaskedImageConfig,
+    MaskedImageModel,
+    MaskedTextConfig,
+    MaskedTextModel,
+)
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig, MaskedObjective
 from tests.golden.twins import GEOMETRIES, run_published, twins
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
 
 
-def parts(whole: Flava) -> tuple[MaskedImage, MaskedText]:
+def parts(whole: Flava) -> tuple[MaskedImageModel, MaskedTextModel]:
     """The same weights in the models of one modality."""
     config = whole.config
-    image = MaskedImage(MaskedImageConfig(image=config.image, codebook=config.codebook))
-    text = MaskedText(MaskedTextConfig(text=config.text))
+    image = MaskedImageModel(MaskedImageConfig(image=config.image, codebook=config.codebook))
+    text = MaskedTextModel(MaskedTextConfig(text=config.text))
     for part in (image, text):
         part.load_state_dict({name: whole.state_dict()[name] for name in part.state_dict()})
     return image, text

@@ -17,7 +17,7 @@ from flava.core.batch import (
     PairInputs,
     TextInputs,
     WholePairBatch,
-    mapped,
+    map_tensors,
 )
 from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
@@ -56,7 +56,7 @@ def on_device(batch: Batch, *, masks: bool = False) -> Batch:
     def move(value: Tensor) -> Tensor:
         return value if value.dtype == torch.bool and not masks else Outline(twin_of(value))
 
-    return mapped(batch, move)
+    return map_tensors(batch, move)
 
 
 def batches() -> dict[str, Batch]:

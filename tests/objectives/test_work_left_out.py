@@ -67,9 +67,9 @@ def compute_all_states(patch: pytest.MonkeyPatch) -> None:
 
 
 def pass_twice(patch: pytest.MonkeyPatch) -> None:
-    def one_after_the_other(model: Flava, batch: PairBatch) -> objectives.Hidden:
+    def one_after_the_other(model: Flava, batch: PairBatch) -> objectives.EncoderStates:
         image, text = batch.image, batch.text
-        return objectives.Hidden(
+        return objectives.EncoderStates(
             image=model.image_encoder(image.pixels),
             text=model.text_encoder(text.ids, text.real),
             masked_image=model.image_encoder(image.pixels, image.selected),

@@ -22,7 +22,7 @@ from flava.models import (
     TextConfig,
 )
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
-from flava.objectives.accumulation import joined
+from flava.objectives.accumulation import accumulated_losses
 from flava.planning.costs import Outline, cost_of, outline_of, outlined
 from flava.training.parallel import prepare_blocks
 from flava.training.run import Run
@@ -139,7 +139,7 @@ def test_of_batches_as_one_they_are_those_that_torch_counts(kind, monkeypatch):
 
     with FlopCounterMode(display=False) as counter:
         with lower():
-            parts = joined(objective, [batch] * accumulate, lambda step: step(), device)
+            parts = accumulated_losses(objective, [batch] * accumulate, lambda step: step(), device)
         before = counter.get_total_flops()
         for part in parts:
             with lower():

@@ -16,9 +16,9 @@ from torch.utils._pytree import tree_leaves
 from flava.core.precision import Precision
 from flava.data.loader import DataConfig
 from flava.models import FlavaConfig
-from flava.objectives.accumulation import joined
+from flava.objectives.accumulation import accumulated_losses
 from flava.planning.costs import as_one_of, cost_of, outline_of, outlined_objective
-from flava.planning.plan import Given, Shares, plan
+from flava.planning.plan import Hardware, Shares, plan
 from flava.recipes import RECIPES
 from flava.training.methods import objective_of
 from flava.training.optimizer import build_optimizer
@@ -33,8 +33,8 @@ CPU = torch.device("cpu")
 KINDS = ["pairs", "images", "text"]
 
 
-def given(gpus: int = 8, **changes: Any) -> Given:
-    return replace(Given(gpus=gpus, gpu="h100", utilisation=0.4), **changes)
+def given(gpus: int = 8, **changes: Any) -> Hardware:
+    return replace(Hardware(gpus=gpus, gpu="h100", utilisation=0.4), **changes)
 
 
 def batch_of(kind: str) -> Any:
@@ -104,7 +104,7 @@ def test_fsdp_receives_what_is_planned(kind, accumulate):
         objective = objective_of(run)
         parallel = ParallelModel(run, objective, CPU)
         with Received() as received:
-            parts = joined(objective, [batch] * accumulate, parallel.learner, CPU)
+            parts = accumulated_losses(objective, [batch] * accumulate, parallel.learner, CPU)
             for part in parts:
                 with parallel.gradients(last=part is parts[-1]):
                     losses, _ = parallel.learner(partial(by_name, part))

@@ -15,7 +15,7 @@ from flava.core.batch import CodedImageBatch, ImageBatch, PairBatch
 from flava.core.precision import Precision
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.samples import image_of
-from flava.data.shards import Raw, read_shard
+from flava.data.shards import RawSample, read_shard
 from flava.data.transforms import ImageTransformConfig, evaluation_pixels
 from flava.models import Codebook
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
@@ -54,8 +54,8 @@ def shard(tmp_path: Path) -> Path:
     return write_tar(tmp_path / "pairs.tar", files)
 
 
-def samples(path: Path) -> list[Raw]:
-    return [sample for sample in read_shard(path) if isinstance(sample, Raw)]
+def samples(path: Path) -> list[RawSample]:
+    return [sample for sample in read_shard(path) if isinstance(sample, RawSample)]
 
 
 def data_of(shard: Path, image: ImageTransformConfig) -> DataConfig:

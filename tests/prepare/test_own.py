@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.core.randomness import generator
-from flava.data.errors import Skipped
+from flava.core.randomness import random_generator
+from flava.data.errors import SkippedSample
 from flava.data.loader import DataConfig, SourceConfig
 from flava.data.samples import text_of
-from flava.data.shards import Raw, read_shard
+from flava.data.shards import RawSample, read_shard
 from flava.prepare.config import BuildConfig, CleaningConfig
 from flava.prepare.texts import packed, tokens_of
 from tests.data.shard_files import encoded, picture, write_tar
@@ -116,9 +116,9 @@ def lines(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         for raw in read_shard(path):
-            assert isinstance(raw, Raw | Skipped)
-            if isinstance(raw, Raw):
-                found.append(text_of(raw, generator(0, 0, raw.key)))
+            assert isinstance(raw, RawSample | SkippedSample)
+            if isinstance(raw, RawSample):
+                found.append(text_of(raw, random_generator(0, 0, raw.key)))
     return sorted(found)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flava.core.processes import workers
+from flava.core.processes import process_pool
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
@@ -24,7 +24,7 @@ def test_a_cluster_that_is_not_there_is_told_before_ray_tries_to_reach_it(
         address = form.format(free.getsockname()[1])
     with (
         pytest.raises(ValueError, match=f"--cluster {address}: no Ray cluster is there.*ray start"),
-        workers(1, address),
+        process_pool(1, address),
     ):
         pass
 
@@ -39,6 +39,6 @@ def test_a_cluster_that_answers_is_used(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "ray", ray)
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        with workers(1, address) as (_, processes):
+        with process_pool(1, address) as (_, processes):
             assert processes == 7
     assert asked == [address, "shutdown"]

@@ -7,7 +7,7 @@ import pytest
 
 from flava.data.errors import SampleError
 from flava.prepare.fetched import check_url
-from flava.prepare.rows import Row
+from flava.prepare.rows import AnnotationRow
 from flava.prepare.sources import SOURCES
 from flava.prepare.texts import caption_of
 from tests.prepare import published_files as files
@@ -67,7 +67,7 @@ def read(name: str, paths: list[Path]) -> tuple[files.Pairs, Counter[str]]:
     pairs, left_out = [], Counter[str]()
     for found in source.read(paths):
         try:
-            if not isinstance(found, Row):
+            if not isinstance(found, AnnotationRow):
                 raise SampleError(found.reason)
             caption = caption_of(found.captions, source.min_words, source.english)
             if found.url is not None:
@@ -96,7 +96,7 @@ def test_the_paper_counts_70_million_pairs() -> None:
 
 def test_licences_are_the_image_s_own(tmp_path: Path) -> None:
     paths, _ = files.coco(tmp_path)
-    rows = [row for row in SOURCES["coco"].read(paths) if isinstance(row, Row)]
+    rows = [row for row in SOURCES["coco"].read(paths) if isinstance(row, AnnotationRow)]
     assert [row.licence for row in rows] == [
         "http://creativecommons.org/licenses/by-nc-nd/2.0/",
         "http://creativecommons.org/licenses/by-nc-sa/2.0/",

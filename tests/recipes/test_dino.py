@@ -22,9 +22,10 @@ from flava.recipes.start import misfits, start
 from flava.recipes.tiny import STYLES
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig, initialise
+from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer
 from flava.training.run import Run
-from flava.training.trainer import Interrupted, Trainer
+from flava.training.trainer import Trainer
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.dino import dino_config, dino_model
 from tests.support import tiny_config

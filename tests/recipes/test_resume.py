@@ -17,13 +17,13 @@ from flava.core.batch import Batch
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.shards import read_shard
 from flava.models import Codebook
-from flava.objectives import FlavaObjective, Term
+from flava.objectives import FlavaObjective, LossOutput
 from flava.recipes.start import start
 from flava.training.checkpoint import load_progress, save_checkpoint
 from flava.training.initialization import InitConfig
+from flava.training.launch import Interrupted
 from flava.training.run import RUN, Run, Validator
 from flava.training.state import stored_tensors
-from flava.training.trainer import Interrupted
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.tiny_runs import CODEBOOK, IMAGE, codebook_run, figures, flava_data, flava_run
 
@@ -185,7 +185,7 @@ def test_a_resumed_run_that_is_done_trains_no_more(tmp_path, monkeypatch):
     start(run)
     before = figures(run.output_dir)
 
-    def never(_self: object, _batch: Batch) -> dict[str, Term]:
+    def never(_self: object, _batch: Batch) -> dict[str, LossOutput]:
         raise AssertionError("it trains")
 
     monkeypatch.setattr(FlavaObjective, "__call__", never)

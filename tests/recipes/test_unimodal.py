@@ -17,8 +17,8 @@ from flava.models import (
     CodebookConfig,
     ImageConfig,
     MaskedImageConfig,
-    MaskedText,
     MaskedTextConfig,
+    MaskedTextModel,
     TextConfig,
 )
 from flava.objectives import CodebookObjectiveConfig, MaskedObjective, MaskedObjectiveConfig
@@ -26,9 +26,9 @@ from flava.recipes import RECIPES
 from flava.recipes.start import held_out_batches, misfits, start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
+from flava.training.launch import Interrupted
 from flava.training.optimizer import learning_rate_factor
 from flava.training.run import RUN, Run, Validator
-from flava.training.trainer import Interrupted
 from tests.recipes.test_resume import assert_same, interrupting
 from tests.support import random_texts, tiny_config, tiny_model
 from tests.tiny_runs import CODEBOOK, figures, flava_data, flava_run
@@ -248,7 +248,7 @@ def test_held_out_images_are_whole_and_always_the_same(tmp_path):
 
 def test_the_probe_is_the_objectives_loss_with_the_sign_changed():
     config = tiny_config()
-    model = MaskedText(MaskedTextConfig(text=config.text))
+    model = MaskedTextModel(MaskedTextConfig(text=config.text))
     whole = tiny_model().state_dict()
     model.load_state_dict({name: whole[name] for name in model.state_dict()})
     objective = MaskedObjective(model)

@@ -9,14 +9,14 @@ import pytest
 from PIL import Image
 
 from flava.evaluation.record import (
-    Blank,
     Confusion,
     Evaluation,
     Examples,
     Figure,
-    MaskedImage,
-    MaskedText,
-    Ranked,
+    MaskedImageExample,
+    MaskedTextExample,
+    MaskedTokenExample,
+    RankedExample,
     save_evaluation,
 )
 from flava.reports.run_report import write_report
@@ -110,10 +110,14 @@ def evaluation(words: str = "a plain caption") -> tuple[Evaluation, dict[str, Im
             Confusion(split="unseen_style", classes=("a", words), counts=((7, 3), (0, 5))),
         ),
         examples=Examples(
-            images_for_captions=(Ranked(**ranked, results=("two", "one"), right=(False, True)),),
-            captions_for_images=(Ranked(**ranked, results=("x", words), right=(False, True)),),
+            images_for_captions=(
+                RankedExample(**ranked, results=("two", "one"), right=(False, True)),
+            ),
+            captions_for_images=(
+                RankedExample(**ranked, results=("x", words), right=(False, True)),
+            ),
             masked_images=(
-                MaskedImage(
+                MaskedImageExample(
                     caption=words,
                     original="one",
                     masked="two",
@@ -125,11 +129,11 @@ def evaluation(words: str = "a plain caption") -> tuple[Evaluation, dict[str, Im
                 ),
             ),
             masked_texts=(
-                MaskedText(
+                MaskedTextExample(
                     picture="absent",
                     sentence=f"{words} [MASK] end",
                     blanks=(
-                        Blank(
+                        MaskedTokenExample(
                             truth="cat",
                             with_image=(("cat", 0.9), (words, 0.1)),
                             without_image=((words, 0.2), ("##s", 0.1)),

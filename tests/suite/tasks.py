@@ -6,7 +6,7 @@ from typing import Any
 
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
-from flava.suite.results import Result
+from flava.suite.results import SuiteResult
 from flava.suite.task import Group, SuiteTask
 
 
@@ -56,7 +56,7 @@ def data_for(root: Path, *tasks: SuiteTask) -> Path:
     return root
 
 
-def result(row: str | None, value: float, **changes: Any) -> Result:
+def result(row: str | None, value: float, **changes: Any) -> SuiteResult:
     """A line of results.jsonl."""
     fields: dict[str, Any] = {
         "task": (row or "other").lower(),
@@ -74,4 +74,4 @@ def result(row: str | None, value: float, **changes: Any) -> Result:
         "machine": {"processor": "some", "cores": 2},
         "versions": {"torch": "2.6"},
     }
-    return Result(**(fields | changes))
+    return SuiteResult(**(fields | changes))

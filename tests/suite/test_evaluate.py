@@ -21,7 +21,7 @@ from flava.suite.evaluate import evaluate_suite
 from flava.suite.results import FILE, add_results, read_results
 from flava.suite.task import SuiteTask
 from flava.training.checkpoint import save_checkpoint
-from flava.training.trainer import Interrupted
+from flava.training.launch import Interrupted
 from tests.evaluation.corpus import tiny_geometry
 from tests.suite.tasks import data_for, figure, made_task, result
 

@@ -24,7 +24,7 @@ from flava.objectives import (
     FlavaObjectiveConfig,
 )
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import LoopConfig, Parallel
+from flava.training.run import Parallel, TrainerConfig
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
 from tests.objectives.test_accumulation import batches as differing
@@ -70,10 +70,10 @@ CASES = [
 ]
 
 
-def config(folder: Path, **changes: Any) -> LoopConfig:
+def config(folder: Path, **changes: Any) -> TrainerConfig:
     """Updates of next to nothing, and no clipping: every update's gradients are those of the
     initial weights."""
-    run = LoopConfig(
+    run = TrainerConfig(
         recipe="accumulated",
         output_dir=folder,
         max_steps=1,

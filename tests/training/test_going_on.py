@@ -12,9 +12,9 @@ from torch import nn
 from flava.checkpoints.load import load_pretrained
 from flava.core.batch import Batch
 from flava.training.checkpoint import load_progress
+from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import load_run
-from flava.training.trainer import Interrupted
 from tests.tiny_runs import content, figures, folders, image_batches, rows
 from tests.training.trainers import ending_after, same, trained, trainer_of, weights
 

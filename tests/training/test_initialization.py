@@ -27,7 +27,7 @@ from flava.models import (
     classifier_of,
 )
 from flava.training.checkpoint import point, save_checkpoint
-from flava.training.initialization import InitConfig, initialise, save_taken
+from flava.training.initialization import InitConfig, initialise, save_init_reports
 from tests.support import randomise, tiny_config, tiny_model
 
 
@@ -79,7 +79,7 @@ def test_what_was_taken_is_said_and_saved(tmp_path: Path) -> None:
         "(1 tensor), text_encoder ("
     )
     assert "mim_head (6 tensors)" in str(taken[0])
-    save_taken(taken, tmp_path)
+    save_init_reports(taken, tmp_path)
     (written,) = json.loads((tmp_path / "init.json").read_text())
     assert written["source"] == f"{tmp_path}/run/checkpoints/best"
     assert written["not_taken"]["mim_head"] == 6

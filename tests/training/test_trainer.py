@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from flava.checkpoints.load import load_pretrained
 from flava.core.batch import Batch
 from flava.models import Codebook
-from flava.objectives import Term
+from flava.objectives import LossOutput
 from flava.training.checkpoint import load_progress
 from flava.training.optimizer import (
     OptimizerConfig,
@@ -160,12 +160,12 @@ class Exploding(MeanSquare):
         super().__init__(model)
         self.at, self.kind = at, kind
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         terms = super().__call__(batch)
         if len(self.steps) == self.at:
             loss = terms["codes"].loss
             bad = loss / 0 if self.kind == "loss" else (loss - loss.detach()).sqrt()
-            terms["codes"] = Term(bad)
+            terms["codes"] = LossOutput(bad)
         return terms
 
 

@@ -10,16 +10,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flava.checkpoints.layout import Layout, Stored, fill, unfilled
-from flava.core.files import explain
-from flava.core.unions import Named
+from flava.core.files import explain_errors
+from flava.core.unions import TaggedUnion
 from flava.models.classifier import Classifier, ClassifierConfig
 from flava.models.clip import Clip, ClipConfig
 from flava.models.codebook import Codebook, CodebookConfig
 from flava.models.dino import Dino, DinoConfig
 from flava.models.flava import Flava, FlavaConfig
-from flava.models.unimodal import MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
+from flava.models.unimodal import (
+    MaskedImageConfig,
+    MaskedImageModel,
+    MaskedTextConfig,
+    MaskedTextModel,
+)
 
-OwnModel = Flava | Codebook | Classifier | Clip | MaskedImage | MaskedText | Dino
+OwnModel = Flava | Codebook | Classifier | Clip | MaskedImageModel | MaskedTextModel | Dino
 OwnConfig = (
     FlavaConfig
     | CodebookConfig
@@ -34,8 +39,8 @@ MODELS = {
     CodebookConfig: Codebook,
     ClassifierConfig: Classifier,
     ClipConfig: Clip,
-    MaskedImageConfig: MaskedImage,
-    MaskedTextConfig: MaskedText,
+    MaskedImageConfig: MaskedImageModel,
+    MaskedTextConfig: MaskedTextModel,
     DinoConfig: Dino,
 }
 
@@ -46,7 +51,7 @@ class ModelFile:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: Annotated[OwnConfig, Named()]
+    model: Annotated[OwnConfig, TaggedUnion()]
     absent: tuple[str, ...] = ()
     """As `Flava.absent` and `Codebook.absent`; nothing else is ever lacking."""
 
@@ -137,7 +142,7 @@ def described(stored: Stored) -> ModelFile:
         return MODEL_FILE.validate_python(stored.config)
     except ValidationError as error:
         raise ValueError(
-            f"the config.json of {stored.origin} does not describe a model:{explain(error)}"
+            f"the config.json of {stored.origin} does not describe a model:{explain_errors(error)}"
         ) from error
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
-from flava.core.files import explain
+from flava.core.files import explain_errors
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, read_merges, read_vocabulary
 from flava.data.transforms import CLIP_MEAN, CLIP_STD, CODE_PIXELS
 from flava.data.views import Channels, Side, View
@@ -117,7 +117,9 @@ def read_view(path: Path, fields: Mapping[str, Any], prefix: str, default: View)
     try:
         return VIEW_FILE.validate_python(own).view(default)
     except ValidationError as error:
-        raise ValueError(f"{path} does not hold ({prefix or 'image'}):{explain(error)}") from error
+        raise ValueError(
+            f"{path} does not hold ({prefix or 'image'}):{explain_errors(error)}"
+        ) from error
     except ValueError as error:
         raise ValueError(f"{path} does not hold: {error}") from error
 

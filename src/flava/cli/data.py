@@ -16,7 +16,7 @@ from flava.core.processes import cores
 from flava.prepare.build import build
 from flava.prepare.config import BuildConfig, CleaningConfig
 from flava.prepare.inspection import Described, built_folders, check, describe, mean_words
-from flava.prepare.sources import SOURCES, Source
+from flava.prepare.sources import SOURCES, PublishedSource
 from flava.prepare.url_list import write_urls
 
 SHOWN_MISTAKES = 20
@@ -135,7 +135,7 @@ def listing() -> str:
     return "\n".join(described(name, source) for name, source in SOURCES.items())
 
 
-def described(name: str, source: Source) -> str:
+def described(name: str, source: PublishedSource) -> str:
     count = "" if source.pairs is None else f", {source.pairs:.1f} M pairs in the paper"
     images = source.images
     if source.fetched:

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from flava.data.errors import Skipped
+from flava.data.errors import SkippedSample
 from flava.inference.bulk import (
     BATCH_SIZE,
     EMBEDDING_FORMATS,
@@ -22,8 +22,8 @@ from flava.inference.bulk import (
 )
 from flava.inference.int8 import InferencePrecision
 from flava.inference.load import load
-from flava.inference.output_files import Columns, check_output
-from flava.inference.row_sources import Kind, Source, open_source
+from flava.inference.output_files import ResultColumns, check_output
+from flava.inference.row_sources import InputKind, InputSource, open_source
 from flava.inference.zero_shot import read_classes
 
 Computed = Annotated[InferencePrecision, tyro.conf.EnumChoicesFromValues]
@@ -94,7 +94,7 @@ def classify(
     """
     if top < 1:
         raise ValueError(f"--top is {top}: use at least 1")
-    source, named = open_source(Kind.IMAGES, images), read_classes(classes, templates)
+    source, named = open_source(InputKind.IMAGES, images), read_classes(classes, templates)
     if output is not None:
         check_output(output, TABLE_FORMATS)
     pretrained = load(model, device=device, precision=precision)
@@ -126,7 +126,7 @@ def match(
         device: As torch names it; auto takes a GPU if there is one.
         precision: What matrix products are computed in.
     """
-    source = open_source(Kind.PAIRS, pairs)
+    source = open_source(InputKind.PAIRS, pairs)
     if output is not None:
         check_output(output, TABLE_FORMATS)
     pretrained = load(model, device=device, precision=precision)
@@ -138,13 +138,13 @@ def match(
 
 def one_source(
     images: str | None = None, texts: str | None = None, pairs: str | None = None
-) -> Source:
+) -> InputSource:
     """The source that is given.
 
     Raises:
         ValueError: none is given, or more than one; or as ``open_source``.
     """
-    named = {Kind.IMAGES: images, Kind.TEXTS: texts, Kind.PAIRS: pairs}
+    named = {InputKind.IMAGES: images, InputKind.TEXTS: texts, InputKind.PAIRS: pairs}
     given = [(kind, name) for kind, name in named.items() if name is not None]
     if len(given) != 1:
         said = " and ".join(f"--{kind.value}" for kind, _ in given) or "none"
@@ -152,7 +152,7 @@ def one_source(
     return open_source(*given[0])
 
 
-def show(rows: Sequence[Columns], skipped: Sequence[Skipped]) -> None:
+def show(rows: Sequence[ResultColumns], skipped: Sequence[SkippedSample]) -> None:
     """The first rows as a table."""
     table = Table(title=f"the first {len(rows)} rows; --output FILE computes all", title_style="")
     for name in _cells(rows[0]):
@@ -166,7 +166,7 @@ def show(rows: Sequence[Columns], skipped: Sequence[Skipped]) -> None:
         console.print(f"skipped {each}", markup=False, highlight=False)
 
 
-def _cells(row: Columns) -> dict[str, str]:
+def _cells(row: ResultColumns) -> dict[str, str]:
     """What is shown of a row: a class and its probability in one cell, so that a line holds all."""
     cells: dict[str, str] = {}
     for name, value in row.items():

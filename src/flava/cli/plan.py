@@ -9,12 +9,12 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from flava.cli.train import recipe_choice
-from flava.core.files import write_whole
-from flava.planning.plan import Given, Plan, Update
+from flava.core.files import write_atomically
+from flava.planning.plan import Hardware, Plan, StepPlan
 from flava.planning.plan import plan as planned
 from flava.training.run import Run
 
-Figure = Callable[[Update], float]
+Figure = Callable[[StepPlan], float]
 
 
 def plan(
@@ -33,10 +33,10 @@ def plan(
         utilisation: Share of their peak that they reach: "mfu" in a run's metrics, if there is one.
         output: Also write all figures to this file, as JSON.
     """
-    found = planned(run, Given(gpus=gpus, gpu=gpu, utilisation=utilisation))
+    found = planned(run, Hardware(gpus=gpus, gpu=gpu, utilisation=utilisation))
     Console().print(shown(found))
     if output:
-        write_whole(output, json.dumps(as_json(found), indent=2).encode() + b"\n")
+        write_atomically(output, json.dumps(as_json(found), indent=2).encode() + b"\n")
     if misfits := found.misfits():
         raise ValueError("this does not fit:\n  " + "\n  ".join(misfits))
 

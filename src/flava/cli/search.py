@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from flava.cli.embed import one_source
-from flava.core.files import write_whole
+from flava.core.files import write_atomically
 from flava.inference.bulk import BATCH_SIZE
 from flava.inference.int8 import InferencePrecision
 from flava.inference.load import load
@@ -113,5 +113,5 @@ def ask(given: Query) -> None:
         print(f"{hit.place:3d}  {hit.cosine:.3f}  {hit.name}")
     print(f"of {index.about.rows:,} {index.about.kind}, in {1000 * seconds:.0f} ms")
     if given.html is not None:
-        write_whole(given.html, results_page(index, query, hits, seconds).encode())
+        write_atomically(given.html, results_page(index, query, hits, seconds).encode())
         print(f"page: {given.html}")

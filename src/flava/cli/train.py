@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from flava.cli.messages import reporting
-from flava.core.distributed import own_rank
+from flava.core.distributed import rank_from_environment
 from flava.models import (
     ClipConfig,
     CodebookConfig,
@@ -21,9 +21,8 @@ from flava.models import (
 )
 from flava.recipes import RECIPES
 from flava.recipes.start import start
-from flava.training.launch import is_rank, launch
+from flava.training.launch import Interrupted, is_rank, launch
 from flava.training.run import Run
-from flava.training.trainer import Interrupted
 
 SHOWN_AS = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
 """Unions keep the recipe's choice, and enums are written as in run.json."""
@@ -99,7 +98,7 @@ def train_rank(run: Run) -> None:
     """Train alone, or as one of several ranks."""
     with ending_well():
         start(run)
-        if own_rank() == 0:
+        if rank_from_environment() == 0:
             print(f"trained: {run.output_dir}. Next: {FOLLOWING[type(run.model)]} {run.output_dir}")
 
 
@@ -111,7 +110,7 @@ def ending_well() -> Iterator[None]:
     except Interrupted as stop:
         if stop.number != signal.SIGTERM:
             raise
-        if own_rank() == 0:
+        if rank_from_environment() == 0:
             print(f"flava: {stop}", file=sys.stderr)
 
 

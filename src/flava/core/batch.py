@@ -181,13 +181,13 @@ Batch = (
 AnyBatch = TypeVar("AnyBatch", bound=Batch | Inputs)
 
 
-def mapped(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
+def map_tensors(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
     """The same batch with each of its tensors changed."""
 
     def new(value: Any) -> Any:
         if isinstance(value, Tensor):
             return change(value)
-        return mapped(value, change) if isinstance(value, Batch | Inputs) else value
+        return map_tensors(value, change) if isinstance(value, Batch | Inputs) else value
 
     return type(batch)(**{f.name: new(getattr(batch, f.name)) for f in fields(batch)})
 
@@ -197,7 +197,7 @@ def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
 
     Shapes depend on these, and who asks for a shape need not wait for the device.
     """
-    return mapped(
+    return map_tensors(
         batch, lambda each: each if each.dtype == torch.bool else each.to(device, non_blocking=True)
     )
 

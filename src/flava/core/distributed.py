@@ -43,7 +43,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def mean_over_workers(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+def mean_over_ranks(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """The mean of every worker's ``values``, the same on all of them; no gradient."""
     total = values.detach().clone()
     if world_size() > 1:
@@ -51,7 +51,7 @@ def mean_over_workers(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"
     return total / world_size()
 
 
-def gather(
+def gather_features(
     features: Float[Tensor, "local width"], sizes: Sequence[int]
 ) -> Float[Tensor, "total width"]:
     """The features of all workers in order of rank; ``sizes`` tells how many rows each brings.
@@ -73,7 +73,7 @@ def scale_gradient(values: Float[Tensor, "*shape"], factor: float) -> Float[Tens
     return fixed + factor * (values - fixed)
 
 
-def of_all_workers(values: Int[Tensor, " n"]) -> Int[Tensor, "workers n"]:
+def gather_numbers(values: Int[Tensor, " n"]) -> Int[Tensor, "workers n"]:
     """The same few numbers of every worker, in order of rank."""
     if world_size() == 1:
         return values[None]
@@ -90,36 +90,36 @@ GLOOS = ("gloo", "pair closure", "closed by peer", "reset by peer")
 """What its errors have in them: within a backward pass they come without its name."""
 
 
-def own_device() -> torch.device:
+def local_device() -> torch.device:
     """The GPU of this rank's number on its machine, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def own_rank() -> int:
+def rank_from_environment() -> int:
     """This process's number, also before the ranks have met and when they have parted."""
     return int(os.environ.get("RANK", "0"))
 
 
-def machine_size() -> int:
+def local_world_size() -> int:
     """How many ranks this machine has."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
 
 
-def restarts() -> int:
+def restart_count() -> int:
     """How often the launcher started the ranks again after some of them had failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
-def joined(timeout: int) -> Iterator[None]:
+def process_group(timeout: int) -> Iterator[None]:
     """Meet the other ranks, if there are any; a rank waits ``timeout`` seconds for the others.
 
     Raises:
         ConnectionError: another rank ended, or did not answer in time.
     """
-    device = own_device()
+    device = local_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
@@ -130,34 +130,34 @@ def joined(timeout: int) -> Iterator[None]:
         end_with_parent()
     store = None
     try:
-        store = meet(device, timedelta(seconds=timeout))
+        store = connect(device, timedelta(seconds=timeout))
         yield
     except RuntimeError as error:
-        if not is_of_ranks(error):
+        if not is_connection_error(error):
             raise
-        gone = named(silent(store)) if store else "another rank"
+        gone = name_ranks(silent_ranks(store)) if store else "another rank"
         raise ConnectionError(
-            f"rank {own_rank()}: {gone} ended, or gave no answer within the timeout of "
+            f"rank {rank_from_environment()}: {gone} ended, or gave no answer within the timeout of "
             f"{timeout} s: what it said is above ({first_line(error)})"
         ) from error
     dist.destroy_process_group()
 
 
-def meet(device: torch.device, timeout: timedelta) -> Store:
+def connect(device: torch.device, timeout: timedelta) -> Store:
     """Join the group of all ranks; returns what they share beside it."""
     # With a backend for the CPU too: checkpoints and agreements travel there.
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     store, number, ranks = next(rendezvous("env://", timeout=timeout))
     # The store outlives the ranks: started again, they would find the addresses of those before.
-    store = PrefixStore(f"start {restarts()}", store)
+    store = PrefixStore(f"start {restart_count()}", store)
     dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=timeout)
     return store
 
 
-def silent(store: Store) -> list[int]:
+def silent_ranks(store: Store) -> list[int]:
     """The ranks that do not tell, as this one does, that they miss another."""
     try:
-        store.set(f"misses another: {own_rank()}", "")
+        store.set(f"misses another: {rank_from_environment()}", "")
         sleep(LISTENING)
         ranks = range(int(os.environ["WORLD_SIZE"]))
         return [n for n in ranks if not store.check([f"misses another: {n}"])]
@@ -165,13 +165,13 @@ def silent(store: Store) -> list[int]:
         return []
 
 
-def named(ranks: Sequence[int]) -> str:
+def name_ranks(ranks: Sequence[int]) -> str:
     if not ranks:
         return "another rank"
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
-def is_of_ranks(error: RuntimeError) -> bool:
+def is_connection_error(error: RuntimeError) -> bool:
     """Whether it is a failure of the ranks' connection; gloo's have no type of their own."""
     said = str(error).lower()
     return isinstance(error, dist.DistError) or any(each in said for each in GLOOS)
@@ -181,7 +181,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 
-def from_all(value: Any) -> list[Any]:
+def gather_objects(value: Any) -> list[Any]:
     """Every rank's value, in order."""
     if world_size() == 1:
         return [value]
@@ -190,7 +190,7 @@ def from_all(value: Any) -> list[Any]:
     return values
 
 
-def raise_once(error: Exception) -> NoReturn:
+def raise_on_rank_0(error: Exception) -> NoReturn:
     """Raise what all ranks know, on the first of them alone: one message, not one a rank.
 
     Raises:
@@ -204,7 +204,7 @@ def raise_once(error: Exception) -> NoReturn:
     raise SystemExit(1) from error
 
 
-def own_batches(count: int, size: int) -> Iterator[tuple[range, bool]]:
+def batches_of_rank(count: int, size: int) -> Iterator[tuple[range, bool]]:
     """The batches of ``size`` that fall to this rank, of ``count`` items.
 
     A batch holds the same items whatever the number of ranks is, so that it is computed alike. All
@@ -222,7 +222,7 @@ def own_batches(count: int, size: int) -> Iterator[tuple[range, bool]]:
         yield range(start, min(start + size, count)), counts
 
 
-def of_all_ranks(
+def compute_on_all_ranks(
     count: int,
     size: int,
     compute: Callable[[range], Shaped[Tensor, "batch *width"]],
@@ -233,7 +233,7 @@ def of_all_ranks(
     It is given the places of a batch of at most ``size`` items, each batch on one rank.
     """
     found: Tensor | None = None
-    for places, counts in own_batches(count, size):
+    for places, counts in batches_of_rank(count, size):
         computed = compute(places)
         if found is None:
             found = computed.new_zeros((count, *computed.shape[1:]))

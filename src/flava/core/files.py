@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path) -> Iterator[Path]:
     """A folder to write into, which takes the place of ``target`` when the block ends well.
 
     Whatever happens, ``target`` is what it was before or the whole new folder.
@@ -37,7 +37,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(target: Path) -> Iterator[Path]:
+def atomic_file(target: Path) -> Iterator[Path]:
     """A path to write to, whose file takes the place of ``target`` when the block ends well.
 
     Whatever happens, ``target`` is what it was before or the whole new file.
@@ -50,7 +50,7 @@ def whole_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def explain(error: ValidationError) -> str:
+def explain_errors(error: ValidationError) -> str:
     """Every mistake in a file, one line each with its field."""
     return "".join(
         f"\n  {'.'.join(map(str, each['loc']))}: {each['msg']}"
@@ -58,20 +58,20 @@ def explain(error: ValidationError) -> str:
     )
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file's content; whatever happens, it holds the old or the new, never a part.
 
     Raises:
         OSError: it could not be written, and holds what it held.
     """
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_bytes(content)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
 
 
-def unwritable(path: Path, error: Exception) -> OSError:
+def write_error(path: Path, error: Exception) -> OSError:
     """The system's own error seldom names the file, and never says what to do."""
     return OSError(
         f"{path} could not be written ({error}): free some space there, or choose another folder "

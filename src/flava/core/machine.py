@@ -10,10 +10,10 @@ from flava.core.precision import Precision
 from flava.core.processes import cores
 
 
-def machine() -> dict[str, str | int]:
+def describe_machine() -> dict[str, str | int]:
     """The processor, the cores this process may use, the accelerator and the versions."""
     return {
-        "processor": processor(),
+        "processor_name": processor_name(),
         "cores": cores(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": platform.system(),
@@ -22,7 +22,7 @@ def machine() -> dict[str, str | int]:
     }
 
 
-def processor() -> str:
+def processor_name() -> str:
     """The processor's name; Python's own answer is empty on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -32,7 +32,7 @@ def processor() -> str:
     return next(named, platform.processor() or platform.machine())
 
 
-PER_MACHINE = 8
+GPUS_PER_MACHINE = 8
 """GPUs of a machine, as in NVIDIA's HGX and DGX."""
 
 
@@ -110,6 +110,6 @@ GPUS: dict[str, Gpu] = {
 """By the names that `flava plan` knows them by."""
 
 
-def known(name: str) -> Gpu | None:
+def gpu_named(name: str) -> Gpu | None:
     """The one that torch calls ``name``, if it is here."""
     return next((gpu for gpu in GPUS.values() if name.startswith(gpu.called)), None)

@@ -33,8 +33,8 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-Given = TypeVar("Given")
-Result = TypeVar("Result")
+T = TypeVar("T")
+U = TypeVar("U")
 Submit = Callable[..., "Future[Any]"]
 
 AHEAD = 2
@@ -49,7 +49,7 @@ def cores() -> int:
 
 
 @contextmanager
-def workers(
+def process_pool(
     processes: int, cluster: str | None = None, modules: Sequence[str] = ()
 ) -> Iterator[tuple[Submit, int]]:
     """What submits a function with its arguments, and how many may run at once.
@@ -67,12 +67,12 @@ def workers(
         with on_ray(cluster) as found:
             yield found
     elif processes == 1:
-        yield at_once, 1
+        yield run_here, 1
     else:
         # Not by fork: this process has threads, of Arrow and of torch.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["flava.prepare.blocks", *modules])
-        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=begin)
+        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=initialise_worker)
         try:
             yield pool.submit, processes
         except BrokenProcessPool as error:
@@ -84,7 +84,7 @@ def workers(
             pool.shutdown(cancel_futures=True)
 
 
-def begin() -> None:
+def initialise_worker() -> None:
     """Ctrl-C reaches all processes, and the first of them decides; when it is gone, they end.
 
     Else the processes of a build that was killed would wait for ever, or write into the next one.
@@ -100,16 +100,16 @@ def end_when_parent_ends() -> None:
         os._exit(1)
 
 
-def at_once(function: Callable[..., Result], *arguments: Any) -> "Future[Result]":
+def run_here(function: Callable[..., U], *arguments: Any) -> "Future[U]":
     """The function's result, computed here and now."""
-    future: Future[Result] = Future()
+    future: Future[U] = Future()
     future.set_result(function(*arguments))
     return future
 
 
 @contextmanager
 def on_ray(address: str) -> Iterator[tuple[Submit, int]]:
-    """As ``workers``, with a task of Ray for each piece."""
+    """As ``process_pool``, with a task of Ray for each piece."""
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -146,19 +146,19 @@ def require_answer(address: str) -> None:
         socket.create_connection((found.hostname or "", found.port), ANSWER_SECONDS).close()
 
 
-def run(
+def map_unordered(
     pool: tuple[Submit, int],
-    function: Callable[..., Result],
-    given: Iterable[Given],
+    function: Callable[..., U],
+    given: Iterable[T],
     *shared: Any,
-) -> Generator[Result, None, None]:
+) -> Generator[U, None, None]:
     """The function of each, in the order that they come to an end; only so many are held at once.
 
     Raises:
         Exception: what the first of them to fail raised; those that wait are left undone.
     """
     submit, processes = pool
-    waiting: set[Future[Result]] = set()
+    waiting: set[Future[U]] = set()
     for each in given:
         waiting.add(submit(function, each, *shared))
         if len(waiting) >= AHEAD * processes or processes == 1:

@@ -11,7 +11,7 @@ KIND = "kind"
 
 
 @dataclass(frozen=True)
-class Named:
+class TaggedUnion:
     """Annotates a union of dataclasses, whose JSON then names the class under "kind".
 
     Fields do not tell a `FlavaConfig` from a `ClipConfig`: the second's are among the first's.

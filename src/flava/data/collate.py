@@ -20,16 +20,16 @@ from flava.core.batch import (
     TextBatch,
     TextInputs,
     WholePairBatch,
-    mapped,
+    map_tensors,
 )
-from flava.core.randomness import generator
-from flava.data.decoding import Levels
-from flava.data.errors import SampleError, Skipped
+from flava.core.randomness import random_generator
+from flava.data.decoding import Uint8Image
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.full_sentences import Packed
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
 from flava.data.samples import caption_of, codes_of, levels_of, skip_sample
-from flava.data.shards import Raw
-from flava.data.streaming import Content, Marks, Window
+from flava.data.shards import RawSample
+from flava.data.streaming import Content, StreamPositions, Window
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import (
     ImageTransformConfig,
@@ -66,14 +66,14 @@ class Collated:
 
     batch: Batch | None
     tried: int
-    skipped: tuple[Skipped, ...]
-    marks: Marks = field(default_factory=dict)
+    skipped: tuple[SkippedSample, ...]
+    marks: StreamPositions = field(default_factory=dict)
 
     def pin_memory(self) -> "Collated":
         """What a `DataLoader` calls, where there is a GPU."""
         if self.batch is None:
             return self
-        return replace(self, batch=mapped(self.batch, torch.Tensor.pin_memory))
+        return replace(self, batch=map_tensors(self.batch, torch.Tensor.pin_memory))
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,25 @@ class Builder(Generic[Content, Example]):
         examples, skipped = [], []
         for item in window.items:
             decoded = self._decode(item.epoch, item.content)
-            (skipped if isinstance(decoded, Skipped) else examples).append(decoded)
+            (skipped if isinstance(decoded, SkippedSample) else examples).append(decoded)
         for tried, item in enumerate(window.spares if skipped else ()):
             if len(examples) == len(window.items) or tried == PATIENCE + len(window.items):
                 break
             decoded = self._decode(item.epoch, item.content)
-            if not isinstance(decoded, Skipped):  # else it is reported in its own turn
+            if not isinstance(decoded, SkippedSample):  # else it is reported in its own turn
                 examples.append(decoded)
         full = len(examples) == len(window.items)
         # What is drawn for a batch as a whole differs between ranks, and is not new for the first.
-        rng = generator(self.seed, window.number, f"batch {self.rank}" if self.rank else "batch")
+        rng = random_generator(
+            self.seed, window.number, f"batch {self.rank}" if self.rank else "batch"
+        )
         batch = self.collator.collate(examples, rng) if full else None
         return Collated(batch, len(window.items), tuple(skipped), window.marks)
 
-    def _decode(self, epoch: int, content: Content | Skipped) -> Example | Skipped:
-        if isinstance(content, Skipped):
+    def _decode(self, epoch: int, content: Content | SkippedSample) -> Example | SkippedSample:
+        if isinstance(content, SkippedSample):
             return content
-        rng = generator(self.seed, epoch, f"{content.shard}/{content.key}")
+        rng = random_generator(self.seed, epoch, f"{content.shard}/{content.key}")
         try:
             return self.collator.decode(content, rng)
         except SampleError as error:
@@ -127,7 +129,7 @@ class TextExample:
     draws: Float[np.ndarray, "3 length"]
 
 
-def augmented(raw: Raw, config: ImageTransformConfig, rng: np.random.Generator) -> Levels:
+def augmented(raw: RawSample, config: ImageTransformConfig, rng: np.random.Generator) -> Uint8Image:
     """A random crop, its colours and its direction drawn too where the config says so."""
     levels = levels_of(raw, config.reduction)
     if config.colour_jitter or config.flip_probability:
@@ -137,13 +139,13 @@ def augmented(raw: Raw, config: ImageTransformConfig, rng: np.random.Generator) 
 
 
 @dataclass(frozen=True)
-class ImageCollator(Collator[Raw, ImageExample]):
+class ImageCollator(Collator[RawSample, ImageExample]):
     """Two views of one random crop, the encoder's and the codebook's, and a blockwise mask."""
 
     config: ImageTransformConfig
     mask_fraction: float
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> ImageExample:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> ImageExample:
         pixels, codebook_pixels = resize(augmented(raw, self.config, rng), self.config)
         grid = self.config.grid
         selected = blockwise_mask(rng, grid, grid, self.mask_fraction)
@@ -167,13 +169,13 @@ class CodedExample:
 
 
 @dataclass(frozen=True)
-class CodedImageCollator(Collator[Raw, CodedExample]):
+class CodedImageCollator(Collator[RawSample, CodedExample]):
     """The encoder's view of whole images, with the codes that are stored of them, and a mask."""
 
     config: ImageTransformConfig
     mask_fraction: float
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> CodedExample:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> CodedExample:
         assert self.config.stored_codes is not None
         codes = codes_of(raw, self.config.stored_codes, self.config.grid)
         levels = levels_of(raw, self.config.reduction)
@@ -193,15 +195,15 @@ class CodedImageCollator(Collator[Raw, CodedExample]):
 
 
 @dataclass(frozen=True)
-class TextCollator(Collator[Raw, TextExample]):
+class TextCollator(Collator[RawSample, TextExample]):
     """Token ids padded to the longest, with some of them masked."""
 
     tokenizer: Tokenizer
     max_length: int
     masker: TokenMasker
-    text_of: Callable[[Raw, np.random.Generator], str]
+    text_of: Callable[[RawSample, np.random.Generator], str]
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> TextExample:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> TextExample:
         ids = self.tokenizer.encode(self.text_of(raw, rng), self.max_length)
         return TextExample(raw.key, ids, self.masker.draws(rng, len(ids)))
 
@@ -240,14 +242,14 @@ def text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMaske
 
 
 @dataclass(frozen=True)
-class PairCollator(Collator[Raw, tuple[Any, TextExample]]):
+class PairCollator(Collator[RawSample, tuple[Any, TextExample]]):
     """An image and its text each, some texts exchanged for image-text matching."""
 
     images: ImageCollator | CodedImageCollator
     texts: TextCollator
     mismatch_probability: float
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> tuple[Any, TextExample]:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> tuple[Any, TextExample]:
         return self.images.decode(raw, rng), self.texts.decode(raw, rng)
 
     def collate(
@@ -270,14 +272,14 @@ class WholePairExample:
 
 
 @dataclass(frozen=True)
-class WholePairCollator(Collator[Raw, WholePairExample]):
+class WholePairCollator(Collator[RawSample, WholePairExample]):
     """One random crop for the encoder, and its text; nothing is hidden or exchanged."""
 
     config: ImageTransformConfig
     tokenizer: Tokenizer | ClipTokenizer
     max_length: int
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> WholePairExample:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> WholePairExample:
         pixels = resize_for_encoder(augmented(raw, self.config, rng), self.config.image_size)
         ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
         return WholePairExample(raw.key, pixels, ids)

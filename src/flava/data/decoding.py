@@ -121,7 +121,7 @@ def convert(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-Levels = UInt8[np.ndarray, "height width 3"]
+Uint8Image = UInt8[np.ndarray, "height width 3"]
 """An RGB image."""
 Reduction = Callable[[int, int], int]
 """By what to divide the sides of an image of such width and height while decoding: 1, 2, 4 or 8."""
@@ -129,7 +129,7 @@ Reduction = Callable[[int, int], int]
 
 def decode_levels(
     data: bytes, reduction: Reduction | None = None, *, upright: bool = True
-) -> Levels:
+) -> Uint8Image:
     """An image file as ``decode_image`` reads it.
 
     Args:
@@ -155,7 +155,7 @@ def is_plain_jpeg(image: Image.Image, upright: bool) -> bool:
     return not upright or orientation(image) not in TURNS
 
 
-def decode_jpeg(data: bytes) -> Levels | None:
+def decode_jpeg(data: bytes) -> Uint8Image | None:
     """None if torchvision cannot: PIL reads some of what is damaged, and says what is wrong.
 
     Where both read a damaged file they agree, and libjpeg writes a line on it to stderr.

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32
 
-from flava.core.randomness import generator
-from flava.data.errors import SampleError, Skipped
+from flava.core.randomness import random_generator
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.remote import Shard
 from flava.data.samples import skip_sample, text_of
-from flava.data.shards import Raw, read_shard, skip_shard
+from flava.data.shards import RawSample, read_shard, skip_shard
 from flava.data.tokenizers import Tokenizer
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")
@@ -57,9 +57,9 @@ class PackedReader:
     tokenizer: Tokenizer
     length: int
 
-    def __call__(self, path: Shard) -> Iterator[Packed | Skipped]:
-        """In the order of the file, with a ``Skipped`` where a document cannot be used."""
-        skipped: list[Skipped] = []
+    def __call__(self, path: Shard) -> Iterator[Packed | SkippedSample]:
+        """In the order of the file, with a ``SkippedSample`` where a document cannot be used."""
+        skipped: list[SkippedSample] = []
         documents = self._documents(read_shard(path), skipped)
         empty = True
         for key, ids in pack(documents, self.length, self.tokenizer.cls, self.tokenizer.sep):
@@ -71,15 +71,15 @@ class PackedReader:
         yield from _emptied(skipped)
 
     def _documents(
-        self, samples: Iterable[Raw | Skipped], skipped: list[Skipped]
+        self, samples: Iterable[RawSample | SkippedSample], skipped: list[SkippedSample]
     ) -> Iterator[Document]:
         for sample in samples:
-            if isinstance(sample, Skipped):
+            if isinstance(sample, SkippedSample):
                 skipped.append(sample)
                 continue
             try:
                 # Of a picture's several captions it is the same one each epoch.
-                text = text_of(sample, generator(0, 0, f"{sample.shard}/{sample.key}"))
+                text = text_of(sample, random_generator(0, 0, f"{sample.shard}/{sample.key}"))
                 yield Document(sample.key, list(self._sentences(text)))
             except SampleError as error:
                 skipped.append(skip_sample(sample, error))
@@ -117,6 +117,6 @@ def pack(
         yield key, [cls, *open_ids, sep]
 
 
-def _emptied(skipped: list[Skipped]) -> Iterator[Skipped]:
+def _emptied(skipped: list[SkippedSample]) -> Iterator[SkippedSample]:
     while skipped:
         yield skipped.pop(0)

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.manifest import NAME as MANIFEST
 from flava.data.manifest import UNFINISHED, read_manifest
 from flava.data.paths import FOLDER_SUFFIXES, resolve, walk_images
@@ -184,7 +184,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[InFile, int]]:
         label = label_of(inside.name, inside)
         for name in walk_images(inside):
             # What cannot be read counts as an image, and will be named when it is asked for.
-            yield InFile(inside / (name.key if isinstance(name, Skipped) else name)), label
+            yield InFile(inside / (name.key if isinstance(name, SkippedSample) else name)), label
 
 
 def _of_parquet(path: Path) -> Iterator[tuple[InParquet, int]]:

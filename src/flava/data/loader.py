@@ -17,15 +17,22 @@ from flava.data.collate import (
     TextCollator,
     WholePairCollator,
 )
-from flava.data.errors import Skipped
+from flava.data.errors import SkippedSample
 from flava.data.full_sentences import PackedReader
 from flava.data.masking import TokenMasker
 from flava.data.multi_crop import CropCollator, CropConfig
 from flava.data.remote import Shard
 from flava.data.samples import caption_of, text_of
-from flava.data.shards import Raw, read_shard, resolve_all
-from flava.data.skips import Skips
-from flava.data.streaming import Layout, Mark, Marks, StreamedWindows, fits_in_memory, small_windows
+from flava.data.shards import RawSample, read_shard, resolve_all
+from flava.data.skips import SkipCounter
+from flava.data.streaming import (
+    StreamedWindows,
+    StreamLayout,
+    StreamPosition,
+    StreamPositions,
+    fits_in_memory,
+    small_windows,
+)
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, Vocabulary
 from flava.data.transforms import ImageTransformConfig
 from flava.data.workers import Batches, Windows, too_many_streams
@@ -33,7 +40,7 @@ from flava.data.workers import Batches, Windows, too_many_streams
 ROOT = "root:"
 """Before shards that are below ``DataConfig.root``."""
 
-SourceMarks = Mapping[str, Marks]
+SourcePositions = Mapping[str, StreamPositions]
 """Marks by the name of the source."""
 
 Remedy = Callable[[str], list[str]]
@@ -226,7 +233,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         accumulate: int = 1,
         rank: int | None = None,
         world: int | None = None,
-        marks: SourceMarks | None = None,
+        marks: SourcePositions | None = None,
     ) -> None:
         rank = distributed.rank() if rank is None else rank
         world = distributed.world_size() if world is None else world
@@ -237,12 +244,13 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         if problems:
             raise ValueError("the data cannot be loaded:\n" + "\n".join(f"- {p}" for p in problems))
         self._skips = {
-            name: Skips(name, f"data.{name}", f"check {name}.shards") for name in config.sources
+            name: SkipCounter(name, f"data.{name}", f"check {name}.shards")
+            for name in config.sources
         }
         self.skipped: dict[str, Counter[str]] = {n: s.counts for n, s in self._skips.items()}
         self._seed, self._weights = seed, config.weights
         self._step, self._part, self._accumulate = start_step, 0, accumulate
-        self._marks: dict[str, dict[int, Mark]] = {
+        self._marks: dict[str, dict[int, StreamPosition]] = {
             name: dict((marks or {}).get(name, {})) for name in config.sources
         }
         before = mixture.counts_before(seed, start_step, config.weights)
@@ -274,7 +282,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
             self._step, self._part = self._step + 1, 0
         return batch
 
-    def marks(self) -> dict[str, dict[int, Mark]]:
+    def marks(self) -> dict[str, dict[int, StreamPosition]]:
         """By source: where the streams stand that this rank has read, or a little before."""
         return {name: dict(marks) for name, marks in self._marks.items()}
 
@@ -296,16 +304,16 @@ def _check_open_files(name: str, windows: Windows, world: int, workers: int) -> 
 
 def _windows(
     source: SourceConfig,
-    read: Callable[[Shard], Iterator[Raw | Skipped]] | PackedReader,
+    read: Callable[[Shard], Iterator[RawSample | SkippedSample]] | PackedReader,
     seed: int,
     streams: int,
-    marks: Marks,
+    marks: StreamPositions,
 ) -> tuple[Windows, int | None]:
     """The windows of a source, and in how many turns they are made if that matters."""
     paths, size = resolve_all(source.shards), source.batch_size
     if fits_in_memory(paths):
         return partial(small_windows, paths, read, batch_size=size, seed=seed), None
-    layout = Layout.of(streams=streams, shards=len(paths), batch_size=size)
+    layout = StreamLayout.of(streams=streams, shards=len(paths), batch_size=size)
     windows = StreamedWindows(
         paths=paths, read=read, batch_size=size, seed=seed, layout=layout, marks=marks
     )
@@ -314,7 +322,7 @@ def _windows(
 
 def _reader(
     config: DataConfig, name: str, tokenizer: Tokenizer | ClipTokenizer
-) -> Callable[[Shard], Iterator[Raw | Skipped]] | PackedReader:
+) -> Callable[[Shard], Iterator[RawSample | SkippedSample]] | PackedReader:
     if name == "text" and config.pack_sentences:
         assert isinstance(tokenizer, Tokenizer)  # nothing reads texts alone in CLIP's tokens
         return PackedReader(tokenizer=tokenizer, length=config.text_max_length)

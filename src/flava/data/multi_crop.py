@@ -19,7 +19,7 @@ from torch import Tensor
 from flava.core.batch import CropBatch
 from flava.data.collate import Collator
 from flava.data.samples import image_of
-from flava.data.shards import Raw
+from flava.data.shards import RawSample
 from flava.data.transforms import normalise
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ class CropExample:
 
 
 @dataclass(frozen=True)
-class CropCollator(Collator[Raw, CropExample]):
+class CropCollator(Collator[RawSample, CropExample]):
     """All crops of each image."""
 
     config: CropConfig
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> CropExample:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> CropExample:
         image, config = image_of(raw), self.config
         with torch.random.fork_rng(devices=[]):
             # Of this generator alone: torch.manual_seed would seed a GPU's too.

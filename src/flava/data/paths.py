@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
 
-from flava.data.errors import Skipped
+from flava.data.errors import SkippedSample
 
 CORPUS = Path(__file__).parent / "corpus"
 
@@ -131,16 +131,16 @@ FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".t
 Links = frozenset[tuple[int, int]]
 
 
-def walk_images(folder: Path) -> Iterator[str | Skipped]:
+def walk_images(folder: Path) -> Iterator[str | SkippedSample]:
     """Paths relative to ``folder``, with "/" between parts, sorted as strings.
 
     Hidden files and folders are passed over, links are followed. No more than the names of one
-    folder and of those above it are held at a time. What cannot be read comes as a ``Skipped``.
+    folder and of those above it are held at a time. What cannot be read comes as a ``SkippedSample``.
     """
     return _below(folder, "", frozenset())
 
 
-def _below(folder: Path, prefix: str, above: Links) -> Iterator[str | Skipped]:
+def _below(folder: Path, prefix: str, above: Links) -> Iterator[str | SkippedSample]:
     try:
         names, here = _names(folder / prefix), _device_and_inode(folder / prefix)
     except OSError as error:
@@ -156,7 +156,7 @@ def _below(folder: Path, prefix: str, above: Links) -> Iterator[str | Skipped]:
             yield _checked(folder, prefix + name)
 
 
-def _checked(folder: Path, name: str) -> str | Skipped:
+def _checked(folder: Path, name: str) -> str | SkippedSample:
     if shown(name) != name:
         return _skipped(folder, name, "name is not UTF-8", "rename the file")
     if not (folder / name).is_file():
@@ -164,9 +164,9 @@ def _checked(folder: Path, name: str) -> str | Skipped:
     return name
 
 
-def _skipped(folder: Path, name: str, reason: str, detail: str) -> Skipped:
+def _skipped(folder: Path, name: str, reason: str, detail: str) -> SkippedSample:
     message = f"{reason}: {detail}"
-    return Skipped(shard=str(folder), key=shown(name), reason=reason, message=message)
+    return SkippedSample(shard=str(folder), key=shown(name), reason=reason, message=message)
 
 
 def _names(folder: Path) -> list[str]:

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from flava.data.decoding import Levels, Reduction, decode_image, decode_levels
-from flava.data.errors import SampleError, Skipped
-from flava.data.shards import Raw, read_shard, resolve_all
+from flava.data.decoding import Reduction, Uint8Image, decode_image, decode_levels
+from flava.data.errors import SampleError, SkippedSample
+from flava.data.shards import RawSample, read_shard, resolve_all
 from flava.data.streaming import Sampled
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -30,7 +30,7 @@ class Sample:
     meta: dict[str, Any]
 
 
-def image_of(raw: Raw) -> Image.Image:
+def image_of(raw: RawSample) -> Image.Image:
     """The sample's image in RGB.
 
     Raises:
@@ -39,7 +39,7 @@ def image_of(raw: Raw) -> Image.Image:
     return decode_image(image_file_of(raw))
 
 
-def image_file_of(raw: Raw) -> bytes:
+def image_file_of(raw: RawSample) -> bytes:
     """Raises SampleError: the sample has no image."""
     data = _image_bytes(raw)
     if data is None:
@@ -47,7 +47,7 @@ def image_file_of(raw: Raw) -> bytes:
     return data
 
 
-def codes_of(raw: Raw, name: str, grid: int) -> Integer[np.ndarray, "rows columns"]:
+def codes_of(raw: RawSample, name: str, grid: int) -> Integer[np.ndarray, "rows columns"]:
     """The codes that `flava data tokenize` wrote of the sample's image, under that name.
 
     Raises:
@@ -71,7 +71,7 @@ def codes_suffix(name: str) -> str:
     return f"codes-{name}.npy"
 
 
-def caption_of(raw: Raw, rng: np.random.Generator) -> str:
+def caption_of(raw: RawSample, rng: np.random.Generator) -> str:
     """The text of a pair: the .txt, or the .json's "caption", or one of its "captions" at random.
 
     Raises:
@@ -81,7 +81,7 @@ def caption_of(raw: Raw, rng: np.random.Generator) -> str:
     return _nonempty(captions[int(rng.integers(len(captions)))], "caption")
 
 
-def first_caption(raw: Raw) -> str:
+def first_caption(raw: RawSample) -> str:
     """As ``caption_of``, but of several captions always the first.
 
     Raises:
@@ -90,7 +90,7 @@ def first_caption(raw: Raw) -> str:
     return _nonempty(_captions(raw)[0], "caption")
 
 
-def _captions(raw: Raw) -> list[object]:
+def _captions(raw: RawSample) -> list[object]:
     """At least one, though it may be no text."""
     if "txt" in raw.files:
         return [_utf8(raw.files["txt"])]
@@ -101,7 +101,7 @@ def _captions(raw: Raw) -> list[object]:
     return captions if isinstance(captions, list) and captions else [captions]
 
 
-def text_of(raw: Raw, rng: np.random.Generator) -> str:
+def text_of(raw: RawSample, rng: np.random.Generator) -> str:
     """The text of a sample: a plain line, a JSON line's "text" field, or a pair's caption.
 
     Only for a pair's caption may something be drawn.
@@ -131,7 +131,7 @@ def read_samples(shards: Sequence[str]) -> list[Sample]:
     samples, skipped = [], []
     for path in paths:
         for item in read_shard(path):
-            if isinstance(item, Skipped):
+            if isinstance(item, SkippedSample):
                 skipped.append(item)
                 continue
             try:
@@ -148,9 +148,9 @@ def read_samples(shards: Sequence[str]) -> list[Sample]:
     return samples
 
 
-def skip_sample(raw: Sampled, error: SampleError) -> Skipped:
+def skip_sample(raw: Sampled, error: SampleError) -> SkippedSample:
     """A report on one sample."""
-    return Skipped(shard=raw.shard, key=raw.key, reason=error.reason, message=str(error))
+    return SkippedSample(shard=raw.shard, key=raw.key, reason=error.reason, message=str(error))
 
 
 def usable_text(content: str | bytes, what: str = "text") -> str:
@@ -162,7 +162,7 @@ def usable_text(content: str | bytes, what: str = "text") -> str:
     return _nonempty(_utf8(content) if isinstance(content, bytes) else content, what)
 
 
-def _sample(raw: Raw) -> Sample:
+def _sample(raw: RawSample) -> Sample:
     data = _image_bytes(raw)
     meta = _json(raw.files["json"]) if "json" in raw.files else {}
     if "txt" in raw.files:
@@ -170,7 +170,7 @@ def _sample(raw: Raw) -> Sample:
     return Sample(key=raw.key, image=None if data is None else decode_image(data), meta=meta)
 
 
-def _image_bytes(raw: Raw) -> bytes | None:
+def _image_bytes(raw: RawSample) -> bytes | None:
     for suffix, data in raw.files.items():
         if suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
             return data
@@ -207,7 +207,7 @@ def _nonempty(text: object, what: str) -> str:
     return text
 
 
-def levels_of(raw: Raw, reduction: Reduction | None = None) -> Levels:
+def levels_of(raw: RawSample, reduction: Reduction | None = None) -> Uint8Image:
     """The sample's image, as ``flava.data.samples.image_of`` reads it: see ``decode_levels``.
 
     Raises:

@@ -66,7 +66,7 @@ Places = Int[np.ndarray, "_"]
 
 
 @runtime_checkable
-class Images(Protocol):
+class StoredImages(Protocol):
     """Files' paths or arrays of levels: a list, an array, a data set within an HDF5 file."""
 
     def __len__(self) -> int: ...

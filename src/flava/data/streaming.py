@@ -30,8 +30,8 @@ from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from flava.core.randomness import generator
-from flava.data.errors import Skipped
+from flava.core.randomness import random_generator
+from flava.data.errors import SkippedSample
 from flava.data.remote import Shard
 
 IN_MEMORY_BYTES = 256 * 2**20
@@ -64,20 +64,20 @@ class Sized(Sampled, Protocol):
 Content = TypeVar("Content", bound=Sampled)
 Streamed = TypeVar("Streamed", bound=Sized)
 
-Reader = Callable[[Shard], Iterator[Streamed | Skipped]]
+SampleReader = Callable[[Shard], Iterator[Streamed | SkippedSample]]
 """A shard -> its samples, the same each time; at least one, or a report that there is none."""
 
 
 @dataclass(frozen=True)
-class Item(Generic[Content]):
+class StreamItem(Generic[Content]):
     """A raw sample, or the report on one that could not be read, in one epoch."""
 
     epoch: int
-    content: Content | Skipped
+    content: Content | SkippedSample
 
 
 @dataclass(frozen=True)
-class Mark:
+class StreamPosition:
     """Where a shard begins in a stream: it is the stream's number ``shard`` in the endless sequence
     of shards, and ``samples`` were taken from the stream before it."""
 
@@ -85,7 +85,7 @@ class Mark:
     samples: int
 
 
-Marks = Mapping[int, Mark]
+StreamPositions = Mapping[int, StreamPosition]
 """For some streams of a source, a mark that lies before where they stand."""
 
 
@@ -97,9 +97,9 @@ class Window(Generic[Content]):
     """
 
     number: int
-    items: list[Item[Content]]
-    spares: Iterator[Item[Content]]
-    marks: Marks = field(default_factory=dict)
+    items: list[StreamItem[Content]]
+    spares: Iterator[StreamItem[Content]]
+    marks: StreamPositions = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,12 @@ def _unpacked_bytes(path: Path) -> int:
 
 
 def small_windows(
-    paths: Sequence[Shard], read: Reader[Streamed], *, batch_size: int, seed: int, share: Share
+    paths: Sequence[Shard],
+    read: SampleReader[Streamed],
+    *,
+    batch_size: int,
+    seed: int,
+    share: Share,
 ) -> Iterator[Window[Streamed]]:
     """A worker's windows, without end, of a source that is read once."""
     contents = [content for path in paths for content in read(path)]
@@ -147,17 +152,17 @@ def small_windows(
 
 
 def memory_windows(
-    contents: Sequence[Content | Skipped], *, batch_size: int, seed: int, share: Share
+    contents: Sequence[Content | SkippedSample], *, batch_size: int, seed: int, share: Share
 ) -> Iterator[Window[Content]]:
     """A worker's windows, without end, of samples that are at hand."""
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> list[int]:
-        return generator(seed, epoch, "order").permutation(len(contents)).tolist()
+        return random_generator(seed, epoch, "order").permutation(len(contents)).tolist()
 
-    def item(position: int) -> Item[Content]:
+    def item(position: int) -> StreamItem[Content]:
         epoch, index = divmod(position, len(contents))
-        return Item(epoch, contents[order(epoch)[index]])
+        return StreamItem(epoch, contents[order(epoch)[index]])
 
     places = share.places(batch_size)
     for number in share.numbers():
@@ -179,14 +184,14 @@ MAX_TURNS = 16
 
 
 @dataclass(frozen=True)
-class Layout:
+class StreamLayout:
     """Streams by turn and lane: window n is of turn ``n % turns``, and holds all of its lanes."""
 
     turns: int
     lanes: int
 
     @classmethod
-    def of(cls, *, streams: int, shards: int, batch_size: int) -> "Layout":
+    def of(cls, *, streams: int, shards: int, batch_size: int) -> "StreamLayout":
         """At most ``streams`` of them, none without a shard or a place in a batch.
 
         Turns divide the work of a rank's workers, lanes that of ranks. Both are powers of two, so
@@ -224,11 +229,11 @@ class StreamedWindows(Generic[Streamed]):
     """
 
     paths: Sequence[Shard]
-    read: Reader[Streamed]
+    read: SampleReader[Streamed]
     batch_size: int
     seed: int
-    layout: Layout
-    marks: Marks = field(default_factory=dict)
+    layout: StreamLayout
+    marks: StreamPositions = field(default_factory=dict)
 
     def __call__(self, *, share: Share) -> Iterator[Window[Streamed]]:
         """A worker's windows, without end."""
@@ -252,7 +257,7 @@ class StreamedWindows(Generic[Streamed]):
 
     def _stream(self, number: int, taken: int) -> "_Stream[Streamed]":
         """A stream that ``taken`` samples were taken from."""
-        first = Mark(shard=number, samples=0)
+        first = StreamPosition(shard=number, samples=0)
         mark = self.marks.get(number, first)
         stream = _Stream(
             self.paths,
@@ -266,23 +271,23 @@ class StreamedWindows(Generic[Streamed]):
         return stream
 
 
-class _Stream(Iterator[Item[Streamed]]):
+class _Stream(Iterator[StreamItem[Streamed]]):
     """One stream from a mark on."""
 
     def __init__(
         self,
         paths: Sequence[Shard],
-        read: Reader[Streamed],
+        read: SampleReader[Streamed],
         seed: int,
         number: int,
         streams: int,
-        mark: Mark,
+        mark: StreamPosition,
     ) -> None:
         self.number, self.mark, self.taken = number, mark, mark.samples
         self._paths, self._read, self._seed, self._streams = paths, read, seed, streams
         self._items = self._shards(mark.shard)
 
-    def __next__(self) -> Item[Streamed]:
+    def __next__(self) -> StreamItem[Streamed]:
         item = next(self._items)
         self.taken += 1
         return item
@@ -292,18 +297,20 @@ class _Stream(Iterator[Item[Streamed]]):
         for _ in range(samples - self.taken):
             next(self)
 
-    def _shards(self, first: int) -> Iterator[Item[Streamed]]:
+    def _shards(self, first: int) -> Iterator[StreamItem[Streamed]]:
         for shard in count(first, self._streams):
-            self.mark = Mark(shard=shard, samples=self.taken)
+            self.mark = StreamPosition(shard=shard, samples=self.taken)
             epoch, place = divmod(shard, len(self._paths))
             contents = self._read(self._paths[_order(self._seed, epoch, len(self._paths))[place]])
-            for content in shuffled(contents, generator(self._seed, epoch, f"buffer {place}")):
-                yield Item(epoch, content)
+            for content in shuffled(
+                contents, random_generator(self._seed, epoch, f"buffer {place}")
+            ):
+                yield StreamItem(epoch, content)
 
 
 @lru_cache(maxsize=4)
 def _order(seed: int, epoch: int, shards: int) -> list[int]:
-    return generator(seed, epoch, "shards").permutation(shards).tolist()
+    return random_generator(seed, epoch, "shards").permutation(shards).tolist()
 
 
 @dataclass(frozen=True)
@@ -320,7 +327,7 @@ class _Turn(Generic[Streamed]):
     def __init__(self, parts: Sequence[_Part[Streamed]], mine: range, over: int) -> None:
         self._parts, self._mine, self._over = parts, mine, over
         self._items = self._endless()
-        self._ahead: deque[Item[Streamed]] = deque()
+        self._ahead: deque[StreamItem[Streamed]] = deque()
 
     def window(self, number: int) -> Window[Streamed]:
         """The next window."""
@@ -335,13 +342,13 @@ class _Turn(Generic[Streamed]):
         }
         return Window(number, items, self._spares(), marks)
 
-    def _spares(self) -> Iterator[Item[Streamed]]:
+    def _spares(self) -> Iterator[StreamItem[Streamed]]:
         for index in count():
             if index == len(self._ahead):
                 self._ahead.append(next(self._items))
             yield self._ahead[index]
 
-    def _endless(self) -> Iterator[Item[Streamed]]:
+    def _endless(self) -> Iterator[StreamItem[Streamed]]:
         while True:
             for part in self._parts:
                 for place in part.places:
@@ -351,10 +358,10 @@ class _Turn(Generic[Streamed]):
 
 
 def shuffled(
-    contents: Iterable[Streamed | Skipped], rng: np.random.Generator
-) -> Iterator[Streamed | Skipped]:
+    contents: Iterable[Streamed | SkippedSample], rng: np.random.Generator
+) -> Iterator[Streamed | SkippedSample]:
     """The same contents in an order that is random within ``BUFFER_BYTES``."""
-    buffer: list[Streamed | Skipped] = []
+    buffer: list[Streamed | SkippedSample] = []
     size = 0
     for content in contents:
         buffer.append(content)
@@ -369,5 +376,5 @@ def shuffled(
         yield buffer[index]
 
 
-def _bytes(content: Sized | Skipped) -> int:
-    return SAMPLE_OVERHEAD_BYTES + (0 if isinstance(content, Skipped) else content.size)
+def _bytes(content: Sized | SkippedSample) -> int:
+    return SAMPLE_OVERHEAD_BYTES + (0 if isinstance(content, SkippedSample) else content.size)

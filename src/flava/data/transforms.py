@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from flava.core.batch import map_pixels
-from flava.data.decoding import Levels, to_rgb
+from flava.data.decoding import Uint8Image, to_rgb
 
 LOBES = 3
 """Lanczos' filter ends after so many zeros on each side: PIL's, and DALL-E's resampling."""
@@ -220,7 +220,7 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int], scale: tuple[fl
 
 
 def cropped(
-    rng: np.random.Generator, levels: Levels, scale: tuple[float, float]
+    rng: np.random.Generator, levels: Uint8Image, scale: tuple[float, float]
 ) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
     """A box of the image that ``random_crop`` draws."""
     height, width, _ = levels.shape
@@ -229,19 +229,19 @@ def cropped(
 
 
 def resize(
-    levels: Levels, config: ImageTransformConfig
+    levels: Uint8Image, config: ImageTransformConfig
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:
     """The encoder's (bicubic) and the codebook's (Lanczos) view of one RGB image."""
     codebook_view = resize_for_codebook(levels, config.codebook_size)
     return resize_for_encoder(levels, config.image_size), codebook_view
 
 
-def resize_for_codebook(levels: Levels, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_for_codebook(levels: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The codebook's view of one RGB image: straight to a square of ``size`` pixels, Lanczos."""
     return lanczos(levels, size)
 
 
-def resize_for_encoder(levels: Levels, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_for_encoder(levels: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The encoder's view of one RGB image: straight to a square of ``size`` pixels, bicubic."""
     return bicubic(levels, size)
 

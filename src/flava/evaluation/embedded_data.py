@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from flava.core.randomness import generator
+from flava.core.randomness import random_generator
 from flava.data.samples import Sample, read_samples
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.transforms import CODE_PIXELS, ImageTransformConfig, evaluation_pixels
@@ -87,7 +87,7 @@ EvaluatedConfig = FlavaConfig | ClipConfig | MaskedImageConfig | MaskedTextConfi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class EmbeddedSplit:
     """A row of held-out data. ``limit`` keeps that many samples, drawn by the seed.
 
     ``after`` names another split of the same shards, none of whose samples are kept.
@@ -143,7 +143,7 @@ class Texts:
         return made.batch(self.texts, config.text.max_length)
 
 
-class Pairs:
+class EmbeddedPairs:
     """Images with what is known of them; the canonical caption is the first of each.
 
     Raises:
@@ -228,14 +228,16 @@ class HeldOut:
         ValueError: a shard or sample cannot be used; or no split has that name.
     """
 
-    def __init__(self, splits: Mapping[str, Split], config: EvaluatedConfig, seed: int) -> None:
+    def __init__(
+        self, splits: Mapping[str, EmbeddedSplit], config: EvaluatedConfig, seed: int
+    ) -> None:
         self.rows, self.config, self.seed = splits, config, seed
-        self._pairs: dict[str, Pairs] = {}
+        self._pairs: dict[str, EmbeddedPairs] = {}
         self._texts: dict[str, Texts] = {}
 
-    def pairs(self, name: str) -> Pairs:
+    def pairs(self, name: str) -> EmbeddedPairs:
         if name not in self._pairs:
-            self._pairs[name] = Pairs(self._read(name), self.config)
+            self._pairs[name] = EmbeddedPairs(self._read(name), self.config)
         return self._pairs[name]
 
     def texts(self, name: str) -> Texts:
@@ -255,6 +257,6 @@ class HeldOut:
         if row.limit is None or len(samples) <= row.limit:
             return samples
         taken = (self.rows[row.after].limit or 0) if row.after else 0
-        rng = generator(self.seed, 0, f"subsample of {row.after or name}")
+        rng = random_generator(self.seed, 0, f"subsample of {row.after or name}")
         drawn = rng.permutation(len(samples))[taken : taken + row.limit]
         return [samples[i] for i in sorted(drawn)]

@@ -13,24 +13,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from flava.checkpoints.load import build, read
 from flava.checkpoints.reading import looks_like_hub_id
-from flava.core.machine import machine
+from flava.core.machine import describe_machine
 from flava.core.precision import Precision
-from flava.evaluation.embedded_data import CLASSES, TEMPLATES, HeldOut, Split
+from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedSplit, HeldOut
 from flava.evaluation.examples import draw_examples
-from flava.evaluation.features import Evaluated, PixelComponents, Subject, evaluating, lacking
+from flava.evaluation.features import (
+    Evaluated,
+    EvaluatedModel,
+    PixelComponents,
+    evaluating,
+    missing_parts,
+)
 from flava.evaluation.linear_probe import STRENGTHS
 from flava.evaluation.masked_tasks import TOKEN_PROBABILITY
 from flava.evaluation.record import (
     Confusion,
     Evaluation,
     Figure,
-    Outcome,
     Pictures,
+    TaskOutcome,
     save_evaluation,
 )
 from flava.evaluation.tasks import SPLITS, TASKS, Task
 from flava.evaluation.words import headlines
-from flava.models import Flava, MaskedImage
+from flava.models import Flava, MaskedImageModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,7 @@ def measure(
     tasks: Sequence[Task],
 ) -> tuple[tuple[Figure, ...], tuple[Confusion, ...]]:
     """The figures of every task with their baselines, and the confusion matrices."""
-    subject = Subject(model, held_out, config.batch_size)
+    subject = EvaluatedModel(model, held_out, config.batch_size)
     fresh = subject.twin(untrained(model, config.seed))
 
     @cache
@@ -80,7 +86,7 @@ def measure(
     return tuple(figures), tuple(confusions)
 
 
-def figures_of(task: Task, outcome: Outcome, rivals: Mapping[str, Outcome]) -> list[Figure]:
+def figures_of(task: Task, outcome: TaskOutcome, rivals: Mapping[str, TaskOutcome]) -> list[Figure]:
     """A record a metric, the same metric of each rival beside it."""
     return [
         Figure(
@@ -101,7 +107,7 @@ def untrained(model: Model, seed: int) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         fresh = type(model)(model.config)  # pyright: ignore[reportArgumentType]
-    if isinstance(fresh, Flava | MaskedImage) and isinstance(model, Flava | MaskedImage):
+    if isinstance(fresh, Flava | MaskedImageModel) and isinstance(model, Flava | MaskedImageModel):
         fresh.codebook.load_state_dict(model.codebook.state_dict())
     return fresh.to(next(model.parameters()).device).eval()
 
@@ -125,12 +131,12 @@ def evaluate(
     *,
     config: EvaluationConfig = DEFAULT,
     tasks: Sequence[Task] = TASKS,
-    splits: Mapping[str, Split] = SPLITS,
+    splits: Mapping[str, EmbeddedSplit] = SPLITS,
 ) -> tuple[Evaluation, Pictures]:
     """Every figure and example of a trained model, and the examples' pictures by name.
 
     The model is evaluated on the device that its weights are on. What needs a part that it
-    lacks (`lacking`) is left out.
+    lacks (`missing_parts`) is left out.
 
     Raises:
         FileNotFoundError: a split's shard is missing.
@@ -138,10 +144,10 @@ def evaluate(
     """
     started = time.perf_counter()
     held_out = HeldOut(splits, model.config, config.seed)
-    tasks = [task for task in tasks if lacking(model).isdisjoint(task.needs)]
+    tasks = [task for task in tasks if missing_parts(model).isdisjoint(task.needs)]
     figures, confusions = measure(model, held_out, config, tasks)
     with evaluating(model, config.precision):
-        examples, pictures = draw_examples(Subject(model, held_out, config.batch_size))
+        examples, pictures = draw_examples(EvaluatedModel(model, held_out, config.batch_size))
     evaluation = Evaluation(
         settings=describe(model, config, splits),
         seconds=time.perf_counter() - started,
@@ -153,7 +159,7 @@ def evaluate(
 
 
 def describe(
-    model: Evaluated, config: EvaluationConfig, splits: Mapping[str, Split]
+    model: Evaluated, config: EvaluationConfig, splits: Mapping[str, EmbeddedSplit]
 ) -> dict[str, Any]:
     """What produced the figures, in plain types."""
     return {
@@ -164,9 +170,9 @@ def describe(
         "templates": list(TEMPLATES),
         "linear_probe_strengths": list(STRENGTHS),
         "token_probability": TOKEN_PROBABILITY,
-        "absent": sorted(lacking(model)),
+        "absent": sorted(missing_parts(model)),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "machine": machine(),
+        "describe_machine": describe_machine(),
     }
 
 

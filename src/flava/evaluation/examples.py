@@ -9,11 +9,18 @@ from PIL import Image
 from torch import Tensor
 
 from flava.core.batch import unmap_pixels
-from flava.core.randomness import generator
-from flava.evaluation.embedded_data import Pairs, tokenizer
-from flava.evaluation.features import BOTH, Subject, TextStates, lacking
+from flava.core.randomness import random_generator
+from flava.evaluation.embedded_data import EmbeddedPairs, tokenizer
+from flava.evaluation.features import BOTH, EvaluatedModel, TextStates, missing_parts
 from flava.evaluation.masked_tasks import hidden_tokens, patch_masks
-from flava.evaluation.record import Blank, Examples, MaskedImage, MaskedText, Pictures, Ranked
+from flava.evaluation.record import (
+    Examples,
+    MaskedImageExample,
+    MaskedTextExample,
+    MaskedTokenExample,
+    Pictures,
+    RankedExample,
+)
 from flava.evaluation.retrieval import ranks
 from flava.inference import fill
 from flava.inference.fill import HIDDEN_GREY, paste, to_picture
@@ -44,11 +51,13 @@ MASKED_TEXTS = ("mlm_head", "mmm_text_head")
 """What examples are drawn with, of the parts that not every checkpoint holds."""
 
 
-def draw_examples(subject: Subject, split: str = "unseen_style") -> tuple[Examples, Pictures]:
+def draw_examples(
+    subject: EvaluatedModel, split: str = "unseen_style"
+) -> tuple[Examples, Pictures]:
     """Examples of everything that the model has the parts for, and the pictures they name."""
-    album, has = Album(), lacking(subject.model).isdisjoint
+    album, has = Album(), missing_parts(subject.model).isdisjoint
     pairs = subject.held_out.pairs(split)
-    rng = generator(subject.held_out.seed, 0, "examples")
+    rng = random_generator(subject.held_out.seed, 0, "examples")
     rows = torch.from_numpy(rng.permutation(len(pairs))[:QUERIES])
     examples = Examples(
         images_for_captions=tuple(
@@ -67,12 +76,12 @@ def draw_examples(subject: Subject, split: str = "unseen_style") -> tuple[Exampl
 
 
 def images_for_captions(
-    subject: Subject, split: str, rows: Int[Tensor, " rows"], album: Album
-) -> Iterator[Ranked]:
+    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+) -> Iterator[RankedExample]:
     texts, images = subject.caption_embeddings(split), subject.image_embeddings(split)
     pairs = subject.held_out.pairs(split)
     for row, order, rank in nearest(texts, images, pairs, rows):
-        yield Ranked(
+        yield RankedExample(
             picture=album.add(f"image-{row}", pairs.images[row]),
             caption=pairs.captions.texts[row],
             results=tuple(album.add(f"image-{i}", pairs.images[i]) for i in order),
@@ -83,12 +92,12 @@ def images_for_captions(
 
 
 def captions_for_images(
-    subject: Subject, split: str, rows: Int[Tensor, " rows"], album: Album
-) -> Iterator[Ranked]:
+    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+) -> Iterator[RankedExample]:
     texts, images = subject.caption_embeddings(split), subject.image_embeddings(split)
     pairs = subject.held_out.pairs(split)
     for row, order, rank in nearest(images, texts, pairs, rows):
-        yield Ranked(
+        yield RankedExample(
             picture=album.add(f"image-{row}", pairs.images[row]),
             caption=pairs.captions.texts[row],
             results=tuple(pairs.captions.texts[i] for i in order),
@@ -101,7 +110,7 @@ def captions_for_images(
 def nearest(
     queries: Float[Tensor, "n width"],
     gallery: Float[Tensor, "n width"],
-    pairs: Pairs,
+    pairs: EmbeddedPairs,
     rows: Int[Tensor, " rows"],
 ) -> Iterator[tuple[int, list[int], int]]:
     """For each row: itself, the best candidates, and the rank from 1 of the first right one."""
@@ -113,8 +122,8 @@ def nearest(
 
 
 def masked_images(
-    subject: Subject, split: str, rows: Int[Tensor, " rows"], album: Album
-) -> Iterator[MaskedImage]:
+    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+) -> Iterator[MaskedImageExample]:
     """The hidden patches as the codebook draws the codes that the model predicts for them."""
     model, pairs = subject.flava, subject.held_out.pairs(split)
     selected = patch_masks(pairs, subject.held_out.seed)[rows]
@@ -139,7 +148,7 @@ def masked_images(
     for i, row in enumerate(rows.tolist()):
         name = {kind: album.add(f"masked-{row}-{kind}", drawn[kind][i]) for kind in drawn}
         hits = [share(guess[which == i] == truth[which == i]) for guess in (alone, with_text)]
-        yield MaskedImage(
+        yield MaskedImageExample(
             caption=pairs.captions.texts[row],
             original=name["original"],
             masked=name["masked"],
@@ -152,7 +161,7 @@ def masked_images(
 
 
 def jointly(
-    subject: Subject,
+    subject: EvaluatedModel,
     images: Float[Tensor, "n tokens width"],
     texts: TextStates,
     rows: Int[Tensor, " n"],
@@ -163,7 +172,7 @@ def jointly(
 
 
 def decode(
-    subject: Subject, codes: Int[Tensor, "n rows columns"]
+    subject: EvaluatedModel, codes: Int[Tensor, "n rows columns"]
 ) -> Float[Tensor, "n 3 height width"]:
     """What the codebook draws, in [0, 1]."""
     return subject.flava.codebook.decode(codes.to(subject.device)).float().cpu()
@@ -174,7 +183,7 @@ def share(right: Bool[Tensor, " n"]) -> float:
 
 
 def filled_in(
-    subject: Subject,
+    subject: EvaluatedModel,
     original: Float[Tensor, "n 3 h w"],
     codes: Int[Tensor, "n rows columns"],
     selected: Bool[Tensor, "n rows columns"],
@@ -187,8 +196,8 @@ def filled_in(
 
 
 def masked_texts(
-    subject: Subject, split: str, rng: np.random.Generator, album: Album
-) -> Iterator[MaskedText]:
+    subject: EvaluatedModel, split: str, rng: np.random.Generator, album: Album
+) -> Iterator[MaskedTextExample]:
     """Captions in which the evaluation's masks hide one or two tokens."""
     pairs, model = subject.held_out.pairs(split), subject.flava
     hidden = hidden_tokens(pairs.captions, subject.held_out.seed)
@@ -203,11 +212,13 @@ def masked_texts(
         seeing = fill.tokens_jointly(model, joint[i : i + 1], selected)
         blind = fill.tokens_alone(model, texts.hidden[row : row + 1].to(subject.device), selected)
         shown = ids.masked_fill(selected[0], tokenizer().mask)[texts.real[row]]
-        yield MaskedText(
+        yield MaskedTextExample(
             picture=album.add(f"image-{row}", pairs.images[row]),
             sentence=tokenizer().decode(shown[1:-1].tolist(), keep_special=True),
             blanks=tuple(
-                Blank(truth=tokenizer().token(t), with_image=top(s), without_image=top(b))
+                MaskedTokenExample(
+                    truth=tokenizer().token(t), with_image=top(s), without_image=top(b)
+                )
                 for t, s, b in zip(ids[selected[0]].tolist(), seeing, blind, strict=True)
             ),
         )
@@ -223,7 +234,7 @@ def top(logits: Float[Tensor, " vocabulary"]) -> tuple[tuple[str, float], ...]:
 
 
 def reconstructions(
-    subject: Subject, split: str, rng: np.random.Generator, album: Album
+    subject: EvaluatedModel, split: str, rng: np.random.Generator, album: Album
 ) -> Iterator[tuple[str, str]]:
     pairs = subject.held_out.pairs(split)
     rows = torch.from_numpy(rng.permutation(len(pairs))[: 2 * QUERIES])

@@ -22,9 +22,16 @@ from torch import Tensor, nn
 
 from flava.core.batch import to_device
 from flava.core.precision import Precision
-from flava.data.errors import Skipped
-from flava.data.labelled import Row
-from flava.data.labelled_loader import ImageReader, PairReader, Part, Reader, TextReader, in_order
+from flava.data.errors import SkippedSample
+from flava.data.labelled import LabelledRow
+from flava.data.labelled_loader import (
+    ImageReader,
+    PairReader,
+    RowBatch,
+    RowReader,
+    TextReader,
+    read_in_order,
+)
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.transforms import ImageTransformConfig
 from flava.evaluation.embedded_data import HeldOut, Texts, tokenizer
@@ -36,19 +43,19 @@ from flava.models import (
     FeaturesConfig,
     Flava,
     ImageConfig,
-    MaskedImage,
-    MaskedText,
+    MaskedImageModel,
+    MaskedTextModel,
     TextConfig,
 )
-from flava.models.clip import at_end
+from flava.models.clip import end_of_text
 from flava.models.flava import OPTIONAL_PARTS
 
-Evaluated = Flava | Clip | MaskedImage | MaskedText | Dino
+Evaluated = Flava | Clip | MaskedImageModel | MaskedTextModel | Dino
 """What can be evaluated: whatever has an encoder of the corpus's images or texts."""
 
 FLAVAS_OWN = frozenset(OPTIONAL_PARTS) - {"logit_scale"}
 PARTS = FLAVAS_OWN | {"image_encoder", "text_encoder", "projections"}
-"""What tasks may need, `lacking` what a model lacks of it."""
+"""What tasks may need, `missing_parts` what a model lacks of it."""
 
 BOTH = ("image_encoder", "text_encoder", "projections")
 """What comparing images with texts needs of it."""
@@ -62,7 +69,7 @@ class TextStates:
     real: Bool[Tensor, "texts length"]
 
 
-class Subject:
+class EvaluatedModel:
     """A model under evaluation. What it returns is on the CPU, joint states excepted."""
 
     def __init__(self, model: Evaluated, held_out: HeldOut, batch_size: int) -> None:
@@ -76,12 +83,12 @@ class Subject:
 
     @property
     def flava(self) -> Any:
-        """The model by the names of a FLAVA's parts: `lacking` tells which of them it has."""
+        """The model by the names of a FLAVA's parts: `missing_parts` tells which of them it has."""
         return self.model
 
-    def twin(self, model: Evaluated) -> "Subject":
+    def twin(self, model: Evaluated) -> "EvaluatedModel":
         """Another model with the same codebook, whose codes are computed once for both."""
-        other = Subject(model, self.held_out, self.batch_size)
+        other = EvaluatedModel(model, self.held_out, self.batch_size)
         other._codes = self._codes
         return other
 
@@ -95,7 +102,7 @@ class Subject:
 
         def encode(ids: Tensor, real: Tensor) -> Tensor:
             hidden = encoder(ids, real)
-            ours = at_end(hidden, ids) if isinstance(self.model, Clip) else hidden[:, 0]
+            ours = end_of_text(hidden, ids) if isinstance(self.model, Clip) else hidden[:, 0]
             return encoder.norm(ours).float()
 
         return self._encode(texts, encode).numpy()
@@ -181,7 +188,7 @@ class Subject:
             for pixels in self.held_out.pairs(split).pixels.split(self.batch_size):
                 hidden = model.image_encoder.cls(pixels.to(self.device))
                 features.append(model.image_encoder.norm(hidden[:, 0]).float().cpu())
-                if "projections" not in lacking(model):
+                if "projections" not in missing_parts(model):
                     embeddings.append(model.project_image(hidden).cpu())
             self._images[split] = torch.cat(features), torch.cat(embeddings or [torch.empty(0, 0)])
         return self._images[split]
@@ -206,16 +213,16 @@ class Subject:
             yield rows, int(lengths[rows].max())
 
 
-def lacking(model: Evaluated) -> frozenset[str]:
+def missing_parts(model: Evaluated) -> frozenset[str]:
     """Of what tasks need, the parts that the model has not, or at initial values only."""
     match model:
         case Flava():
             return model.absent
         case Clip():
             return FLAVAS_OWN
-        case MaskedImage():
+        case MaskedImageModel():
             return PARTS - {"image_encoder", "mim_head", "codebook.encoder", "codebook.decoder"}
-        case MaskedText():
+        case MaskedTextModel():
             return PARTS - {"text_encoder", "mlm_head"}
         case Dino():
             return PARTS - {"image_encoder"}
@@ -257,7 +264,7 @@ BATCH_SIZE = 64
 TEXT_MAX_LENGTH, PAIR_MAX_LENGTH = 512, 77
 """Longest texts in tokens, alone and in pairs: those of pretraining."""
 
-Item = TypeVar("Item")
+T = TypeVar("T")
 
 CROP_SCALE = ImageTransformConfig().crop_scale
 
@@ -267,7 +274,7 @@ def reader_of(
     crop_scale: tuple[float, float] = CROP_SCALE,
     *,
     upright: bool = True,
-) -> Reader[Any]:
+) -> RowReader[Any]:
     """How rows are read for encoders of that geometry; ``crop_scale`` is for training alone.
 
     ``upright`` is whether images are turned as their EXIF says.
@@ -309,15 +316,15 @@ def vocabulary_misfit(encoder: FeaturesConfig) -> list[str]:
 class Outputs:
     """A row of ``values``, in 32 bits on the CPU, for each of ``rows`` that could be decoded."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LabelledRow, ...]
     values: Float[Tensor, "rows width"]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedSample, ...]
 
 
 def outputs_of(
     model: nn.Module,
-    rows: Sequence[Row],
-    reader: Reader,
+    rows: Sequence[LabelledRow],
+    reader: RowReader,
     precision: Precision,
     *,
     batch_size: int = BATCH_SIZE,
@@ -325,11 +332,11 @@ def outputs_of(
 ) -> Outputs:
     """The model's output for every row, in order; with a progress bar if it has a name."""
     device = next(model.parameters()).device
-    kept: list[Row] = []
+    kept: list[LabelledRow] = []
     values: list[Tensor] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedSample] = []
     with evaluating(model, precision):
-        for part in tracked(in_order(rows, reader, batch_size), len(rows), shown_as):
+        for part in tracked(read_in_order(rows, reader, batch_size), len(rows), shown_as):
             if part.inputs is not None:
                 values.append(model(to_device(part.inputs, device)).float().cpu())
             kept += part.rows
@@ -337,14 +344,14 @@ def outputs_of(
     return Outputs(tuple(kept), torch.cat(values) if values else torch.empty(0, 0), tuple(skipped))
 
 
-def tracked(parts: Iterable[Part], total: int, shown_as: str | None) -> Iterable[Part]:
+def tracked(parts: Iterable[RowBatch], total: int, shown_as: str | None) -> Iterable[RowBatch]:
     """The same parts under a progress bar with rate and time left."""
     return counted(parts, lambda part: len(part.rows) + len(part.skipped), total, shown_as)
 
 
 def counted(
-    items: Iterable[Item], size: Callable[[Item], int], total: int, shown_as: str | None
-) -> Iterator[Item]:
+    items: Iterable[T], size: Callable[[T], int], total: int, shown_as: str | None
+) -> Iterator[T]:
     """The same items under a progress bar, which each advances by its size."""
     with progress(shown_as, total) as advance:
         for item in items:

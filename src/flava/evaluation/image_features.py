@@ -15,20 +15,20 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from flava.checkpoints.digests import weights_digest
-from flava.core.files import write_whole
+from flava.core.files import write_atomically
 from flava.data.errors import SampleError
-from flava.data.stored_images import Images, Places, open_image, shortened
+from flava.data.stored_images import Places, StoredImages, open_image, shortened
 from flava.data.views import View, clip_view, encoder_view
 from flava.evaluation.embedded_data import Texts
 from flava.evaluation.features import Settings, evaluating, progress
 from flava.models import Clip
 from flava.models.flava import unit_length
 
-Levels = UInt8[np.ndarray, "height width 3"]
+Uint8Image = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True)
-class Extractor:
+class FeatureExtractor:
     """A model's features of images, with everything that decides them."""
 
     model: Any
@@ -52,7 +52,7 @@ class Extractor:
         return clip_view(size) if isinstance(self.model, Clip) else encoder_view(size)
 
     def features(
-        self, name: str, folder: Path, images: Images, places: Places
+        self, name: str, folder: Path, images: StoredImages, places: Places
     ) -> Float[np.ndarray, "places width"]:
         """The image encoder's [CLS] after its final norm, in 32 bits, of the images at ``places``.
 
@@ -71,7 +71,7 @@ class Extractor:
         path.parent.mkdir(parents=True, exist_ok=True)
         content = BytesIO()
         np.save(content, features)
-        write_whole(path, content.getvalue())
+        write_atomically(path, content.getvalue())
         return features
 
     def digest(self, folder: Path, places: Places) -> str:
@@ -86,7 +86,7 @@ class Extractor:
         return digest.hexdigest()[:16]
 
     def compute(
-        self, name: str, images: Images, places: Places
+        self, name: str, images: StoredImages, places: Places
     ) -> Float[np.ndarray, "places width"]:
         features = np.empty((len(places), self.model.config.image.width), np.float32)
         failed: list[str] = []
@@ -107,9 +107,11 @@ class Extractor:
             )
         return features
 
-    def batches(self, images: Images, places: Places) -> Iterator[list[Levels | SampleError]]:
+    def batches(
+        self, images: StoredImages, places: Places
+    ) -> Iterator[list[Uint8Image | SampleError]]:
         """Decoded and resized by threads, a batch ahead of the model."""
-        ahead: deque[list[Future[Levels | SampleError]]] = deque()
+        ahead: deque[list[Future[Uint8Image | SampleError]]] = deque()
         size = self.settings.batch_size
         with ThreadPoolExecutor(self.threads) as pool:
             for start in range(0, len(places), size):
@@ -119,7 +121,7 @@ class Extractor:
                     yield [each.result() for each in ahead.popleft()]
             yield from ([each.result() for each in batch] for batch in ahead)
 
-    def read(self, images: Images, place: int) -> Levels | SampleError:
+    def read(self, images: StoredImages, place: int) -> Uint8Image | SampleError:
         image = None
         try:
             image = images[place]

@@ -14,11 +14,11 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from flava.core.randomness import generator
+from flava.core.randomness import random_generator
 from flava.data.masking import blockwise_mask
-from flava.evaluation.embedded_data import Pairs, Texts, tokenizer
-from flava.evaluation.features import Subject
-from flava.evaluation.record import Measured, Outcome, accuracy, majority
+from flava.evaluation.embedded_data import EmbeddedPairs, Texts, tokenizer
+from flava.evaluation.features import EvaluatedModel
+from flava.evaluation.record import Measured, TaskOutcome, accuracy, majority
 from flava.inference import fill
 
 TOKEN_PROBABILITY = 0.15
@@ -26,7 +26,7 @@ TOKEN_PROBABILITY = 0.15
 as they are would be no question."""
 
 
-def mim(subject: Subject, split: str) -> Outcome:
+def mim(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Codes of hidden patches, from the rest of the image."""
     pairs = subject.held_out.pairs(split)
     selected = patch_masks(pairs, subject.held_out.seed)
@@ -35,24 +35,24 @@ def mim(subject: Subject, split: str) -> Outcome:
     return image_outcome(subject.codes(split)[selected], guesses)
 
 
-def mlm(subject: Subject, split: str) -> Outcome:
+def mlm(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Hidden tokens of texts alone, from the rest of the text."""
     return text_alone(subject, subject.held_out.texts(split))
 
 
-def mlm_captions(subject: Subject, split: str) -> Outcome:
+def mlm_captions(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Hidden tokens of captions, from the rest of the caption alone: the MLM head, no image."""
     return text_alone(subject, subject.held_out.pairs(split).captions)
 
 
-def text_alone(subject: Subject, texts: Texts) -> Outcome:
+def text_alone(subject: EvaluatedModel, texts: Texts) -> TaskOutcome:
     selected = hidden_tokens(texts, subject.held_out.seed)
     states = subject.text_states(texts, selected).hidden
     guesses = guess(states, selected, subject, fill.tokens_alone)
     return outcome(texts.ids[selected], guesses)
 
 
-def mmm_image(subject: Subject, split: str) -> Outcome:
+def mmm_image(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Codes of hidden patches, from the rest of the image and the whole caption."""
     pairs = subject.held_out.pairs(split)
     selected = patch_masks(pairs, subject.held_out.seed)
@@ -71,7 +71,7 @@ def mmm_image(subject: Subject, split: str) -> Outcome:
     return image_outcome(subject.codes(split)[selected], guess_with(own), other)
 
 
-def mmm_text(subject: Subject, split: str) -> Outcome:
+def mmm_text(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Hidden tokens of captions, from the rest of the caption and the whole image."""
     pairs = subject.held_out.pairs(split)
     selected = hidden_tokens(pairs.captions, subject.held_out.seed)
@@ -94,7 +94,7 @@ def mmm_text(subject: Subject, split: str) -> Outcome:
     return outcome(pairs.captions.ids[selected], guess_with(own), other)
 
 
-def itm(subject: Subject, split: str) -> Outcome:
+def itm(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Each image with its own caption and with another concept's: which belong together?
 
     The accuracy is that of the head's own decision. It was trained on pairs most of which match,
@@ -109,7 +109,7 @@ def itm(subject: Subject, split: str) -> Outcome:
         scores[rows] = fill.matching_scores(subject.flava, joint).cpu()
     truth = torch.arange(len(scores)) < len(own)
     chance = {"chance": 0.5}
-    return Outcome(
+    return TaskOutcome(
         {
             "accuracy": Measured(accuracy(scores > 0, truth), len(scores), chance),
             "roc_auc": Measured(float(roc_auc_score(truth, scores)), len(scores), chance),
@@ -120,7 +120,7 @@ def itm(subject: Subject, split: str) -> Outcome:
 def guess(
     states: Float[Tensor, "samples tokens width"],
     selected: Bool[Tensor, "samples *positions"],
-    subject: Subject,
+    subject: EvaluatedModel,
     predict: Callable[[Any, Tensor, Tensor], Tensor],
 ) -> Int[Tensor, " hidden"]:
     """The likeliest code or token at each hidden position, sample by sample."""
@@ -135,44 +135,46 @@ def image_outcome(
     targets: Int[Tensor, " hidden"],
     guesses: Int[Tensor, " hidden"],
     mismatched: Int[Tensor, " hidden"] | None = None,
-) -> Outcome:
+) -> TaskOutcome:
     """Of all hidden patches, and of those whose code is not the commonest, the plain background."""
     drawn = targets != targets.mode().values
     all_patches = outcome(targets, guesses, mismatched).metrics
     if not drawn.any():
-        return Outcome(all_patches)
+        return TaskOutcome(all_patches)
     others = outcome(
         targets[drawn], guesses[drawn], None if mismatched is None else mismatched[drawn]
     )
-    return Outcome(all_patches | {"foreground_accuracy": others.metrics["accuracy"]})
+    return TaskOutcome(all_patches | {"foreground_accuracy": others.metrics["accuracy"]})
 
 
 def outcome(
     targets: Int[Tensor, " hidden"],
     guesses: Int[Tensor, " hidden"],
     mismatched: Int[Tensor, " hidden"] | None = None,
-) -> Outcome:
+) -> TaskOutcome:
     """Accuracy beside the commonest target's and, if given, that with a wrong other side."""
     baselines = {"majority": majority(targets)}
     if mismatched is not None:
         baselines["mismatched"] = accuracy(mismatched, targets)
-    return Outcome({"accuracy": Measured(accuracy(guesses, targets), len(targets), baselines)})
+    return TaskOutcome({"accuracy": Measured(accuracy(guesses, targets), len(targets), baselines)})
 
 
-def patch_masks(pairs: Pairs, seed: int) -> Bool[Tensor, "images rows columns"]:
+def patch_masks(pairs: EmbeddedPairs, seed: int) -> Bool[Tensor, "images rows columns"]:
     """BEiT's blockwise masks, by each image's own generator."""
     grid = pairs.transform.grid
-    masks = [blockwise_mask(generator(seed, 0, f"patches of {k}"), grid, grid) for k in pairs.keys]
+    masks = [
+        blockwise_mask(random_generator(seed, 0, f"patches of {k}"), grid, grid) for k in pairs.keys
+    ]
     return torch.from_numpy(np.stack(masks))
 
 
-def mismatched(pairs: Pairs, seed: int) -> Int[Tensor, " images"]:
+def mismatched(pairs: EmbeddedPairs, seed: int) -> Int[Tensor, " images"]:
     """For each pair the row of another one, of another concept and with other words.
 
     Raises:
         ValueError: half of the pairs or more are of one concept, so that not all can be mismatched.
     """
-    rng = generator(seed, 0, "mismatched pairs")
+    rng = random_generator(seed, 0, "mismatched pairs")
     concepts, captions = pairs.concept_ids, np.array(pairs.captions.texts)
     rows = np.arange(len(pairs))
     other = rng.permutation(len(pairs))
@@ -208,7 +210,7 @@ def hidden_tokens(texts: Texts, seed: int) -> Bool[Tensor, "texts length"]:
         ValueError: no text has any.
     """
     length = texts.ids.shape[1]
-    draws = [generator(seed, 0, f"tokens of {key}").random(length) for key in texts.keys]
+    draws = [random_generator(seed, 0, f"tokens of {key}").random(length) for key in texts.keys]
     chosen = torch.from_numpy(np.stack(draws) < TOKEN_PROBABILITY)
     selected = chosen & texts.real & word_tokens()[texts.ids]
     if not selected.any():

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from flava.core.distributed import own_device
+from flava.core.distributed import local_device
 from flava.evaluation.features import progress
 from flava.evaluation.regularisation_path import MAX_ITERATIONS, RegularisationPath
 
@@ -106,7 +106,7 @@ class Race:
     """
 
     def __init__(self, train: Data, validation: Data, metric: Metric) -> None:
-        self.path = RegularisationPath(train.features, train.labels, own_device())
+        self.path = RegularisationPath(train.features, train.labels, local_device())
         self.validation, self.metric = validation, metric
         self.best = 0.0
 

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flava.core.distributed import of_all_ranks
+from flava.core.distributed import compute_on_all_ranks
 from flava.evaluation.features import evaluating, progress
-from flava.evaluation.image_features import Extractor
+from flava.evaluation.image_features import FeatureExtractor
 from flava.inference import zero_shot
 
 FILE = Path(__file__).with_name("prompts.json")
@@ -43,14 +43,16 @@ PROMPTS = read_prompts(FILE)
 
 
 def classify_with_prompts(
-    extractor: Extractor, features: Float[np.ndarray, "images width"], prompts: Prompts
+    extractor: FeatureExtractor, features: Float[np.ndarray, "images width"], prompts: Prompts
 ) -> Int[np.ndarray, " images"]:
     """The class of each image whose prompts are nearest to it in the contrastive space."""
     classes = class_vectors(extractor, prompts)
     return zero_shot.classify(extractor.project(features), classes).numpy()
 
 
-def class_vectors(extractor: Extractor, prompts: Prompts) -> Float[Tensor, "classes projection"]:
+def class_vectors(
+    extractor: FeatureExtractor, prompts: Prompts
+) -> Float[Tensor, "classes projection"]:
     """A unit vector for each class, of whose prompts the ranks encode a part each."""
     model, settings = extractor.model, extractor.settings
     device = next(model.parameters()).device
@@ -65,4 +67,4 @@ def class_vectors(extractor: Extractor, prompts: Prompts) -> Float[Tensor, "clas
         evaluating(model, settings.precision),
         progress(extractor.shown_as("classes"), len(prompts.classes)) as advance,
     ):
-        return of_all_ranks(len(prompts.classes), size, vectors, device)
+        return compute_on_all_ranks(len(prompts.classes), size, vectors, device)

@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from flava.core.files import whole_file
+from flava.core.files import atomic_file
 
 FILE = "evaluation.json"
 PICTURES = "evaluation"
@@ -52,7 +52,7 @@ class Confusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranked:
+class RankedExample:
     """A query with what was retrieved for it, best first; items name pictures or are captions.
 
     ``rank`` is the place of the first right one among all ``candidates``, counted from 1.
@@ -67,7 +67,7 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedImage:
+class MaskedImageExample:
     """The names of the pictures of one image, and the share of hidden codes filled in rightly."""
 
     caption: str
@@ -81,7 +81,7 @@ class MaskedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blank:
+class MaskedTokenExample:
     """One hidden token with the likeliest fillings, (token, probability), best first."""
 
     truth: str
@@ -90,22 +90,22 @@ class Blank:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedText:
+class MaskedTextExample:
     """A caption whose hidden tokens are shown as [MASK], and its image."""
 
     picture: str
     sentence: str
-    blanks: tuple[Blank, ...]
+    blanks: tuple[MaskedTokenExample, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
     """What the report shows; pictures are named, and kept in ``Evaluation.pictures``."""
 
-    images_for_captions: tuple[Ranked, ...] = ()
-    captions_for_images: tuple[Ranked, ...] = ()
-    masked_images: tuple[MaskedImage, ...] = ()
-    masked_texts: tuple[MaskedText, ...] = ()
+    images_for_captions: tuple[RankedExample, ...] = ()
+    captions_for_images: tuple[RankedExample, ...] = ()
+    masked_images: tuple[MaskedImageExample, ...] = ()
+    masked_texts: tuple[MaskedTextExample, ...] = ()
     reconstructions: tuple[tuple[str, str], ...] = ()
     """(original, what the codebook makes of it)."""
 
@@ -135,7 +135,7 @@ def save_evaluation(evaluation: Evaluation, pictures: Pictures, run_folder: Path
     """Write RUN/evaluation.json, and the examples' pictures."""
     save_pictures(pictures, run_folder)
     path = run_folder / FILE
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(EVALUATION.dump_json(evaluation, indent=2) + b"\n")
     return path
 
@@ -178,7 +178,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskOutcome:
     """What a task found of one model: metrics by name."""
 
     metrics: dict[str, Measured]

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from flava.evaluation import masked_tasks
-from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES, Split
-from flava.evaluation.features import BOTH, PixelComponents, Subject
-from flava.evaluation.linear_probe import Labelled, fit_probe
-from flava.evaluation.record import Confusion, Measured, Outcome, accuracy, confusion, majority
+from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES, EmbeddedSplit
+from flava.evaluation.features import BOTH, EvaluatedModel, PixelComponents
+from flava.evaluation.linear_probe import LabelledFeatures, fit_probe
+from flava.evaluation.record import Confusion, Measured, TaskOutcome, accuracy, confusion, majority
 from flava.evaluation.retrieval import RANKS, chance_recall, ranks, recall
 from flava.inference.zero_shot import class_embeddings, classify
 
@@ -19,7 +19,7 @@ PROBE_TRAIN, VALIDATION = "probe_train", "validation"
 """The splits that the linear probe is fitted on and its regularisation chosen on."""
 
 
-def retrieval(subject: Subject, split: str) -> Outcome:
+def retrieval(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """R@k both ways among all of the split's pairs, by cosine similarity."""
     ids = subject.held_out.pairs(split).concept_ids
     images = subject.image_embeddings(split).numpy()
@@ -28,7 +28,7 @@ def retrieval(subject: Subject, split: str) -> Outcome:
         "image_to_text": ranks(images, texts, ids, ids),
         "text_to_image": ranks(texts, images, ids, ids),
     }
-    return Outcome(
+    return TaskOutcome(
         {
             f"{way}_r@{k}": Measured(
                 recall(found, k), len(ids), {"chance": chance_recall(ids, ids, k)}
@@ -39,14 +39,14 @@ def retrieval(subject: Subject, split: str) -> Outcome:
     )
 
 
-def zero_shot(subject: Subject, split: str) -> Outcome:
+def zero_shot(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Accuracy over ``CLASSES`` among the images that belong to one."""
     rows, truth = in_classes(subject.held_out.pairs(split).subgroups)
     classes = class_embeddings(subject.embed, [each.names for each in CLASSES], TEMPLATES)
     predicted = classify(subject.image_embeddings(split)[rows], classes)
     counts = confusion(truth, predicted, len(CLASSES)).tolist()
     measured = Measured(accuracy(predicted, truth), len(truth), {"majority": majority(truth)})
-    return Outcome(
+    return TaskOutcome(
         {"accuracy": measured},
         Confusion(
             split=split,
@@ -72,16 +72,16 @@ def in_classes(subgroups: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
+class ProbeTask:
     """A task: a linear probe of frozen features, fitted once and tested on several splits."""
 
     name: str
-    labelled: Callable[[Any, str], Labelled]
+    labelled: Callable[[Any, str], LabelledFeatures]
     """A split's features with their labels."""
     train: str = PROBE_TRAIN
     validation: str = VALIDATION
 
-    def __call__(self, subject: Subject | PixelComponents, split: str) -> Outcome:
+    def __call__(self, subject: EvaluatedModel | PixelComponents, split: str) -> TaskOutcome:
         """Accuracy."""
         if self.name not in subject.probes:
             train, validation = (self.labelled(subject, s) for s in (self.train, self.validation))
@@ -90,26 +90,28 @@ class Probe:
         counts = np.unique(test.labels, return_counts=True)[1]
         baselines = {"majority": float(counts.max() / counts.sum())}
         value = subject.probes[self.name].accuracy(test)
-        return Outcome({"accuracy": Measured(value, len(test.labels), baselines)})
+        return TaskOutcome({"accuracy": Measured(value, len(test.labels), baselines)})
 
 
-def image_groups(subject: Subject | PixelComponents, split: str) -> Labelled:
+def image_groups(subject: EvaluatedModel | PixelComponents, split: str) -> LabelledFeatures:
     """Images, and the groups of Unicode's that they belong to."""
-    return Labelled(subject.features(split), np.array(subject.held_out.pairs(split).groups))
+    return LabelledFeatures(subject.features(split), np.array(subject.held_out.pairs(split).groups))
 
 
-def digits(subject: Subject | PixelComponents, split: str) -> Labelled:
+def digits(subject: EvaluatedModel | PixelComponents, split: str) -> LabelledFeatures:
     """Images, and the digits they show."""
-    return Labelled(subject.features(split), np.array(subject.held_out.pairs(split).field("digit")))
+    return LabelledFeatures(
+        subject.features(split), np.array(subject.held_out.pairs(split).field("digit"))
+    )
 
 
-def caption_groups(subject: Subject, split: str) -> Labelled:
+def caption_groups(subject: EvaluatedModel, split: str) -> LabelledFeatures:
     """Canonical captions, and the groups of what they name."""
     pairs = subject.held_out.pairs(split)
-    return Labelled(subject.text_features(pairs.captions), np.array(pairs.groups))
+    return LabelledFeatures(subject.text_features(pairs.captions), np.array(pairs.groups))
 
 
-def parts_of_speech(subject: Subject, split: str) -> Labelled:
+def parts_of_speech(subject: EvaluatedModel, split: str) -> LabelledFeatures:
     """Dictionary texts, and whether they explain a noun, verb, adjective or adverb.
 
     Raises:
@@ -122,7 +124,7 @@ def parts_of_speech(subject: Subject, split: str) -> Labelled:
             f"text {texts.origins[labels.index(None)]} of {split} is of no WordNet synset: its key "
             f"begins with none of {', '.join(PART_OF_SPEECH)}"
         )
-    return Labelled(subject.text_features(texts), np.array(labels))
+    return LabelledFeatures(subject.text_features(texts), np.array(labels))
 
 
 PART_OF_SPEECH = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
@@ -134,73 +136,73 @@ TRAINED_STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
 SPLITS = {
     split.name: split
     for split in (
-        Split(
+        EmbeddedSplit(
             name="unseen_style",
             title="unseen style (Twemoji), seen concepts",
             shards=("embedded:pairs/twemoji-train.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="unseen_style_hard",
             title="second unseen style (OpenMoji), seen concepts",
             shards=("embedded:pairs/openmoji-train.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="unseen_concepts",
             title="unseen concepts, seen style (Noto)",
             shards=("embedded:pairs/noto-test.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="unseen_concepts_all",
             title="unseen concepts in all six seen styles",
             shards=(f"embedded:pairs/{TRAINED_STYLES}-test.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="unseen_both",
             title="unseen concepts in the unseen style (Twemoji)",
             shards=("embedded:pairs/twemoji-test.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name=VALIDATION,
             title="validation concepts in all six seen styles",
             shards=(f"embedded:pairs/{TRAINED_STYLES}-val.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name=PROBE_TRAIN,
             title="training concepts in all six seen styles",
             shards=(f"embedded:pairs/{TRAINED_STYLES}-train.tar",),
             limit=3000,
         ),
-        Split(
+        EmbeddedSplit(
             name="digits",
             title="MNIST's digits",
             shards=("embedded:images/mnist-test.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="digits_train",
             title="MNIST's training digits",
             shards=("embedded:images/mnist-train.tar",),
             limit=2000,
         ),
-        Split(
+        EmbeddedSplit(
             name="digits_validation",
             title="others of MNIST's training digits",
             shards=("embedded:images/mnist-train.tar",),
             limit=2000,
             after="digits_train",
         ),
-        Split(
+        EmbeddedSplit(
             name="wordnet_train",
             title="WordNet glosses and examples, also trained on without labels",
             shards=("embedded:text/wordnet-train.jsonl",),
             limit=3000,
         ),
-        Split(
+        EmbeddedSplit(
             name="wordnet_validation",
             title="validation WordNet glosses and examples",
             shards=("embedded:text/wordnet-val.jsonl",),
             limit=1000,
         ),
-        Split(
+        EmbeddedSplit(
             name="wordnet",
             title="unseen WordNet glosses and examples",
             shards=("embedded:text/wordnet-test.jsonl",),
@@ -216,8 +218,8 @@ class Task:
 
     name: str
     split: str
-    measure: Callable[[Any, str], Outcome]
-    """Of a `Subject`."""
+    measure: Callable[[Any, str], TaskOutcome]
+    """Of a `EvaluatedModel`."""
     needs: tuple[str, ...] = ()
     """Parts of the model that not every checkpoint holds: without them the row is left out."""
     pca: str | None = None
@@ -227,7 +229,7 @@ class Task:
 
 def rows(
     name: str,
-    measure: Callable[[Any, str], Outcome],
+    measure: Callable[[Any, str], TaskOutcome],
     splits: str,
     *,
     needs: tuple[str, ...] = (),
@@ -243,15 +245,15 @@ def rows(
 IMAGE, TEXT = ("image_encoder",), ("text_encoder",)
 CODES = ("codebook.encoder",)
 
-GROUPS = Probe(name="groups", labelled=image_groups)
-DIGITS = Probe(
+GROUPS = ProbeTask(name="groups", labelled=image_groups)
+DIGITS = ProbeTask(
     name="digits",
     labelled=digits,
     train="digits_train",
     validation="digits_validation",
 )
-CAPTION_GROUPS = Probe(name="caption groups", labelled=caption_groups)
-PARTS_OF_SPEECH = Probe(
+CAPTION_GROUPS = ProbeTask(name="caption groups", labelled=caption_groups)
+PARTS_OF_SPEECH = ProbeTask(
     name="parts of speech",
     labelled=parts_of_speech,
     train="wordnet_train",

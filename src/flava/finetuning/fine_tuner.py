@@ -1,6 +1,6 @@
 """Fine-tuning as GLUE and the multimodal tasks share it: encoders and a new head, end to end.
 
-A task brings rows with targets (`Samples`) and its recipe (`TuningConfig`). The checkpoint that is
+A task brings rows with targets (`TuningSamples`) and its recipe (`TuningConfig`). The checkpoint that is
 best on the validation rows is kept below the cache, in a folder that is named by all that decides
 it: what was interrupted goes on, and what is finished is not done again.
 """
@@ -23,20 +23,22 @@ from flava.checkpoints.digests import weights_digest
 from flava.checkpoints.native import fill_own
 from flava.checkpoints.reading import find_checkpoint, read_path
 from flava.core.batch import Kind
-from flava.core.distributed import own_device
-from flava.core.files import write_whole
+from flava.core.distributed import local_device
+from flava.core.files import write_atomically
 from flava.core.precision import Precision
-from flava.data.labelled import Row, Rows, rows_digest
-from flava.data.labelled_loader import LabelledCollator, LabelledLoader, Reader
-from flava.data.skips import Skips
+from flava.data.labelled import LabelledRow, LabelledRows, rows_digest
+from flava.data.labelled_loader import LabelledCollator, LabelledLoader, RowReader
+from flava.data.skips import SkipCounter
 from flava.evaluation.features import Outputs, Settings, outputs_of, reader_of, vocabulary_misfit
 from flava.models import Classifier, ClassifierConfig, classifier_of
 from flava.objectives import FinetuneObjective
+from flava.objectives.objective import Validate
 from flava.training.checkpoint import keep_best
+from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import FREE_ON_RESUME, LoopConfig
+from flava.training.run import FREE_ON_RESUME, TrainerConfig
 from flava.training.run_folder import check
-from flava.training.trainer import Interrupted, Probe, Trainer
+from flava.training.trainer import Trainer
 
 FINISHED = "finished"
 """A file that says so: of such a run only the best checkpoint is left."""
@@ -44,13 +46,13 @@ FINISHED = "finished"
 SHOWN = 10
 """Samples that an error names; the rest is counted."""
 
-Score = Callable[[Float[Tensor, "rows outputs"], Sequence[Row]], dict[str, float]]
+Score = Callable[[Float[Tensor, "rows outputs"], Sequence[LabelledRow]], dict[str, float]]
 """(outputs of the head, their rows) -> metrics. The first chooses the checkpoint: more is better,
 and it is a number whatever the outputs are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Samples:
+class TuningSamples:
     """What a task is fine-tuned and validated on.
 
     Rows have a ``label`` each (cross-entropy), or ``answers`` (soft-target binary cross-entropy),
@@ -60,8 +62,8 @@ class Samples:
     task: str
     kind: Kind
     classes: tuple[str, ...]
-    train: Sequence[Row]
-    validation: Sequence[Row]
+    train: Sequence[LabelledRow]
+    validation: Sequence[LabelledRow]
     score: Score
 
 
@@ -88,7 +90,7 @@ class TuningConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuiteRun(LoopConfig):
+class SuiteRun(TrainerConfig):
     """Everything that decides what a fine-tuning of the suite does."""
 
     recipe: Annotated[str, tyro.conf.Suppress] = "suite"
@@ -114,7 +116,7 @@ class FineTuned:
     step: int
     """The update that it was written after."""
 
-    def outputs(self, rows: Sequence[Row], shown_as: str) -> Float[Tensor, "rows outputs"]:
+    def outputs(self, rows: Sequence[LabelledRow], shown_as: str) -> Float[Tensor, "rows outputs"]:
         """The head's outputs for all rows, in order.
 
         Raises:
@@ -126,7 +128,7 @@ class FineTuned:
 
 
 def fine_tune(
-    model: nn.Module, samples: Samples, config: TuningConfig, settings: Settings, seed: int
+    model: nn.Module, samples: TuningSamples, config: TuningConfig, settings: Settings, seed: int
 ) -> FineTuned:
     """Fine-tune a copy of a model's encoders, go on with that, or take what is finished.
 
@@ -148,13 +150,17 @@ def fine_tune(
     run = run_of(classifier, samples, config, settings, seed)
     if not (run.output_dir / FINISHED).is_file():
         train(classifier, samples, run, config.workers)
-        write_whole(run.output_dir / FINISHED, b"")
+        write_atomically(run.output_dir / FINISHED, b"")
         keep_best(run.output_dir)
     return finished(classifier, run)
 
 
 def run_of(
-    classifier: Classifier, samples: Samples, config: TuningConfig, settings: Settings, seed: int
+    classifier: Classifier,
+    samples: TuningSamples,
+    config: TuningConfig,
+    settings: Settings,
+    seed: int,
 ) -> SuiteRun:
     """The whole configuration of a run, whose folder is named by it."""
     batch_size = min(config.batch_size, len(samples.train))
@@ -195,16 +201,16 @@ def batches_of_update(batch_size: int, at_once: int) -> int:
     )
 
 
-def train(classifier: Classifier, samples: Samples, run: SuiteRun, workers: int) -> None:
+def train(classifier: Classifier, samples: TuningSamples, run: SuiteRun, workers: int) -> None:
     """Train to the end, from the last checkpoint if there is one."""
     encoder = classifier.config.encoder
     probe = scored_probe(samples, reader_of(encoder, upright=False), run.precision)
     check(run)
     trainer = Trainer(run, FinetuneObjective(classifier), probe)
-    rows = Rows(
+    rows = LabelledRows(
         kind=samples.kind,
         rows=tuple(samples.train),
-        skips=Skips(samples.task, "the training data", "correct the data"),
+        skips=SkipCounter(samples.task, "the training data", "correct the data"),
     )
     try:
         train_on(
@@ -225,11 +231,11 @@ def train(classifier: Classifier, samples: Samples, run: SuiteRun, workers: int)
 def train_on(
     trainer: Trainer,
     classifier: Classifier,
-    rows: Rows,
-    reader: Reader,
+    rows: LabelledRows,
+    reader: RowReader,
     batch_size: int,
     workers: int,
-) -> Skips:
+) -> SkipCounter:
     """Train a classifier on all rows, from the trainer's step on; returns what was left out.
 
     Raises:
@@ -248,7 +254,7 @@ def train_on(
         return batches.skips
 
 
-def scored_probe(samples: Samples, reader: Reader[Any], precision: Precision) -> Probe:
+def scored_probe(samples: TuningSamples, reader: RowReader[Any], precision: Precision) -> Validate:
     """(model, step) -> the task's metrics of the validation rows."""
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
@@ -279,7 +285,7 @@ def finished(classifier: Classifier, run: SuiteRun) -> FineTuned:
     best = find_checkpoint(run.output_dir)
     fill_own(classifier, read_path(best))
     step = int(best.resolve().name.removeprefix("step-"))
-    device = own_device()
+    device = local_device()
     return FineTuned(classifier.to(device).eval(), run, step)
 
 

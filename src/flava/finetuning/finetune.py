@@ -13,8 +13,8 @@ from torch.nn import functional
 from flava.checkpoints.native import fill_own
 from flava.checkpoints.reading import find_checkpoint, read_path
 from flava.core.precision import Precision
-from flava.data.labelled import Rows
-from flava.data.labelled_loader import Reader
+from flava.data.labelled import LabelledRows
+from flava.data.labelled_loader import RowReader
 from flava.data.transforms import ImageTransformConfig
 from flava.evaluation.features import outputs_of, reader_of
 from flava.finetuning.fine_tuner import train_on
@@ -22,12 +22,13 @@ from flava.finetuning.own_data import LabelledConfig, Prepared, finish, prepare,
 from flava.models import Classifier, ClassifierConfig, classifier_of
 from flava.models.classifier import PAIR_HIDDEN_WIDTH
 from flava.objectives import FinetuneObjective
+from flava.objectives.objective import Validate
 from flava.training.checkpoint import load_progress
 from flava.training.launch import keep_freed_memory
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import LoopConfig
+from flava.training.run import TrainerConfig
 from flava.training.run_folder import check
-from flava.training.trainer import Probe, Trainer
+from flava.training.trainer import Trainer
 
 LOOKS = 10
 """Looks at the validation data over a run: few, since the best of many would be luck."""
@@ -90,7 +91,7 @@ class FinetuneConfig(LabelledConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneRun(LoopConfig):
+class FinetuneRun(TrainerConfig):
     """Everything that decides what a fine-tuning does: what is asked for, and what was found."""
 
     recipe: Annotated[str, tyro.conf.Suppress] = "finetune"
@@ -194,7 +195,7 @@ def finish_best(
     return f"{said}\nclassifier: {best}"
 
 
-def validation_probe(rows: Rows, reader: Reader, precision: Precision) -> Probe:
+def validation_probe(rows: LabelledRows, reader: RowReader, precision: Precision) -> Validate:
     """(model, step) -> accuracy and loss on the validation rows."""
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001

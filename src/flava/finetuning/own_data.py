@@ -10,8 +10,8 @@ from torch import nn
 
 from flava.checkpoints.load import load_pretrained
 from flava.core.precision import Precision
-from flava.data.labelled import Rows, class_names, read_rows, split
-from flava.data.skips import Skips
+from flava.data.labelled import LabelledRows, class_names, read_rows, split
+from flava.data.skips import SkipCounter
 from flava.evaluation.classification import Predictions, judge, save_classification, with_examples
 from flava.evaluation.features import outputs_of, reader_of, vocabulary_misfit
 from flava.models import Classifier, FeaturesConfig
@@ -19,7 +19,7 @@ from flava.models.classifier import features_config
 
 log = logging.getLogger(__name__)
 
-Found = TypeVar("Found")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,8 @@ class Prepared:
 
     model: nn.Module
     encoder: FeaturesConfig
-    train: Rows
-    validation: Rows
+    train: LabelledRows
+    validation: LabelledRows
     classes: tuple[str, ...]
 
     @property
@@ -110,7 +110,7 @@ def load_start(source: str) -> nn.Module:
     return load_pretrained(source)
 
 
-def attempt(problems: list[str], field: str, make: Callable[[], Found]) -> Found | None:
+def attempt(problems: list[str], field: str, make: Callable[[], T]) -> T | None:
     """What ``make`` returns; or None, and its error among the problems."""
     try:
         return make()
@@ -119,7 +119,9 @@ def attempt(problems: list[str], field: str, make: Callable[[], Found]) -> Found
         return None
 
 
-def data_problems(config: LabelledConfig, rows: Rows, other: Rows | None) -> list[str]:
+def data_problems(
+    config: LabelledConfig, rows: LabelledRows, other: LabelledRows | None
+) -> list[str]:
     """What is wrong with the data as a whole, one line each."""
     classes = class_names(rows)
     found = []
@@ -184,12 +186,12 @@ def finish(
 
 
 def predict_rows(
-    classifier: Classifier, rows: Rows, precision: Precision, *, shown_as: str
-) -> tuple[Predictions, Skips]:
+    classifier: Classifier, rows: LabelledRows, precision: Precision, *, shown_as: str
+) -> tuple[Predictions, SkipCounter]:
     """Probabilities of the classes for all rows that can be decoded, and the others."""
     reader = reader_of(classifier.config.encoder)
     outputs = outputs_of(classifier, rows.rows, reader, precision, shown_as=shown_as)
-    skips = Skips(shown_as, "the data", "correct it")
+    skips = SkipCounter(shown_as, "the data", "correct it")
     skips.add(len(rows), outputs.skipped)
     if not outputs.rows:
         raise skips.failure()
@@ -197,7 +199,7 @@ def predict_rows(
     return Predictions(outputs.rows, classifier.config.classes, probabilities), skips
 
 
-def skip_notes(*skips: Skips) -> list[str]:
+def skip_notes(*skips: SkipCounter) -> list[str]:
     """What was left out of which source, a line each."""
     return [
         f"Left out of {each.source}: "

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from flava.checkpoints.load import load_pretrained
-from flava.core.distributed import own_device
+from flava.core.distributed import local_device
 from flava.core.precision import Precision
 from flava.data.labelled import drawn, read_rows
-from flava.data.skips import Skips
+from flava.data.skips import SkipCounter
 from flava.evaluation.classification import save_predictions
 from flava.evaluation.features import Outputs, outputs_of, reader_of
-from flava.evaluation.linear_probe import Labelled, LinearProbe, fit_at, try_strengths
+from flava.evaluation.linear_probe import LabelledFeatures, LinearProbe, fit_at, try_strengths
 from flava.finetuning.own_data import (
     LabelledConfig,
     Prepared,
@@ -24,7 +24,7 @@ from flava.finetuning.own_data import (
     prepare,
     skip_notes,
 )
-from flava.models import Classifier, Features, classifier_of, features_of
+from flava.models import Classifier, FeatureEncoder, classifier_of, features_of
 from flava.training.checkpoint import point, save_checkpoint
 
 CHOOSING_FRACTION = 0.2
@@ -51,7 +51,7 @@ def probe(config: ProbeConfig) -> str:
     """
     prepared = prepare(config, folder_problems(config))
     features = features_of(prepared.model, prepared.train.kind)
-    device = own_device()
+    device = local_device()
     found, skips = embed(features.to(device), prepared, config.precision)
     fitted, trials = fit(found, config.seed)
     classifier = folded(fitted, prepared).to(device)
@@ -83,7 +83,9 @@ def folder_problems(config: ProbeConfig) -> list[str]:
     return [f"output_dir {config.output_dir} holds a run: choose another with --output-dir"]
 
 
-def embed(features: Features, prepared: Prepared, precision: Precision) -> tuple[Outputs, Skips]:
+def embed(
+    features: FeatureEncoder, prepared: Prepared, precision: Precision
+) -> tuple[Outputs, SkipCounter]:
     """The features of the training rows that can be decoded, and the others.
 
     Raises:
@@ -91,7 +93,7 @@ def embed(features: Features, prepared: Prepared, precision: Precision) -> tuple
     """
     rows, reader = prepared.train.rows, reader_of(prepared.encoder)
     found = outputs_of(features, rows, reader, precision, shown_as="embedding")
-    skips = Skips("embedding", "the training data", "correct it")
+    skips = SkipCounter("embedding", "the training data", "correct it")
     skips.add(len(rows), found.skipped)
     if lost := set(prepared.classes) - {row.label for row in found.rows}:
         raise ValueError(f"no sample of {', '.join(sorted(lost))} is left. {skips.failure()}")
@@ -104,10 +106,12 @@ def fit(found: Outputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe,
     features = found.values.numpy()
     is_choosing = np.zeros(len(labels), dtype=bool)
     is_choosing[list(drawn(found.rows, CHOOSING_FRACTION, seed))] = True
-    whole = Labelled(features, labels)
+    whole = LabelledFeatures(features, labels)
     if not is_choosing.any():  # a sample a class
         return fit_at(whole, DEFAULT_STRENGTH), []
-    train, other = (Labelled(features[rows], labels[rows]) for rows in (~is_choosing, is_choosing))
+    train, other = (
+        LabelledFeatures(features[rows], labels[rows]) for rows in (~is_choosing, is_choosing)
+    )
     trials = try_strengths(train, other)
     best, _ = max(trials, key=lambda trial: trial[1])
     return fit_at(whole, best.classifier.C), trials
@@ -160,7 +164,7 @@ def predict(config: PredictConfig) -> str:
             f"{config.model} classifies {classifier.config.kind}, and {config.data} holds "
             f"{rows.kind}: give it what it was trained on"
         )
-    device = own_device()
+    device = local_device()
     predictions, skips = predict_rows(
         classifier.to(device), rows, config.precision, shown_as="predicting"
     )

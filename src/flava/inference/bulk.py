@@ -19,10 +19,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flava.data.errors import Skipped
-from flava.inference.output_files import Columns, Unfinished, check_output, write_output
+from flava.data.errors import SkippedSample
+from flava.inference.output_files import ResultColumns, Unfinished, check_output, write_output
 from flava.inference.pretrained import Pretrained
-from flava.inference.row_sources import Batch, Kind, Source, batches
+from flava.inference.row_sources import InputBatch, InputKind, InputSource, batches
 from flava.inference.zero_shot import Classes, class_embeddings
 
 SHARES = 1_000_000
@@ -35,15 +35,15 @@ SECONDS_BETWEEN_LINES = 15
 class Computed:
     """What a batch's rows became: the columns of each, and its vector if it has one."""
 
-    columns: Sequence[Columns]
+    columns: Sequence[ResultColumns]
     vectors: Float32[np.ndarray, "rows width"] | None = None
 
 
-Compute = Callable[[Batch], Computed]
+Compute = Callable[[InputBatch], Computed]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class BulkOutcome:
     """What a command did; ``str`` says it."""
 
     output: Path
@@ -72,14 +72,14 @@ def told(reasons: Mapping[str, int]) -> str:
 
 
 def stream(
-    source: Source,
+    source: InputSource,
     compute: Compute,
     output: Path,
     *,
     about: Mapping[str, str],
     notes: Mapping[str, str] | None = None,
     batch_size: int,
-) -> Outcome:
+) -> BulkOutcome:
     """Compute every row of the source and write the output.
 
     A row that cannot be used is skipped and listed beside the output. A process that is killed
@@ -113,7 +113,7 @@ def stream(
     return finish(unfinished, earlier)
 
 
-def keep(unfinished: Unfinished, batch: Batch, computed: Computed) -> None:
+def keep(unfinished: Unfinished, batch: InputBatch, computed: Computed) -> None:
     """Append a batch, without the rows that came out as no numbers."""
     columns, vectors, skipped = computed.columns, computed.vectors, list(batch.skipped)
     if vectors is not None:
@@ -124,7 +124,7 @@ def keep(unfinished: Unfinished, batch: Batch, computed: Computed) -> None:
     unfinished.append(columns, vectors, skipped, batch.consumed)
 
 
-def finish(unfinished: Unfinished, earlier: int) -> Outcome:
+def finish(unfinished: Unfinished, earlier: int) -> BulkOutcome:
     """The whole output, written from the rows; then these are not needed any more."""
     journal = unfinished.journal
     if not journal.rows:
@@ -134,7 +134,7 @@ def finish(unfinished: Unfinished, earlier: int) -> Outcome:
         )
     listed = write_output(unfinished)
     unfinished.remove()
-    return Outcome(
+    return BulkOutcome(
         output=unfinished.output,
         rows=journal.rows,
         went_on_from=earlier,
@@ -185,16 +185,18 @@ def progress(unfinished: Unfinished) -> Iterator[Callable[[float], None]]:
         yield show
 
 
-def _not_finite(columns: Columns) -> Skipped:
+def _not_finite(columns: ResultColumns) -> SkippedSample:
     key = str(columns.get("path", columns.get("text", "")))
     reason = "embedding is not finite"
-    return Skipped(shard="", key=key, reason=reason, message=f"{reason}: use --precision fp32")
+    return SkippedSample(
+        shard="", key=key, reason=reason, message=f"{reason}: use --precision fp32"
+    )
 
 
 EMBEDDING_FORMATS = (".parquet", ".npy")
 TABLE_FORMATS = (".csv", ".parquet", ".jsonl")
 BATCH_SIZE = 128
-METRIC = {Kind.IMAGES: "cosine", Kind.TEXTS: "cosine", Kind.PAIRS: "none"}
+METRIC = {InputKind.IMAGES: "cosine", InputKind.TEXTS: "cosine", InputKind.PAIRS: "none"}
 """How embeddings are compared: states of pairs were not trained to be."""
 SHOWN_ROWS = 20
 """Rows that are computed when there is no output to write all of them to."""
@@ -202,12 +204,12 @@ SHOWN_ROWS = 20
 
 def embed_rows(
     pretrained: Pretrained,
-    source: Source,
+    source: InputSource,
     output: Path,
     *,
     model: str,
     batch_size: int = BATCH_SIZE,
-) -> Outcome:
+) -> BulkOutcome:
     """The embedding of every row, to .parquet, or to .npy with the rows' names beside it.
 
     Images and texts are unit vectors of the contrastive space, pairs the multimodal [CLS] state.
@@ -237,13 +239,13 @@ def begun(command: str, pretrained: Pretrained) -> dict[str, str]:
     }
 
 
-def embedder(pretrained: Pretrained, kind: Kind) -> Compute:
+def embedder(pretrained: Pretrained, kind: InputKind) -> Compute:
     """The function that embeds a batch of that kind."""
 
-    def compute(batch: Batch) -> Computed:
-        if kind is Kind.IMAGES:
+    def compute(batch: InputBatch) -> Computed:
+        if kind is InputKind.IMAGES:
             vectors = pretrained.encode_image(batch.images)
-        elif kind is Kind.TEXTS:
+        elif kind is InputKind.TEXTS:
             vectors = pretrained.encode_text(batch.texts)
         else:
             vectors = pretrained.encode_pair(batch.images, batch.texts)
@@ -254,13 +256,13 @@ def embedder(pretrained: Pretrained, kind: Kind) -> Compute:
 
 def classify_rows(
     pretrained: Pretrained,
-    source: Source,
+    source: InputSource,
     output: Path,
     classes: Classes,
     *,
     top: int = 5,
     batch_size: int = BATCH_SIZE,
-) -> Outcome:
+) -> BulkOutcome:
     """The likeliest classes of every image, zero-shot, to .csv, .parquet or .jsonl.
 
     Columns are path, class_1, probability_1, class_2, and so on up to ``top``.
@@ -280,7 +282,7 @@ def classifier(pretrained: Pretrained, classes: Classes, top: int) -> Compute:
     vectors = class_embeddings(pretrained.encode_text, named, classes.templates)
     scale = math.exp(pretrained.logit_scale)
 
-    def compute(batch: Batch) -> Computed:
+    def compute(batch: InputBatch) -> Computed:
         logits = scale * pretrained.encode_image(batch.images) @ vectors.T
         best = logits.softmax(dim=1).topk(min(top, len(classes.names)), dim=1)
         return Computed(
@@ -295,7 +297,7 @@ def classifier(pretrained: Pretrained, classes: Classes, top: int) -> Compute:
     return compute
 
 
-def _ranked(names: Sequence[str], probabilities: list[float], indices: list[int]) -> Columns:
+def _ranked(names: Sequence[str], probabilities: list[float], indices: list[int]) -> ResultColumns:
     columns: dict[str, str | float] = {}
     for place, (probability, index) in enumerate(zip(probabilities, indices, strict=True), 1):
         columns |= {f"class_{place}": names[index], f"probability_{place}": probability}
@@ -303,8 +305,8 @@ def _ranked(names: Sequence[str], probabilities: list[float], indices: list[int]
 
 
 def match_rows(
-    pretrained: Pretrained, source: Source, output: Path, *, batch_size: int = BATCH_SIZE
-) -> Outcome:
+    pretrained: Pretrained, source: InputSource, output: Path, *, batch_size: int = BATCH_SIZE
+) -> BulkOutcome:
     """How well each pair's image and text match, to .csv, .parquet or .jsonl.
 
     Columns are path, text, cosine (of the contrastive space) and probability (of the matching
@@ -321,7 +323,7 @@ def match_rows(
 def matcher(pretrained: Pretrained) -> Compute:
     """The function that scores a batch of pairs."""
 
-    def compute(batch: Batch) -> Computed:
+    def compute(batch: InputBatch) -> Computed:
         scores = pretrained.match(batch.images, batch.texts)
         measured = {"cosine": scores.cosine.tolist()}
         if scores.probability is not None:
@@ -336,13 +338,15 @@ def matcher(pretrained: Pretrained) -> Compute:
     return compute
 
 
-def first_rows(source: Source, compute: Compute) -> tuple[list[Columns], list[Skipped]]:
+def first_rows(
+    source: InputSource, compute: Compute
+) -> tuple[list[ResultColumns], list[SkippedSample]]:
     """What the first rows become, and what was skipped on the way: for a look.
 
     Raises:
         ValueError: there is no row.
     """
-    skipped: list[Skipped] = []
+    skipped: list[SkippedSample] = []
     for batch in batches(source, SHOWN_ROWS):
         skipped += batch.skipped
         if batch.rows:

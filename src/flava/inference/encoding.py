@@ -18,7 +18,7 @@ from flava.data.views import View
 from flava.inference.int8 import InferencePrecision, in_precision
 from flava.inference.processor import (
     ImageLike,
-    Images,
+    ImagesLike,
     Processor,
     attempt,
     image_list,
@@ -31,8 +31,8 @@ from flava.models import Clip, Flava
 THREADS = 2
 """Preparing images. PIL lets go of Python's lock, so they do not wait for each other."""
 
-Item = TypeVar("Item")
-Prepared = TypeVar("Prepared")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -50,16 +50,14 @@ def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield group
 
 
-def prepare(
-    function: Callable[[Item], Prepared], batches: Iterator[Sequence[Item]]
-) -> Iterator[list[Prepared]]:
+def prepare(function: Callable[[T], U], batches: Iterator[Sequence[T]]) -> Iterator[list[U]]:
     """The function's results for each batch's items, computed one batch ahead of what is asked for.
 
     Raises:
         Whatever the function raises, when the batch is asked for.
     """
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting: deque[list[Future[Prepared]]] = deque()
+        waiting: deque[list[Future[U]]] = deque()
 
         def submit(count: int) -> None:
             for batch in islice(batches, count):
@@ -78,7 +76,7 @@ def prepare(
 GROUP_TOKENS = 8192
 """Padded tokens computed at once. Attention over 512-token texts then takes 200 MB in ViT-B."""
 
-Levels = tuple[UInt8[np.ndarray, "height width 3"], ...]
+Views = tuple[UInt8[np.ndarray, "height width 3"], ...]
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ class Passes:
 
     def images(
         self,
-        images: Images,
+        images: ImagesLike,
         *more: View,
         order: Sequence[list[int]] = (),
     ) -> Iterator[ImageRows]:
@@ -158,7 +156,7 @@ class Passes:
         """
         listed, views = image_list(images), (self.processor.image, *more)
 
-        def see(row: int) -> Levels | SampleError:
+        def see(row: int) -> Views | SampleError:
             return attempt(lambda image: look(image, views), listed[row])
 
         order = order or list(groups([self.image_tokens] * len(listed), GROUP_TOKENS))
@@ -178,7 +176,7 @@ class Passes:
     def pairs(
         self,
         model: Flava,
-        images: Images,
+        images: ImagesLike,
         ids: Sequence[list[int]],
         *more: View,
         selected: Bool[Tensor, "pairs rows columns"] | None = None,
@@ -206,7 +204,7 @@ def check_pairs(images: int, texts: int) -> None:
         raise ValueError(f"there are {images} images and {texts} texts: give a text for each image")
 
 
-def look(image: ImageLike, views: Sequence[View]) -> Levels:
+def look(image: ImageLike, views: Sequence[View]) -> Views:
     """One image as all views see it; errors as `open_image`."""
     opened = open_image(image)
     return tuple(view.levels(opened) for view in views)
@@ -223,7 +221,7 @@ def gather(
 
 
 def hidden_states(
-    model: Flava, passes: Passes, images: Images | None, texts: Sequence[str] | None
+    model: Flava, passes: Passes, images: ImagesLike | None, texts: Sequence[str] | None
 ) -> HiddenStates:
     """See `Pretrained.hidden_states`."""
     if texts is None:
@@ -239,7 +237,7 @@ def hidden_states(
         return of_pairs(model, passes, images, ids, real)
 
 
-def of_images(model: Flava, passes: Passes, images: Images) -> HiddenStates:
+def of_images(model: Flava, passes: Passes, images: ImagesLike) -> HiddenStates:
     images = image_list(images)
     encoder = model.image_encoder
     image = torch.zeros(len(images), passes.image_tokens, model.config.image.width)
@@ -262,7 +260,7 @@ def of_texts(
 def of_pairs(
     model: Flava,
     passes: Passes,
-    images: Images,
+    images: ImagesLike,
     ids: Sequence[list[int]],
     real: Bool[Tensor, "texts length"],
 ) -> HiddenStates:

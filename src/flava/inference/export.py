@@ -10,7 +10,7 @@ from torch import nn
 
 from flava.checkpoints import clip_huggingface, huggingface, native, torchmultimodal
 from flava.checkpoints.processor_files import write_image_processor, write_tokenizer
-from flava.core.files import whole_folder
+from flava.core.files import atomic_folder
 from flava.inference.model_card import find_run, model_card
 from flava.inference.onnx_programs import write_programs
 from flava.models import Clip, Flava
@@ -46,7 +46,7 @@ def export(model: nn.Module, folder: Path, layout: str, *, source: Path | None =
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not empty: name a new folder")
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         writers[type(model)](model, partial)
         if isinstance(model, Flava | Clip):
             write_tokenizer(model, partial, source, ours=layout in WITH_PROCESSOR)

@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 
 from flava.core.batch import unmap_pixels
-from flava.core.randomness import generator
+from flava.core.randomness import random_generator
 from flava.data.masking import blockwise_mask
 from flava.data.tokenizers import Tokenizer
 from flava.inference.encoding import Passes
-from flava.inference.processor import Images, image_list
+from flava.inference.processor import ImagesLike, image_list
 from flava.inference.results import Candidate, Reconstruction
-from flava.models import Flava, MaskedImage, MaskedText
+from flava.models import Flava, MaskedImageModel, MaskedTextModel
 
 HIDDEN_GREY = 0.6
 """The grey, of [0, 1], that stands for a hidden patch."""
@@ -43,7 +43,7 @@ def paste(
 
 
 def patches_alone(
-    model: Flava | MaskedImage,
+    model: Flava | MaskedImageModel,
     image: Float[Tensor, "batch tokens width"],
     selected: Bool[Tensor, "batch r c"],
 ) -> Float[Tensor, "hidden codes"]:
@@ -61,7 +61,7 @@ def patches_jointly(
 
 
 def tokens_alone(
-    model: Flava | MaskedText,
+    model: Flava | MaskedTextModel,
     text: Float[Tensor, "batch tokens width"],
     selected: Bool[Tensor, "batch tokens"],
 ) -> Float[Tensor, "hidden vocabulary"]:
@@ -88,7 +88,7 @@ MASK = "[MASK]"
 
 
 def fill_mask(
-    model: Flava, passes: Passes, texts: Sequence[str], images: Images | None, top: int
+    model: Flava, passes: Passes, texts: Sequence[str], images: ImagesLike | None, top: int
 ) -> list[list[list[Candidate]]]:
     """See `Pretrained.fill_mask`."""
     tokenizer = passes.processor.tokenizer
@@ -116,7 +116,7 @@ def fill_mask(
 
 
 def mask_logits(
-    model: Flava, passes: Passes, ids: Sequence[list[int]], images: Images | None, mask: int
+    model: Flava, passes: Passes, ids: Sequence[list[int]], images: ImagesLike | None, mask: int
 ) -> Iterator[tuple[list[int], Bool[Tensor, "batch length"], Float[Tensor, "masks vocabulary"]]]:
     """For groups of texts: their rows, where their masks are, and each mask's logits."""
     if images is None:
@@ -147,7 +147,7 @@ def check_masks(
 def reconstruct(
     model: Flava,
     passes: Passes,
-    images: Images,
+    images: ImagesLike,
     texts: Sequence[str] | None,
     mask: Bool[Tensor, "*images rows columns"] | None,
     seed: int,
@@ -175,7 +175,7 @@ def reconstruct(
 def patch_logits(
     model: Flava,
     passes: Passes,
-    images: Images,
+    images: ImagesLike,
     texts: Sequence[str] | None,
     selected: Bool[Tensor, "images rows columns"],
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch 3 h w"], Float[Tensor, "hidden codes"]]]:
@@ -207,7 +207,9 @@ def patches_to_hide(
         ValueError: the mask is not of the images' patches.
     """
     if mask is None:
-        drawn = [blockwise_mask(generator(seed, i, "reconstruct"), *grid) for i in range(count)]
+        drawn = [
+            blockwise_mask(random_generator(seed, i, "reconstruct"), *grid) for i in range(count)
+        ]
         return torch.from_numpy(np.stack(drawn)) if drawn else torch.zeros(0, *grid).bool()
     if mask.shape not in (grid, (count, *grid)):
         raise ValueError(

@@ -23,13 +23,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
-from flava.core.files import whole_file, write_whole
-from flava.data.errors import Skipped
+from flava.core.files import atomic_file, write_atomically
+from flava.data.errors import SkippedSample
 
 ROWS, VECTORS, SKIPPED, JOURNAL = "rows.jsonl", "vectors.f32", "skipped.jsonl", "journal.json"
 SECONDS_BETWEEN_COMMITS = 1.0
 
-Columns = Mapping[str, str | float]
+ResultColumns = Mapping[str, str | float]
 """A row of the output by column, without its vector."""
 
 
@@ -82,9 +82,9 @@ class Unfinished:
 
     def append(
         self,
-        rows: Sequence[Columns],
+        rows: Sequence[ResultColumns],
         vectors: Float32[np.ndarray, "rows width"] | None,
-        skipped: Sequence[Skipped],
+        skipped: Sequence[SkippedSample],
         consumed: int,
     ) -> None:
         """Add what a batch brought; it is safe after the next ``commit``, once a second or so."""
@@ -176,11 +176,11 @@ def folder_of(output: Path) -> Path:
     return output.with_name(f".{output.name}.unfinished")
 
 
-def _lines(rows: Sequence[Columns]) -> bytes:
+def _lines(rows: Sequence[ResultColumns]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def _report(each: Skipped) -> Columns:
+def _report(each: SkippedSample) -> ResultColumns:
     """``path`` is the row's own name, or the file's where the whole file was left out."""
     file = {"file": each.shard} if each.key and each.shard else {}
     return {"path": each.key or each.shard, **file, "reason": each.reason, "message": each.message}
@@ -217,8 +217,8 @@ def write_output(unfinished: Unfinished) -> Path | None:
             _copy(unfinished.folder / SKIPPED, listed)
         if output.suffix.lower() == ".npy":
             _copy(unfinished.folder / ROWS, beside(output, ROWS))
-            write_whole(beside(output, ABOUT), _about(unfinished))
-        with whole_file(output) as partial:
+            write_atomically(beside(output, ABOUT), _about(unfinished))
+        with atomic_file(output) as partial:
             WRITERS[output.suffix.lower()](unfinished, partial)
     except (OSError, pa.ArrowException) as error:
         raise OSError(
@@ -301,5 +301,5 @@ WRITERS: dict[str, Callable[[Unfinished, Path], None]] = {
 
 
 def _copy(source: Path, target: Path) -> None:
-    with whole_file(target) as partial:
+    with atomic_file(target) as partial:
         shutil.copyfile(source, partial)

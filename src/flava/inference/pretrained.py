@@ -12,8 +12,14 @@ from flava.inference import encoding, export, fill
 from flava.inference.encoding import Passes, check_pairs, gather
 from flava.inference.identity import identity
 from flava.inference.int8 import InferencePrecision
-from flava.inference.processor import Images, Processor, image_list
-from flava.inference.results import Candidate, Classification, HiddenStates, Match, Reconstruction
+from flava.inference.processor import ImagesLike, Processor, image_list
+from flava.inference.results import (
+    Candidate,
+    ClassificationResult,
+    HiddenStates,
+    Match,
+    Reconstruction,
+)
 from flava.inference.zero_shot import TEMPLATES, check_classes, class_embeddings
 from flava.models import Clip, Flava
 
@@ -51,7 +57,7 @@ class Pretrained:
         """The natural logarithm of what cosines are multiplied with to be logits."""
         return self.model.logit_scale.item()
 
-    def encode_image(self, images: Images) -> Float[Tensor, "images width"]:
+    def encode_image(self, images: ImagesLike) -> Float[Tensor, "images width"]:
         """Unit vectors of the contrastive space."""
         images = image_list(images)
         with self._passes.computing():
@@ -71,7 +77,7 @@ class Pretrained:
             )
             return gather(encoded, len(ids), self.model.config.projection_width)
 
-    def encode_pair(self, images: Images, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
+    def encode_pair(self, images: ImagesLike, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
         """Of each image with its text the multimodal [CLS_M] after the final norm, h_CLS,M."""
         model, ids = self._flava(), self.processor.ids(texts)
         with self._passes.computing():
@@ -81,7 +87,7 @@ class Pretrained:
             return gather(encoded, len(ids), model.config.multimodal.width)
 
     def hidden_states(
-        self, images: Images | None = None, texts: Sequence[str] | None = None
+        self, images: ImagesLike | None = None, texts: Sequence[str] | None = None
     ) -> HiddenStates:
         """All states of the encoders that read what is given, after their final norms.
 
@@ -90,7 +96,7 @@ class Pretrained:
         """
         return encoding.hidden_states(self._flava(), self._passes, images, texts)
 
-    def match(self, images: Images, texts: Sequence[str]) -> Match:
+    def match(self, images: ImagesLike, texts: Sequence[str]) -> Match:
         """How well each image goes with its text."""
         if isinstance(self.model, Clip):
             images = image_list(images)
@@ -109,10 +115,10 @@ class Pretrained:
 
     def classify(
         self,
-        images: Images,
+        images: ImagesLike,
         class_names: Sequence[str],
         templates: Sequence[str] = TEMPLATES,
-    ) -> Classification:
+    ) -> ClassificationResult:
         """Zero-shot classes: which of the names, each put in all templates, fits an image best.
 
         A class's vector is the mean of the unit vectors of its prompts, as in CLIP.
@@ -121,10 +127,10 @@ class Pretrained:
         named = [(name,) for name in class_names]
         classes = class_embeddings(self.encode_text, named, templates)
         logits = self.model.logit_scale.detach().exp().cpu() * self.encode_image(images) @ classes.T
-        return Classification(names=tuple(class_names), probabilities=logits.softmax(dim=1))
+        return ClassificationResult(names=tuple(class_names), probabilities=logits.softmax(dim=1))
 
     def fill_mask(
-        self, texts: Sequence[str], images: Images | None = None, *, top: int = 5
+        self, texts: Sequence[str], images: ImagesLike | None = None, *, top: int = 5
     ) -> list[list[list[Candidate]]]:
         """For each text, for each [MASK] in it, the likeliest tokens, best first.
 
@@ -136,7 +142,7 @@ class Pretrained:
 
     def reconstruct(
         self,
-        images: Images,
+        images: ImagesLike,
         texts: Sequence[str] | None = None,
         *,
         mask: Bool[Tensor, "*images rows columns"] | None = None,

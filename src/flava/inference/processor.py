@@ -21,7 +21,7 @@ from flava.data.views import Side, View
 ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes
 """A PIL image, an array or tensor (see ``from_array``), a file's path, or a file's bytes."""
 
-Images = Sequence[ImageLike] | np.ndarray | Tensor
+ImagesLike = Sequence[ImageLike] | np.ndarray | Tensor
 """Many images: a list of any of those, or one array of ``images height width channels``."""
 
 CHANNELS = (1, 3, 4)
@@ -30,7 +30,7 @@ HALF_LEVEL = 0.5 / 255
 """How far a float may be outside [0, 1]: it still rounds to a level."""
 
 
-def image_list(images: Images) -> Sequence[ImageLike]:
+def image_list(images: ImagesLike) -> Sequence[ImageLike]:
     """The images one by one.
 
     Raises:
@@ -127,7 +127,7 @@ def to_levels(array: np.ndarray) -> UInt8[np.ndarray, "..."]:
 
 
 Value = TypeVar("Value")
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -152,7 +152,7 @@ class Processor:
     max_length: int
     """Longest text in tokens: what is beyond it is cut off."""
 
-    def images(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
+    def images(self, images: ImagesLike) -> Float[Tensor, "batch 3 height width"]:
         """The image encoder's pixels.
 
         Raises:
@@ -160,7 +160,7 @@ class Processor:
         """
         return self.image.normalise(self._levels(images, self.image))
 
-    def codebook_images(self, images: Images) -> Float[Tensor, "batch 3 height width"]:
+    def codebook_images(self, images: ImagesLike) -> Float[Tensor, "batch 3 height width"]:
         """The dVAE's pixels, mapped to [0.1, 0.9]; errors as ``images``."""
         if self.codebook is None:
             raise ValueError("this model has no codebook: load a FLAVA")
@@ -195,7 +195,7 @@ class Processor:
         codebook = None if self.codebook is None else self.codebook.of_size(codes)
         return replace(self, image=self.image.of_size(size), codebook=codebook)
 
-    def _levels(self, images: Images, view: View) -> list[UInt8[np.ndarray, "height width 3"]]:
+    def _levels(self, images: ImagesLike, view: View) -> list[UInt8[np.ndarray, "height width 3"]]:
         listed = image_list(images)
         seen = [attempt(lambda image: view.levels(open_image(image)), each) for each in listed]
         return usable(seen, range(len(listed)), "images")
@@ -206,7 +206,7 @@ class Processor:
         return self.tokenizer.encode(text, self.max_length)
 
 
-def attempt(function: Callable[[Value], Result], value: Value) -> Result | SampleError:
+def attempt(function: Callable[[Value], T], value: Value) -> T | SampleError:
     """The function's result, or the error that this one sample gave."""
     try:
         return function(value)
@@ -214,9 +214,7 @@ def attempt(function: Callable[[Value], Result], value: Value) -> Result | Sampl
         return error
 
 
-def usable(
-    results: Sequence[Result | SampleError], places: Sequence[int], what: str
-) -> list[Result]:
+def usable(results: Sequence[T | SampleError], places: Sequence[int], what: str) -> list[T]:
     """The results if none is an error.
 
     Raises:

@@ -38,7 +38,7 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class ClassificationResult:
     """Zero-shot classes of images."""
 
     names: tuple[str, ...]

@@ -16,11 +16,18 @@ from typing import Any
 
 from PIL import Image
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.paths import FOLDER_SUFFIXES, resolve, shown, walk_images
 from flava.data.samples import first_caption
-from flava.data.shards import TAR_SUFFIXES, Raw, read_shard
-from flava.data.tables import READERS, Record, columns_of, is_table, read_table, skip_record
+from flava.data.shards import TAR_SUFFIXES, RawSample, read_shard
+from flava.data.tables import (
+    TABLE_READERS,
+    Record,
+    is_table,
+    read_table,
+    skip_record,
+    table_columns,
+)
 from flava.inference.processor import open_image
 
 IMAGE_COLUMNS = ("image", "path", "file")
@@ -28,7 +35,7 @@ TEXT_COLUMNS = ("text", "caption")
 """Names that a table's columns may have; the first that it has is read."""
 
 
-class Kind(Enum):
+class InputKind(Enum):
     """What a row holds."""
 
     IMAGES = "images"
@@ -37,15 +44,15 @@ class Kind(Enum):
 
     @property
     def has_image(self) -> bool:
-        return self is not Kind.TEXTS
+        return self is not InputKind.TEXTS
 
     @property
     def has_text(self) -> bool:
-        return self is not Kind.IMAGES
+        return self is not InputKind.IMAGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class InputRow:
     """One row of the input; what its kind has not is None."""
 
     path: str | None = None
@@ -59,14 +66,14 @@ class Row:
         return {name: value for name, value in named.items() if value is not None}
 
 
-Found = Row | Skipped
+RowOrSkipped = InputRow | SkippedSample
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class InputSource:
     """All rows of an input; ``open_source`` makes it."""
 
-    kind: Kind
+    kind: InputKind
     paths: tuple[Path, ...]
     counts: tuple[int, ...]
     """Of a folder the images that it holds, of a file its bytes."""
@@ -79,13 +86,13 @@ class Source:
         first = self.paths[0]
         return first if first.is_dir() else first.parent
 
-    def rows(self) -> Iterator[tuple[float, Found]]:
+    def rows(self) -> Iterator[tuple[float, RowOrSkipped]]:
         """Each row, or the report on one that cannot be read, and the share done after it."""
         for index, (path, count) in enumerate(zip(self.paths, self.counts, strict=True)):
             for done, found in self._rows_of(path, count):
                 yield (index + min(1.0, done)) / len(self.paths), found
 
-    def _rows_of(self, path: Path, count: int) -> Iterator[tuple[float, Found]]:
+    def _rows_of(self, path: Path, count: int) -> Iterator[tuple[float, RowOrSkipped]]:
         if path.is_dir():
             return _folder_rows(path, count)
         if is_table(path):
@@ -93,7 +100,7 @@ class Source:
         return _tar_rows(path, count, self.kind)
 
 
-def open_source(kind: Kind, name: str) -> Source:
+def open_source(kind: InputKind, name: str) -> InputSource:
     """The input that a path names; braces and globs may name several files.
 
     Raises:
@@ -108,19 +115,21 @@ def open_source(kind: Kind, name: str) -> Source:
         raise ValueError("\n  ".join([f"--{kind.value} {name} cannot be read:", *mistakes]))
     digest = hashlib.sha256(kind.value.encode())
     counts = tuple(_survey(path, digest) for path in paths)
-    return Source(kind=kind, paths=tuple(paths), counts=counts, fingerprint=digest.hexdigest()[:16])
+    return InputSource(
+        kind=kind, paths=tuple(paths), counts=counts, fingerprint=digest.hexdigest()[:16]
+    )
 
 
-def _mistakes(kind: Kind, path: Path) -> Iterator[str]:
+def _mistakes(kind: InputKind, path: Path) -> Iterator[str]:
     if path.is_dir():
-        if kind is not Kind.IMAGES:
+        if kind is not InputKind.IMAGES:
             yield f"{path} is a folder: give a table (CSV, TSV, JSON lines, Parquet) or tars"
         elif not any(isinstance(found, str) for found in walk_images(path)):
             yield f"{path} holds no image{_what_else(path)}"
     elif is_table(path):
         yield from _missing_columns(kind, path)
     elif not path.name.lower().endswith(TAR_SUFFIXES):
-        known = ", ".join((*TAR_SUFFIXES, *READERS))
+        known = ", ".join((*TAR_SUFFIXES, *TABLE_READERS))
         yield f"{path} is of an unknown kind: give a folder, or a file that ends in {known}"
 
 
@@ -133,8 +142,8 @@ def _what_else(folder: Path) -> str:
     return f" (in it: {listed or 'nothing'}): images end in {known}{tars}"
 
 
-def _missing_columns(kind: Kind, path: Path) -> Iterator[str]:
-    columns = columns_of(path)
+def _missing_columns(kind: InputKind, path: Path) -> Iterator[str]:
+    columns = table_columns(path)
     if columns is None:
         return  # It is empty or damaged, which is reported when its turn comes.
     for needed, names in ((kind.has_image, IMAGE_COLUMNS), (kind.has_text, TEXT_COLUMNS)):
@@ -157,16 +166,18 @@ def _survey(path: Path, digest: Any) -> int:
     return count
 
 
-def _folder_rows(folder: Path, count: int) -> Iterator[tuple[float, Found]]:
+def _folder_rows(folder: Path, count: int) -> Iterator[tuple[float, RowOrSkipped]]:
     for number, name in enumerate(walk_images(folder), 1):
-        found = name if isinstance(name, Skipped) else Row(path=name, image=folder / name)
+        found = (
+            name if isinstance(name, SkippedSample) else InputRow(path=name, image=folder / name)
+        )
         yield number / count, found
 
 
-def _table_rows(path: Path, kind: Kind) -> Iterator[tuple[float, Found]]:
+def _table_rows(path: Path, kind: InputKind) -> Iterator[tuple[float, RowOrSkipped]]:
     done = 0.0
     for each in read_table(path, IMAGE_COLUMNS + TEXT_COLUMNS):
-        if isinstance(each, Skipped):
+        if isinstance(each, SkippedSample):
             yield done, each
             continue
         done = each.done
@@ -176,9 +187,9 @@ def _table_rows(path: Path, kind: Kind) -> Iterator[tuple[float, Found]]:
             yield done, skip_record(path, each.number, error)
 
 
-def _row_of(record: Record, table: Path, kind: Kind) -> Row:
+def _row_of(record: Record, table: Path, kind: InputKind) -> InputRow:
     path, image = _image_cell(record, table) if kind.has_image else (None, None)
-    return Row(path=path, image=image, text=_text_cell(record) if kind.has_text else None)
+    return InputRow(path=path, image=image, text=_text_cell(record) if kind.has_text else None)
 
 
 def _image_cell(record: Record, table: Path) -> tuple[str, Path | bytes]:
@@ -215,10 +226,10 @@ def _unicode(cell: object, what: str) -> str:
     return cell
 
 
-def _tar_rows(path: Path, size: int, kind: Kind) -> Iterator[tuple[float, Found]]:
+def _tar_rows(path: Path, size: int, kind: InputKind) -> Iterator[tuple[float, RowOrSkipped]]:
     read = 0
     for raw in read_shard(path):
-        if isinstance(raw, Skipped):
+        if isinstance(raw, SkippedSample):
             yield read / size if size else 1.0, raw
             continue
         read += sum(map(len, raw.files.values()))
@@ -226,7 +237,7 @@ def _tar_rows(path: Path, size: int, kind: Kind) -> Iterator[tuple[float, Found]
             yield read / size, found
 
 
-def _sample_rows(path: Path, raw: Raw, kind: Kind) -> Iterator[Found]:
+def _sample_rows(path: Path, raw: RawSample, kind: InputKind) -> Iterator[RowOrSkipped]:
     """A row for each image of a sample; each has the sample's first caption."""
     images = {
         f"{path.name}/{raw.key}.{suffix}": data
@@ -239,13 +250,13 @@ def _sample_rows(path: Path, raw: Raw, kind: Kind) -> Iterator[Found]:
         if kind.has_image and not images:
             raise SampleError("sample has no image", f"files: {', '.join(sorted(raw.files))}")
     except SampleError as error:
-        yield Skipped(shard=str(path), key=name, reason=error.reason, message=str(error))
+        yield SkippedSample(shard=str(path), key=name, reason=error.reason, message=str(error))
         return
     if not kind.has_image:
-        yield Row(text=text)
+        yield InputRow(text=text)
         return
     for each, data in images.items():
-        yield Row(path=each, image=data, text=text)
+        yield InputRow(path=each, image=data, text=text)
 
 
 DECODERS = 2
@@ -257,12 +268,12 @@ BATCH_PIXELS = 128 * 2**20
 
 
 @dataclass(kw_only=True)
-class Batch:
+class InputBatch:
     """Rows that are computed at once; of texts alone, ``images`` is empty."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[InputRow] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
-    skipped: list[Skipped] = field(default_factory=list)
+    skipped: list[SkippedSample] = field(default_factory=list)
     """What was left out among the rows."""
     consumed: int
     """How many rows of the source are over after this batch, those left out among them."""
@@ -278,17 +289,17 @@ class Batch:
         return len(self.rows) >= size or pixels >= BATCH_PIXELS
 
 
-def batches(source: Source, size: int, consumed: int = 0) -> Iterator[Batch]:
+def batches(source: InputSource, size: int, consumed: int = 0) -> Iterator[InputBatch]:
     """All batches after the first ``consumed`` rows, in order.
 
     Which rows share a batch depends on the source and on ``size`` alone, if ``consumed`` is where
     a batch ended: so an interrupted run computes what an uninterrupted one does.
     """
-    batch = Batch(consumed=consumed)
+    batch = InputBatch(consumed=consumed)
     for done, decoded in _decoded(islice(source.rows(), consumed, None)):
         batch.consumed += 1
         batch.done = done
-        if isinstance(decoded, Skipped):
+        if isinstance(decoded, SkippedSample):
             batch.skipped.append(decoded)
             continue
         row, image = decoded
@@ -297,15 +308,15 @@ def batches(source: Source, size: int, consumed: int = 0) -> Iterator[Batch]:
             batch.images.append(image)
         if batch.is_full(size):
             yield batch
-            batch = Batch(consumed=batch.consumed)
+            batch = InputBatch(consumed=batch.consumed)
     if batch.rows or batch.skipped:
         yield batch
 
 
-Decoded = tuple[Row, Image.Image | None] | Skipped
+Decoded = tuple[InputRow, Image.Image | None] | SkippedSample
 
 
-def _decoded(rows: Iterator[tuple[float, Found]]) -> Iterator[tuple[float, Decoded]]:
+def _decoded(rows: Iterator[tuple[float, RowOrSkipped]]) -> Iterator[tuple[float, Decoded]]:
     with ThreadPoolExecutor(DECODERS) as pool:
         waiting: deque[tuple[float, Future[Decoded] | Decoded]] = deque()
 
@@ -315,7 +326,7 @@ def _decoded(rows: Iterator[tuple[float, Found]]) -> Iterator[tuple[float, Decod
 
         try:
             for done, found in rows:
-                if isinstance(found, Skipped):
+                if isinstance(found, SkippedSample):
                     waiting.append((done, found))
                 elif found.image is None:
                     waiting.append((done, (found, None)))
@@ -329,10 +340,10 @@ def _decoded(rows: Iterator[tuple[float, Found]]) -> Iterator[tuple[float, Decod
             pool.shutdown(cancel_futures=True)
 
 
-def _decode(row: Row, image: Path | bytes) -> Decoded:
+def _decode(row: InputRow, image: Path | bytes) -> Decoded:
     try:
         opened = open_image(image)
     except SampleError as error:
-        return Skipped(shard="", key=row.path or "", reason=error.reason, message=str(error))
+        return SkippedSample(shard="", key=row.path or "", reason=error.reason, message=str(error))
     # Its bytes are not needed any more, and a batch's would add up.
-    return Row(path=row.path, text=row.text), opened
+    return InputRow(path=row.path, text=row.text), opened

@@ -3,7 +3,7 @@
 from flava.models.classifier import (
     Classifier,
     ClassifierConfig,
-    Features,
+    FeatureEncoder,
     FeaturesConfig,
     classifier_of,
     features_of,
@@ -22,7 +22,12 @@ from flava.models.encoders import (
 from flava.models.flava import MAX_LOGIT_SCALE, Flava, FlavaConfig
 from flava.models.heads import MaskedHead
 from flava.models.transformer import Activation
-from flava.models.unimodal import MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
+from flava.models.unimodal import (
+    MaskedImageConfig,
+    MaskedImageModel,
+    MaskedTextConfig,
+    MaskedTextModel,
+)
 
 __all__ = [
     "MAX_LOGIT_SCALE",
@@ -37,17 +42,17 @@ __all__ = [
     "CodebookConfig",
     "Dino",
     "DinoConfig",
-    "Features",
+    "FeatureEncoder",
     "FeaturesConfig",
     "Flava",
     "FlavaConfig",
     "ImageConfig",
     "ImageEncoder",
     "MaskedHead",
-    "MaskedImage",
     "MaskedImageConfig",
-    "MaskedText",
+    "MaskedImageModel",
     "MaskedTextConfig",
+    "MaskedTextModel",
     "MultimodalConfig",
     "MultimodalEncoder",
     "TextConfig",

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flava.core.batch import ImageInputs, Inputs, Kind, PairInputs, TextInputs
-from flava.core.unions import Named
+from flava.core.unions import TaggedUnion
 from flava.models.clip import (
     Clip,
     ClipImageConfig,
     ClipImageEncoder,
     ClipTextConfig,
     ClipTextEncoder,
-    at_end,
+    end_of_text,
 )
 from flava.models.dino import Dino
 from flava.models.encoders import (
@@ -30,7 +30,7 @@ from flava.models.encoders import (
     resize_positions,
 )
 from flava.models.flava import Flava
-from flava.models.unimodal import MaskedImage, MaskedText
+from flava.models.unimodal import MaskedImageModel, MaskedTextModel
 
 POSITIONS = "image_encoder.positions"
 
@@ -133,7 +133,7 @@ class ClipTextFeatures(nn.Module):
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         text = text_of(inputs)
         states = self.text_encoder.end(text.ids, text.real)
-        return self.text_encoder.norm(at_end(states, text.ids))
+        return self.text_encoder.norm(end_of_text(states, text.ids))
 
 
 class ClipPairFeatures(nn.Module):
@@ -152,7 +152,7 @@ class ClipPairFeatures(nn.Module):
         pair = pair_of(inputs)
         image = self.image_encoder.norm(self.image_encoder.cls(pair.image.pixels)[:, 0])
         states = self.text_encoder.end(pair.text.ids, pair.text.real)
-        text = self.text_encoder.norm(at_end(states, pair.text.ids))
+        text = self.text_encoder.norm(end_of_text(states, pair.text.ids))
         return torch.cat([image, text], dim=1)
 
 
@@ -170,10 +170,10 @@ def pair_of(inputs: Inputs) -> PairInputs:
     return inputs
 
 
-Features = ImageFeatures | TextFeatures | PairFeatures | ClipTextFeatures | ClipPairFeatures
+FeatureEncoder = ImageFeatures | TextFeatures | PairFeatures | ClipTextFeatures | ClipPairFeatures
 
 
-def build_features(config: FeaturesConfig) -> Features:
+def build_features(config: FeaturesConfig) -> FeatureEncoder:
     """Encoders of that geometry, with torch's own initial weights: they are to be filled."""
     match config:
         case ImageConfig():
@@ -206,9 +206,9 @@ def features_config(model: nn.Module, kind: Kind) -> FeaturesConfig:
         ValueError: the model has no such part.
     """
     match model, kind:
-        case ((Flava() | MaskedImage() | Dino()), "images"):
+        case ((Flava() | MaskedImageModel() | Dino()), "images"):
             return model.config.image
-        case ((Flava() | MaskedText() | Clip()), "text"):
+        case ((Flava() | MaskedTextModel() | Clip()), "text"):
             return model.config.text
         case Flava(config=config), "pairs":
             return PairConfig(image=config.image, text=config.text, multimodal=config.multimodal)
@@ -234,7 +234,7 @@ def with_image_size(config: FeaturesConfig, image_size: int) -> FeaturesConfig:
     raise ValueError(f"image_size is {image_size}, and this model reads text alone: leave it out")
 
 
-def fill_features(features: Features, model: nn.Module) -> None:
+def fill_features(features: FeatureEncoder, model: nn.Module) -> None:
     """Copy a model's weights: the encoders have the same names in both.
 
     Where images are of another size, the position embeddings are interpolated to their grid.
@@ -247,7 +247,7 @@ def fill_features(features: Features, model: nn.Module) -> None:
     features.load_state_dict(weights)
 
 
-def features_of(model: nn.Module, kind: Kind) -> Features:
+def features_of(model: nn.Module, kind: Kind) -> FeatureEncoder:
     """A copy of the part of a model that reads inputs of that kind, in evaluation mode.
 
     Raises:
@@ -272,7 +272,7 @@ HEAD_INIT_STD = 0.02
 class ClassifierConfig:
     """Geometry of a classifier, and the names of what it tells apart."""
 
-    encoder: Annotated[FeaturesConfig, Named()]
+    encoder: Annotated[FeaturesConfig, TaggedUnion()]
     """Geometry of the encoders; its type tells what they read: images, text or pairs."""
     classes: tuple[str, ...]
     """The classes' names, in the order of the logits; if there are none, a score is predicted."""

@@ -188,7 +188,7 @@ class Clip(nn.Module):
 
         A text's state is the one at its end.
         """
-        return unit_length(self.text_projection(self.text_encoder.norm(at_end(hidden, ids))))
+        return unit_length(self.text_projection(self.text_encoder.norm(end_of_text(hidden, ids))))
 
     def encode_image(
         self, pixels: Float[Tensor, "batch 3 height width"]
@@ -203,7 +203,7 @@ class Clip(nn.Module):
         return self.project_text(self.text_encoder.end(ids, real), ids)
 
 
-def at_end(
+def end_of_text(
     hidden: Float[Tensor, "batch tokens width"], ids: Int[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch width"]:
     """Each text's state at its end-of-text token, which has the largest id."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.core.batch import unmap_pixels
-from flava.models.packing import pick
+from flava.models.packing import select_masked
 
 GROUPS = 4
 
@@ -161,7 +161,7 @@ class Codebook(nn.Module):
         """The codes of the selected patches alone, in order: an eighth of the work is the logits of
         all of them."""
         with exactly(pixels.device):
-            states = pick(self.encoder.states(pixels).permute(0, 2, 3, 1), selected)
+            states = select_masked(self.encoder.states(pixels).permute(0, 2, 3, 1), selected)
             output = self.encoder.output
             return functional.linear(states, output.weight.flatten(1), output.bias).argmax(dim=1)
 

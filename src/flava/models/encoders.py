@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flava.models.transformer import Pooler, Transformer, TransformerConfig, cls_alone
+from flava.models.transformer import Pooler, Transformer, TransformerConfig, cls_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def cls_of_images(
 ) -> Bool[Tensor, "batch tokens"]:
     """What is read of images of which [CLS] alone is."""
     rows, columns = (side // patch for side in pixels.shape[-2:])
-    return cls_alone(len(pixels), 1 + rows * columns)
+    return cls_only(len(pixels), 1 + rows * columns)
 
 
 def whole_patches(pixels: Float[Tensor, "batch 3 height width"], patch: int) -> None:
@@ -167,7 +167,7 @@ class TextEncoder(Transformer):
         self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS] alone."""
-        return self(ids, real, cls_alone(len(ids), ids.shape[1]))[:, :1]
+        return self(ids, real, cls_only(len(ids), ids.shape[1]))[:, :1]
 
 
 def positions_of(ids: Int[Tensor, "batch length"], longest: int) -> Int[Tensor, " length"]:
@@ -223,4 +223,4 @@ class MultimodalEncoder(Transformer):
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS_M] alone."""
         length = 1 + image.shape[1] + text.shape[1]
-        return self(image, text, real, cls_alone(len(image), length))[:, :1]
+        return self(image, text, real, cls_only(len(image), length))[:, :1]

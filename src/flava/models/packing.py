@@ -135,7 +135,7 @@ class Placed(torch.autograd.Function):
         return gradient.index_select(0, rows), None, None
 
 
-def pick(
+def select_masked(
     values: Shaped[Tensor, "..."], where: Bool[Tensor, "*places"]
 ) -> Shaped[Tensor, "picked ..."]:
     """``values[where]``, which waits for the device only if ``where`` is there."""

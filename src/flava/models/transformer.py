@@ -220,7 +220,7 @@ class Transformer(nn.Module):
             order = None if real is None else by_length(real)
             packing = None if real is None else Packing.of(real, states, order)
             reading = None if read is None else Packing.of(read, states, order)
-        mask = attention_mask(states, real, causal)
+        mask = build_attention_mask(states, real, causal)
         states = states if packing is None else packing.pack(states)
         for block in self.blocks[:-1]:
             states = block(states, packing, mask)
@@ -228,14 +228,14 @@ class Transformer(nn.Module):
         return unpacked(states, reading or packing)
 
 
-def cls_alone(batch: int, length: int) -> Bool[Tensor, "batch length"]:
+def cls_only(batch: int, length: int) -> Bool[Tensor, "batch length"]:
     """What `Transformer.run_blocks` is to compute where the first state alone is read."""
     read = torch.zeros(batch, length, dtype=torch.bool)
     read[:, 0] = True
     return read
 
 
-def attention_mask(
+def build_attention_mask(
     states: Float[Tensor, "batch length width"],
     real: Bool[Tensor, "batch length"] | None,
     causal: bool,

@@ -55,7 +55,7 @@ def require_geometry(mistakes: list[str]) -> None:
         raise ValueError("the model's geometry does not hold:\n  " + "\n  ".join(mistakes))
 
 
-class MaskedImage(nn.Module):
+class MaskedImageModel(nn.Module):
     """The image encoder, the head that predicts codes, and the frozen codebook they come from."""
 
     def __init__(self, config: MaskedImageConfig) -> None:
@@ -72,7 +72,7 @@ class MaskedImage(nn.Module):
         self.codebook = Codebook(config.codebook).requires_grad_(False)
 
 
-class MaskedText(nn.Module):
+class MaskedTextModel(nn.Module):
     """The text encoder and the head that predicts tokens."""
 
     def __init__(self, config: MaskedTextConfig) -> None:

@@ -5,7 +5,7 @@ from flava.objectives.clip import ClipObjective, ClipObjectiveConfig, ContrastCo
 from flava.objectives.codebook import CodebookObjective, CodebookObjectiveConfig
 from flava.objectives.dino import DinoObjective, DinoObjectiveConfig
 from flava.objectives.flava import FlavaObjective, FlavaObjectiveConfig
-from flava.objectives.losses import Term
+from flava.objectives.losses import LossOutput
 from flava.objectives.unimodal import MaskedObjective, MaskedObjectiveConfig
 
 __all__ = [
@@ -19,7 +19,7 @@ __all__ = [
     "FinetuneObjective",
     "FlavaObjective",
     "FlavaObjectiveConfig",
+    "LossOutput",
     "MaskedObjective",
     "MaskedObjectiveConfig",
-    "Term",
 ]

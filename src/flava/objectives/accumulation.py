@@ -38,9 +38,9 @@ from flava.core.batch import (
 from flava.core.distributed import world_size
 from flava.models import Clip, Flava
 from flava.objectives.clip import ContrastConfig
-from flava.objectives.losses import Term, contrastive, matched_rows
+from flava.objectives.losses import LossOutput, contrastive, matched_rows
 
-Losses = Callable[[], dict[str, Term]]
+Losses = Callable[[], dict[str, LossOutput]]
 """What computes the losses of a batch, with their graph."""
 Inside = Callable[[Callable[[], list[Tensor]]], list[Tensor]]
 """Calls a function where the model may be used: inside of what joins the ranks (DDP, FSDP)."""
@@ -57,13 +57,13 @@ class Contrasting(Protocol):
 
     def others(
         self, batch: PairBatch | WholePairBatch, rows: Bool[Tensor, " batch"]
-    ) -> dict[str, Term]:
+    ) -> dict[str, LossOutput]:
         """The losses of a batch but for contrast; ``rows`` are the pairs taken to match."""
         ...
 
 
-def joined(
-    objective: Callable[[Batch], dict[str, Term]],
+def accumulated_losses(
+    objective: Callable[[Batch], dict[str, LossOutput]],
     batches: Sequence[Batch],
     inside: Inside,
     device: torch.device,
@@ -87,8 +87,8 @@ def joined(
 
 
 def _moved(
-    objective: Callable[[Batch], dict[str, Term]], batch: Batch, device: torch.device
-) -> dict[str, Term]:
+    objective: Callable[[Batch], dict[str, LossOutput]], batch: Batch, device: torch.device
+) -> dict[str, LossOutput]:
     return objective(to_device(batch, device))
 
 
@@ -105,9 +105,9 @@ def _rows(batches: Sequence[Batch]) -> list[Tensor] | None:
 # Weights of the losses that are means
 
 
-def _weighed(losses: Losses, weights: dict[str, Tensor]) -> dict[str, Term]:
+def _weighed(losses: Losses, weights: dict[str, Tensor]) -> dict[str, LossOutput]:
     return {
-        name: Term(weights[name] * term.loss, term.accuracy) if name in weights else term
+        name: LossOutput(weights[name] * term.loss, term.accuracy) if name in weights else term
         for name, term in losses().items()
     }
 
@@ -194,7 +194,7 @@ def _contrasted(
             features.append(inside(partial(_encode, model, to_device(_inputs(batch), device))))
     term, gradients, of_scale = _whole(objective, features, torch.cat(rows))
 
-    def losses(index: int) -> dict[str, Term]:
+    def losses(index: int) -> dict[str, LossOutput]:
         batch = to_device(batches[index], device)
         with states[index].again():
             encoded = _encode(model, _inputs(batch))
@@ -204,7 +204,7 @@ def _contrasted(
         # each hands on as many times its own.
         contrast = term.loss + len(batches) * (handed - handed.detach())
         assert isinstance(batch, PairBatch | WholePairBatch)
-        return {"gc": Term(contrast, term.accuracy), **objective.others(batch, rows[index])}
+        return {"gc": LossOutput(contrast, term.accuracy), **objective.others(batch, rows[index])}
 
     return [partial(losses, index) for index in range(len(batches))]
 
@@ -230,7 +230,7 @@ def _encode(model: Flava | Clip, pairs: PairInputs) -> list[Tensor]:
 
 def _whole(
     objective: Contrasting, features: Sequence[Sequence[Tensor]], rows: Bool[Tensor, " batch"]
-) -> tuple[Term, list[list[Tensor]], Float[Tensor, ""]]:
+) -> tuple[LossOutput, list[list[Tensor]], Float[Tensor, ""]]:
     """The contrast of all features; its gradient for each of them, and for the temperature."""
     config = objective.config
     leaves = [[each.detach().requires_grad_() for each in pair] for pair in features]
@@ -241,4 +241,4 @@ def _whole(
     with torch.autocast(image.device.type, enabled=False):
         *found, of_scale = torch.autograd.grad(term.loss, [*flat, scale])
     pairs = [found[start : start + 2] for start in range(0, len(found), 2)]
-    return Term(term.loss.detach(), term.accuracy), pairs, of_scale
+    return LossOutput(term.loss.detach(), term.accuracy), pairs, of_scale

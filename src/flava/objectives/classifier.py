@@ -2,7 +2,7 @@
 
 from flava.core.batch import AnsweredBatch, Batch, LabelledBatch, ScoredBatch
 from flava.models import Classifier
-from flava.objectives.losses import Term, answering, classification, regression
+from flava.objectives.losses import LossOutput, answering, classification, regression
 
 
 class FinetuneObjective:
@@ -11,7 +11,7 @@ class FinetuneObjective:
     def __init__(self, model: Classifier) -> None:
         self.model = model
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         match batch:
             case LabelledBatch():
                 return {"classification": classification(self.model(batch.inputs), batch.labels)}

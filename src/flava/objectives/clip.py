@@ -10,7 +10,7 @@ from torch import Tensor
 from flava.core.batch import Batch, PairBatch, PairInputs, WholePairBatch
 from flava.core.distributed import Gather
 from flava.models import Clip, Flava
-from flava.objectives.losses import Term, contrastive
+from flava.objectives.losses import LossOutput, contrastive
 
 MAX_LOGIT_SCALE = math.log(100)
 """Logits are never scaled by more than 100 (section 2.5); nor by less than 1 (open_clip)."""
@@ -47,7 +47,7 @@ class ClipObjective:
         self.config = config
         self.model = model
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         if not isinstance(batch, WholePairBatch):
             raise ValueError(
                 f"CLIP is trained on whole pairs alone, but the data yields a "
@@ -59,7 +59,7 @@ class ClipObjective:
         self,
         batch: PairBatch | WholePairBatch,  # noqa: ARG002
         rows: Bool[Tensor, " batch"],  # noqa: ARG002
-    ) -> dict[str, Term]:
+    ) -> dict[str, LossOutput]:
         """There is no loss but contrast."""
         return {}
 
@@ -69,7 +69,7 @@ class ClipObjective:
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
-def contrast(model: Clip | Flava, pairs: PairInputs, config: ContrastConfig) -> Term:
+def contrast(model: Clip | Flava, pairs: PairInputs, config: ContrastConfig) -> LossOutput:
     """The contrastive loss of pairs that all match."""
     image = model.encode_image(pairs.image.pixels)
     text = model.encode_text(pairs.text.ids, pairs.text.real)

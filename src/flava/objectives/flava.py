@@ -34,10 +34,10 @@ from flava.core.batch import (
     WholePairBatch,
 )
 from flava.models import MAX_LOGIT_SCALE, Flava
-from flava.models.packing import pick
-from flava.models.transformer import cls_alone
+from flava.models.packing import select_masked
+from flava.models.transformer import cls_only
 from flava.objectives.clip import ContrastConfig, contrast
-from flava.objectives.losses import Term, classification, contrastive, matched_rows
+from flava.objectives.losses import LossOutput, classification, contrastive, matched_rows
 from flava.objectives.unimodal import codes_of, masked_image, masked_text
 
 
@@ -47,7 +47,7 @@ class FlavaObjectiveConfig(ContrastConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hidden:
+class EncoderStates:
     """States of the encoders before their norms: of whole pairs [CLS] alone, of masked ones all."""
 
     image: Float[Tensor, "batch image_tokens image_width"]
@@ -56,7 +56,7 @@ class Hidden:
     masked_text: Float[Tensor, "batch text_tokens text_width"]
 
 
-def both_passes(model: Flava, batch: PairBatch) -> Hidden:
+def both_passes(model: Flava, batch: PairBatch) -> EncoderStates:
     """Whole and masked pairs through the encoders, as one batch of twice the size.
 
     Each weight is read once in place of twice (and gathered once, where it is sharded), and its
@@ -70,14 +70,14 @@ def both_passes(model: Flava, batch: PairBatch) -> Hidden:
         torch.cat([text.ids, text.masked_ids]), text.real.repeat(2, 1), read_after_both(text.real)
     )
     (image_states, masked_image), (text_states, masked_text) = images.chunk(2), texts.chunk(2)
-    return Hidden(
+    return EncoderStates(
         image=image_states, text=text_states, masked_image=masked_image, masked_text=masked_text
     )
 
 
 def read_after_both(real: Bool[Tensor, "batch length"]) -> Bool[Tensor, "twice length"]:
     """[CLS] of the whole inputs, all there is of the masked ones."""
-    return torch.cat([cls_alone(len(real), real.shape[1]), real])
+    return torch.cat([cls_only(len(real), real.shape[1]), real])
 
 
 class FlavaObjective:
@@ -87,7 +87,7 @@ class FlavaObjective:
         self.config = config
         self.model = model
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         match batch:
             case PairBatch():
                 return self.pairs(batch)
@@ -108,7 +108,7 @@ class FlavaObjective:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
-    def pairs(self, batch: PairBatch) -> dict[str, Term]:
+    def pairs(self, batch: PairBatch) -> dict[str, LossOutput]:
         rows = matched_rows(batch.matched)
         hidden = both_passes(self.model, batch)
         masked = self.multimodal(batch, hidden.masked_image, hidden.masked_text, rows)
@@ -116,7 +116,7 @@ class FlavaObjective:
 
     def others(
         self, batch: PairBatch | WholePairBatch, rows: Bool[Tensor, " batch"]
-    ) -> dict[str, Term]:
+    ) -> dict[str, LossOutput]:
         """The losses of pairs but for contrast, where that is taken over several batches."""
         if isinstance(batch, WholePairBatch):
             return {}
@@ -124,7 +124,7 @@ class FlavaObjective:
         text = self.model.text_encoder(batch.text.masked_ids, batch.text.real)
         return self.multimodal(batch, image, text, rows)
 
-    def contrast(self, hidden: Hidden, rows: Bool[Tensor, " batch"]) -> Term:
+    def contrast(self, hidden: EncoderStates, rows: Bool[Tensor, " batch"]) -> LossOutput:
         model = self.model
         return contrastive(
             model.project_image(hidden.image),
@@ -141,7 +141,7 @@ class FlavaObjective:
         image_states: Float[Tensor, "batch image_tokens image_width"],
         text_states: Float[Tensor, "batch text_tokens text_width"],
         rows: Bool[Tensor, " batch"],
-    ) -> dict[str, Term]:
+    ) -> dict[str, LossOutput]:
         """The three losses of the masked pass."""
         model, image, text = self.model, batch.image, batch.text
         # Of a mismatched pair neither side can be expected to help with the other.
@@ -157,9 +157,12 @@ class FlavaObjective:
         codes = codes_of(model.codebook, image, hidden_patches)
         labels = batch.matched.to(states.device, non_blocking=True).long()
         return {
-            "mmm_image": classification(model.mmm_image_head(pick(states, patches)), codes),
+            "mmm_image": classification(
+                model.mmm_image_head(select_masked(states, patches)), codes
+            ),
             "mmm_text": classification(
-                model.mmm_text_head(pick(states, tokens)), pick(text.ids, hidden_tokens)
+                model.mmm_text_head(select_masked(states, tokens)),
+                select_masked(text.ids, hidden_tokens),
             ),
             "itm": classification(model.itm_head(states), labels),
         }

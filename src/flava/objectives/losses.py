@@ -18,8 +18,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from flava.core.distributed import Gather, gather, of_all_workers, rank, scale_gradient, world_size
-from flava.models.packing import pick
+from flava.core.distributed import (
+    Gather,
+    gather_features,
+    gather_numbers,
+    rank,
+    scale_gradient,
+    world_size,
+)
+from flava.models.packing import select_masked
 
 SIDE = 4096
 """Rows and columns of a block: 64 MiB in 32 bits, of which some four are held at a time."""
@@ -124,39 +131,43 @@ UNDIVIDED_LOGITS = 2**24
 
 
 @dataclass(frozen=True)
-class Term:
+class LossOutput:
     """One loss, and the share of its predictions that are right (None where there were none)."""
 
     loss: Float[Tensor, ""]
     accuracy: Float[Tensor, ""] | None = None
 
 
-def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> Term:
+def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> LossOutput:
     """Cross-entropy, the mean over ``n``: the loss of MIM, MLM, both MMMs and ITM.
 
     Averaged over workers it is the mean over the predictions of all of them, however many each has,
     as of one process on the joined batch. The accuracy is that of the worker's own predictions.
     """
-    return shared(own_classification(logits, targets), len(targets))
+    return shared(rank_classification(logits, targets), len(targets))
 
 
-def shared(term: Term, count: int) -> Term:
+def shared(term: LossOutput, count: int) -> LossOutput:
     """A worker's mean over ``count`` predictions, as its part in the mean over those of all."""
     if world_size() == 1:
         return term
-    share = count / of_all_workers(torch.tensor([count])).sum().clamp(min=1)
-    return Term(world_size() * share * term.loss, term.accuracy)
+    share = count / gather_numbers(torch.tensor([count])).sum().clamp(min=1)
+    return LossOutput(world_size() * share * term.loss, term.accuracy)
 
 
-def own_classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> Term:
+def rank_classification(
+    logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]
+) -> LossOutput:
     """Cross-entropy, the mean over the worker's own predictions."""
     if not len(targets):
-        return Term(0.0 * logits.float().sum())
+        return LossOutput(0.0 * logits.float().sum())
     loss = functional.cross_entropy(logits.float(), targets)
-    return Term(loss, (logits.argmax(dim=-1) == targets).float().mean())
+    return LossOutput(loss, (logits.argmax(dim=-1) == targets).float().mean())
 
 
-def answering(logits: Float[Tensor, "n classes"], answers: Float[Tensor, "n classes"]) -> Term:
+def answering(
+    logits: Float[Tensor, "n classes"], answers: Float[Tensor, "n classes"]
+) -> LossOutput:
     """Binary cross-entropy of every class with soft targets, summed over classes: VQA's loss.
 
     Summed and not averaged, as in the reference implementations (Teney et al. 2018, section 3.2;
@@ -165,21 +176,21 @@ def answering(logits: Float[Tensor, "n classes"], answers: Float[Tensor, "n clas
     """
     loss = functional.binary_cross_entropy_with_logits(logits.float(), answers, reduction="sum")
     chosen = answers.gather(1, logits.argmax(dim=1, keepdim=True))
-    return shared(Term(loss / len(answers), chosen.mean()), len(answers))
+    return shared(LossOutput(loss / len(answers), chosen.mean()), len(answers))
 
 
-def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> Term:
+def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> LossOutput:
     """The mean squared error, of predictions that are right to no degree: it has no accuracy.
 
     Over workers as in `classification`.
     """
-    return shared(Term(functional.mse_loss(outputs[:, 0].float(), scores)), len(scores))
+    return shared(LossOutput(functional.mse_loss(outputs[:, 0].float(), scores)), len(scores))
 
 
 def matched_rows(matched: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
     """The pairs that are rows of the losses: those that match, or all of them where no pair of any
     worker does, as in the published code."""
-    some = of_all_workers(matched.any().long()[None]).any()
+    some = gather_numbers(matched.any().long()[None]).any()
     return matched | ~some
 
 
@@ -190,7 +201,7 @@ def contrastive(
     rows: Bool[Tensor, " batch"],
     reach: Gather,
     workers: int = 1,
-) -> Term:
+) -> LossOutput:
     """InfoNCE both ways over the pairs of all workers.
 
     ``image`` and ``text`` are unit vectors, pair i in row i of both. Pairs where ``rows`` is False
@@ -221,9 +232,9 @@ def _contrastive(
     rows: Bool[Tensor, " batch"],
     reach: Gather,
     workers: int,
-) -> Term:
+) -> LossOutput:
     """`contrastive` outside of autocast."""
-    sizes, row_counts = of_all_workers(torch.stack([torch.tensor(len(rows)), rows.sum()])).T
+    sizes, row_counts = gather_numbers(torch.stack([torch.tensor(len(rows)), rows.sum()])).T
     sizes = sizes.tolist()
     own = sum(sizes[: rank()]) + torch.arange(len(rows))
     targets = own[rows].to(image.device, non_blocking=True)
@@ -231,17 +242,17 @@ def _contrastive(
         share = 1 / (workers * world_size())
         image, text = scale_gradient(image, share), scale_gradient(text, share)
     scale = logit_scale.exp()
-    every_text, every_image = gather(text, sizes), gather(image, sizes)
+    every_text, every_image = gather_features(text, sizes), gather_features(image, sizes)
     if len(targets) * len(every_text) <= UNDIVIDED_LOGITS:
-        to_text = own_classification(scale * pick(image, rows) @ every_text.T, targets)
-        to_image = own_classification(scale * pick(text, rows) @ every_image.T, targets)
+        to_text = rank_classification(scale * select_masked(image, rows) @ every_text.T, targets)
+        to_image = rank_classification(scale * select_masked(text, rows) @ every_image.T, targets)
     else:
         to_text, to_image = _in_blocks(image, text, every_image, every_text, scale, rows, targets)
     accuracy = None
     if to_text.accuracy is not None and to_image.accuracy is not None:
         accuracy = (to_text.accuracy + to_image.accuracy) / 2
     weight = world_size() * len(targets) / max(1, int(row_counts.sum()))
-    return Term(weight * (to_text.loss + to_image.loss) / 2, accuracy)
+    return LossOutput(weight * (to_text.loss + to_image.loss) / 2, accuracy)
 
 
 def _in_blocks(
@@ -252,18 +263,22 @@ def _in_blocks(
     scale: Float[Tensor, ""],
     rows: Bool[Tensor, " batch"],
     targets: Int[Tensor, " n"],
-) -> tuple[Term, Term]:
+) -> tuple[LossOutput, LossOutput]:
     """Both directions in bounded memory; each is `classification` of the same logits."""
-    own = scale * (pick(image, rows) * every_text[targets]).sum(dim=1)
+    own = scale * (select_masked(image, rows) * every_text[targets]).sum(dim=1)
     if world_size() == 1:
         both = log_sums_both_ways(image, text, scale)
-        sums = [LogSums(pick(each.values, rows), pick(each.best, rows)) for each in both]
+        sums = [
+            LogSums(select_masked(each.values, rows), select_masked(each.best, rows))
+            for each in both
+        ]
     else:
         sums = [
-            log_sums(pick(image, rows), every_text, scale),
-            log_sums(pick(text, rows), every_image, scale),
+            log_sums(select_masked(image, rows), every_text, scale),
+            log_sums(select_masked(text, rows), every_image, scale),
         ]
     to_text, to_image = (
-        Term((each.values - own).mean(), (each.best == targets).float().mean()) for each in sums
+        LossOutput((each.values - own).mean(), (each.best == targets).float().mean())
+        for each in sums
     )
     return to_text, to_image

@@ -8,9 +8,9 @@ from torch import nn
 
 from flava.checkpoints.native import OwnModel
 from flava.core.batch import Batch
-from flava.objectives import Term
+from flava.objectives import LossOutput
 
-Probe = Callable[[nn.Module, int], dict[str, float]]
+Validate = Callable[[nn.Module, int], dict[str, float]]
 """(model, step) -> named figures. The first of them chooses the best checkpoint: more is better.
 Every rank is asked, and all have the same answer."""
 
@@ -22,7 +22,7 @@ class Objective(Protocol):
     @property
     def model(self) -> OwnModel: ...
 
-    def __call__(self, batch: Batch) -> dict[str, Term]: ...
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]: ...
 
     def after_step(self, step: int) -> None:
         """Called when ``step`` updates have been made."""

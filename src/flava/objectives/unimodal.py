@@ -11,9 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from flava.core.batch import Batch, CodedImageBatch, ImageBatch, TextBatch
-from flava.models import Codebook, ImageEncoder, MaskedHead, MaskedImage, MaskedText, TextEncoder
-from flava.models.packing import pick
-from flava.objectives.losses import Term, classification
+from flava.models import (
+    Codebook,
+    ImageEncoder,
+    MaskedHead,
+    MaskedImageModel,
+    MaskedTextModel,
+    TextEncoder,
+)
+from flava.models.packing import select_masked
+from flava.objectives.losses import LossOutput, classification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +31,17 @@ class MaskedObjectiveConfig:
 class MaskedObjective:
     """A batch of the model's kind -> its one loss, ``mim`` or ``mlm``."""
 
-    def __init__(self, model: MaskedImage | MaskedText) -> None:
+    def __init__(self, model: MaskedImageModel | MaskedTextModel) -> None:
         self.model = model
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         match self.model, batch:
-            case MaskedImage() as model, ImageBatch() | CodedImageBatch():
+            case MaskedImageModel() as model, ImageBatch() | CodedImageBatch():
                 term = masked_image(model.image_encoder, model.mim_head, model.codebook, batch)
                 return {"mim": term}
-            case MaskedText() as model, TextBatch():
+            case MaskedTextModel() as model, TextBatch():
                 return {"mlm": masked_text(model.text_encoder, model.mlm_head, batch)}
-        kind = "images" if isinstance(self.model, MaskedImage) else "text"
+        kind = "images" if isinstance(self.model, MaskedImageModel) else "text"
         raise ValueError(
             f"a {type(self.model).__name__} is trained on {kind} alone, but the data yields a "
             f"{type(batch).__name__}: set data.{kind}, and the other sources to None"
@@ -49,10 +56,10 @@ def masked_image(
     head: MaskedHead,
     codebook: Codebook,
     batch: ImageBatch | CodedImageBatch,
-) -> Term:
+) -> LossOutput:
     """MIM: the codes of the hidden patches, from the image states after the final norm."""
     hidden = functional.pad(batch.selected.flatten(1), (1, 0))  # [CLS] is not hidden
-    states = pick(encoder(batch.pixels, batch.selected, hidden), hidden)
+    states = select_masked(encoder(batch.pixels, batch.selected, hidden), hidden)
     logits = head(encoder.norm(states))
     return classification(logits, codes_of(codebook, batch, batch.selected))
 
@@ -64,11 +71,11 @@ def codes_of(
 ) -> Int[Tensor, " selected"]:
     """The codes of the selected patches: those that came with the images, or the codebook's."""
     if isinstance(batch, CodedImageBatch):
-        return pick(batch.codes, selected)
+        return select_masked(batch.codes, selected)
     return codebook.codes_at(batch.codebook_pixels, selected)
 
 
-def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> Term:
+def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> LossOutput:
     """MLM: the ids of the hidden tokens, from the text states after the final norm."""
-    states = pick(encoder(batch.masked_ids, batch.real, batch.selected), batch.selected)
-    return classification(head(encoder.norm(states)), pick(batch.ids, batch.selected))
+    states = select_masked(encoder(batch.masked_ids, batch.real, batch.selected), batch.selected)
+    return classification(head(encoder.norm(states)), select_masked(batch.ids, batch.selected))

@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
-from flava.core.batch import AnyBatch, Batch, Inputs, mapped
+from flava.core.batch import AnyBatch, Batch, Inputs, map_tensors
 from flava.models.transformer import blocks_of
-from flava.objectives.accumulation import joined
+from flava.objectives.accumulation import accumulated_losses
 from flava.objectives.objective import Objective
 from flava.training.methods import objective_of
 from flava.training.run import Run
@@ -104,7 +104,9 @@ def places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 def outline_of(batch: AnyBatch) -> AnyBatch:
     """The same batch without the numbers of its images; its masks and lengths stay."""
-    return mapped(batch, lambda each: Outline(twin_of(each)) if each.is_floating_point() else each)
+    return map_tensors(
+        batch, lambda each: Outline(twin_of(each)) if each.is_floating_point() else each
+    )
 
 
 def outlined(model: nn.Module) -> None:
@@ -184,7 +186,9 @@ def cost_of(
         stack.enter_context(ledger)
         alike, lower = Alike(ledger), dtype != torch.float32
         with torch.autocast("cpu", dtype, enabled=lower):
-            losses = joined(objective, [batch] * accumulate, alike, torch.device("cpu"))[0]
+            losses = accumulated_losses(
+                objective, [batch] * accumulate, alike, torch.device("cpu")
+            )[0]
         before = ledger.operations
         with torch.autocast("cpu", dtype, enabled=lower):
             terms = losses()

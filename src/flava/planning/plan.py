@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from flava.core.machine import GPUS, PER_MACHINE, Gpu
+from flava.core.machine import GPUS, GPUS_PER_MACHINE, Gpu
 from flava.core.precision import Precision
 from flava.models.transformer import blocks_of
 from flava.objectives.objective import Objective
@@ -56,7 +56,7 @@ class Shares:
         if not self.sharded:
             return 1
         hybrid = self.run.parallel is Parallel.HYBRID
-        return min(self.gpus, PER_MACHINE) if hybrid else self.gpus
+        return min(self.gpus, GPUS_PER_MACHINE) if hybrid else self.gpus
 
     @property
     def outside(self) -> frozenset[str]:
@@ -135,7 +135,7 @@ SECONDS_A_DAY = 86_400
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class Hardware:
     """What a run is planned for."""
 
     gpus: int
@@ -152,7 +152,7 @@ class Given:
     @property
     def link(self) -> float:
         """Bytes a second that a GPU can receive."""
-        return self.kind.within if self.gpus <= PER_MACHINE else self.kind.between
+        return self.kind.within if self.gpus <= GPUS_PER_MACHINE else self.kind.between
 
     def mistakes(self, run: Run) -> list[str]:
         """What cannot be planned, one line each."""
@@ -166,16 +166,16 @@ class Given:
         if self.gpus < 1:
             return [*found, f"gpus is {self.gpus}: use at least 1"]
         found += [f"data.{problem}" for problem in run.data.sharing_problems(self.gpus)]
-        if run.parallel is Parallel.HYBRID and self.gpus % PER_MACHINE:
+        if run.parallel is Parallel.HYBRID and self.gpus % GPUS_PER_MACHINE:
             found.append(
                 f"gpus is {self.gpus}, and --parallel hybrid shards within machines of "
-                f"{PER_MACHINE}: use a multiple of that, or --parallel fsdp"
+                f"{GPUS_PER_MACHINE}: use a multiple of that, or --parallel fsdp"
             )
         return found
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update:
+class StepPlan:
     """An update whose batch is of one kind, on one GPU."""
 
     share: float
@@ -207,15 +207,15 @@ class Plan:
 
     recipe: str
     parallel: str
-    given: Given
+    given: Hardware
     usable: float
     """Bytes of a GPU's memory."""
-    updates: Mapping[str, Update]
+    updates: Mapping[str, StepPlan]
     """By the kind of their batch."""
     max_steps: int
     assumptions: tuple[str, ...]
 
-    def mean(self, figure: Callable[[Update], float]) -> float:
+    def mean(self, figure: Callable[[StepPlan], float]) -> float:
         """Of a figure, over the mixture."""
         return sum(each.share * figure(each) for each in self.updates.values())
 
@@ -234,7 +234,7 @@ class Plan:
         ]
 
 
-def plan(run: Run, given: Given) -> Plan:
+def plan(run: Run, given: Hardware) -> Plan:
     """A run on paper, counted on its own code without its numbers.
 
     Raises:
@@ -257,7 +257,7 @@ def plan(run: Run, given: Given) -> Plan:
     )
 
 
-def update(run: Run, name: str, objective: Objective, shares: Shares, given: Given) -> Update:
+def update(run: Run, name: str, objective: Objective, shares: Shares, given: Hardware) -> StepPlan:
     """That with batches of the source ``name``."""
     source = run.data.sources[name]
     batch = imagined_batch(run, name, source.batch_size // given.gpus)
@@ -270,7 +270,7 @@ def update(run: Run, name: str, objective: Objective, shares: Shares, given: Giv
         "16-bit weights": shares.casts(cost.casts),
         "temporary": cost.temporary,
     }
-    return Update(
+    return StepPlan(
         share=source.weight / sum(run.data.weights.values()),
         samples=len(batch.keys),
         operations=operations,
@@ -282,10 +282,10 @@ def update(run: Run, name: str, objective: Objective, shares: Shares, given: Giv
     )
 
 
-def assumptions(run: Run, given: Given) -> tuple[str, ...]:
+def assumptions(run: Run, given: Hardware) -> tuple[str, ...]:
     """What the figures rest on, a sentence each."""
-    gpu, near = given.kind, given.gpus <= PER_MACHINE
-    where = "within a machine" if near else f"between machines of {PER_MACHINE}"
+    gpu, near = given.kind, given.gpus <= GPUS_PER_MACHINE
+    where = "within a machine" if near else f"between machines of {GPUS_PER_MACHINE}"
     return (
         f"{given.gpu}: {gpu.peak(run.precision) / 1e12:g} TFLOP/s in {run.precision.value} and "
         f"{gpu.memory / 1e9:g} GB, {USABLE:.0%} of it for tensors; {gpu.source}",
@@ -297,7 +297,7 @@ def assumptions(run: Run, given: Given) -> tuple[str, ...]:
     )
 
 
-def encoded_twice(run: Run, updates: Mapping[str, Update]) -> list[str]:
+def encoded_twice(run: Run, updates: Mapping[str, StepPlan]) -> list[str]:
     """What contrast over several batches costs, a sentence for each kind of batch that has it."""
     return [
         f"the contrast of {run.accumulate} batches of {name} as one encodes each once more: "

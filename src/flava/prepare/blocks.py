@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 from flava.prepare.config import CleaningConfig
 from flava.prepare.duplicates import hash_of
 from flava.prepare.fetched import check_url
-from flava.prepare.pictures import Images, open_images, picture_of
-from flava.prepare.rows import Found, Row
+from flava.prepare.pictures import ImageStore, open_images, picture_of
+from flava.prepare.rows import AnnotationRow, RowOrSkipped
 from flava.prepare.shard_files import Files, ShardWriter, save, write_whole
 from flava.prepare.texts import caption_of, packed, passages, sentences_of
 
@@ -36,11 +36,11 @@ INDEX = np.dtype([*((name, "<u8") for name in HASHES), ("start", "<u8"), ("size"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Block:
+class RowBlock:
     """Rows that are cleaned together."""
 
     number: int
-    rows: tuple[Found, ...]
+    rows: tuple[RowOrSkipped, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ class Tally:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sample:
+class BuiltSample:
     """A row as it is written."""
 
     place: str
@@ -128,22 +128,22 @@ class Sample:
     licence: str | None = None
 
 
-def cut_blocks(rows: Iterable[Found], size: int) -> Iterator[Block]:
+def cut_blocks(rows: Iterable[RowOrSkipped], size: int) -> Iterator[RowBlock]:
     """All rows, ``size`` at a time, or fewer where they are heavy."""
-    held: list[Found] = []
+    held: list[RowOrSkipped] = []
     weight = number = 0
     for row in rows:
-        heavy = len(row.data) if isinstance(row, Row) and row.data is not None else 0
+        heavy = len(row.data) if isinstance(row, AnnotationRow) and row.data is not None else 0
         if held and (len(held) == size or weight + heavy > BYTES_OF_ROWS):
-            yield Block(number=number, rows=tuple(held))
+            yield RowBlock(number=number, rows=tuple(held))
             held, weight, number = [], 0, number + 1
         held.append(row)
         weight += heavy
     if held:
-        yield Block(number=number, rows=tuple(held))
+        yield RowBlock(number=number, rows=tuple(held))
 
 
-def build_block(block: Block, job: Job) -> int:
+def build_block(block: RowBlock, job: Job) -> int:
     """Write a block's shard, index, places and record, in this order; the number of its rows.
 
     Raises:
@@ -171,7 +171,7 @@ def build_block(block: Block, job: Job) -> int:
     return len(block.rows)
 
 
-def samples_of(block: Block, job: Job, tally: Tally) -> Iterator[Sample]:
+def samples_of(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
     """What is kept of a block; what is left out is counted."""
     if not job.wants_image:
         yield from text_samples(block, job, tally)
@@ -184,24 +184,24 @@ def samples_of(block: Block, job: Job, tally: Tally) -> Iterator[Sample]:
             tally.leave_out(error.reason, f"{row.place}: {error}")
 
 
-def readable(block: Block, tally: Tally) -> Iterator[Row]:
+def readable(block: RowBlock, tally: Tally) -> Iterator[AnnotationRow]:
     for row in block.rows:
-        if isinstance(row, Skipped):
+        if isinstance(row, SkippedSample):
             tally.leave_out(row.reason, f"{row.key}: {row.message}")
         else:
             yield row
 
 
-def text_samples(block: Block, job: Job, tally: Tally) -> Iterator[Sample]:
+def text_samples(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
     """The lines of each document, or passage where rows are sentences of one text."""
     documents = divided(block, tally)
     for place, sentences in passages(documents) if job.one_text else documents:
         for line in packed(sentences, job.cleaning.text_tokens):
             content = json.dumps({"text": line}, ensure_ascii=False).encode()
-            yield Sample(place=place, files=[("json", content)], content=hash_of(content))
+            yield BuiltSample(place=place, files=[("json", content)], content=hash_of(content))
 
 
-def divided(block: Block, tally: Tally) -> Iterator[tuple[str, list[str]]]:
+def divided(block: RowBlock, tally: Tally) -> Iterator[tuple[str, list[str]]]:
     """The place of each row, and the sentences of its text."""
     for row in readable(block, tally):
         try:
@@ -210,7 +210,7 @@ def divided(block: Block, tally: Tally) -> Iterator[tuple[str, list[str]]]:
             tally.leave_out(error.reason, f"{row.place}: {error}")
 
 
-def image_sample(row: Row, images: Images, job: Job) -> Sample:
+def image_sample(row: AnnotationRow, images: ImageStore, job: Job) -> BuiltSample:
     """An image, with its caption if it is to have one.
 
     Raises:
@@ -230,7 +230,7 @@ def image_sample(row: Row, images: Images, job: Job) -> Sample:
     )
     fields |= {"width": picture.width, "height": picture.height}
     text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()
-    return Sample(
+    return BuiltSample(
         place=row.place,
         files=[(picture.suffix, picture.data), ("json", text)],
         content=hash_of(picture.data + str(fields.get("caption", "")).encode()),

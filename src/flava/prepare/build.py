@@ -7,11 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from flava.core.processes import Submit, run, workers
+from flava.core.processes import Submit, map_unordered, process_pool
 from flava.core.progress import Progress
 from flava.data.manifest import NAME as MANIFEST
 from flava.data.manifest import UNFINISHED, read_manifest
-from flava.prepare.blocks import Block, Job, Tally, build_block, cut_blocks, from_json
+from flava.prepare.blocks import Job, RowBlock, Tally, build_block, cut_blocks, from_json
 from flava.prepare.config import BuildConfig
 from flava.prepare.fetched import URLS, index_fetched, is_fetched
 from flava.prepare.finish import count_causes, find_duplicates, hash_evaluation_sets, write_shards
@@ -54,7 +54,7 @@ def build(
     modules = () if SOURCES[config.source].wants_image else FOR_TEXTS
     try:
         begin(folder, facts)
-        with workers(processes, cluster, modules) as pool, Progress(quiet=quiet) as progress:
+        with process_pool(processes, cluster, modules) as pool, Progress(quiet=quiet) as progress:
             return in_steps(config, facts, folder, pool, progress)
     except OSError as error:
         raise OSError(
@@ -145,7 +145,7 @@ def fill_blocks(config: BuildConfig, job: Job, pool: tuple[Submit, int], progres
     """Build those that are not there; how many there are."""
     count = 0
 
-    def missing() -> Iterator[Block]:
+    def missing() -> Iterator[RowBlock]:
         nonlocal count
         rows = SOURCES[config.source].read(list(config.annotations))
         for block in cut_blocks(rows, config.rows_in_block):
@@ -155,7 +155,7 @@ def fill_blocks(config: BuildConfig, job: Job, pool: tuple[Submit, int], progres
             else:
                 yield block
 
-    for done in run(pool, build_block, missing(), job):
+    for done in map_unordered(pool, build_block, missing(), job):
         progress.advance(done)
     return count
 

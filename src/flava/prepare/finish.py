@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from flava.core.files import whole_file
-from flava.core.processes import Submit, run
+from flava.core.files import atomic_file
+from flava.core.processes import Submit, map_unordered
 from flava.core.progress import Progress
 from flava.data.errors import SampleError
 from flava.data.shards import read_range
-from flava.prepare.blocks import EXAMPLES, HASHES, Block, Job, Tally, cut_blocks
+from flava.prepare.blocks import EXAMPLES, HASHES, Job, RowBlock, Tally, cut_blocks
 from flava.prepare.duplicates import near_any, near_earlier, repeated
 from flava.prepare.manifest import EVALUATION, EXACT, NEAR
 from flava.prepare.own import image_rows
 from flava.prepare.pictures import Folder, looks_of_file
-from flava.prepare.rows import Row
+from flava.prepare.rows import AnnotationRow
 from flava.prepare.shard_files import Permutation, ShardWriter, save, write_whole
 
 BLOCK = 1000
@@ -37,7 +37,7 @@ def hash_evaluation_sets(
     unread: list[str] = []
     for each in sets:
         found = 0
-        for hashes, messages in run(pool, hash_block, blocks_of(each), each, short_side):
+        for hashes, messages in map_unordered(pool, hash_block, blocks_of(each), each, short_side):
             looks.append(hashes)
             found += len(hashes)
             unread += messages
@@ -50,16 +50,18 @@ def hash_evaluation_sets(
     return sorted(unread)
 
 
-def blocks_of(place: Path) -> Iterator[Block]:
+def blocks_of(place: Path) -> Iterator[RowBlock]:
     return cut_blocks(image_rows([place]), BLOCK)
 
 
-def hash_block(block: Block, place: Path, short_side: int | None) -> tuple[np.ndarray, list[str]]:
+def hash_block(
+    block: RowBlock, place: Path, short_side: int | None
+) -> tuple[np.ndarray, list[str]]:
     """The hashes of its images, and messages about those that cannot be read."""
     images = Folder(place if place.is_dir() else place.parent)
     looks, unread = [], []
     for row in block.rows:
-        if not isinstance(row, Row):
+        if not isinstance(row, AnnotationRow):
             unread.append(str(row))
             continue
         try:
@@ -170,7 +172,7 @@ def write_shards(
         for number in range(count)
     ]
     written = []
-    for shard in run(pool, write_shard, pieces, job):
+    for shard in map_unordered(pool, write_shard, pieces, job):
         progress.advance(shard["samples"])
         written.append(shard)
     return sorted(written, key=lambda shard: shard["name"])
@@ -179,7 +181,7 @@ def write_shards(
 def list_kept(job: Job, sizes: list[int], causes: np.ndarray) -> int:
     """Write where the kept samples are, as they follow one another; how many blocks have one."""
     start = count = 0
-    with whole_file(job.kept) as partial, partial.open("wb") as file:
+    with atomic_file(job.kept) as partial, partial.open("wb") as file:
         for number, size in enumerate(sizes):
             index = np.load(job.index(number))[causes[start : start + size] == 0]
             found = np.zeros(len(index), KEPT)

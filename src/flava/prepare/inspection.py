@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flava.core.processes import run, workers
+from flava.core.processes import map_unordered, process_pool
 from flava.core.progress import Progress
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.manifest import NAME, read_manifest
 from flava.data.samples import image_of
-from flava.data.shards import Raw, read_shard
+from flava.data.shards import RawSample, read_shard
 from flava.prepare.manifest import READ_AT_ONCE
 from flava.prepare.shard_files import Files, read_back
 from flava.prepare.texts import language
@@ -41,8 +41,8 @@ def check(folder: Path, *, processes: int = 1) -> list[str]:
             f"{folder}: {samples} samples in the manifest's shards, and {content['kept']} in all"
         )
     given = [(folder / name, told[name]) for name in sorted(told.keys() & there)]
-    with workers(processes, modules=FOR_TARS) as pool:
-        for mistakes in run(pool, check_shard, given):
+    with process_pool(processes, modules=FOR_TARS) as pool:
+        for mistakes in map_unordered(pool, check_shard, given):
             found += mistakes
     return sorted(found)
 
@@ -72,7 +72,7 @@ def sample_mistakes(path: Path) -> Iterator[str | None]:
     """For each sample what is wrong with it, if anything is."""
     keys: set[str] = set()
     for raw in read_shard(path):
-        if isinstance(raw, Skipped):
+        if isinstance(raw, SkippedSample):
             yield str(raw)
         elif raw.key in keys:
             yield f"{path}: two samples have the key {raw.key}"
@@ -81,7 +81,7 @@ def sample_mistakes(path: Path) -> Iterator[str | None]:
             yield sample_mistake(path, raw)
 
 
-def sample_mistake(path: Path, raw: Raw) -> str | None:
+def sample_mistake(path: Path, raw: RawSample) -> str | None:
     try:
         fields = json.loads(raw.files["json"])
         if path.suffix == ".tar":
@@ -155,12 +155,12 @@ def describe(
         ValueError: a path is neither, or a manifest is damaged.
     """
     found = []
-    with workers(processes) as pool, Progress(quiet=quiet) as progress:
+    with process_pool(processes) as pool, Progress(quiet=quiet) as progress:
         for folder in built_folders(paths):
             manifest, stats = read_manifest(folder), Stats()
             progress.step(f"reading {folder}")
             shards = [folder / shard["name"] for shard in manifest["shards"]]
-            for some in run(pool, of_shard, shards, pick):
+            for some in map_unordered(pool, of_shard, shards, pick):
                 stats.add(some, pick)
                 progress.advance(some.samples)
             found.append(Described(folder=folder, manifest=manifest, stats=stats))

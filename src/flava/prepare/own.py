@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.paths import FOLDER_SUFFIXES, walk_images
 from flava.data.samples import first_caption
 from flava.data.shards import TAR_SUFFIXES, read_shard
 from flava.data.tables import Record, is_table, read_table
 from flava.prepare.pictures import inside
-from flava.prepare.rows import Found, Row, skip
+from flava.prepare.rows import AnnotationRow, RowOrSkipped, skip
 
 IMAGE_COLUMNS = ("image", "path", "file", "url")
 TEXT_COLUMNS = ("text", "caption", "captions")
@@ -25,7 +25,7 @@ LEVELS = 2
 """How deep below a folder its tars and Parquet may be."""
 
 
-def pair_rows(paths: Sequence[Path]) -> Iterator[Found]:
+def pair_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Pairs from tars (as WebDataset lays them) and from tables.
 
     A table's columns are image, path, file or url, and text, caption or captions. Of several
@@ -38,7 +38,7 @@ def pair_rows(paths: Sequence[Path]) -> Iterator[Found]:
             yield from table_rows(path, captions=True)
 
 
-def image_rows(paths: Sequence[Path]) -> Iterator[Found]:
+def image_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Images alone from folders (the folder's name is kept as "class"), tars and tables."""
     for path in paths:
         found = list(inputs([path]))
@@ -51,7 +51,7 @@ def image_rows(paths: Sequence[Path]) -> Iterator[Found]:
                 yield from table_rows(each, captions=False)
 
 
-def split_rows(paths: Sequence[Path]) -> Iterator[Found]:
+def split_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """As ``image_rows``, of one split: what is held out must not be trained on by accident.
 
     Raises:
@@ -93,25 +93,25 @@ def inputs(paths: Sequence[Path]) -> Iterator[Path]:
         )
 
 
-def folder_rows(folder: Path) -> Iterator[Found]:
+def folder_rows(folder: Path) -> Iterator[RowOrSkipped]:
     for name in walk_images(folder):
-        if isinstance(name, Skipped):
+        if isinstance(name, SkippedSample):
             yield name
         else:
             parent = Path(name).parent.name
-            yield Row(
+            yield AnnotationRow(
                 place=f"{folder.name}/{name}",
                 names=(name,),
                 fields=(("class", parent),) if parent else (),
             )
 
 
-def tar_rows(path: Path, *, captions: bool) -> Iterator[Found]:
+def tar_rows(path: Path, *, captions: bool) -> Iterator[RowOrSkipped]:
     """The samples of a tar; a second one of a key is left out, and links are not followed."""
     seen: set[str] = set()
     links = dict(links_of(path))
     for raw in read_shard(path):
-        if isinstance(raw, Skipped):
+        if isinstance(raw, SkippedSample):
             yield replace(raw, key=raw.key or path.name)
             continue
         place = f"{path.name}/{raw.key}"
@@ -128,9 +128,9 @@ def tar_rows(path: Path, *, captions: bool) -> Iterator[Found]:
                 raise SampleError("sample has no image", f"files: {', '.join(sorted(raw.files))}")
             texts = (first_caption(raw),) if captions else ()
         except SampleError as error:
-            yield Skipped(shard=str(path), key=place, reason=error.reason, message=str(error))
+            yield SkippedSample(shard=str(path), key=place, reason=error.reason, message=str(error))
             continue
-        yield Row(place=place, captions=texts, data=raw.files[images[0]])
+        yield AnnotationRow(place=place, captions=texts, data=raw.files[images[0]])
     for name in links.values():  # of samples that are nothing else
         yield skip(path, None, SampleError("link in a tar", name))
 
@@ -146,9 +146,9 @@ def links_of(path: Path) -> Iterator[tuple[str, str]]:
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def table_rows(path: Path, *, captions: bool) -> Iterator[Found]:
+def table_rows(path: Path, *, captions: bool) -> Iterator[RowOrSkipped]:
     for record in read_table(path, IMAGE_COLUMNS + TEXT_COLUMNS + LABEL_COLUMNS):
-        if isinstance(record, Skipped):
+        if isinstance(record, SkippedSample):
             yield record
             continue
         try:
@@ -157,13 +157,13 @@ def table_rows(path: Path, *, captions: bool) -> Iterator[Found]:
             yield skip(path, record.number, error)
 
 
-def record_rows(record: Record, path: Path, captions: bool) -> Iterator[Row]:
+def record_rows(record: Record, path: Path, captions: bool) -> Iterator[AnnotationRow]:
     place = f"{path.name}:{record.number}"
     image = cell(record, IMAGE_COLUMNS)
     texts: Any = cell(record, TEXT_COLUMNS) if captions else [()]
     label = record.cells.get("label")
     for text in texts if isinstance(texts, list) else [texts]:
-        yield Row(
+        yield AnnotationRow(
             place=place,
             captions=(text,) if captions else (),
             fields=() if label is None else (("label", label),),

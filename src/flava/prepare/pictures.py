@@ -11,7 +11,7 @@ from PIL import Image
 from flava.data.decoding import decode_image
 from flava.data.errors import SampleError
 from flava.prepare.fetched import Fetched, is_fetched
-from flava.prepare.rows import Row
+from flava.prepare.rows import AnnotationRow
 
 SHOWN = 3
 
@@ -19,7 +19,7 @@ SHOWN = 3
 class InRows:
     """The rows hold their images."""
 
-    def read(self, row: Row) -> bytes:
+    def read(self, row: AnnotationRow) -> bytes:
         """The row's image file.
 
         Raises:
@@ -38,7 +38,7 @@ class Folder:
         self._resolved = root.resolve()
         self._last: tuple[Path, bytes] | None = None
 
-    def read(self, row: Row) -> bytes:
+    def read(self, row: AnnotationRow) -> bytes:
         """As ``InRows.read``."""
         if row.data is not None:
             return row.data
@@ -69,12 +69,12 @@ def inside(name: str) -> PurePosixPath:
     return path
 
 
-Images = InRows | Folder | Fetched
+ImageStore = InRows | Folder | Fetched
 """Where the images of rows are."""
 
 
 @lru_cache(maxsize=1)
-def open_images(folder: Path | None, index: Path) -> Images:
+def open_images(folder: Path | None, index: Path) -> ImageStore:
     """The images of a build; once for each process.
 
     Args:
@@ -89,7 +89,7 @@ JPEG_QUALITY = 90
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are kept as they are, and how their files are named in a shard."""
 
-Box = tuple[int, int, int, int]
+PixelBox = tuple[int, int, int, int]
 """Left, top, width, height in pixels."""
 
 
@@ -106,7 +106,9 @@ class Picture:
 
 
 @lru_cache(maxsize=1)  # the next caption of the same image
-def picture_of(data: bytes, box: Box | None, *, short_side: int | None, min_side: int) -> Picture:
+def picture_of(
+    data: bytes, box: PixelBox | None, *, short_side: int | None, min_side: int
+) -> Picture:
     """The file as it is if it is small enough and meant whole, else a JPEG of ``short_side``.
 
     Args:
@@ -162,7 +164,7 @@ def looks_of_file(data: bytes, short_side: int | None) -> int:
     return looks_of(shrunk(decode_image(data), short_side))
 
 
-def cut(image: Image.Image, box: Box) -> Image.Image:
+def cut(image: Image.Image, box: PixelBox) -> Image.Image:
     left, top = max(0, box[0]), max(0, box[1])
     right, bottom = min(image.width, box[0] + box[2]), min(image.height, box[1] + box[3])
     if right <= left or bottom <= top:

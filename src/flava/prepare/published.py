@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, unquote_plus, urlsplit
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 from flava.prepare.rows import (
+    AnnotationRow,
     Entries,
-    Found,
-    Row,
+    RowOrSkipped,
     json_items,
     json_lines,
     lines,
@@ -42,7 +42,7 @@ YFCC_WIDTH, YFCC_HASHED_WIDTH = 23, 25
 number before the photo's id and a hash behind it."""
 
 
-def coco(paths: Sequence[Path]) -> Iterator[Found]:
+def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """COCO's captions JSON; image files are told by its "images"."""
     for path in paths:
         split = path.name.split(".")[0].rpartition("_")[2]  # captions_train2014.json
@@ -58,11 +58,11 @@ def coco(paths: Sequence[Path]) -> Iterator[Found]:
             images: dict[Any, Any] = images,
             licences: dict[Any, Any] = licences,
             split: str = split,
-        ) -> Iterable[Row]:
+        ) -> Iterable[AnnotationRow]:
             if entry["image_id"] not in images:
                 raise SampleError("image is not listed", f"image_id {entry['image_id']}")
             name, licence, url = images[entry["image_id"]]
-            yield Row(
+            yield AnnotationRow(
                 place=place,
                 captions=(entry["caption"],),
                 names=(f"{split}/{name}", name),
@@ -76,11 +76,11 @@ def coco(paths: Sequence[Path]) -> Iterator[Found]:
 def objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
     """The items that can be read; a damaged file is reported where its annotations are."""
     for entry in json_items(path, prefix):
-        if not isinstance(entry, Skipped) and isinstance(entry[1], dict):
+        if not isinstance(entry, SkippedSample) and isinstance(entry[1], dict):
             yield entry[1]
 
 
-def sbu(paths: Sequence[Path]) -> Iterator[Found]:
+def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """``sbu-captions-all.json``, or the two text files of URLs and of captions.
 
     Raises:
@@ -105,21 +105,21 @@ def sbu(paths: Sequence[Path]) -> Iterator[Found]:
 def together(*parts: Entries) -> Entries:
     """Entries of several files by their place; what one of them lacks is missing."""
     for number, entries in enumerate(zip_longest(*parts), 1):
-        bad = [each for each in entries if isinstance(each, Skipped)]
+        bad = [each for each in entries if isinstance(each, SkippedSample)]
         yield from bad
         if not bad:
             # The end of the shorter one is None: then the row has too few cells.
             yield number, tuple(each[1] for each in entries if isinstance(each, tuple))
 
 
-def sbu_row(entry: Any, place: str) -> Iterable[Row]:
+def sbu_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
     if len(entry) < 2:
         raise SampleError("field is missing", "there are more URLs than captions, or fewer")
     url, caption = entry
-    yield Row(place=place, captions=(caption,), names=(file_name(url),), url=url)
+    yield AnnotationRow(place=place, captions=(caption,), names=(file_name(url),), url=url)
 
 
-def localized_narratives(paths: Sequence[Path]) -> Iterator[Found]:
+def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """JSON lines of Open Images, Flickr30K, COCO and ADE20K; a sentence is a pair.
 
     The paper counts 1.9 million pairs, and there are 0.87 million narratives; the loader that was
@@ -129,10 +129,10 @@ def localized_narratives(paths: Sequence[Path]) -> Iterator[Found]:
         yield from rows_of(path, json_lines(path), narrative_rows)
 
 
-def narrative_rows(entry: Any, place: str) -> Iterable[Row]:
+def narrative_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
     names = narrative_names(entry["dataset_id"], str(entry["image_id"]))
     for sentence in SENTENCE_END.split(entry["caption"].strip()):
-        yield Row(place=place, captions=(sentence,), names=names)
+        yield AnnotationRow(place=place, captions=(sentence,), names=names)
 
 
 def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
@@ -149,24 +149,24 @@ def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
     return f"{split}/{name}", name
 
 
-def cc3m(paths: Sequence[Path]) -> Iterator[Found]:
+def cc3m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Conceptual Captions: caption, URL."""
     for path in paths:
         yield from rows_of(path, tab_rows(path, (2,)), lambda e, place: web_row(e[1], e[0], place))
 
 
-def cc12m(paths: Sequence[Path]) -> Iterator[Found]:
+def cc12m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Conceptual Captions 12M: URL, caption."""
     for path in paths:
         yield from rows_of(path, tab_rows(path, (2,)), lambda e, place: web_row(e[0], e[1], place))
 
 
-def web_row(url: str, caption: str, place: str) -> Iterable[Row]:
+def web_row(url: str, caption: str, place: str) -> Iterable[AnnotationRow]:
     name = f"{hashlib.md5(url.encode(errors='surrogateescape')).hexdigest()}.jpg"
-    yield Row(place=place, captions=(caption,), names=(name,), url=url)
+    yield AnnotationRow(place=place, captions=(caption,), names=(name,), url=url)
 
 
-def visual_genome(paths: Sequence[Path]) -> Iterator[Found]:
+def visual_genome(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """``region_descriptions.json``; each region is an image of its own, cut out.
 
     The paper's 70 million pairs have 68 million images (the data set's card): whole images for
@@ -176,11 +176,11 @@ def visual_genome(paths: Sequence[Path]) -> Iterator[Found]:
         yield from rows_of(path, json_items(path, "item"), region_rows)
 
 
-def region_rows(entry: Any, place: str) -> Iterable[Row]:
+def region_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
     image = entry["id"] if "id" in entry else entry["image_id"]
     for region in entry["regions"]:
         left, top = int(region["x"]), int(region["y"])
-        yield Row(
+        yield AnnotationRow(
             place=f"{place} (region {region['region_id']})",
             captions=(region["phrase"],),
             names=(f"VG_100K/{image}.jpg", f"VG_100K_2/{image}.jpg", f"{image}.jpg"),
@@ -188,7 +188,7 @@ def region_rows(entry: Any, place: str) -> Iterable[Row]:
         )
 
 
-def wit(paths: Sequence[Path]) -> Iterator[Found]:
+def wit(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Wikipedia Image Text, its English rows.
 
     Taken is the text below the image in the article (reference), else the alternative text, else
@@ -198,34 +198,34 @@ def wit(paths: Sequence[Path]) -> Iterator[Found]:
         yield from rows_of(path, quoted_rows(path, WIT_COLUMNS), wit_row)
 
 
-def wit_row(entry: Any, place: str) -> Iterable[Row]:
+def wit_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
     if entry["language"] != "en":
         raise SampleError("text is not English", entry["language"])
     texts = [entry["caption_reference_description"], entry["caption_alt_text_description"]]
     if entry["attribution_passes_lang_id"].lower() == "true":
         texts.append(entry["caption_attribution_description"])
     url = entry["image_url"]
-    yield Row(place=place, captions=tuple(texts), names=(file_name(url),), url=url)
+    yield AnnotationRow(place=place, captions=tuple(texts), names=(file_name(url),), url=url)
 
 
-def redcaps(paths: Sequence[Path]) -> Iterator[Found]:
+def redcaps(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """A JSON for each subreddit and year; "caption", which its authors made of "raw_caption"."""
     for path in paths:
         yield from rows_of(path, json_items(path, "annotations.item"), redcaps_row)
 
 
-def redcaps_row(entry: Any, place: str) -> Iterable[Row]:
+def redcaps_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
     name = f"{entry['subreddit']}/{entry['image_id']}.jpg"
-    yield Row(place=place, captions=(entry["caption"],), names=(name,), url=entry["url"])
+    yield AnnotationRow(place=place, captions=(entry["caption"],), names=(name,), url=entry["url"])
 
 
-def yfcc100m(paths: Sequence[Path]) -> Iterator[Found]:
+def yfcc100m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """The metadata, tab-separated, of 23 or of 25 columns; description, else title."""
     for path in paths:
         yield from rows_of(path, tab_rows(path, (YFCC_WIDTH, YFCC_HASHED_WIDTH)), yfcc_row)
 
 
-def yfcc_row(entry: Any, place: str) -> Iterable[Row]:
+def yfcc_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
     hashed = len(entry) == YFCC_HASHED_WIDTH
     photo, digest = (entry[1], entry[2]) if hashed else (entry[0], "")
     cells = entry[2:] if hashed else entry  # from here on both count alike
@@ -234,7 +234,7 @@ def yfcc_row(entry: Any, place: str) -> Iterable[Row]:
     names = [f"{photo}.{cells[21] or 'jpg'}"]
     if digest:  # as the Multimedia Commons keep them
         names.append(f"{digest[:3]}/{digest[3:6]}/{digest}.{cells[21] or 'jpg'}")
-    yield Row(
+    yield AnnotationRow(
         place=place,
         captions=(unquote_plus(cells[7]), unquote_plus(cells[6])),
         names=tuple(names),

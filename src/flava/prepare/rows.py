@@ -1,6 +1,6 @@
 """Files of annotations of any length, read an entry at a time and turned into rows.
 
-What cannot be read comes out as ``Skipped``, in its place.
+What cannot be read comes out as ``SkippedSample``, in its place.
 """
 
 import csv
@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class AnnotationRow:
     """A pair, an image alone (no caption) or a text alone (no image)."""
 
     place: str
@@ -43,19 +43,21 @@ class Row:
         return self.url or next(iter(self.names), self.place)
 
 
-Found = Row | Skipped
+RowOrSkipped = AnnotationRow | SkippedSample
 Numbered = tuple[int, Any]
 """An entry of a file, and its number there, from 1."""
-Make = Callable[[Any, str], Iterable[Row]]
+Make = Callable[[Any, str], Iterable[AnnotationRow]]
 """An entry and its place -> its rows."""
-Read = Callable[[Sequence[Path]], Iterator[Found]]
+RowReader = Callable[[Sequence[Path]], Iterator[RowOrSkipped]]
 """Files of annotations -> their rows."""
 
 
-def rows_of(path: Path, entries: Iterable[Numbered | Skipped], make: Make) -> Iterator[Found]:
-    """The rows of a file's entries, with a ``Skipped`` in the place of what cannot be read."""
+def rows_of(
+    path: Path, entries: Iterable[Numbered | SkippedSample], make: Make
+) -> Iterator[RowOrSkipped]:
+    """The rows of a file's entries, with a ``SkippedSample`` in the place of what cannot be read."""
     for entry in entries:
-        if isinstance(entry, Skipped):
+        if isinstance(entry, SkippedSample):
             yield entry
             continue
         number, content = entry
@@ -69,16 +71,16 @@ def rows_of(path: Path, entries: Iterable[Numbered | Skipped], make: Make) -> It
             yield skip(path, number, SampleError("field is malformed", str(error)))
 
 
-def skip(path: Path, number: int | None, error: SampleError) -> Skipped:
+def skip(path: Path, number: int | None, error: SampleError) -> SkippedSample:
     """A report on an entry, or on what follows in a file."""
     place = path.name if number is None else f"{path.name}:{number}"
-    return Skipped(shard=str(path), key=place, reason=error.reason, message=str(error))
+    return SkippedSample(shard=str(path), key=place, reason=error.reason, message=str(error))
 
 
 LONGEST_CELL = 2**24
 """Bytes: WIT holds whole sections of articles; the csv module stops at 2**17 by itself."""
 
-Entries = Iterator[Numbered | Skipped]
+Entries = Iterator[Numbered | SkippedSample]
 
 
 @contextmanager
@@ -110,7 +112,7 @@ def tab_rows(path: Path, widths: Collection[int]) -> Entries:
         widths: The numbers of cells that a line may have.
     """
     for entry in lines(path):
-        if isinstance(entry, Skipped):
+        if isinstance(entry, SkippedSample):
             yield entry
             continue
         number, line = entry
@@ -130,7 +132,7 @@ def quoted_rows(path: Path, needed: Collection[str]) -> Entries:
         ValueError: the header lacks a column that is needed.
     """
     csv.field_size_limit(LONGEST_CELL)
-    broken: list[Skipped] = []
+    broken: list[SkippedSample] = []
     rows = csv.reader(readable(path, broken), delimiter="\t")
     header = next(rows, [])
     if missing := [name for name in needed if name not in header]:
@@ -154,10 +156,10 @@ def quoted_rows(path: Path, needed: Collection[str]) -> Entries:
             yield skip(path, rows.line_num, SampleError("row does not fit the columns", detail))
 
 
-def readable(path: Path, broken: list[Skipped]) -> Iterator[str]:
+def readable(path: Path, broken: list[SkippedSample]) -> Iterator[str]:
     """The lines with their ends; what cannot be read is put aside."""
     for entry in lines(path):
-        if isinstance(entry, Skipped):
+        if isinstance(entry, SkippedSample):
             broken.append(entry)
         else:
             yield f"{entry[1]}\n"
@@ -166,7 +168,7 @@ def readable(path: Path, broken: list[Skipped]) -> Iterator[str]:
 def json_lines(path: Path) -> Entries:
     """A JSON value a line; empty lines are passed over."""
     for entry in lines(path):
-        if isinstance(entry, Skipped):
+        if isinstance(entry, SkippedSample):
             yield entry
             continue
         number, line = entry

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-from flava.core.files import whole_file
+from flava.core.files import atomic_file
 from flava.prepare.duplicates import mixed
 
 SEED = 0
@@ -196,7 +196,7 @@ def read_back(path: Path) -> Iterator[tuple[str, Files]]:
 
 def write_whole(path: Path, content: bytes) -> None:
     """A small file, there whole or not at all."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(content)
 
 

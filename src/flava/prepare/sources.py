@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from flava.prepare import own, published, texts
-from flava.prepare.rows import Read
+from flava.prepare.rows import RowReader
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PublishedSource:
     """One source."""
 
     title: str
-    read: Read
+    read: RowReader
     licence: str
     """Of all of it, or of its annotations."""
     publisher: str
@@ -48,8 +48,8 @@ class Source:
 OWN_LICENCES = "images: their owners'"
 NO_IMAGES = "nothing: there are none"
 
-SOURCES: dict[str, Source] = {
-    "coco": Source(
+SOURCES: dict[str, PublishedSource] = {
+    "coco": PublishedSource(
         title="COCO captions",
         read=published.coco,
         licence=f"captions CC BY 4.0; {OWN_LICENCES} (Flickr; in each sample)",
@@ -59,7 +59,7 @@ SOURCES: dict[str, Source] = {
         pairs=0.9,
         gigabytes=15,
     ),
-    "sbu": Source(
+    "sbu": PublishedSource(
         title="SBU Captions",
         read=published.sbu,
         licence=f"none stated; {OWN_LICENCES} (Flickr)",
@@ -70,7 +70,7 @@ SOURCES: dict[str, Source] = {
         gigabytes=25,
         fetched=True,
     ),
-    "localized-narratives": Source(
+    "localized-narratives": PublishedSource(
         title="Localized Narratives",
         read=published.localized_narratives,
         licence=f"narratives CC BY 4.0; {OWN_LICENCES}",
@@ -81,7 +81,7 @@ SOURCES: dict[str, Source] = {
         pairs=1.9,
         gigabytes=48,
     ),
-    "cc3m": Source(
+    "cc3m": PublishedSource(
         title="Conceptual Captions",
         read=published.cc3m,
         licence=f"free for any purpose (Google's own text); {OWN_LICENCES}",
@@ -92,7 +92,7 @@ SOURCES: dict[str, Source] = {
         gigabytes=78,
         fetched=True,
     ),
-    "visual-genome": Source(
+    "visual-genome": PublishedSource(
         title="Visual Genome",
         read=published.visual_genome,
         licence="CC BY 4.0",
@@ -102,7 +102,7 @@ SOURCES: dict[str, Source] = {
         pairs=5.4,
         gigabytes=50,
     ),
-    "wit": Source(
+    "wit": PublishedSource(
         title="Wikipedia Image Text",
         read=published.wit,
         licence="texts CC BY-SA 3.0; images: by file, on Wikimedia Commons",
@@ -113,7 +113,7 @@ SOURCES: dict[str, Source] = {
         gigabytes=120,
         fetched=True,
     ),
-    "cc12m": Source(
+    "cc12m": PublishedSource(
         title="Conceptual Captions 12M",
         read=published.cc12m,
         licence=f"free for any purpose (Google's own text); {OWN_LICENCES}",
@@ -124,7 +124,7 @@ SOURCES: dict[str, Source] = {
         gigabytes=275,
         fetched=True,
     ),
-    "redcaps": Source(
+    "redcaps": PublishedSource(
         title="RedCaps",
         read=published.redcaps,
         licence=f"annotations CC BY 4.0, under Reddit's terms; {OWN_LICENCES}",
@@ -135,7 +135,7 @@ SOURCES: dict[str, Source] = {
         gigabytes=290,
         fetched=True,
     ),
-    "yfcc100m": Source(
+    "yfcc100m": PublishedSource(
         title="YFCC100M, filtered",
         read=published.yfcc100m,
         licence="metadata: Yahoo's terms; images: Creative Commons, in each sample",
@@ -148,7 +148,7 @@ SOURCES: dict[str, Source] = {
         english=True,
         fetched=True,
     ),
-    "imagenet-1k": Source(
+    "imagenet-1k": PublishedSource(
         title="ImageNet-1k",
         read=own.split_rows,
         licence="ImageNet's terms: research that is not commercial",
@@ -165,7 +165,7 @@ SOURCES: dict[str, Source] = {
         wants_caption=False,
         beside=True,
     ),
-    "ccnews": Source(
+    "ccnews": PublishedSource(
         title="CCNews",
         read=texts.text_rows,
         licence="texts: their publishers'; Common Crawl's terms",
@@ -176,7 +176,7 @@ SOURCES: dict[str, Source] = {
         suffix=".jsonl",
         wants_image=False,
     ),
-    "bookcorpus": Source(
+    "bookcorpus": PublishedSource(
         title="BookCorpus",
         read=texts.text_rows,
         licence="none stated; texts: their authors'",
@@ -188,7 +188,7 @@ SOURCES: dict[str, Source] = {
         wants_image=False,
         one_text=True,
     ),
-    "pairs": Source(
+    "pairs": PublishedSource(
         title="pairs of your own",
         read=own.pair_rows,
         licence="yours",
@@ -198,7 +198,7 @@ SOURCES: dict[str, Source] = {
         images="folder that the table's paths start from; by default the table's own",
         beside=True,
     ),
-    "images": Source(
+    "images": PublishedSource(
         title="images of your own",
         read=own.image_rows,
         licence="yours",
@@ -208,7 +208,7 @@ SOURCES: dict[str, Source] = {
         wants_caption=False,
         beside=True,
     ),
-    "texts": Source(
+    "texts": PublishedSource(
         title="texts of your own",
         read=texts.text_rows,
         licence="yours",
@@ -247,7 +247,7 @@ def commands(shards: str, root: str) -> list[str]:
     ]
 
 
-def command(source: Source, name: str, place: str) -> str:
+def command(source: PublishedSource, name: str, place: str) -> str:
     facts = [] if source.pairs is None else [f"{source.pairs:.1f} M pairs"]
     if not place.endswith(HELD_OUT):
         facts.append(f"about {source.gigabytes} GB")

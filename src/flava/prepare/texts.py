@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.tables import is_table, read_table
 from flava.prepare.own import cell
-from flava.prepare.rows import Found, Row, skip
+from flava.prepare.rows import AnnotationRow, RowOrSkipped, skip
 
 if TYPE_CHECKING:
     from flava.data.tokenizers import Tokenizer
@@ -101,7 +101,7 @@ SPECIAL = 2
 """[CLS] and [SEP]."""
 
 
-def text_rows(paths: Sequence[Path]) -> Iterator[Found]:
+def text_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """A document each from JSON lines, Parquet, CSV or TSV; of plain text, one from each line.
 
     Raises:
@@ -115,7 +115,7 @@ def text_rows(paths: Sequence[Path]) -> Iterator[Found]:
             )
     for path in paths:
         for record in read_table(path, TEXT_COLUMNS):
-            if isinstance(record, Skipped):
+            if isinstance(record, SkippedSample):
                 yield record
                 continue
             try:
@@ -123,7 +123,7 @@ def text_rows(paths: Sequence[Path]) -> Iterator[Found]:
             except SampleError as error:
                 yield skip(path, record.number, error)
                 continue
-            yield Row(place=f"{path.name}:{record.number}", captions=(text,))
+            yield AnnotationRow(place=f"{path.name}:{record.number}", captions=(text,))
 
 
 def sentences_of(text: Any) -> list[str]:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flava.core.files import whole_file
-from flava.core.processes import run, workers
+from flava.core.files import atomic_file
+from flava.core.processes import map_unordered, process_pool
 from flava.core.progress import Progress
 from flava.data.errors import SampleError
-from flava.prepare.blocks import Block, cut_blocks
+from flava.prepare.blocks import RowBlock, cut_blocks
 from flava.prepare.config import BuildConfig, CleaningConfig
 from flava.prepare.fetched import check_url
-from flava.prepare.rows import Row
+from flava.prepare.rows import AnnotationRow
 from flava.prepare.sources import SOURCES
 from flava.prepare.texts import caption_of
 
@@ -40,16 +40,16 @@ def write_urls(
     rows = written = 0
     last = ""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         with (
-            workers(processes) as pool,
+            process_pool(processes) as pool,
             Progress(quiet=quiet) as progress,
             pq.ParquetWriter(partial, SCHEMA) as file,
         ):
             progress.step("reading rows")
             blocks = cut_blocks(source.read(list(config.annotations)), config.rows_in_block)
             cleaning = config.cleaning.of(source)
-            for size, found in in_order(run(pool, urls_of, blocks, cleaning)):
+            for size, found in in_order(map_unordered(pool, urls_of, blocks, cleaning)):
                 fresh = [
                     url for url, before in zip(found, [last, *found], strict=False) if url != before
                 ]
@@ -62,11 +62,11 @@ def write_urls(
     return rows, written
 
 
-def urls_of(block: Block, cleaning: CleaningConfig) -> tuple[int, int, list[str]]:
+def urls_of(block: RowBlock, cleaning: CleaningConfig) -> tuple[int, int, list[str]]:
     """The block's number and rows, and the URLs of those that pass."""
     found = []
     for row in block.rows:
-        if isinstance(row, Row) and row.url is not None:
+        if isinstance(row, AnnotationRow) and row.url is not None:
             try:
                 caption_of(row.captions, cleaning.min_words or 1, bool(cleaning.english))
                 found.append(check_url(row.url))

@@ -11,7 +11,7 @@ from torch import nn
 from flava.checkpoints.digests import codes_name
 from flava.checkpoints.reading import find_checkpoint
 from flava.core.batch import Batch, Kind
-from flava.core.distributed import joined, machine_size, rank, restarts, world_size
+from flava.core.distributed import local_world_size, process_group, rank, restart_count, world_size
 from flava.core.processes import cores
 from flava.data.imagenet import PLACES, LabelledImages, validation_images
 from flava.data.loader import Loader
@@ -38,17 +38,18 @@ from flava.objectives import (
     ClipObjective,
     FlavaObjective,
 )
+from flava.objectives.objective import Objective, Validate
 from flava.planning.costs import outlined_objective
 from flava.planning.operations import Counted
 from flava.prepare.sources import commands
 from flava.recipes import RECIPES
 from flava.training.checkpoint import last_checkpoint
-from flava.training.initialization import Taken, initialise, save_taken
+from flava.training.initialization import InitReport, initialise, save_init_reports
 from flava.training.launch import keep_freed_memory
 from flava.training.methods import objective_of, predicts_codes
 from flava.training.run import Run, Validator
 from flava.training.run_folder import check
-from flava.training.trainer import Objective, Probe, Trainer
+from flava.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -64,9 +65,9 @@ def start(run: Run) -> None:
         ConnectionError: another rank ended, or did not answer in time.
         Interrupted, FloatingPointError, OSError: as `Trainer.train`.
     """
-    with joined(run.timeout):
+    with process_group(run.timeout):
         # What was started again after a failure has a checkpoint to go on from.
-        train_as_one(replace(run, resume=True) if restarts() else run)
+        train_as_one(replace(run, resume=True) if restart_count() else run)
 
 
 def train_as_one(run: Run) -> None:
@@ -83,7 +84,7 @@ def train_as_one(run: Run) -> None:
     check_codes(run, objective.model)
     trainer = Trainer(run, objective, probe, Counted(run, partial(outlined_objective, run)))
     if taken and rank() == 0:
-        save_taken(taken, run.output_dir)
+        save_init_reports(taken, run.output_dir)
     with Loader(
         run.data,
         seed=run.seed,
@@ -106,7 +107,7 @@ def how_to_build(root: str, shards: str) -> list[str]:
     return ["--data.root is where they are; where they are not yet:", *built] if built else []
 
 
-def take(run: Run, objective: Objective) -> list[Taken]:
+def take(run: Run, objective: Objective) -> list[InitReport]:
     """Fill the model as ``run.init`` says, and show what was taken."""
     taken = initialise(objective.model, run.init)
     for each in taken if rank() == 0 else ():
@@ -133,13 +134,13 @@ def report_skipped(batches: Loader) -> None:
             log.warning("data.%s: samples were skipped (%s)", name, counts)
 
 
-def join(run: Run) -> tuple[Objective, Probe | None]:
+def join(run: Run) -> tuple[Objective, Validate | None]:
     """The objective around a fresh model, and what is probed during training."""
     objective = objective_of(run)
     return objective, probe_of(run, objective)
 
 
-def probe_of(run: Run, objective: Objective) -> Probe | None:
+def probe_of(run: Run, objective: Objective) -> Validate | None:
     """What looks at the run every ``probe_every`` updates: ``run.validator``.
 
     Raises:
@@ -176,7 +177,7 @@ def validation_settings(run: Run) -> Settings:
 
 def own_threads() -> int:
     """Cores of the machine for each of its ranks."""
-    return max(1, cores() // machine_size())
+    return max(1, cores() // local_world_size())
 
 
 def held_out_batches(run: Run) -> list[Batch]:

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flava.core.files import write_whole
+from flava.core.files import write_atomically
 from flava.core.progress import duration
-from flava.evaluation.classification import FILE, Classification, load_classification
+from flava.evaluation.classification import FILE, ClassifierEvaluation, load_classification
 from flava.evaluation.record import Confusion
 from flava.reports.charts import Course, charts_of, read_course
 from flava.reports.run_report import environment, read_config, remarks
@@ -80,11 +80,11 @@ def write_classification_report(run_folder: Path) -> Path:
         )
     )
     path = run_folder / "report.html"
-    write_whole(path, html.encode(errors="replace"))
+    write_atomically(path, html.encode(errors="replace"))
     return path
 
 
-def facts(found: Classification | None, course: Course | None) -> list[tuple[str, str]]:
+def facts(found: ClassifierEvaluation | None, course: Course | None) -> list[tuple[str, str]]:
     """(what, value) pairs for the page's head; what is not known is left out."""
     shown: list[tuple[str, str]] = []
     if found:

@@ -10,7 +10,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from flava.core.files import write_whole
+from flava.core.files import write_atomically
 from flava.reports.charts import ACCENT, MUTED, STYLE, themed_svg
 from flava.reports.run_report import environment
 from flava.suite import paper
@@ -20,10 +20,10 @@ from flava.suite.comparison import (
     QUESTIONS,
     ROWS,
     Answer,
-    Columns,
+    ComparisonRow,
     Estimate,
-    Question,
-    Row,
+    MeasuredColumns,
+    PaperQuestion,
     answers,
     macro,
     of_group,
@@ -35,7 +35,7 @@ from flava.suite.paper import GROUP_NAMES, MACROS
 from flava.suite.task import Group
 
 
-def draw_group(group: Group, columns: Columns) -> str | None:
+def draw_group(group: Group, columns: MeasuredColumns) -> str | None:
     """Dots with twice their standard error; the paper's have none. None if no column has it."""
     ours = {c: found for c, each in columns.items() if (found := of_group(group, each)) is not None}
     if not ours:
@@ -72,7 +72,7 @@ NAME = "reproduction"
 
 
 @dataclass(frozen=True)
-class Line:
+class ComparisonLine:
     """A line of the table: a row, or an average, with its figure in each column."""
 
     title: str
@@ -87,24 +87,24 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Block:
+class TableBlock:
     """The lines of a group."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[ComparisonLine, ...]
 
 
 @dataclass(frozen=True)
-class Found:
+class ReportedAnswer:
     """A question with its answers, and what they say in words."""
 
-    question: Question
+    question: PaperQuestion
     answers: tuple[Answer, ...]
     words: str
 
 
 def write_comparison(
-    columns: Columns, facts: Sequence[tuple[str, str]], notes: Sequence[str], folder: Path
+    columns: MeasuredColumns, facts: Sequence[tuple[str, str]], notes: Sequence[str], folder: Path
 ) -> Path:
     """Write ``reproduction.html``, ``.md`` and ``.csv`` and return the page's path.
 
@@ -140,18 +140,18 @@ def write_comparison(
         (".md", as_markdown(columns, blocks, found, notes)),
         (".html", html),
     ):
-        write_whole(folder / f"{NAME}{suffix}", text.encode())
+        write_atomically(folder / f"{NAME}{suffix}", text.encode())
     return folder / f"{NAME}.html"
 
 
-def table(columns: Columns) -> list[Block]:
+def table(columns: MeasuredColumns) -> list[TableBlock]:
     """The groups with their rows and averages, the macro averages, and what needs heads."""
     blocks = [
-        Block(
+        TableBlock(
             GROUP_NAMES[group],
             (
                 *lines([row for row in ROWS if row.group == group], columns),
-                Line(
+                ComparisonLine(
                     f"{GROUP_NAMES[group]} average",
                     tuple(of_group(group, each) for each in columns.values()),
                     is_average=True,
@@ -161,25 +161,27 @@ def table(columns: Columns) -> list[Block]:
         for group in paper.GROUPS
     ]
     means = (
-        Line(label, tuple(macro(groups, each) for each in columns.values()), is_average=True)
+        ComparisonLine(
+            label, tuple(macro(groups, each) for each in columns.values()), is_average=True
+        )
         for label, groups in MACROS.items()
     )
-    blocks.append(Block("Macro averages", tuple(means)))
+    blocks.append(TableBlock("Macro averages", tuple(means)))
     return [
         *blocks,
-        Block("By the column's own heads, in no average", tuple(lines(HEADS, columns))),
+        TableBlock("By the column's own heads, in no average", tuple(lines(HEADS, columns))),
     ]
 
 
-def lines(rows: Iterable[Row], columns: Columns) -> Iterable[Line]:
+def lines(rows: Iterable[ComparisonRow], columns: MeasuredColumns) -> Iterable[ComparisonLine]:
     for row in rows:
-        yield Line(row.title, tuple(of_row(row, each) for each in columns.values()))
+        yield ComparisonLine(row.title, tuple(of_row(row, each) for each in columns.values()))
 
 
-def questions(columns: Columns) -> list[Found]:
+def questions(columns: MeasuredColumns) -> list[ReportedAnswer]:
     """Those that the columns answer."""
     found = ((question, tuple(answers(question, columns))) for question in QUESTIONS)
-    return [Found(question, given, in_words(given)) for question, given in found if given]
+    return [ReportedAnswer(question, given, in_words(given)) for question, given in found if given]
 
 
 def in_words(given: Sequence[Answer]) -> str:
@@ -203,7 +205,7 @@ def in_words(given: Sequence[Answer]) -> str:
     return " ".join(sentences)
 
 
-def remarks(columns: Columns) -> list[str]:
+def remarks(columns: MeasuredColumns) -> list[str]:
     """What the figures can and cannot tell."""
     seeds = {len(each) for each in columns.values()}
     if seeds == {1}:
@@ -214,7 +216,7 @@ def remarks(columns: Columns) -> list[str]:
     return [f"Seeds: {', '.join(map(str, sorted(seeds)))}. Errors hold test items and seeds."]
 
 
-def charts(columns: Columns) -> list[tuple[str, Markup, str]]:
+def charts(columns: MeasuredColumns) -> list[tuple[str, Markup, str]]:
     """(title, drawing, words) of each group: its averages here and in the paper."""
     found = []
     for group in paper.GROUPS:
@@ -231,7 +233,7 @@ def charts(columns: Columns) -> list[tuple[str, Markup, str]]:
     return found
 
 
-def as_csv(columns: Columns, blocks: Sequence[Block]) -> str:
+def as_csv(columns: MeasuredColumns, blocks: Sequence[TableBlock]) -> str:
     """A line a figure: block, row, column, value, standard error, the values of the seeds."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
@@ -255,7 +257,10 @@ def as_csv(columns: Columns, blocks: Sequence[Block]) -> str:
 
 
 def as_markdown(
-    columns: Columns, blocks: Sequence[Block], found: Sequence[Found], notes: Sequence[str]
+    columns: MeasuredColumns,
+    blocks: Sequence[TableBlock],
+    found: Sequence[ReportedAnswer],
+    notes: Sequence[str],
 ) -> str:
     """The table in percent, and the questions with their differences in points."""
     parts = ["# Table C.1, reproduced at small scale", *notes]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from flava.core.files import write_whole
+from flava.core.files import write_atomically
 from flava.data.decoding import decode_image
 from flava.prepare.inspection import LONGEST, Described, Picked, mean_words
 from flava.prepare.sources import SOURCES
@@ -36,7 +36,7 @@ TEXT_SHOWN = 220
 
 
 @dataclass(frozen=True)
-class Count:
+class CountedValue:
     """A source's pairs beside the paper's, in the page's table."""
 
     title: str
@@ -54,7 +54,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Chart:
+class Histogram:
     """A histogram with its words."""
 
     title: str
@@ -82,7 +82,7 @@ def write_page(found: Sequence[Described], path: Path) -> None:
         picked=[(thumb(each), each) for each in picked(found)],
         shown=TEXT_SHOWN,
     )
-    write_whole(path, html.encode(errors="replace"))
+    write_atomically(path, html.encode(errors="replace"))
 
 
 def facts(found: Sequence[Described]) -> list[tuple[str, str]]:
@@ -114,7 +114,7 @@ def headlines(found: Sequence[Described]) -> list[tuple[str, str, str]]:
     ]
 
 
-def counts(found: Sequence[Described]) -> list[Count]:
+def counts(found: Sequence[Described]) -> list[CountedValue]:
     """The nine sources, whether they are there or not."""
     lines = []
     for name, source in SOURCES.items():
@@ -123,7 +123,7 @@ def counts(found: Sequence[Described]) -> list[Count]:
         there = [each for each in found if each.manifest["source"] == name]
         words: Counter[int] = sum((each.stats.words for each in there), Counter())
         lines.append(
-            Count(
+            CountedValue(
                 title=source.title,
                 paper=source.pairs,
                 pairs=sum(each.manifest["kept"] for each in there) if there else None,
@@ -135,7 +135,7 @@ def counts(found: Sequence[Described]) -> list[Count]:
     return lines
 
 
-def charts(found: Sequence[Described]) -> list[Chart]:
+def charts(found: Sequence[Described]) -> list[Histogram]:
     """Those for which there is something to be drawn."""
     words: Counter[int] = sum((each.stats.words for each in found), Counter())
     sides: Counter[int] = sum((each.stats.sides for each in found), Counter())
@@ -145,15 +145,17 @@ def charts(found: Sequence[Described]) -> list[Chart]:
     if words:
         about = f"Longer ones are counted at {LONGEST}. The line is the paper's mean."
         drawing = histogram("words", dict(words), mark=float(PAPER_WORDS))
-        made.append(Chart("Words of a text", about, drawing))
+        made.append(Histogram("Words of a text", about, drawing))
     if languages:
         about = "As fastText tells it of each text; of the shortest it is often wrong."
-        made.append(Chart("Languages", about, bars("languages", top(languages))))
+        made.append(Histogram("Languages", about, bars("languages", top(languages))))
     if sides:
         about = "Pixels of the shorter side, as written: larger images were made smaller."
-        made.append(Chart("Sizes of images", about, histogram("sides", dict(sides))))
+        made.append(Histogram("Sizes of images", about, histogram("sides", dict(sides))))
         about = "Width by height: left of 1 upright, right of it wide."
-        made.append(Chart("Shapes of images", about, histogram("shapes", dict(shapes), width=0.1)))
+        made.append(
+            Histogram("Shapes of images", about, histogram("shapes", dict(shapes), width=0.1))
+        )
     return made
 
 

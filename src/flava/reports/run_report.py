@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from flava.core.files import write_whole
+from flava.core.files import write_atomically
 from flava.core.progress import duration
 from flava.evaluation import words
 from flava.evaluation.record import PICTURES, Confusion, Evaluation, Figure, load_evaluation
@@ -62,7 +62,7 @@ def write_report(run_folder: Path) -> Path:
         config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
     )
     path = run_folder / "report.html"
-    write_whole(path, html.encode())
+    write_atomically(path, html.encode())
     return path
 
 

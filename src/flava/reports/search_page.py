@@ -13,7 +13,7 @@ from PIL import Image
 from flava.data.errors import SampleError
 from flava.data.shards import TAR_SUFFIXES
 from flava.inference.processor import ImageLike, open_image
-from flava.inference.row_sources import Kind
+from flava.inference.row_sources import InputKind
 from flava.inference.search import Hit, Index
 from flava.reports.run_report import PAGE
 
@@ -29,7 +29,7 @@ def results_page(index: Index, query: str | Path, hits: Sequence[Hit], seconds: 
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    of_images = index.about.kind == Kind.IMAGES.value
+    of_images = index.about.kind == InputKind.IMAGES.value
     return environment.get_template("search.html.jinja").render(
         style=Markup((PAGE / "style.css").read_text(encoding="utf-8")),
         query=query.name if isinstance(query, Path) else query,

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from flava.core.files import unwritable, write_whole
+from flava.core.files import write_atomically, write_error
 from flava.reports.charts import INK, PAGE_COLOURS, STYLE, themed_svg
 from flava.reports.run_report import environment
 from flava.reports.suite_table import (
@@ -212,8 +212,8 @@ def report_suite(places: Sequence[Path], paper: str, output: Path | None = None)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(output, error) from error
-    write_whole(output / "table.md", markdown(table).encode(errors="replace"))
-    write_whole(output / "table.csv", comma_separated(table).encode(errors="replace"))
-    write_whole(output / "table.html", html(table, output).encode(errors="replace"))
+        raise write_error(output, error) from error
+    write_atomically(output / "table.md", markdown(table).encode(errors="replace"))
+    write_atomically(output / "table.csv", comma_separated(table).encode(errors="replace"))
+    write_atomically(output / "table.html", html(table, output).encode(errors="replace"))
     print(f"written: {output}/table.md, table.csv and table.html")

@@ -12,7 +12,7 @@ from rich.table import Table as Drawn
 
 from flava.suite import paper
 from flava.suite.paper import GROUP_NAMES, Average, averages
-from flava.suite.results import FILE, Result, read_results
+from flava.suite.results import FILE, SuiteResult, read_results
 
 PERCENT = 100
 """The paper gives all figures in percent, correlations too; results are between -1 and 1."""
@@ -34,7 +34,7 @@ class Column:
 
     label: str
     """The model as the user named it; with what tells it from the others if that is needed."""
-    results: tuple[Result, ...]
+    results: tuple[SuiteResult, ...]
 
     @property
     def few(self) -> int | None:
@@ -82,7 +82,7 @@ class Table:
     averages: tuple[Line, ...]
 
 
-def make_table(results: Sequence[Result], column: str) -> Table:
+def make_table(results: Sequence[SuiteResult], column: str) -> Table:
     """The results beside the paper's column of that name.
 
     Raises:
@@ -128,9 +128,9 @@ def average_line(same: Sequence[Average]) -> Line:
     )
 
 
-def columns_of(results: Sequence[Result]) -> tuple[Column, ...]:
+def columns_of(results: Sequence[SuiteResult]) -> tuple[Column, ...]:
     """The results by weights and settings, in their order, under names that tell them apart."""
-    groups: dict[tuple[Any, ...], list[Result]] = {}
+    groups: dict[tuple[Any, ...], list[SuiteResult]] = {}
     for each in results:
         kept = (each.weights, *(each.settings.get(name) for name in DISTINGUISHING))
         groups.setdefault(kept, []).append(each)
@@ -142,7 +142,7 @@ def columns_of(results: Sequence[Result]) -> tuple[Column, ...]:
     )
 
 
-def label_of(result: Result) -> str:
+def label_of(result: SuiteResult) -> str:
     """The model's name, and whether it saw but a few samples."""
     name = result.model.rstrip("/")
     if len(name) > LABEL_LETTERS:
@@ -151,7 +151,7 @@ def label_of(result: Result) -> str:
     return f"{name} (few: {few})" if few is not None else name
 
 
-def distinct(labels: list[str], results: Sequence[Result]) -> list[str]:
+def distinct(labels: list[str], results: Sequence[SuiteResult]) -> list[str]:
     """The labels, those that occur twice followed by what their results differ in."""
     made = []
     for label, result in zip(labels, results, strict=True):
@@ -167,14 +167,14 @@ def distinct(labels: list[str], results: Sequence[Result]) -> list[str]:
     return made
 
 
-def read_all(places: Sequence[Path]) -> list[Result]:
+def read_all(places: Sequence[Path]) -> list[SuiteResult]:
     """The results of files, or of folders that hold a results.jsonl.
 
     Raises:
         FileNotFoundError: some are missing; all of them in one error.
         ValueError: some are damaged, or they hold no result.
     """
-    found: list[Result] = []
+    found: list[SuiteResult] = []
     mistakes: list[Exception] = []
     for place in places:
         try:

@@ -28,7 +28,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from flava.core.machine import machine
+from flava.core.machine import describe_machine
 from flava.core.progress import duration
 from flava.evaluation.record import FILE, Evaluation, load_evaluation
 from flava.recipes.columns import RELEASED, TINY
@@ -36,8 +36,8 @@ from flava.reports.charts import read_course
 from flava.reports.comparison_report import write_comparison
 from flava.reproduction.trials import QUICK, STAGES, Trial, columns, home_of, trials
 from flava.suite import paper
-from flava.suite.comparison import Columns
-from flava.training.trainer import Interrupted
+from flava.suite.comparison import MeasuredColumns
+from flava.training.launch import Interrupted
 
 LOOK = 2.0
 """Seconds between two looks at how far the trials are."""
@@ -110,14 +110,14 @@ def planned(config: ReproduceConfig, names: tuple[str, ...]) -> list[Trial]:
 def report(config: ReproduceConfig, done: Sequence[Trial]) -> Path:
     """Write the comparison of all columns that every seed has."""
     found = {name: evaluations(config, name) for name in (*paper.columns(), *STAGES)}
-    kept: Columns = {name: each for name, each in found.items() if each}
+    kept: MeasuredColumns = {name: each for name, each in found.items() if each}
     courses = [course for trial in done if (course := read_course(trial.folder))]
     facts = [
         ("seeds", str(config.seeds)),
         ("columns and stages", f"{len(kept)} of {len(found)}"),
         ("updates", f"{sum(course.last_step for course in courses):,}"),
         ("training time, summed", duration(sum(course.seconds for course in courses))),
-        ("machine", "{processor}, {cores} cores".format(**machine())),
+        ("describe_machine", "{processor}, {cores} cores".format(**describe_machine())),
     ]
     notes = [f"--quick: every run made a {QUICK}th of its updates."] if config.quick else []
     missing = [name for name in found if name not in kept and name != RELEASED]

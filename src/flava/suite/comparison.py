@@ -15,7 +15,7 @@ from flava.suite import paper
 from flava.suite.paper import group_average
 from flava.suite.task import Group
 
-Columns = Mapping[str, Sequence[Evaluation]]
+MeasuredColumns = Mapping[str, Sequence[Evaluation]]
 """Column -> its evaluations, one a seed."""
 
 NOISE = 2.0
@@ -26,7 +26,7 @@ NOTHING = 0.0005
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """A figure of `tasks` as a row of the table."""
 
     group: Group
@@ -40,31 +40,45 @@ class Row:
 
 
 ROWS = (
-    Row("vision", "Groups, unseen concepts", "linear_probe", "unseen_concepts_all", "accuracy"),
-    Row("vision", "Groups, unseen style and concepts", "linear_probe", "unseen_both", "accuracy"),
-    Row("vision", "MNIST", "digits", "digits", "accuracy"),
-    Row("nlp", "Groups of captions", "caption_groups", "unseen_concepts", "accuracy"),
-    Row("nlp", "Parts of speech", "parts_of_speech", "wordnet", "accuracy"),
-    Row("multimodal", "Zero-shot, unseen style", "zero_shot", "unseen_style", "accuracy"),
-    Row("multimodal", "Zero-shot, unseen concepts", "zero_shot", "unseen_concepts_all", "accuracy"),
-    Row("multimodal", "Unseen style TR R@1", "retrieval", "unseen_style", "image_to_text_r@1"),
-    Row("multimodal", "Unseen style TR R@5", "retrieval", "unseen_style", "image_to_text_r@5"),
-    Row("multimodal", "Unseen style IR R@1", "retrieval", "unseen_style", "text_to_image_r@1"),
-    Row("multimodal", "Unseen style IR R@5", "retrieval", "unseen_style", "text_to_image_r@5"),
-    Row(
+    ComparisonRow(
+        "vision", "Groups, unseen concepts", "linear_probe", "unseen_concepts_all", "accuracy"
+    ),
+    ComparisonRow(
+        "vision", "Groups, unseen style and concepts", "linear_probe", "unseen_both", "accuracy"
+    ),
+    ComparisonRow("vision", "MNIST", "digits", "digits", "accuracy"),
+    ComparisonRow("nlp", "Groups of captions", "caption_groups", "unseen_concepts", "accuracy"),
+    ComparisonRow("nlp", "Parts of speech", "parts_of_speech", "wordnet", "accuracy"),
+    ComparisonRow("multimodal", "Zero-shot, unseen style", "zero_shot", "unseen_style", "accuracy"),
+    ComparisonRow(
+        "multimodal", "Zero-shot, unseen concepts", "zero_shot", "unseen_concepts_all", "accuracy"
+    ),
+    ComparisonRow(
+        "multimodal", "Unseen style TR R@1", "retrieval", "unseen_style", "image_to_text_r@1"
+    ),
+    ComparisonRow(
+        "multimodal", "Unseen style TR R@5", "retrieval", "unseen_style", "image_to_text_r@5"
+    ),
+    ComparisonRow(
+        "multimodal", "Unseen style IR R@1", "retrieval", "unseen_style", "text_to_image_r@1"
+    ),
+    ComparisonRow(
+        "multimodal", "Unseen style IR R@5", "retrieval", "unseen_style", "text_to_image_r@5"
+    ),
+    ComparisonRow(
         "multimodal", "Unseen concepts TR R@5", "retrieval", "unseen_concepts", "image_to_text_r@5"
     ),
-    Row(
+    ComparisonRow(
         "multimodal", "Unseen concepts IR R@5", "retrieval", "unseen_concepts", "text_to_image_r@5"
     ),
 )
 """The groups of Table C.1: linear probes of images, of texts, and what takes both encoders."""
 
 HEADS = (
-    Row("multimodal", "Matching, unseen style", "itm", "unseen_style", "accuracy"),
-    Row("multimodal", "Masked words with image", "mmm_text", "unseen_style", "accuracy"),
-    Row("nlp", "Masked words of a dictionary", "mlm", "wordnet", "accuracy"),
-    Row("vision", "Masked patches", "mim", "unseen_style", "foreground_accuracy"),
+    ComparisonRow("multimodal", "Matching, unseen style", "itm", "unseen_style", "accuracy"),
+    ComparisonRow("multimodal", "Masked words with image", "mmm_text", "unseen_style", "accuracy"),
+    ComparisonRow("nlp", "Masked words of a dictionary", "mlm", "wordnet", "accuracy"),
+    ComparisonRow("vision", "Masked patches", "mim", "unseen_style", "foreground_accuracy"),
 )
 """What only columns with the head for it can do: shown below, in no average."""
 
@@ -105,7 +119,7 @@ class Estimate:
         return Estimate(differences, math.hypot(self.sampling, other.sampling))
 
 
-def of_row(row: Row, evaluations: Sequence[Evaluation]) -> Estimate | None:
+def of_row(row: ComparisonRow, evaluations: Sequence[Evaluation]) -> Estimate | None:
     """None where a seed was not measured."""
     found = [figure for each in evaluations if (figure := row.of(each)) is not None]
     if not found or len(found) < len(evaluations):
@@ -138,7 +152,7 @@ def mean_of(found: Sequence[Estimate | None]) -> Estimate | None:
 
 
 @dataclass(frozen=True)
-class Question:
+class PaperQuestion:
     """What two or more columns answer by the differences of pairs of them, (with, without)."""
 
     title: str
@@ -151,18 +165,18 @@ def each_start(with_it: str, without: str) -> tuple[tuple[str, str], ...]:
 
 
 QUESTIONS = (
-    Question("Global against local contrast", (("flava-c", "flava-c-local"),)),
-    Question("Masked losses added", each_start("flava-mm", "flava-c")),
-    Question("Unimodal data added", each_start("flava", "flava-mm")),
-    Question(
+    PaperQuestion("Global against local contrast", (("flava-c", "flava-c-local"),)),
+    PaperQuestion("Masked losses added", each_start("flava-mm", "flava-c")),
+    PaperQuestion("Unimodal data added", each_start("flava", "flava-mm")),
+    PaperQuestion(
         "DINO against BEiT",
         tuple((f"{name}-dino", f"{name}-beit") for name in ("flava-c", "flava-mm", "flava")),
     ),
-    Question(
+    PaperQuestion(
         "Unimodal encoders to start from",
         tuple((f"{name}-dino", name) for name in ("flava-c", "flava-mm", "flava")),
     ),
-    Question("FLAVA's encoders against CLIP's", (("flava-c-local", "clip-pmd"),)),
+    PaperQuestion("FLAVA's encoders against CLIP's", (("flava-c-local", "clip-pmd"),)),
 )
 """Those of the paper's section 4 and supplement C and D."""
 
@@ -184,7 +198,7 @@ class Answer:
         return (ours.value > 0) == (theirs > 0)
 
 
-def answers(question: Question, columns: Columns) -> list[Answer]:
+def answers(question: PaperQuestion, columns: MeasuredColumns) -> list[Answer]:
     """A question's differences, of those columns that are there."""
     return [
         Answer(
@@ -214,7 +228,7 @@ def papers_average(group: Group, column: str) -> float | None:
     return average.value / 100 if average.value is not None and average.whole else None
 
 
-def rank_correlation(group: Group, columns: Columns) -> tuple[float, int] | None:
+def rank_correlation(group: Group, columns: MeasuredColumns) -> tuple[float, int] | None:
     """Spearman's, of a group's averages here and in the paper, and over how many columns.
 
     None of fewer than three columns, or where all are alike.

@@ -16,14 +16,14 @@ from torch import nn
 
 from flava.checkpoints.digests import weights_digest
 from flava.checkpoints.load import load_pretrained
-from flava.core.machine import machine
+from flava.core.machine import describe_machine
 from flava.core.progress import duration
 from flava.evaluation.features import Evaluated, Settings
 from flava.evaluation.record import Figure
 from flava.suite.registry import absent
-from flava.suite.results import FILE, Result, add_results, identifying, read_results
+from flava.suite.results import FILE, SuiteResult, add_results, identifying, read_results
 from flava.suite.task import SuiteTask
-from flava.training.trainer import Interrupted
+from flava.training.launch import Interrupted
 
 PACKAGES = (
     "flava",
@@ -49,12 +49,12 @@ class Measurement:
     weights: str
     settings: Settings
 
-    def made(self, result: Result) -> bool:
+    def made(self, result: SuiteResult) -> bool:
         """Whether this very measurement gave the result."""
         same_model = result.weights == self.weights
         return same_model and result.settings == identifying(self.settings)
 
-    def results(self, task: SuiteTask) -> list[Result]:
+    def results(self, task: SuiteTask) -> list[SuiteResult]:
         """The task's figures.
 
         Raises:
@@ -70,11 +70,11 @@ class Measurement:
             "settings": identifying(self.settings),
             "seconds": round(time.monotonic() - begun, 3),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": machine(),
+            "describe_machine": describe_machine(),
             "versions": {name: version(name) for name in PACKAGES},
         }
         return [
-            Result(**asdict(figure), row=rows.get(number), **common)
+            SuiteResult(**asdict(figure), row=rows.get(number), **common)
             for number, figure in enumerate(figures)
         ]
 
@@ -200,7 +200,7 @@ def rows_filled(task: SuiteTask, figures: Sequence[Figure]) -> dict[int, str]:
     return filled
 
 
-def summary(results: Sequence[Result]) -> list[str]:
+def summary(results: Sequence[SuiteResult]) -> list[str]:
     """A line for each figure, beside its baselines."""
     lines = []
     for each in results:

@@ -23,7 +23,7 @@ AVERAGE = "average"
 
 
 @dataclass(frozen=True)
-class Row:
+class PaperRow:
     """A row of Table C.1: one of its 41 figures."""
 
     group: Group
@@ -32,10 +32,12 @@ class Row:
 
 
 @cache
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[PaperRow, ...]:
     """The 41 rows, in the table's order within their groups: 22 of vision, 8 of NLP, 11 of both."""
     lines = table("table_c1.csv")
-    return tuple(Row(group, line["task"]) for group in GROUPS for line in lines_of(group, lines))
+    return tuple(
+        PaperRow(group, line["task"]) for group in GROUPS for line in lines_of(group, lines)
+    )
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from flava.core.files import explain, unwritable, write_whole
+from flava.core.files import explain_errors, write_atomically, write_error
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 
@@ -15,7 +15,7 @@ FILE = "results.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result(Figure):
+class SuiteResult(Figure):
     """A figure with all that produced it: a line of results.jsonl."""
 
     # JSON has no NaN: by default pydantic writes null, which it would not read again.
@@ -38,7 +38,7 @@ class Result(Figure):
     """Package -> version."""
 
 
-LINE = TypeAdapter(Result)
+LINE = TypeAdapter(SuiteResult)
 
 
 def identifying(settings: Settings) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def identifying(settings: Settings) -> dict[str, Any]:
     return kept
 
 
-def read_results(path: Path) -> list[Result]:
+def read_results(path: Path) -> list[SuiteResult]:
     """The results of a file, in order; a last line that was cut off is passed over.
 
     Raises:
@@ -64,7 +64,7 @@ def read_results(path: Path) -> list[Result]:
             "writes it"
         )
     lines = path.read_bytes().split(b"\n")
-    results: list[Result] = []
+    results: list[SuiteResult] = []
     mistakes: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -73,7 +73,7 @@ def read_results(path: Path) -> list[Result]:
             results.append(LINE.validate_json(line))
         except ValidationError as error:
             if number < len(lines):  # else there is no line break behind it: it was cut off
-                mistakes.append(f"line {number}:{explain(error)}")
+                mistakes.append(f"line {number}:{explain_errors(error)}")
     if mistakes:
         raise ValueError(
             f"{path} holds lines that are no results of the suite. Delete them, and evaluate their "
@@ -82,7 +82,7 @@ def read_results(path: Path) -> list[Result]:
     return results
 
 
-def add_results(path: Path, new: Sequence[Result]) -> None:
+def add_results(path: Path, new: Sequence[SuiteResult]) -> None:
     """Add a task's results to a file: all of them or none, whatever happens.
 
     Raises:
@@ -92,6 +92,6 @@ def add_results(path: Path, new: Sequence[Result]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise unwritable(path, error) from error
+        raise write_error(path, error) from error
     results = [*(read_results(path) if path.exists() else []), *new]
-    write_whole(path, b"".join(LINE.dump_json(each) + b"\n" for each in results))
+    write_atomically(path, b"".join(LINE.dump_json(each) + b"\n" for each in results))

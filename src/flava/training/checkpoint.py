@@ -26,17 +26,17 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from flava.checkpoints.native import OwnModel, write_model
-from flava.core.distributed import is_of_ranks, rank, world_size
-from flava.core.files import whole_folder
-from flava.data.loader import SourceMarks
-from flava.data.streaming import Mark
+from flava.core.distributed import is_connection_error, rank, world_size
+from flava.core.files import atomic_folder
+from flava.data.loader import SourcePositions
+from flava.data.streaming import StreamPosition
 
 STATE = "state"
 """The folder of tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """How far a run was when a checkpoint was written; at first, nowhere."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -53,16 +53,16 @@ class Progress:
     """Updates that were left out, among those made."""
     ranks: int = 1
     """How many processes trained."""
-    marks: dict[str, dict[int, Mark]] = field(default_factory=dict)
+    marks: dict[str, dict[int, StreamPosition]] = field(default_factory=dict)
     """Where the streams of each source stood, whichever rank read them: see `Loader`."""
 
 
-PROGRESS = TypeAdapter(Progress)
+PROGRESS = TypeAdapter(TrainingProgress)
 
 
-def joined_marks(of_ranks: Iterable[SourceMarks]) -> dict[str, dict[int, Mark]]:
+def joined_marks(of_ranks: Iterable[SourcePositions]) -> dict[str, dict[int, StreamPosition]]:
     """Of each stream the furthest mark: a rank keeps old ones of streams that others read."""
-    found: dict[str, dict[int, Mark]] = {}
+    found: dict[str, dict[int, StreamPosition]] = {}
     for marks in of_ranks:
         for source, streams in marks.items():
             known = found.setdefault(source, {})
@@ -84,16 +84,16 @@ def save_checkpoint(folder: Path, name: str, model: OwnModel) -> Path:
         OSError: it could not be written; what was there before is untouched.
     """
     target = folder / name
-    with whole_folder(target) as partial:
+    with atomic_folder(target) as partial:
         write_model(model, partial)
     return target
 
 
-def write_progress(progress: Progress, folder: Path) -> None:
+def write_progress(progress: TrainingProgress, folder: Path) -> None:
     (folder / "progress.json").write_bytes(PROGRESS.dump_json(progress, indent=2) + b"\n")
 
 
-def load_progress(folder: Path) -> Progress:
+def load_progress(folder: Path) -> TrainingProgress:
     """Raises:
     FileNotFoundError: the checkpoint was made to be used, not to be gone on from.
     ValueError: the file is damaged.
@@ -214,7 +214,7 @@ class Writer:
         model: OwnModel,
         weights: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor],
-        progress: Progress,
+        progress: TrainingProgress,
         links: Sequence[str],
     ) -> None:
         """Begin to write ``folder/name``, after the one before; ``weights`` are already a copy.
@@ -246,7 +246,7 @@ class Writer:
                 # torch and safetensors report a full disk as errors of their own.
                 if rank() == 0:
                     shutil.rmtree(partial, ignore_errors=True)
-                if isinstance(error, RuntimeError) and is_of_ranks(error):
+                if isinstance(error, RuntimeError) and is_connection_error(error):
                     raise
                 raise OSError(
                     f"{self.folder / name} could not be written ({reason(error)}): free some "

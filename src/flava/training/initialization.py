@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.native import absent_of
 from flava.checkpoints.reading import locate
-from flava.core.files import write_whole
+from flava.core.files import write_atomically
 from flava.models import Codebook, Flava
 
 PARTS = {"image": "image_encoder", "text": "text_encoder", "codebook": "codebook"}
@@ -42,7 +42,7 @@ class InitConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Taken:
+class InitReport:
     """What a part of the model got from its source. Counts are of tensors."""
 
     part: str
@@ -64,7 +64,7 @@ class Taken:
         return "; ".join([said, *self.differing])
 
 
-def initialise(model: nn.Module, init: InitConfig) -> list[Taken]:
+def initialise(model: nn.Module, init: InitConfig) -> list[InitReport]:
     """Fill parts of a model from their sources, and tell what was taken.
 
     A decoder that a codebook's source lacks goes into the ``absent`` of codebook and model.
@@ -83,18 +83,18 @@ def initialise(model: nn.Module, init: InitConfig) -> list[Taken]:
     return taken
 
 
-def save_taken(taken: Sequence[Taken], folder: Path) -> None:
+def save_init_reports(taken: Sequence[InitReport], folder: Path) -> None:
     """Write ``init.json``.
 
     Raises:
         OSError: it could not be written.
     """
     content = json.dumps([asdict(each) for each in taken], indent=2)
-    write_whole(folder / "init.json", content.encode() + b"\n")
+    write_atomically(folder / "init.json", content.encode() + b"\n")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class PartSource:
     """A part of the model, and the part of its source that it is to be filled from."""
 
     field: str
@@ -151,13 +151,13 @@ class Found:
             if name not in passed_over and theirs[name] != value
         }
 
-    def fill(self) -> Taken:
+    def fill(self) -> InitReport:
         weights = self.weights
         self.ours.load_state_dict(weights, strict=False)
         if isinstance(self.ours, Codebook):
             self.ours.absent = frozenset(self.absent)
         prefix = f"{self.name}." if self.name else ""
-        return Taken(
+        return InitReport(
             part=PARTS[self.field],
             source=self.origin,
             tensors=len(weights),
@@ -170,14 +170,16 @@ class Found:
         )
 
 
-def find(model: nn.Module, field: str, source: str) -> Found:
+def find(model: nn.Module, field: str, source: str) -> PartSource:
     """Raises FileNotFoundError or ValueError: as `load_pretrained`."""
     place = locate(source)
     whole, ours = load_pretrained(place), model.get_submodule(PARTS[field])
     same = [(name, part) for name, part in whole.named_modules() if type(part) is type(ours)]
     # DINO has two: the teacher's, which is the one to take, stands uppermost.
     name, theirs = min(same, key=lambda each: len(each[0]), default=("", None))
-    return Found(field=field, origin=str(place), ours=ours, whole=whole, name=name, theirs=theirs)
+    return PartSource(
+        field=field, origin=str(place), ours=ours, whole=whole, name=name, theirs=theirs
+    )
 
 
 def differing_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:

@@ -1,7 +1,7 @@
 """From a run to the model and the objective that it trains."""
 
 from flava.checkpoints.native import build_model
-from flava.models import Clip, Codebook, Dino, Flava, MaskedImage, MaskedText
+from flava.models import Clip, Codebook, Dino, Flava, MaskedImageModel, MaskedTextModel
 from flava.objectives import (
     ClipObjective,
     ClipObjectiveConfig,
@@ -30,7 +30,7 @@ def objective_of(run: Run) -> Objective:
             return FlavaObjective(config, model)
         case ClipObjectiveConfig() as config, Clip() as model:
             return ClipObjective(config, model)
-        case MaskedObjectiveConfig(), MaskedImage() | MaskedText() as model:
+        case MaskedObjectiveConfig(), MaskedImageModel() | MaskedTextModel() as model:
             return MaskedObjective(model)
     raise AssertionError("Run checks that objective and model fit")
 

@@ -25,8 +25,8 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from torch.utils.tensorboard import SummaryWriter
 
 from flava.core.distributed import rank
-from flava.core.files import unwritable, write_whole
-from flava.training.run import LoopConfig
+from flava.core.files import write_atomically, write_error
+from flava.training.run import TrainerConfig
 
 NAMED_IN = "wandb-id"
 """The file in a run's folder by which it is the same run there when it goes on."""
@@ -39,7 +39,7 @@ class Tracker:
         ValueError: the library is not installed.
     """
 
-    def __init__(self, run: LoopConfig) -> None:
+    def __init__(self, run: TrainerConfig) -> None:
         self.run: Any = library().init(
             project=run.wandb,
             id=identity(run.output_dir),
@@ -71,23 +71,23 @@ def library() -> Any:
 def identity(folder: Path) -> str:
     path = folder / NAMED_IN
     if not path.exists():
-        write_whole(path, uuid4().hex[:8].encode())
+        write_atomically(path, uuid4().hex[:8].encode())
     return path.read_text()
 
 
-Row = Mapping[str, float | int | str | None]
+MetricsRow = Mapping[str, float | int | str | None]
 
 
 class Watch:
     """All that is told of a run as it goes on; rank 0 tells it."""
 
-    def __init__(self, run: LoopConfig, step: int) -> None:
+    def __init__(self, run: TrainerConfig, step: int) -> None:
         self.told: list[Metrics | Display | Tracker] = []
         if rank() == 0:
             tracker = [Tracker(run)] if run.wandb else []
             self.told = [*tracker, Metrics(run.output_dir, step), Display(step, run.max_steps)]
 
-    def write(self, row: Row) -> None:
+    def write(self, row: MetricsRow) -> None:
         """A row an update, or a probe."""
         for each in self.told:
             each.write(row)
@@ -110,10 +110,10 @@ class Metrics:
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / "metrics.jsonl"
         kept = [line for line in lines(self.path) if json.loads(line)["step"] <= step]
-        write_whole(self.path, "".join(line + "\n" for line in kept).encode())
+        write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
-    def write(self, row: Row) -> None:
+    def write(self, row: MetricsRow) -> None:
         """Raises OSError if the disk is full; rows before this one stay."""
         with self.named_errors():
             with self.path.open("a") as file:
@@ -131,7 +131,7 @@ class Metrics:
         try:
             yield
         except OSError as error:
-            raise unwritable(self.path, error) from error
+            raise write_error(self.path, error) from error
 
 
 def finite(value: object) -> object:
@@ -172,7 +172,7 @@ class Display:
     def close(self) -> None:
         self.progress.stop()
 
-    def write(self, row: Row) -> None:
+    def write(self, row: MetricsRow) -> None:
         self.step = int(row["step"] or 0)
         probed = {name.removeprefix("probe/"): v for name, v in row.items() if "probe/" in name}
         if probed:
@@ -212,7 +212,7 @@ have settled by then)."""
 
 
 @contextmanager
-def profiled(run: LoopConfig) -> Iterator[Callable[[], None]]:
+def profiled(run: TrainerConfig) -> Iterator[Callable[[], None]]:
     """What is to be called after each update. ``trace.json.gz`` in the run's folder is of rank 0;
     parts of an update stand in it by the names of `meter.PARTS`."""
     if not run.profile or rank() != 0:

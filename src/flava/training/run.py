@@ -9,9 +9,9 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from flava.core.files import explain, write_whole
+from flava.core.files import explain_errors, write_atomically
 from flava.core.precision import Precision
-from flava.core.unions import KIND, Named
+from flava.core.unions import KIND, TaggedUnion
 from flava.data.loader import DataConfig
 from flava.models import (
     ClipConfig,
@@ -62,7 +62,7 @@ class Validator(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class TrainerConfig:
     """What the loop reads of a run's configuration; each kind of run adds what it trains on what.
 
     All of it is saved beside the checkpoints, and compared when the run is resumed.
@@ -160,7 +160,7 @@ TRAINED_BY = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(LoopConfig):
+class Run(TrainerConfig):
     """Everything that decides what a pretraining run, or a codebook's, does."""
 
     model: Annotated[
@@ -170,7 +170,7 @@ class Run(LoopConfig):
         | DinoConfig
         | MaskedImageConfig
         | MaskedTextConfig,
-        Named(),
+        TaggedUnion(),
     ]
     """Geometry of the model."""
     objective: Annotated[
@@ -179,7 +179,7 @@ class Run(LoopConfig):
         | ClipObjectiveConfig
         | DinoObjectiveConfig
         | MaskedObjectiveConfig,
-        Named(),
+        TaggedUnion(),
     ]
     """The losses' settings."""
     data: DataConfig
@@ -235,7 +235,7 @@ class Run(LoopConfig):
 
 
 RUN = TypeAdapter(Run)
-AnyRun = TypeVar("AnyRun", bound=LoopConfig)
+AnyRun = TypeVar("AnyRun", bound=TrainerConfig)
 
 FREE_ON_RESUME = {
     "output_dir",
@@ -258,8 +258,8 @@ FREE_ON_RESUME = {
 """Fields that may differ when a run is resumed; any other would make it another run."""
 
 
-def save_run(run: LoopConfig, path: Path) -> None:
-    write_whole(path, TypeAdapter(type(run)).dump_json(run, indent=2) + b"\n")
+def save_run(run: TrainerConfig, path: Path) -> None:
+    write_atomically(path, TypeAdapter(type(run)).dump_json(run, indent=2) + b"\n")
 
 
 def load_run(path: Path, kind: type[AnyRun] = Run) -> AnyRun:
@@ -275,7 +275,7 @@ def load_run(path: Path, kind: type[AnyRun] = Run) -> AnyRun:
             saved.setdefault("validator", former_validator(saved))
         return TypeAdapter(kind).validate_json(json.dumps(saved))
     except ValidationError as error:
-        raise ValueError(f"{path} is not a run's configuration:{explain(error)}") from error
+        raise ValueError(f"{path} is not a run's configuration:{explain_errors(error)}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not a run's configuration: {error}") from error
 

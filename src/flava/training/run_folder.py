@@ -12,15 +12,15 @@ from uuid import uuid4
 import torch
 from pydantic import TypeAdapter
 
-from flava.core.distributed import from_all, raise_once, rank, world_size
+from flava.core.distributed import gather_objects, raise_on_rank_0, rank, world_size
 from flava.training.checkpoint import clear_rests, last_checkpoint
-from flava.training.run import LoopConfig, differences, flatten, load_run, save_run
+from flava.training.run import TrainerConfig, differences, flatten, load_run, save_run
 
 PATIENCE = 5.0
 """Seconds until a file of another machine must be seen: network file systems cache folders."""
 
 
-def check(run: LoopConfig, mistakes: Sequence[str] = ()) -> None:
+def check(run: TrainerConfig, mistakes: Sequence[str] = ()) -> None:
     """Make sure that all ranks can start or resume this run, with whatever else is wrong with it.
 
     Raises:
@@ -31,10 +31,10 @@ def check(run: LoopConfig, mistakes: Sequence[str] = ()) -> None:
     if world_size() > 1:
         found = of_ranks(found) + disagreements(run) + unshared(run.output_dir)
     if found:
-        raise_once(ValueError("the run cannot start:\n  " + "\n  ".join(found)))
+        raise_on_rank_0(ValueError("the run cannot start:\n  " + "\n  ".join(found)))
 
 
-def claim(run: LoopConfig) -> None:
+def claim(run: TrainerConfig) -> None:
     """Make the folder this run's own; `check` must have found nothing wrong with it.
 
     Raises:
@@ -46,7 +46,7 @@ def claim(run: LoopConfig) -> None:
         if checkpoints.is_dir():
             clear_rests(checkpoints)
         save_run(run, run.output_dir / "run.json")
-    from_all(None)  # nobody writes before that
+    gather_objects(None)  # nobody writes before that
 
 
 def make(folder: Path) -> None:
@@ -59,7 +59,7 @@ def make(folder: Path) -> None:
         ) from error
 
 
-def taken(run: LoopConfig) -> list[str]:
+def taken(run: TrainerConfig) -> list[str]:
     """Why the run cannot have its folder: a line if it is in use, or one a field that differs."""
     folder = run.output_dir
     try:
@@ -84,13 +84,13 @@ def taken(run: LoopConfig) -> list[str]:
 
 def of_ranks(found: list[str]) -> list[str]:
     """The lines of all ranks, each once."""
-    return list(dict.fromkeys(line for lines in from_all(found) for line in lines))
+    return list(dict.fromkeys(line for lines in gather_objects(found) for line in lines))
 
 
-def disagreements(run: LoopConfig) -> list[str]:
+def disagreements(run: TrainerConfig) -> list[str]:
     """Where ranks were started with another configuration or code than rank 0: a line each."""
     config = flatten(json.loads(TypeAdapter(type(run)).dump_json(run)))
-    every = from_all((config, code_version()))
+    every = gather_objects((config, code_version()))
     first, code = every[0]
     found = []
     for number, (other, version_there) in enumerate(every[1:], 1):
@@ -128,10 +128,12 @@ def unshared(folder: Path) -> list[str]:
             mark.touch()
         except OSError as error:
             problem = str(error)
-    problem, name = from_all((problem, mark.name))[0]
+    problem, name = gather_objects((problem, mark.name))[0]
     if problem:
         return [problem]
-    blind = [number for number, sees in enumerate(from_all(appears(folder / name))) if not sees]
+    blind = [
+        number for number, sees in enumerate(gather_objects(appears(folder / name))) if not sees
+    ]
     if rank() == 0:
         mark.unlink()
     if not blind:

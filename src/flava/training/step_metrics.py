@@ -16,12 +16,12 @@ from torch.profiler import record_function
 
 from flava.core.batch import Batch
 from flava.core.distributed import rank, world_size
-from flava.core.files import write_whole
-from flava.training.run import LoopConfig
+from flava.core.files import write_atomically
+from flava.training.run import TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class BatchLosses:
     """What was computed of one batch of an update."""
 
     total: Float[Tensor, ""]
@@ -30,7 +30,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
+class StepMetrics:
     """The same on every rank."""
 
     parts: Sequence[Mapping[str, float]]
@@ -58,12 +58,12 @@ class Figures:
         return list(dict.fromkeys(bad))
 
 
-def read_figures(
-    parts: Sequence[Part],
+def read_step_metrics(
+    parts: Sequence[BatchLosses],
     norm: Float[Tensor, ""],
     votes: Sequence[float],
     scale: Float[Tensor, ""] | None = None,
-) -> Figures:
+) -> StepMetrics:
     """Wait for the device, once, and exchange the numbers with the other ranks, once.
 
     A loss is weighed by the objective such that its mean over ranks is that of the joined batch. An
@@ -97,16 +97,16 @@ def read_figures(
             if ranks:
                 row[f"accuracy/{name}"] = summed / ranks
         rows.append(row)
-    return Figures(parts=rows, norm=total_norm, votes=list(found), scale=found_scale)
+    return StepMetrics(parts=rows, norm=total_norm, votes=list(found), scale=found_scale)
 
 
 class FiniteCheck:
     """Keeps bad numbers from the weights, and counts the updates that this costs."""
 
-    def __init__(self, run: LoopConfig, count: int = 0) -> None:
+    def __init__(self, run: TrainerConfig, count: int = 0) -> None:
         self.run, self.count = run, count
 
-    def passes(self, step: int, lr: float, batches: Sequence[Batch], figures: Figures) -> bool:
+    def passes(self, step: int, lr: float, batches: Sequence[Batch], figures: StepMetrics) -> bool:
         """Whether update number ``step`` (from 1) may be made; evidence is saved if not.
 
         All ranks have the same figures, and decide the same.
@@ -130,7 +130,7 @@ class FiniteCheck:
         )
 
     def save_evidence(
-        self, step: int, lr: float, batches: Sequence[Batch], figures: Figures
+        self, step: int, lr: float, batches: Sequence[Batch], figures: StepMetrics
     ) -> Path:
         """Every rank names the samples that it had."""
         of_rank = f"-rank-{rank()}" if rank() else ""
@@ -144,14 +144,14 @@ class FiniteCheck:
                 for b, each in zip(batches, figures.parts, strict=True)
             ],
         }
-        write_whole(path, json.dumps(evidence, indent=2).encode() + b"\n")
+        write_atomically(path, json.dumps(evidence, indent=2).encode() + b"\n")
         return path
 
 
 PARTS: tuple[str, ...] = ("data", "forward", "backward", "optimizer")
 
 
-class Meter:
+class StepTimer:
     """Seconds of each part of an update, on the device that computes it.
 
     A GPU works behind the program: there, marks are put into its own queue and read when the update

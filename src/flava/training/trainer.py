@@ -13,13 +13,13 @@ import torch
 from flava.checkpoints.native import restore_own
 from flava.checkpoints.reading import read_path
 from flava.core.batch import Batch
-from flava.core.distributed import from_all, own_device, raise_once, world_size
-from flava.core.machine import known
-from flava.data.loader import SourceMarks
-from flava.objectives.accumulation import Losses, joined
-from flava.objectives.objective import Objective, Probe, Work
+from flava.core.distributed import gather_objects, local_device, raise_on_rank_0, world_size
+from flava.core.machine import gpu_named
+from flava.data.loader import SourcePositions
+from flava.objectives.accumulation import Losses, accumulated_losses
+from flava.objectives.objective import Objective, Validate, Work
 from flava.training.checkpoint import (
-    Progress,
+    TrainingProgress,
     Writer,
     joined_marks,
     last_checkpoint,
@@ -27,7 +27,7 @@ from flava.training.checkpoint import (
     step_name,
 )
 from flava.training.launch import Interrupted, Stopping
-from flava.training.metrics import Row, Watch, profiled
+from flava.training.metrics import MetricsRow, Watch, profiled
 from flava.training.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -35,12 +35,16 @@ from flava.training.optimizer import (
     weight_decay_at,
 )
 from flava.training.parallel import ParallelModel, by_name
-from flava.training.run import LoopConfig, load_run
+from flava.training.run import TrainerConfig, load_run
 from flava.training.run_folder import claim
 from flava.training.state import restore, seed_anew, tensors_of
-from flava.training.step_metrics import Figures, FiniteCheck, Meter, Part, read_figures
-
-__all__ = ["Interrupted", "Objective", "Probe", "Trainer"]
+from flava.training.step_metrics import (
+    BatchLosses,
+    FiniteCheck,
+    StepMetrics,
+    StepTimer,
+    read_step_metrics,
+)
 
 
 class Trainer:
@@ -51,17 +55,17 @@ class Trainer:
 
     def __init__(
         self,
-        run: LoopConfig,
+        run: TrainerConfig,
         objective: Objective,
-        probe: Probe | None,
+        probe: Validate | None,
         work: Callable[[Batch], Work] | None = None,
     ) -> None:
         self.run, self.objective, self.probe, self.work = run, objective, probe, work
-        self.device, self.model = own_device(), objective.model
+        self.device, self.model = local_device(), objective.model
         self.checkpoints = run.output_dir / "checkpoints"
         last = last_checkpoint(run.output_dir)
         progress = progress_of(run, last)
-        from_all(None)  # all have read it before one claims the folder
+        gather_objects(None)  # all have read it before one claims the folder
         claim(run)
         if last:
             restore_own(self.model, read_path(last))
@@ -72,10 +76,10 @@ class Trainer:
         # What was the best by another validator says nothing of this one's figures.
         self.best = progress.best if progress.best_of == run.judged_by else None
         self.saved = self.step if last else None
-        self.marks: SourceMarks = progress.marks
-        self.position: Callable[[], SourceMarks] = dict
+        self.marks: SourcePositions = progress.marks
+        self.position: Callable[[], SourcePositions] = dict
         self.finite = FiniteCheck(run, progress.non_finite)
-        self.stopping, self.meter = Stopping(), Meter(self.device)
+        self.stopping, self.meter = Stopping(), StepTimer(self.device)
         self.writer = Writer(self.checkpoints, run.keep_last, run.timeout)
         if last:
             restore(last, self.model, self.optimizer)
@@ -83,7 +87,9 @@ class Trainer:
         if world_size() != progress.ranks:
             seed_anew(run.seed, self.step)
 
-    def train(self, batches: Iterator[Batch], position: Callable[[], SourceMarks] = dict) -> None:
+    def train(
+        self, batches: Iterator[Batch], position: Callable[[], SourcePositions] = dict
+    ) -> None:
         """Train to ``max_steps`` on ``batches``, which begin with that of update ``self.step``.
 
         Checkpoints keep the ``position`` in the data, and who goes on finds it in ``self.marks``.
@@ -107,7 +113,7 @@ class Trainer:
                 self.look(watch)
             if self.step < self.run.max_steps:
                 self.save()
-        from_all(None)  # a rank that hangs while it ends must not keep the launcher for ever
+        gather_objects(None)  # a rank that hangs while it ends must not keep the launcher for ever
         if self.stopping.by and self.step < self.run.max_steps:
             raise Interrupted(
                 f"stopped after {self.step} of {self.run.max_steps} updates; the checkpoint is in "
@@ -115,7 +121,7 @@ class Trainer:
                 self.stopping.by,
             )
 
-    def update(self, batches: Iterator[Batch]) -> Row:
+    def update(self, batches: Iterator[Batch]) -> MetricsRow:
         """One update of the weights, over ``accumulate`` batches as one."""
         meter = self.meter
         meter.begin()
@@ -160,7 +166,9 @@ class Trainer:
         done = sum(each.operations for each in work) / elapsed
         found["tokens_per_second"] = world_size() * sum(each.tokens for each in work) / elapsed
         found["tflops_per_second"] = done / 1e12
-        if self.device.type == "cuda" and (gpu := known(torch.cuda.get_device_name(self.device))):
+        if self.device.type == "cuda" and (
+            gpu := gpu_named(torch.cuda.get_device_name(self.device))
+        ):
             found["mfu"] = done / gpu.peak(self.run.precision)
         return found
 
@@ -169,14 +177,14 @@ class Trainer:
         a part of the forward pass."""
         encoding = self.meter.part("forward") if len(drawn) > 1 else nullcontext()
         with encoding, self.autocast():
-            return joined(self.objective, drawn, self.parallel.learner, self.device)
+            return accumulated_losses(self.objective, drawn, self.parallel.learner, self.device)
 
     def autocast(self) -> torch.autocast:
         """Where matrix products are computed in the run's precision."""
         precision = self.run.precision.dtype
         return torch.autocast(self.device.type, precision, enabled=precision != torch.float32)
 
-    def add_gradients(self, batch: Losses, *, last: bool) -> Part:
+    def add_gradients(self, batch: Losses, *, last: bool) -> BatchLosses:
         """Add a batch's gradients to those there are; at an update's ``last``, of all ranks."""
         with self.parallel.gradients(last=last):
             with self.meter.part("forward"), self.autocast():
@@ -185,17 +193,17 @@ class Trainer:
                 total = torch.stack(list(losses.values())).sum()
                 (total / self.run.accumulate).backward()
         found = {name: loss.detach() for name, loss in losses.items()}
-        return Part(total=total.detach(), losses=found, accuracies=accuracies)
+        return BatchLosses(total=total.detach(), losses=found, accuracies=accuracies)
 
-    def agree(self, parts: Sequence[Part], norm: torch.Tensor) -> Figures:
+    def agree(self, parts: Sequence[BatchLosses], norm: torch.Tensor) -> StepMetrics:
         """The update's figures; and whether to stop after it, since all ranks must."""
         failed = float(self.writer.failed)
         scale = getattr(self.model, "logit_scale", None)
-        figures = read_figures(parts, norm, [failed, *self.stopping.votes()], scale)
+        figures = read_step_metrics(parts, norm, [failed, *self.stopping.votes()], scale)
         some_failed, *votes = figures.votes
         self.stopping.count(votes)
         if some_failed:
-            raise_once(self.writer.failure())
+            raise_on_rank_0(self.writer.failure())
         return figures
 
     def set_schedules(self) -> float:
@@ -227,7 +235,7 @@ class Trainer:
         self.best = max(figure, best)
         return True
 
-    def probed(self, probe: Probe) -> dict[str, float]:
+    def probed(self, probe: Validate) -> dict[str, float]:
         """Every rank asks the probe, since each may hold a part of the model only."""
         self.model.eval()
         with torch.inference_mode(), self.parallel.whole():
@@ -244,24 +252,24 @@ class Trainer:
             self.model,
             self.parallel.weights(),
             tensors_of(self.model, self.optimizer),
-            Progress(
+            TrainingProgress(
                 step=self.step,
                 seconds=self.seconds,
                 best=self.best,
                 best_of=self.run.judged_by,
                 non_finite=self.finite.count,
                 ranks=world_size(),
-                marks=joined_marks(from_all(self.position())),
+                marks=joined_marks(gather_objects(self.position())),
             ),
             (*links, "last"),
         )
         self.saved = self.step
 
 
-def progress_of(run: LoopConfig, last: Path | None) -> Progress:
+def progress_of(run: TrainerConfig, last: Path | None) -> TrainingProgress:
     """How far the run is, by its last checkpoint if there is one."""
     if last is None:
-        return Progress()
+        return TrainingProgress()
     progress = load_progress(last)
     if progress.best_of is not None:
         return progress

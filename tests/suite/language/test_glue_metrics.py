@@ -7,15 +7,17 @@ import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
 
-from flava.data.labelled import Row
+from flava.data.labelled import LabelledRow
 from flava.suite.language.glue import COLA, MNLI, MRPC, STSB, Glue
 from flava.suite.language.glue_metrics import best_constant, of_metric, score, truth_of
 
 
-def rows_of(task: Glue, targets: np.ndarray) -> list[Row]:
+def rows_of(task: Glue, targets: np.ndarray) -> list[LabelledRow]:
     if not task.classes:
-        return [Row(shard="s", key=str(i), score=float(t)) for i, t in enumerate(targets)]
-    return [Row(shard="s", key=str(i), label=task.classes[t]) for i, t in enumerate(targets)]
+        return [LabelledRow(shard="s", key=str(i), score=float(t)) for i, t in enumerate(targets)]
+    return [
+        LabelledRow(shard="s", key=str(i), label=task.classes[t]) for i, t in enumerate(targets)
+    ]
 
 
 def table(predicted: np.ndarray, truth: np.ndarray) -> tuple[int, int, int, int]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flava.core.precision import Precision
-from flava.data.labelled import Row
+from flava.data.labelled import LabelledRow
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.models import (
@@ -166,8 +166,8 @@ def test_a_submission_has_the_servers_words(tmp_path):
     )
 
 
-def figures_rows(count: int) -> list[Row]:
-    return [Row(shard="s", key=str(i), label="0") for i in range(count)]
+def figures_rows(count: int) -> list[LabelledRow]:
+    return [LabelledRow(shard="s", key=str(i), label="0") for i in range(count)]
 
 
 def test_no_figure_of_another_split_has_the_name_that_fills_the_row():

@@ -17,7 +17,14 @@ from flava.data.transforms import normalise
 from flava.evaluation import probe_search
 from flava.evaluation.features import Settings
 from flava.evaluation.prompts import PROMPTS
-from flava.models import Clip, Flava, MaskedImage, MaskedImageConfig, MaskedText, MaskedTextConfig
+from flava.models import (
+    Clip,
+    Flava,
+    MaskedImageConfig,
+    MaskedImageModel,
+    MaskedTextConfig,
+    MaskedTextModel,
+)
 from flava.suite.vision import VISION, ZERO_SHOT
 from flava.suite.vision.datasets import DATA_SETS
 from flava.suite.vision.tasks import figure
@@ -168,7 +175,7 @@ def test_an_image_encoder_alone_has_the_figure_that_it_has_in_a_flava(
     write_digits(tmp_path, limit=60)
     whole = tiny_flava()
     config = MaskedImageConfig(image=whole.config.image, codebook=whole.config.codebook)
-    alone = MaskedImage(config)
+    alone = MaskedImageModel(config)
     alone.image_encoder.load_state_dict(whole.image_encoder.state_dict())
     apart = replace(settings, cache=tmp_path / "apart")
     assert PROBES["mnist"].measure(alone, apart) == PROBES["mnist"].measure(whole, settings)
@@ -177,7 +184,7 @@ def test_an_image_encoder_alone_has_the_figure_that_it_has_in_a_flava(
 
 
 def test_a_model_without_images_is_refused(settings: Settings) -> None:
-    model = MaskedText(MaskedTextConfig(text=tiny_flava().config.text))
+    model = MaskedTextModel(MaskedTextConfig(text=tiny_flava().config.text))
     with pytest.raises(ValueError, match="this MaskedText has no trained image_encoder"):
         PROBES["mnist"].measure(model, settings)
 

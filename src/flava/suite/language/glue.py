@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Metric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+GlueMetric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Split:
+class GlueSplit:
     """Some rows of a task, under the names that its files have."""
 
     name: str
@@ -40,7 +40,7 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Columns:
+class GlueColumns:
     """Where texts, target and id of a row stand: names, or places in a file without a head."""
 
     texts: tuple[str | int, ...]
@@ -66,27 +66,29 @@ class Glue:
     classes: tuple[str, ...]
     """As GLUE's files and its server write them, in the order of the numbers that `datasets` has in
     their place; none where a score in [0, 5] is predicted."""
-    official: Columns
-    hub: Columns
-    metrics: tuple[Metric, ...]
+    official: GlueColumns
+    hub: GlueColumns
+    metrics: tuple[GlueMetric, ...]
     """The first of them fills the row."""
     recipe: Recipe
     licence: str
     drops: bool = False
     """Whether lines with too few or too many cells are passed over, as all do for QQP."""
-    train: Split = Split(name="train", official="train", hub="train")
-    validation: tuple[Split, ...] = (Split(name="validation", official="dev", hub="validation"),)
+    train: GlueSplit = GlueSplit(name="train", official="train", hub="train")
+    validation: tuple[GlueSplit, ...] = (
+        GlueSplit(name="validation", official="dev", hub="validation"),
+    )
     """The first of them chooses the checkpoint and fills the row."""
-    test: tuple[Split, ...] = ()
+    test: tuple[GlueSplit, ...] = ()
 
 
-def test_split(submission: str) -> tuple[Split, ...]:
-    return (Split(name="test", official="test", hub="test", submission=submission),)
+def test_split(submission: str) -> tuple[GlueSplit, ...]:
+    return (GlueSplit(name="test", official="test", hub="test", submission=submission),)
 
 
 MATCHED, MISMATCHED = (
-    Split(name="validation", official="dev_matched", hub="validation_matched"),
-    Split(name="validation_mismatched", official="dev_mismatched", hub="validation_mismatched"),
+    GlueSplit(name="validation", official="dev_matched", hub="validation_matched"),
+    GlueSplit(name="validation_mismatched", official="dev_mismatched", hub="validation_mismatched"),
 )
 
 TWO = ("0", "1")
@@ -97,15 +99,17 @@ MNLI = Glue(
     row="MNLI",
     folder="glue/MNLI",
     classes=("entailment", "neutral", "contradiction"),
-    official=Columns(texts=("sentence1", "sentence2"), label="gold_label", id="index"),
-    hub=Columns(texts=("premise", "hypothesis"), label="label", id="idx"),
+    official=GlueColumns(texts=("sentence1", "sentence2"), label="gold_label", id="index"),
+    hub=GlueColumns(texts=("premise", "hypothesis"), label="label", id="idx"),
     metrics=("accuracy",),
     recipe=Recipe(lr=1e-5, batch_size=32, updates=123_873, warmup=7_432, rows=392_702),
     licence="the OANC's; fiction: CC BY 3.0, CC BY-SA 3.0 and public domain",
     validation=(MATCHED, MISMATCHED),
     test=(
-        Split(name="test", official="test_matched", hub="test_matched", submission="MNLI-m.tsv"),
-        Split(
+        GlueSplit(
+            name="test", official="test_matched", hub="test_matched", submission="MNLI-m.tsv"
+        ),
+        GlueSplit(
             name="test_mismatched",
             official="test_mismatched",
             hub="test_mismatched",
@@ -119,8 +123,8 @@ COLA = Glue(
     row="COLA",
     folder="glue/CoLA",
     classes=TWO,
-    official=Columns(texts=(3,), label=1, id=None, test_texts=("sentence",), head=False),
-    hub=Columns(texts=("sentence",), label="label", id="idx"),
+    official=GlueColumns(texts=(3,), label=1, id=None, test_texts=("sentence",), head=False),
+    hub=GlueColumns(texts=("sentence",), label="label", id="idx"),
     metrics=("matthews", "accuracy"),
     recipe=Recipe(lr=1e-5, batch_size=16, updates=5_336, warmup=320, rows=8_551),
     licence="none stated: sentences out of published works, for research",
@@ -132,8 +136,8 @@ MRPC = Glue(
     row="MRPC",
     folder="glue/MRPC",
     classes=TWO,
-    official=Columns(texts=("#1 String", "#2 String"), label="Quality", id=None),
-    hub=Columns(texts=("sentence1", "sentence2"), label="label", id="idx"),
+    official=GlueColumns(texts=("#1 String", "#2 String"), label="Quality", id=None),
+    hub=GlueColumns(texts=("sentence1", "sentence2"), label="label", id="idx"),
     metrics=("f1", "accuracy"),
     recipe=Recipe(lr=1e-5, batch_size=16, updates=2_296, warmup=137, rows=3_668),
     licence="Microsoft Research's, for research",
@@ -145,8 +149,8 @@ QQP = Glue(
     row="QQP",
     folder="glue/QQP",
     classes=TWO,
-    official=Columns(texts=("question1", "question2"), label="is_duplicate", id="id"),
-    hub=Columns(texts=("question1", "question2"), label="label", id="idx"),
+    official=GlueColumns(texts=("question1", "question2"), label="is_duplicate", id="id"),
+    hub=GlueColumns(texts=("question1", "question2"), label="label", id="idx"),
     metrics=("f1", "accuracy"),
     recipe=Recipe(lr=1e-5, batch_size=32, updates=113_272, warmup=28_318, rows=363_846),
     licence="Quora's terms of service: not for commerce",
@@ -159,8 +163,8 @@ SST2 = Glue(
     row="SST-2",
     folder="glue/SST-2",
     classes=TWO,
-    official=Columns(texts=("sentence",), label="label", id=None),
-    hub=Columns(texts=("sentence",), label="label", id="idx"),
+    official=GlueColumns(texts=("sentence",), label="label", id=None),
+    hub=GlueColumns(texts=("sentence",), label="label", id="idx"),
     metrics=("accuracy",),
     recipe=Recipe(lr=1e-5, batch_size=32, updates=20_935, warmup=1_256, rows=67_349),
     licence="none stated: Rotten Tomatoes' reviews, labelled at Stanford",
@@ -172,8 +176,8 @@ QNLI = Glue(
     row="QNLI",
     folder="glue/QNLI",
     classes=ENTAILMENT,
-    official=Columns(texts=("question", "sentence"), label="label", id="index"),
-    hub=Columns(texts=("question", "sentence"), label="label", id="idx"),
+    official=GlueColumns(texts=("question", "sentence"), label="label", id="index"),
+    hub=GlueColumns(texts=("question", "sentence"), label="label", id="idx"),
     metrics=("accuracy",),
     recipe=Recipe(lr=1e-5, batch_size=32, updates=33_112, warmup=1_986, rows=104_743),
     licence="CC BY-SA 4.0 (SQuAD)",
@@ -185,8 +189,8 @@ RTE = Glue(
     row="RTE",
     folder="glue/RTE",
     classes=ENTAILMENT,
-    official=Columns(texts=("sentence1", "sentence2"), label="label", id="index"),
-    hub=Columns(texts=("sentence1", "sentence2"), label="label", id="idx"),
+    official=GlueColumns(texts=("sentence1", "sentence2"), label="label", id="index"),
+    hub=GlueColumns(texts=("sentence1", "sentence2"), label="label", id="idx"),
     metrics=("accuracy",),
     recipe=Recipe(lr=2e-5, batch_size=16, updates=2_036, warmup=122, rows=2_490),
     licence="none stated: the RTE challenges', for research",
@@ -198,8 +202,8 @@ STSB = Glue(
     row="STS-B",
     folder="glue/STS-B",
     classes=(),
-    official=Columns(texts=("sentence1", "sentence2"), label="score", id="index"),
-    hub=Columns(texts=("sentence1", "sentence2"), label="label", id="idx"),
+    official=GlueColumns(texts=("sentence1", "sentence2"), label="score", id="index"),
+    hub=GlueColumns(texts=("sentence1", "sentence2"), label="label", id="idx"),
     metrics=("pearson", "spearman"),
     recipe=Recipe(lr=2e-5, batch_size=16, updates=3_598, warmup=214, rows=5_749),
     licence="several, in the LICENSE.txt of the STS Benchmark",

@@ -9,13 +9,13 @@ from scipy.stats import rankdata
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 
-from flava.core.files import write_whole
-from flava.data.labelled import Row
-from flava.suite.language.glue import HIGHEST_SCORE, Glue, Metric
+from flava.core.files import write_atomically
+from flava.data.labelled import LabelledRow
+from flava.suite.language.glue import HIGHEST_SCORE, Glue, GlueMetric
 
 
 def score(
-    task: Glue, outputs: Float[Tensor, "rows outputs"], rows: Sequence[Row]
+    task: Glue, outputs: Float[Tensor, "rows outputs"], rows: Sequence[LabelledRow]
 ) -> dict[str, float]:
     """All metrics of a task, after the one that chooses the checkpoint, as in RoBERTa's recipe.
 
@@ -28,11 +28,11 @@ def score(
         chooses = {"negative_mse": -float(np.mean((scores - truth) ** 2))}
         return chooses | {metric: of_metric(metric, scores, truth) for metric in task.metrics}
     predicted = outputs.argmax(dim=1).numpy()
-    names: list[Metric] = ["accuracy", *task.metrics]
+    names: list[GlueMetric] = ["accuracy", *task.metrics]
     return {metric: of_metric(metric, predicted, truth) for metric in names}
 
 
-def truth_of(task: Glue, rows: Sequence[Row]) -> Shaped[np.ndarray, " rows"]:
+def truth_of(task: Glue, rows: Sequence[LabelledRow]) -> Shaped[np.ndarray, " rows"]:
     """The number of each row's class, or its score in [0, 1]."""
     if not task.classes:
         return np.array([row.score for row in rows], dtype=np.float64)
@@ -41,7 +41,7 @@ def truth_of(task: Glue, rows: Sequence[Row]) -> Shaped[np.ndarray, " rows"]:
 
 
 def of_metric(
-    metric: Metric, predicted: Shaped[np.ndarray, " n"], truth: Shaped[np.ndarray, " n"]
+    metric: GlueMetric, predicted: Shaped[np.ndarray, " n"], truth: Shaped[np.ndarray, " n"]
 ) -> float:
     """One metric. F1 is that of class 1: a paraphrase, a duplicate.
 
@@ -67,7 +67,7 @@ def correlation(ours: Shaped[np.ndarray, " n"], theirs: Shaped[np.ndarray, " n"]
     return float(np.corrcoef(ours, theirs)[0, 1])
 
 
-def best_constant(metric: Metric, task: Glue, truth: Shaped[np.ndarray, " n"]) -> float:
+def best_constant(metric: GlueMetric, task: Glue, truth: Shaped[np.ndarray, " n"]) -> float:
     """The best value that one and the same answer has on this very data."""
     if not task.classes:
         return 0.0
@@ -79,7 +79,7 @@ HEAD = "index\tprediction"
 
 
 def write_submission(
-    path: Path, task: Glue, rows: Sequence[Row], outputs: Float[Tensor, "rows outputs"]
+    path: Path, task: Glue, rows: Sequence[LabelledRow], outputs: Float[Tensor, "rows outputs"]
 ) -> None:
     """A line a row: its id, and the class in GLUE's words or the score from 0 to 5.
 
@@ -89,7 +89,7 @@ def write_submission(
     answers = zip(rows, answers_of(task, outputs), strict=True)
     lines = [HEAD, *(f"{row.key}\t{answer}" for row, answer in answers)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def answers_of(task: Glue, outputs: Float[Tensor, "rows outputs"]) -> list[str]:

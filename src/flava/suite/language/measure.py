@@ -10,12 +10,12 @@ from statistics import median
 
 from torch import nn
 
-from flava.core.randomness import few_of
-from flava.data.labelled import Row
+from flava.core.randomness import subsample
+from flava.data.labelled import LabelledRow
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
-from flava.finetuning.fine_tuner import FineTuned, Samples, TuningConfig, fine_tune
-from flava.suite.language.glue import Glue, Recipe, Split
+from flava.finetuning.fine_tuner import FineTuned, TuningConfig, TuningSamples, fine_tune
+from flava.suite.language.glue import Glue, GlueSplit, Recipe
 from flava.suite.language.glue_metrics import best_constant, score, truth_of, write_submission
 from flava.suite.language.reading import files_of, missing, read_splits
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
@@ -45,11 +45,11 @@ def measure(task: Glue, model: nn.Module, settings: Settings) -> list[Figure]:
     if dropped := sum(each.dropped for each in read):
         log.warning("%s: %s broken lines are passed over", task.row, f"{dropped:,}")
     rows = {
-        split.name: few_of(each.rows, settings.few, settings.seed, split.name)
+        split.name: subsample(each.rows, settings.few, settings.seed, split.name)
         for split, each in zip(splits, read, strict=True)
     }
     first = task.validation[0].name
-    samples = Samples(
+    samples = TuningSamples(
         task=task.name,
         kind="text",
         classes=task.classes,
@@ -102,7 +102,9 @@ def tuning(recipe: Recipe, rows: int) -> TuningConfig:
     )
 
 
-def of_seed(tuned: FineTuned, task: Glue, rows: Mapping[str, Sequence[Row]]) -> dict[str, Scored]:
+def of_seed(
+    tuned: FineTuned, task: Glue, rows: Mapping[str, Sequence[LabelledRow]]
+) -> dict[str, Scored]:
     """The metrics of each validation split."""
     return {
         split.name: score(
@@ -117,8 +119,8 @@ def of_seed(tuned: FineTuned, task: Glue, rows: Mapping[str, Sequence[Row]]) -> 
 def predict_tests(
     tuned: FineTuned,
     task: Glue,
-    tests: Sequence[Split],
-    rows: Mapping[str, Sequence[Row]],
+    tests: Sequence[GlueSplit],
+    rows: Mapping[str, Sequence[LabelledRow]],
     cache: Path,
 ) -> None:
     """Write the files for GLUE's server."""
@@ -130,7 +132,11 @@ def predict_tests(
 
 
 def figures(
-    task: Glue, split: Split, rows: Sequence[Row], scored: Sequence[Scored], seeds: Sequence[int]
+    task: Glue,
+    split: GlueSplit,
+    rows: Sequence[LabelledRow],
+    scored: Sequence[Scored],
+    seeds: Sequence[int],
 ) -> list[Figure]:
     """The median of each metric, then what each seed had.
 

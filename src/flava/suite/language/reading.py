@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flava.data.errors import Skipped
-from flava.data.labelled import Row
-from flava.data.tables import columns_of, read_table
-from flava.suite.language.glue import HIGHEST_SCORE, MRPC, Columns, Glue, Split
+from flava.data.errors import SkippedSample
+from flava.data.labelled import LabelledRow
+from flava.data.tables import read_table, table_columns
+from flava.suite.language.glue import HIGHEST_SCORE, MRPC, Glue, GlueColumns, GlueSplit
 
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")
 """The end of a shard's name, as `datasets` writes it."""
@@ -45,7 +45,7 @@ def located(folder: Path, task: Glue) -> Path:
     return beside if not folder.is_dir() and beside.is_dir() else folder
 
 
-def files_of(folder: Path, task: Glue, split: Split) -> Files:
+def files_of(folder: Path, task: Glue, split: GlueSplit) -> Files:
     """The first form that is there of a split."""
     folder = located(folder, task)
     if (own := folder / f"{split.official}.tsv").is_file():
@@ -63,7 +63,7 @@ def files_of(folder: Path, task: Glue, split: Split) -> Files:
     return Files()
 
 
-def msr_files(folder: Path, split: Split) -> Files | None:
+def msr_files(folder: Path, split: GlueSplit) -> Files | None:
     """Microsoft's file of a split, which is divided by a list of ids; None if it is not whole."""
     ids = folder / MSR_IDS
     whole = folder / (MSR_TEST if split.name == "test" else MSR_TRAIN)
@@ -123,13 +123,13 @@ class Problems:
 class Read:
     """The rows of a split, and what does not hold of it, a line each."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LabelledRow, ...]
     problems: tuple[str, ...]
     dropped: int = 0
     """Lines that are passed over, as `Glue.drops`."""
 
 
-def read_splits(folder: Path, task: Glue, splits: Sequence[Split]) -> list[Read]:
+def read_splits(folder: Path, task: Glue, splits: Sequence[GlueSplit]) -> list[Read]:
     """The rows of some splits that are there.
 
     Raises:
@@ -144,14 +144,14 @@ def read_splits(folder: Path, task: Glue, splits: Sequence[Split]) -> list[Read]
     return read
 
 
-def read_split(folder: Path, task: Glue, split: Split) -> Read:
+def read_split(folder: Path, task: Glue, split: GlueSplit) -> Read:
     """The rows of one split, each with its id, or its number from 0, as key."""
     files = files_of(folder, task, split)
     if gone := lacking(files):
         return Read((), tuple(f"{path}: file is missing" for path in gone))
     columns = task.hub if files.hub else task.official
     is_test = bool(split.submission)
-    rows: list[Row] = []
+    rows: list[LabelledRow] = []
     problems: list[str] = []
     dropped = 0
     for path in files.paths:
@@ -171,7 +171,7 @@ def read_split(folder: Path, task: Glue, split: Split) -> Read:
 
 
 def columns_cells(
-    problems: Problems, task: Glue, columns: Columns, *, is_test: bool
+    problems: Problems, task: Glue, columns: GlueColumns, *, is_test: bool
 ) -> Iterator[tuple[int, Cells | None]]:
     """(line, cells) of a file; no cells where they are not as many as there are columns."""
     path = problems.path
@@ -180,7 +180,7 @@ def columns_cells(
     needed = [*texts, *([] if is_test else [columns.label])]
     needed += [] if columns.id is None else [columns.id]
     if path.suffix in (".parquet", ".jsonl"):
-        names = columns_of(path) or []
+        names = table_columns(path) or []
         cells = records(problems, {str(name) for name in needed})
     else:
         lines = tsv_lines(problems)
@@ -196,7 +196,7 @@ def columns_cells(
 def records(problems: Problems, wanted: set[str]) -> Iterator[tuple[int, Cells | None]]:
     """The records of Parquet or JSON lines."""
     for each in read_table(problems.path, wanted):
-        if isinstance(each, Skipped):
+        if isinstance(each, SkippedSample):
             number = each.key.rpartition(":")[2]
             problems.add(int(number) if number.isdigit() else 1, each.message)
         else:
@@ -231,7 +231,7 @@ def tsv_cells(
 
 
 def chosen(
-    cells: Iterator[tuple[int, Cells | None]], files: Files, split: Split
+    cells: Iterator[tuple[int, Cells | None]], files: Files, split: GlueSplit
 ) -> Iterator[tuple[int, Cells | None]]:
     """Those of a split, where a file holds several."""
     if files.ids is None:
@@ -251,11 +251,11 @@ def row_of(
     number: int,
     count: int,
     task: Glue,
-    columns: Columns,
+    columns: GlueColumns,
     problems: Problems,
     *,
     is_test: bool,
-) -> Row | None:
+) -> LabelledRow | None:
     """A row; None if it does not hold, which is then among the problems."""
     names = columns.test_texts if is_test and columns.test_texts else columns.texts
     texts = [cells.get(name) for name in names]
@@ -264,7 +264,7 @@ def row_of(
             problems.add(number, f"{name} is {text!r}: it should be a text")
             return None
     key = str(count if columns.id is None else cells.get(columns.id))
-    row = Row(
+    row = LabelledRow(
         shard=f"{problems.path}:{number}",
         key=key,
         text=texts[0],
@@ -276,8 +276,8 @@ def row_of(
 
 
 def with_target(
-    row: Row, cell: Any, number: int, task: Glue, columns: Columns, problems: Problems
-) -> Row | None:
+    row: LabelledRow, cell: Any, number: int, task: Glue, columns: GlueColumns, problems: Problems
+) -> LabelledRow | None:
     """The row with its class or its score in [0, 1]; None if that is out of range."""
     if task.classes:
         label = class_of(cell, task, columns)
@@ -296,7 +296,7 @@ def with_target(
     return replace(row, score=score / HIGHEST_SCORE)
 
 
-def class_of(cell: Any, task: Glue, columns: Columns) -> str | None:
+def class_of(cell: Any, task: Glue, columns: GlueColumns) -> str | None:
     """The class that a cell names: by its number in `datasets`' files, in GLUE's by its word."""
     if columns is task.hub and isinstance(cell, int) and not isinstance(cell, bool):
         return task.classes[cell] if 0 <= cell < len(task.classes) else None
@@ -311,7 +311,7 @@ def number_of(cell: Any) -> float:
         return math.nan
 
 
-def whole(path: Path, task: Glue, rows: Sequence[Row], *, is_test: bool) -> list[str]:
+def whole(path: Path, task: Glue, rows: Sequence[LabelledRow], *, is_test: bool) -> list[str]:
     """What does not hold of a split as a whole: no rows, ids that occur twice, empty classes."""
     if not rows:
         return [f"{path}: holds no rows"]

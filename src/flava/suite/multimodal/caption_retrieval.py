@@ -16,9 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flava.core.batch import ImageInputs, Inputs, TextInputs, to_device
-from flava.core.randomness import few_of
-from flava.data.labelled import Row
-from flava.data.labelled_loader import ImageReader, Pixels, Reader, row_image
+from flava.core.randomness import subsample
+from flava.data.labelled import LabelledRow
+from flava.data.labelled_loader import ImageReader, Pixels, RowReader, row_image
 from flava.data.views import clip_view
 from flava.evaluation.features import (
     PAIR_MAX_LENGTH,
@@ -47,7 +47,7 @@ from flava.suite.task import SuiteTask
 class MiddleReader(ImageReader):
     """The middle of an image, its shorter side resized: what CLIP sees."""
 
-    def read(self, row: Row, rng: np.random.Generator | None) -> Pixels:  # noqa: ARG002
+    def read(self, row: LabelledRow, rng: np.random.Generator | None) -> Pixels:  # noqa: ARG002
         return clip_view(self.size).levels(row_image(row, upright=self.upright))
 
 
@@ -83,14 +83,14 @@ class TextEmbedding(nn.Module):
 
 
 def embed_images(
-    model: Flava | Clip, rows: Sequence[Row], settings: Settings
+    model: Flava | Clip, rows: Sequence[LabelledRow], settings: Settings
 ) -> Float[np.ndarray, "images projection"]:
     """Unit vectors; raises ValueError if images cannot be decoded, and names them."""
     return embed(ImageEmbedding(model), rows, image_reader(model), settings, "images")
 
 
 def embed_texts(
-    model: Flava | Clip, rows: Sequence[Row], settings: Settings
+    model: Flava | Clip, rows: Sequence[LabelledRow], settings: Settings
 ) -> Float[np.ndarray, "texts projection"]:
     """Unit vectors; raises ValueError if texts cannot be encoded, and names them."""
     reader = text_reader(model.config.text, PAIR_MAX_LENGTH)
@@ -98,7 +98,11 @@ def embed_texts(
 
 
 def embed(
-    embedding: nn.Module, rows: Sequence[Row], reader: Reader, settings: Settings, what: str
+    embedding: nn.Module,
+    rows: Sequence[LabelledRow],
+    reader: RowReader,
+    settings: Settings,
+    what: str,
 ) -> Float[np.ndarray, "rows projection"]:
     found = outputs_of(
         embedding,
@@ -121,7 +125,11 @@ Pairs = Int[np.ndarray, "pairs 2"]
 
 
 def score_pairs(
-    model: Flava, images: Sequence[Row], texts: Sequence[Row], pairs: Pairs, settings: Settings
+    model: Flava,
+    images: Sequence[LabelledRow],
+    texts: Sequence[LabelledRow],
+    pairs: Pairs,
+    settings: Settings,
 ) -> Float[np.ndarray, " pairs"]:
     """The matching head's logit of "matched" over "mismatched" for each pair.
 
@@ -242,7 +250,7 @@ def measure(
     checked = able(model, rerank=rerank)
     folder = settings.data_root / benchmark.name
     captioned = read_split(folder / benchmark.splits, folder / benchmark.images)
-    few = few_of(captioned, settings.few, settings.seed, benchmark.name)
+    few = subsample(captioned, settings.few, settings.seed, benchmark.name)
     images, captions, owners = rows_of(few, str(folder))
     sides = (
         Side(embed_images(checked, images, settings), np.arange(len(images))),

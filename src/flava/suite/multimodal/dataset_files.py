@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flava.data.labelled import Row
+from flava.data.labelled import LabelledRow
 from flava.data.tables import Record, read_table
 
 Item = TypeVar("Item")
@@ -196,12 +196,14 @@ def well_formed(entry: Any) -> bool:
     return all(isinstance(each, str) for each in texts)
 
 
-def rows_of(captioned: Sequence[Captioned], source: str) -> tuple[list[Row], list[Row], list[int]]:
+def rows_of(
+    captioned: Sequence[Captioned], source: str
+) -> tuple[list[LabelledRow], list[LabelledRow], list[int]]:
     """A row for each image, a row for each caption, and the caption's image by its place."""
-    images = [Row(shard=source, key=each.name, image=each.image) for each in captioned]
+    images = [LabelledRow(shard=source, key=each.name, image=each.image) for each in captioned]
     captions, owners = [], []
     for place, each in enumerate(captioned):
         for number, caption in enumerate(each.captions):
-            captions.append(Row(shard=source, key=f"{each.name}#{number}", text=caption))
+            captions.append(LabelledRow(shard=source, key=f"{each.name}#{number}", text=caption))
             owners.append(place)
     return images, captions, owners

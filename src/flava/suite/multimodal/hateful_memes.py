@@ -19,14 +19,14 @@ from torch import Tensor, nn
 
 from flava.data.decoding import decode_image
 from flava.data.errors import SampleError
-from flava.data.labelled import Row
+from flava.data.labelled import LabelledRow
 from flava.data.tables import Record, read_table
 from flava.evaluation.features import Settings, counted
 from flava.evaluation.record import Figure
 from flava.suite.multimodal.dataset_files import missing_of, read_all, refuse
 from flava.suite.multimodal.labelled_pairs import (
-    Classification,
-    Layout,
+    FieldLayout,
+    PairClassification,
     Protocol,
     Splits,
     argmax_accuracy,
@@ -118,7 +118,7 @@ NAME = "hateful_memes"
 
 CLASSES = ("not hateful", "hateful")
 
-LAYOUT = Layout(
+LAYOUT = FieldLayout(
     id="id", image=("img",), suffix="", text="text", label="label", classes=dict(enumerate(CLASSES))
 )
 
@@ -144,7 +144,7 @@ def measure(
     splits = [few_of_each(rows, settings.few, settings.seed) for rows in whole]
     if not own_text:
         splits = [with_read_text(rows, settings.cache) for rows in splits]
-    task = Classification(
+    task = PairClassification(
         name=f"{NAME}_own_text" if own_text else NAME,
         classes=CLASSES,
         metrics={"roc_auc": roc_auc, "accuracy": argmax_accuracy},
@@ -164,7 +164,7 @@ def files_of(folder: Path) -> list[Path]:
     return next((files for files in found if not missing_of(files)), found[0])
 
 
-def with_read_text(rows: Sequence[Row], cache: Path) -> list[Row]:
+def with_read_text(rows: Sequence[LabelledRow], cache: Path) -> list[LabelledRow]:
     """The same with the text that is read off the images; errors as `texts_in`."""
     images = [row.image for row in rows if isinstance(row.image, Path)]
     texts = texts_in(images, cache)

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from flava.data import labelled
-from flava.data.labelled import Row
+from flava.data.labelled import LabelledRow
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure, accuracy, majority
-from flava.finetuning.fine_tuner import Samples, TuningConfig, fine_tune
+from flava.finetuning.fine_tuner import TuningConfig, TuningSamples, fine_tune
 from flava.models import Clip, Flava
 from flava.models.classifier import PAIR_HIDDEN_WIDTH
 from flava.suite.multimodal.dataset_files import absent, read_json_lines, refuse, repeated
@@ -76,7 +76,7 @@ def in_proportion(size: int, pretrained: int, patch: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class FieldLayout:
     """What the fields of an object are called."""
 
     id: str
@@ -90,7 +90,7 @@ class Layout:
     """What stands in the field `label` -> the class."""
 
 
-def read_pairs(path: Path, images: Path, layout: Layout) -> list[Row]:
+def read_pairs(path: Path, images: Path, layout: FieldLayout) -> list[LabelledRow]:
     """The pairs of one split in the file's order, with their classes.
 
     Raises:
@@ -103,7 +103,7 @@ def read_pairs(path: Path, images: Path, layout: Layout) -> list[Row]:
     whole = [cells for _, cells in lines if well_formed(cells, layout)]
     classes = [class_of(each, layout) for each in whole]
     rows = [
-        Row(
+        LabelledRow(
             shard=path.name,
             key=str(each[layout.id]),
             image=images / image_name(each, layout),
@@ -136,7 +136,7 @@ def read_pairs(path: Path, images: Path, layout: Layout) -> list[Row]:
     return rows
 
 
-def well_formed(cells: Mapping[str, Any], layout: Layout) -> bool:
+def well_formed(cells: Mapping[str, Any], layout: FieldLayout) -> bool:
     """Whether all fields are there, and hold a text or a whole number."""
     fields = (layout.id, image_field(cells, layout), layout.text, layout.label)
     return all(type(cells.get(each)) in (str, int) for each in fields) and isinstance(
@@ -144,27 +144,27 @@ def well_formed(cells: Mapping[str, Any], layout: Layout) -> bool:
     )
 
 
-def image_field(cells: Mapping[str, Any], layout: Layout) -> str:
+def image_field(cells: Mapping[str, Any], layout: FieldLayout) -> str:
     return next((each for each in layout.image if each in cells), layout.image[0])
 
 
-def image_name(cells: Mapping[str, Any], layout: Layout) -> str:
+def image_name(cells: Mapping[str, Any], layout: FieldLayout) -> str:
     name = str(cells[image_field(cells, layout)])
     return name.removesuffix(layout.suffix) + layout.suffix
 
 
-def class_of(cells: Mapping[str, Any], layout: Layout) -> str | None:
+def class_of(cells: Mapping[str, Any], layout: FieldLayout) -> str | None:
     return layout.classes.get(cells[layout.label])
 
 
-def few_of_each(rows: Sequence[Row], few: int | None, seed: int) -> list[Row]:
+def few_of_each(rows: Sequence[LabelledRow], few: int | None, seed: int) -> list[LabelledRow]:
     """About ``few`` of the rows, of each class its share, drawn by the seed; all if not set."""
     if few is None or few >= len(rows):
         return list(rows)
     return [rows[place] for place in sorted(labelled.drawn(rows, few / len(rows), seed))]
 
 
-Metric = Callable[[Float[Tensor, "rows classes"], Int[Tensor, " rows"]], float]
+PairMetric = Callable[[Float[Tensor, "rows classes"], Int[Tensor, " rows"]], float]
 """(logits, numbers of the classes) -> the metric."""
 
 
@@ -172,26 +172,26 @@ Metric = Callable[[Float[Tensor, "rows classes"], Int[Tensor, " rows"]], float]
 class Splits:
     """A data set's rows, or those few that are looked at."""
 
-    train: Sequence[Row]
-    validation: Sequence[Row]
-    test: Sequence[Row]
+    train: Sequence[LabelledRow]
+    validation: Sequence[LabelledRow]
+    test: Sequence[LabelledRow]
     name: str = "test"
     """Of the test split."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class PairClassification:
     """What is measured of a classifier of pairs."""
 
     name: str
     classes: tuple[str, ...]
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, PairMetric]
     """The first chooses the checkpoint."""
     protocol: Protocol
 
 
 def classify(
-    model: nn.Module, task: Classification, splits: Splits, settings: Settings
+    model: nn.Module, task: PairClassification, splits: Splits, settings: Settings
 ) -> list[Figure]:
     """The metrics on the test split.
 
@@ -199,11 +199,13 @@ def classify(
         ValueError, Interrupted, FloatingPointError, OSError: as `fine_tune`.
     """
 
-    def score(outputs: Float[Tensor, "rows classes"], rows: Sequence[Row]) -> dict[str, float]:
+    def score(
+        outputs: Float[Tensor, "rows classes"], rows: Sequence[LabelledRow]
+    ) -> dict[str, float]:
         truth = numbers(rows, task.classes)
         return {name: metric(outputs, truth) for name, metric in task.metrics.items()}
 
-    samples = Samples(
+    samples = TuningSamples(
         task=task.name,
         kind="pairs",
         classes=task.classes,
@@ -229,7 +231,7 @@ def classify(
     ]
 
 
-def numbers(rows: Sequence[Row], classes: Sequence[str]) -> Int[Tensor, " rows"]:
+def numbers(rows: Sequence[LabelledRow], classes: Sequence[str]) -> Int[Tensor, " rows"]:
     """The place of each row's class."""
     places = {name: place for place, name in enumerate(classes)}
     return torch.tensor([places[row.label or ""] for row in rows])

@@ -9,8 +9,8 @@ from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.suite.multimodal.dataset_files import FLICKR_IMAGES, images_in, missing_of, read_all
 from flava.suite.multimodal.labelled_pairs import (
-    Classification,
-    Layout,
+    FieldLayout,
+    PairClassification,
     Protocol,
     Splits,
     argmax_accuracy,
@@ -29,7 +29,7 @@ CLASSES = ("entailment", "neutral", "contradiction")
 
 SPLITS = ("train", "dev", "test")
 
-LAYOUT = Layout(
+LAYOUT = FieldLayout(
     id="pairID",
     image=("Flickr30K_ID", "Flikr30kID"),
     suffix=".jpg",
@@ -56,7 +56,7 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
         *(partial(read_pairs, file_of(folder, split), images, LAYOUT) for split in SPLITS)
     )
     train, dev, test = (few_of_each(rows, settings.few, settings.seed) for rows in whole)
-    task = Classification(
+    task = PairClassification(
         name=NAME, classes=CLASSES, metrics={"accuracy": argmax_accuracy}, protocol=protocol
     )
     return classify(model, task, Splits(train=train, validation=dev, test=test), settings)

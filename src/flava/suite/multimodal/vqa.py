@@ -16,12 +16,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flava.core.files import write_whole
-from flava.core.randomness import few_of
-from flava.data.labelled import Row
+from flava.core.files import write_atomically
+from flava.core.randomness import subsample
+from flava.data.labelled import LabelledRow
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
-from flava.finetuning.fine_tuner import FineTuned, Samples, Score, fine_tune
+from flava.finetuning.fine_tuner import FineTuned, Score, TuningSamples, fine_tune
 from flava.suite.multimodal.dataset_files import (
     absent,
     images_in,
@@ -42,7 +42,7 @@ LENDER = "coco"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class VqaQuestion:
     """A question about an image; ``given`` and ``commonest`` are empty for test questions."""
 
     number: int
@@ -67,7 +67,7 @@ def images_folder(folder: Path, subset: str) -> Path:
     return images_in(folder, subset.replace("test-dev", "test"), LENDER)
 
 
-def read_questions(folder: Path, subset: str, *, answered: bool) -> list[Question]:
+def read_questions(folder: Path, subset: str, *, answered: bool) -> list[VqaQuestion]:
     """The questions of a subset in the file's order, with what people answered.
 
     Raises:
@@ -94,12 +94,12 @@ def read_questions(folder: Path, subset: str, *, answered: bool) -> list[Questio
 
 def question_of(
     entry: Mapping[str, Any], images: Path, answers: Mapping[int, Mapping[str, Any]]
-) -> Question:
+) -> VqaQuestion:
     number, annotation = entry["question_id"], answers.get(entry["question_id"])
     image = images / f"COCO_{images.name}_{entry['image_id']:012d}.jpg"
     if annotation is None:
-        return Question(number=number, image=image, text=entry["question"])
-    return Question(
+        return VqaQuestion(number=number, image=image, text=entry["question"])
+    return VqaQuestion(
         number=number,
         image=image,
         text=entry["question"],
@@ -203,11 +203,11 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
     if len(answers) < 2:
         raise ValueError(f"{folder}: fewer than two answers are frequent enough to be learned")
     train, validation = (
-        few_of(each, settings.few, settings.seed, subset)
+        subsample(each, settings.few, settings.seed, subset)
         for each, subset in ((train, TRAIN), (validation, VALIDATION))
     )
     judges = {str(each.number): judge(each.given) for each in validation}
-    samples = Samples(
+    samples = TuningSamples(
         task=NAME,
         kind="pairs",
         classes=answers,
@@ -234,9 +234,9 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
     ]
 
 
-def row_of(question: Question) -> Row:
+def row_of(question: VqaQuestion) -> LabelledRow:
     """What is read of a question, with its soft targets if there are answers."""
-    return Row(
+    return LabelledRow(
         shard=question.image.parent.name,
         key=str(question.number),
         image=question.image,
@@ -248,7 +248,9 @@ def row_of(question: Question) -> Row:
 def scorer(judges: Mapping[str, Callable[[str], float]], answers: Sequence[str]) -> Score:
     """The official accuracy of the likeliest answers; judges by the keys of the questions' rows."""
 
-    def score(outputs: Float[Tensor, "rows answers"], rows: Sequence[Row]) -> dict[str, float]:
+    def score(
+        outputs: Float[Tensor, "rows answers"], rows: Sequence[LabelledRow]
+    ) -> dict[str, float]:
         pairs = zip(likeliest(outputs, answers), rows, strict=True)
         return {METRIC: sum(judges[row.key](answer) for answer, row in pairs) / len(rows)}
 
@@ -259,13 +261,13 @@ def likeliest(outputs: Float[Tensor, "rows answers"], answers: Sequence[str]) ->
     return [answers[int(place)] for place in outputs.argmax(dim=1)]
 
 
-def majority(questions: Sequence[Question]) -> str:
+def majority(questions: Sequence[VqaQuestion]) -> str:
     """The commonest answer of all; by the alphabet if there are several."""
     counts = Counter(each.commonest for each in questions)
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def write_results(tuned: FineTuned, questions: Sequence[Question], path: Path) -> None:
+def write_results(tuned: FineTuned, questions: Sequence[VqaQuestion], path: Path) -> None:
     """Answers to the questions of test-dev as the server takes them: a list of {"question_id",
     "answer"}.
 
@@ -279,7 +281,7 @@ def write_results(tuned: FineTuned, questions: Sequence[Question], path: Path) -
         {"question_id": each.number, "answer": answer}
         for each, answer in zip(questions, answers, strict=True)
     ]
-    write_whole(path, json.dumps(found).encode() + b"\n")
+    write_atomically(path, json.dumps(found).encode() + b"\n")
 
 
 def missing(folder: Path) -> list[str]:

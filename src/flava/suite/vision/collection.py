@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int
 from torch.utils.data import ConcatDataset
 
-from flava.core.randomness import generator
-from flava.data.stored_images import Images, Places, shortened
+from flava.core.randomness import random_generator
+from flava.data.stored_images import Places, StoredImages, shortened
 
 VALIDATION_SHARE = 1 / 5
 """Share of each class that validates where the data set does not say. CLIP (appendix A.3) splits
@@ -21,7 +21,7 @@ the training samples then, and does not tell how."""
 class Samples:
     """Images, and the number of each one's class."""
 
-    images: Images
+    images: StoredImages
     labels: Int[np.ndarray, " samples"]
 
 
@@ -67,11 +67,11 @@ def prepare(collection: Collection, name: str, seed: int, few: int | None) -> tu
     folds = []
     for number, fold in enumerate(collection.folds):
         if fold.validation is None:
-            rng = generator(seed, number, f"validation of {name}")
+            rng = random_generator(seed, number, f"validation of {name}")
             held = draw(labels, fold.train, VALIDATION_SHARE, rng)
             fold = replace(fold, train=np.setdiff1d(fold.train, held), validation=held)
         if few is not None:
-            rng = generator(seed, number, f"few of {name}")
+            rng = random_generator(seed, number, f"few of {name}")
             fold = Fold(*(few_of(part, few, rng) for part in (fold.train, fold.drawn, fold.test)))
         folds.append(fold)
     return tuple(folds)

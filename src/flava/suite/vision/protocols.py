@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from flava.core.randomness import generator
+from flava.core.randomness import random_generator
 from flava.data.stored_images import Places
 from flava.suite.vision.collection import Collection, Fold, Samples, draw, from_parts
 from flava.suite.vision.torchvision_readers import class_folders, listed
@@ -37,7 +37,7 @@ def caltech101(root: Path, seed: int) -> Collection:
     leaves them out."""
     folder = root / "caltech101" / "101_ObjectCategories"
     (samples,) = class_folders(folder, classes=102)
-    rng = generator(seed, 0, "training images of caltech101")
+    rng = random_generator(seed, 0, "training images of caltech101")
     train = []
     for label in np.unique(samples.labels):
         members = np.flatnonzero(samples.labels == label)
@@ -50,7 +50,7 @@ def caltech101(root: Path, seed: int) -> Collection:
 def eurosat(root: Path, seed: int) -> Collection:
     """It has no splits: both shares are drawn of each class, and the other images are not used."""
     (samples,) = class_folders(root / "eurosat" / "2750", classes=10)
-    rng = generator(seed, 0, "splits of eurosat")
+    rng = random_generator(seed, 0, "splits of eurosat")
     every = np.arange(len(samples.labels))
     test = draw(samples.labels, every, EUROSAT_TEST, rng)
     rest = np.setdiff1d(every, test)

@@ -7,8 +7,8 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import nn
 
 from flava.evaluation import probe_search
-from flava.evaluation.features import BOTH, Evaluated, Settings, lacking
-from flava.evaluation.image_features import Extractor
+from flava.evaluation.features import BOTH, Evaluated, Settings, missing_parts
+from flava.evaluation.image_features import FeatureExtractor
 from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
 from flava.evaluation.record import Figure
 from flava.suite.task import SuiteTask
@@ -40,7 +40,7 @@ class Pool:
     """The features of some places of a data set."""
 
     def __init__(
-        self, extractor: Extractor, data: DataSet, collection: Collection, places: np.ndarray
+        self, extractor: FeatureExtractor, data: DataSet, collection: Collection, places: np.ndarray
     ) -> None:
         folder = extractor.settings.data_root / data.folder
         self.places, self.labels = places, collection.samples.labels
@@ -109,14 +109,14 @@ def metric_of(data: DataSet) -> probe_search.Metric:
     return balanced_accuracy_score if data.mean_per_class else accuracy_score
 
 
-def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> Extractor:
+def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> FeatureExtractor:
     """Raises ValueError: the model has not all these parts, or has them at initial values only."""
     if not isinstance(model, Evaluated):
         raise ValueError(f"an encoder of images can be probed, not a {type(model).__name__}")
-    if lost := sorted(lacking(model).intersection(needed)):
+    if lost := sorted(missing_parts(model).intersection(needed)):
         kind, parts = type(model).__name__, ", ".join(lost)
         raise ValueError(f"this {kind} has no trained {parts}: give a FLAVA or a CLIP")
-    return Extractor(model, settings)
+    return FeatureExtractor(model, settings)
 
 
 VISION = tuple(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flava.data.stored_images import Images, Places
+from flava.data.stored_images import Places, StoredImages
 from flava.suite.vision.collection import Collection, Fold, Samples, from_parts
 
 Read = Callable[[Path, int], Collection]
@@ -30,7 +30,7 @@ def listed(pairs: Iterable[tuple[Any, int]]) -> Samples:
     return Samples(paths, np.array(labels, np.int64))
 
 
-def entries(reader: Images) -> Iterator[tuple[Any, int]]:
+def entries(reader: StoredImages) -> Iterator[tuple[Any, int]]:
     """The items of one of torchvision's readers, which are not declared to be iterable."""
     return (reader[place] for place in range(len(reader)))
 
@@ -174,13 +174,13 @@ def clevr(root: Path, seed: int) -> Collection:
     """
     from torchvision.datasets import CLEVRClassification
 
-    from flava.core.randomness import generator
+    from flava.core.randomness import random_generator
 
     parts = [CLEVRClassification(root, part, loader=Path) for part in ("train", "val")]
     samples = [
         listed((path, label - CLEVR_FEWEST) for path, label in entries(part)) for part in parts
     ]
-    rngs = [generator(seed, 0, f"{part} scenes of clevr") for part in ("train", "val")]
+    rngs = [random_generator(seed, 0, f"{part} scenes of clevr") for part in ("train", "val")]
     drawn = [
         np.sort(rng.permutation(len(each.labels))[:count])
         for each, rng, count in zip(samples, rngs, (2000, 500), strict=True)

@@ -54,22 +54,31 @@ class Both:
         padded = inputs.padded(texts, padding)
 
         def peer() -> Tensor:
-            states = self.peer.get_text_features(padded.ids, attention_mask=padded.real.long())
+            states = self.peer.get_text_features(
+                padded.input_ids, attention_mask=padded.attention_mask.long()
+            )
             return functional.normalize(states.pooler_output[:, 0], dim=-1)
 
-        return self.computing(lambda model: model.encode_text(texts.ids, texts.real), peer)
+        return self.computing(
+            lambda model: model.encode_text(texts.input_ids, texts.attention_mask), peer
+        )
 
     def pair(self, pixels: Tensor, texts: TextBatch) -> Works:
         """[CLS_M] of the multimodal encoder."""
         padded = inputs.padded(texts, inputs.PADDED)
 
         def ours(model: Flava) -> Tensor:
-            image, text = model.image_encoder(pixels), model.text_encoder(texts.ids, texts.real)
-            return model.multimodal(image, text, texts.real)[:, 0]
+            image, text = (
+                model.image_encoder(pixels),
+                model.text_encoder(texts.input_ids, texts.attention_mask),
+            )
+            return model.multimodal(image, text, texts.attention_mask)[:, 0]
 
         def peer() -> Tensor:
             found = self.peer(
-                input_ids=padded.ids, pixel_values=pixels, attention_mask=padded.real.long()
+                input_ids=padded.input_ids,
+                pixel_values=pixels,
+                attention_mask=padded.attention_mask.long(),
             )
             return found.multimodal_embeddings[:, 0]
 

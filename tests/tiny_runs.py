@@ -140,7 +140,7 @@ def image_batch(number: int, size: int = 4) -> ImageBatch:
         keys=tuple(f"{number}-{i}" for i in range(size)),
         pixels=torch.randn(size, 3, 16, 16, generator=draw),
         codebook_pixels=map_pixels(torch.rand(size, 3, 16, 16, generator=draw)),
-        selected=torch.zeros(size, 2, 2, dtype=torch.bool),
+        patch_mask=torch.zeros(size, 2, 2, dtype=torch.bool),
     )
 
 

@@ -46,18 +46,18 @@ def folder_with(folder: Path, **told: object) -> Path:
 
 def texts(vocabulary: int, padding: int = 0) -> tuple[Tensor, Tensor]:
     """The last token of each text is the vocabulary's last, and its largest."""
-    real = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    ids = torch.randint(1, vocabulary - 1, real.shape).where(real, padding)
+    attention_mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    ids = torch.randint(1, vocabulary - 1, attention_mask.shape).where(attention_mask, padding)
     ids[range(len(LENGTHS)), [length - 1 for length in LENGTHS]] = vocabulary - 1
-    return ids, real
+    return ids, attention_mask
 
 
 def compare(ours: Clip, theirs: Any, side: int) -> None:
     pixels = torch.randn(4, 3, side, side)
-    ids, real = texts(ours.config.text.vocabulary_size)
+    ids, attention_mask = texts(ours.config.text.vocabulary_size)
     padded = torch.zeros(len(ids), ours.config.text.max_length, dtype=torch.long)
     padded[:, : ids.shape[1]] = ids
-    image, text = ours.encode_image(pixels), ours.encode_text(ids, real)
+    image, text = ours.encode_image(pixels), ours.encode_text(ids, attention_mask)
     assert min(spread(image), spread(text)) > 0.01
     torch.testing.assert_close(image, theirs.encode_image(pixels, True), rtol=0, atol=1e-5)
     torch.testing.assert_close(text, theirs.encode_text(padded, True), rtol=0, atol=1e-5)
@@ -143,14 +143,14 @@ def test_hugging_face(end: int, size: int, tmp_path: Path) -> None:
     ours = recognised(LAYOUTS, saved(theirs, tmp_path))
     assert isinstance(ours, Clip)
     pixels = torch.randn(4, 3, size, size)
-    ids, real = texts(71, padding=1)
+    ids, attention_mask = texts(71, padding=1)
     expected = theirs(
         input_ids=ids,
-        attention_mask=real.long(),
+        attention_mask=attention_mask.long(),
         pixel_values=pixels,
         interpolate_pos_encoding=True,
     )
-    image, text = ours.encode_image(pixels), ours.encode_text(ids, real)
+    image, text = ours.encode_image(pixels), ours.encode_text(ids, attention_mask)
     assert min(spread(image), spread(text)) > 0.01
     torch.testing.assert_close(image, expected.image_embeds, rtol=0, atol=1e-5)
     torch.testing.assert_close(text, expected.text_embeds, rtol=0, atol=1e-5)

@@ -41,7 +41,7 @@ def test_hugging_face(blocks: int, width: int, tmp_path: Path) -> None:
     assert torch.equal(codes, theirs.get_codebook_indices(pixels))
     logits = theirs(pixels)
     assert (ours.encoder(pixels) - logits).abs().max() < 1e-5 * logits.std()
-    assert ours.absent == {"decoder"}
+    assert ours.missing_parts == {"decoder"}
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def test_openai(blocks: int) -> None:
 
     alone = recognised(LAYOUTS, stored(encoder.state_dict()))
     assert isinstance(alone, Codebook)
-    assert alone.absent == {"decoder"}
+    assert alone.missing_parts == {"decoder"}
     assert torch.equal(alone.codes(pixels), logits.argmax(dim=1))
     torch.testing.assert_close(alone.encoder(pixels), logits, rtol=0, atol=1e-5)
 
@@ -85,7 +85,7 @@ def test_openai(blocks: int) -> None:
     }
     ours = recognised(LAYOUTS, stored(both))
     assert isinstance(ours, Codebook)
-    assert ours.absent == frozenset()
+    assert ours.missing_parts == frozenset()
     codes = torch.randint(513, (2, 3, 2))
     one_hot = torch.nn.functional.one_hot(codes, 513).permute(0, 3, 1, 2).float()
     torch.testing.assert_close(ours.encoder(pixels), logits, rtol=0, atol=1e-5)
@@ -103,7 +103,7 @@ def test_the_absent_decoder_is_whole_with_initial_weights(tmp_path: Path) -> Non
     assert ours.decode(torch.zeros(1, 2, 3, dtype=torch.long)).shape == (1, 3, 16, 24)
     whole = Codebook(ours.config)
     randomise_biases(whole)
-    assert whole.absent == frozenset()
+    assert whole.missing_parts == frozenset()
 
 
 def refusal(checkpoint: Stored) -> list[str]:

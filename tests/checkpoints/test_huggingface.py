@@ -71,7 +71,7 @@ def test_a_model_for_pretraining(pair: Twins, tmp_path) -> None:
     pair.published.save_pretrained(tmp_path)
     model = loaded(tmp_path)
     assert model.config == pair.ours.config
-    assert model.absent == {"codebook.decoder"}
+    assert model.missing_parts == {"codebook.decoder"}
     assert in_parts("codebook.decoder.")(differing(model, pair.ours))
     assert not model.training
 
@@ -80,7 +80,7 @@ def test_a_base_model_knows_what_it_lacks(pair: Twins, tmp_path) -> None:
     pair.published.flava.save_pretrained(tmp_path)
     assert not any(name.startswith("flava.") for name in load_file(tmp_path / "model.safetensors"))
     model = loaded(tmp_path)
-    assert model.absent == NOT_IN_A_BASE_MODEL
+    assert model.missing_parts == NOT_IN_A_BASE_MODEL
     assert in_parts(*NOT_IN_A_BASE_MODEL)(differing(model, pair.ours))
     with pytest.raises(ValueError, match="no weights for itm_head"):
         model.require("itm_head")
@@ -153,14 +153,14 @@ def test_a_base_model_with_its_prefix(folder, tmp_path) -> None:
     tensors = load_file(folder / "model.safetensors")
     base = {name: tensor for name, tensor in tensors.items() if name.startswith("flava.")}
     model = loaded(copy(folder, tmp_path / "x", base))
-    assert model.absent == NOT_IN_A_BASE_MODEL
+    assert model.missing_parts == NOT_IN_A_BASE_MODEL
 
 
 def test_a_model_made_without_a_codebook(folder, tmp_path) -> None:
     tensors = load_file(folder / "model.safetensors")
     lean = {name: t for name, t in tensors.items() if not name.startswith("image_codebook.")}
     model = loaded(copy(folder, tmp_path / "lean", lean, init_codebook=False))
-    assert model.absent == {"codebook.encoder", "codebook.decoder"}
+    assert model.missing_parts == {"codebook.encoder", "codebook.decoder"}
     with pytest.raises(ValueError, match=r"missing: image_codebook\.blocks\.input\.bias"):
         loaded(copy(folder, tmp_path / "torn", lean))
 
@@ -347,7 +347,7 @@ def test_ours_there_and_back_is_the_same_bits(pair: Twins, tmp_path) -> None:
     huggingface.write(pair.ours, tmp_path)
     model = loaded(tmp_path)
     assert model.config == pair.ours.config
-    assert not model.absent
+    assert not model.missing_parts
     assert not differing(model, pair.ours)
 
 
@@ -371,7 +371,7 @@ def test_a_base_model_there_and_back(pair: Twins, tmp_path) -> None:
     before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("theirs", "ours"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert loaded(tmp_path / "ours").absent == NOT_IN_A_BASE_MODEL
+    assert loaded(tmp_path / "ours").missing_parts == NOT_IN_A_BASE_MODEL
 
 
 def test_the_decoders_geometry_comes_with_it(tmp_path) -> None:
@@ -407,22 +407,22 @@ def test_unequal_widths_are_refused_with_the_reason(tmp_path) -> None:
 
 def test_unequal_widths_without_heads_are_a_base_model(tmp_path) -> None:
     model = tiny_model()
-    model.absent = frozenset(NOT_IN_A_BASE_MODEL)
+    model.missing_parts = frozenset(NOT_IN_A_BASE_MODEL)
     huggingface.write(model, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["FlavaModel"]
     found = loaded(tmp_path)
-    assert found.absent == model.absent
-    assert in_parts(*model.absent)(differing(found, model))
+    assert found.missing_parts == model.missing_parts
+    assert in_parts(*model.missing_parts)(differing(found, model))
 
 
 def test_some_heads_of_five_are_refused(tmp_path) -> None:
     model = twins("odd-everything").ours
     try:
-        model.absent = frozenset({"mim_head", "itm_head"})
+        model.missing_parts = frozenset({"mim_head", "itm_head"})
         with pytest.raises(ValueError, match="lacks itm_head, mim_head"):
             huggingface.write(model, tmp_path)
     finally:
-        model.absent = frozenset()
+        model.missing_parts = frozenset()
 
 
 def test_the_base_model_has_the_published_config() -> None:

@@ -65,7 +65,7 @@ def test_timm_with_a_config() -> None:
     theirs = timm_vit()
     ours = build(stored(theirs.state_dict(), config=HEADS))
     compare(ours, theirs.forward_features, 15)
-    assert ours.absent == {"mask_token", "pooler"}
+    assert ours.missing_parts == {"mask_token", "pooler"}
 
 
 @torch.no_grad()
@@ -82,7 +82,7 @@ def test_layer_scale_goes_into_the_weights() -> None:
     ours = build(stored({**theirs.state_dict(), "mask_token": token}, config=HEADS))
     compare(ours, theirs.forward_features, 15)
     assert torch.equal(ours.mask_token[0], token)
-    assert ours.absent == {"pooler"}
+    assert ours.missing_parts == {"pooler"}
 
 
 DINO_HEAD = ("mlp.0.weight", "mlp.0.bias", "last_layer.weight_g", "last_layer.weight_v")
@@ -154,7 +154,7 @@ def beit_config(**arguments: Any) -> BeitConfig:
     return BeitConfig(**{**HUGGING_FACE, **settings, **arguments})
 
 
-def selected() -> Tensor:
+def patch_mask() -> Tensor:
     return torch.rand(3, 9) < 0.5
 
 
@@ -168,7 +168,7 @@ def test_hugging_face_vit(size: int, tmp_path: Path) -> None:
     pixels = torch.randn(2, 3, 21, 21)
     pooled = ours.pooler(ours.norm(ours(pixels)))
     torch.testing.assert_close(pooled, theirs(pixels).pooler_output, rtol=0, atol=1e-5)
-    assert ours.absent == {"mask_token"}
+    assert ours.missing_parts == {"mask_token"}
 
 
 @torch.no_grad()
@@ -177,7 +177,7 @@ def test_hugging_face_vit_with_a_classifier(tmp_path: Path) -> None:
     randomise(theirs)
     ours = build(saved(theirs, tmp_path))
     compare(ours, lambda x: theirs.vit(x).last_hidden_state, 21)
-    assert ours.absent == {"mask_token", "pooler"}
+    assert ours.missing_parts == {"mask_token", "pooler"}
 
 
 @pytest.mark.parametrize("prefix", ["", "image_model.", "flava.image_model."])
@@ -187,9 +187,9 @@ def test_hugging_face_flava(prefix: str, tmp_path: Path) -> None:
     randomise(theirs)
     alone = saved(theirs, tmp_path)
     ours = build(replace(alone, tensors={prefix + n: t for n, t in alone.tensors.items()}))
-    assert ours.absent == frozenset()
+    assert ours.missing_parts == frozenset()
     compare(ours, lambda x: theirs(x).last_hidden_state, 21)
-    pixels, hidden = torch.randn(3, 3, 21, 21), selected()
+    pixels, hidden = torch.randn(3, 3, 21, 21), patch_mask()
     expected = theirs(pixels, bool_masked_pos=hidden.clone()).last_hidden_state
     states = ours.norm(ours(pixels, hidden.view(3, 3, 3)))
     torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)
@@ -212,7 +212,7 @@ def test_hugging_face_beit(cls: type, tmp_path: Path) -> None:
     ours = build(checkpoint)
     beit = theirs if cls is BeitModel else theirs.beit
     compare(ours, lambda x: beit(x).last_hidden_state, 21)
-    pixels, hidden = torch.randn(3, 3, 21, 21), selected()
+    pixels, hidden = torch.randn(3, 3, 21, 21), patch_mask()
     expected = beit(pixels, bool_masked_pos=hidden).last_hidden_state
     states = ours.norm(ours(pixels, hidden.view(3, 3, 3)))
     torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)

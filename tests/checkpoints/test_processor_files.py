@@ -56,7 +56,7 @@ def test_what_transformers_saves_is_read(tmp_path, newer):
         changed.save_pretrained(folder)
         (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     processor = load(folder).processor
-    assert processor.ids(["Skunk a"]) == [[2, 44, 5, 4]]
+    assert processor.input_ids(["Skunk a"]) == [[2, 44, 5, 4]]
     image = [picture(1, 50, 40)]
     theirs = changed(image, return_tensors="pt")
     assert (processor.images(image) - theirs["pixel_values"]).abs().max() < 1e-5
@@ -85,9 +85,9 @@ def test_steps_can_be_left_out(tmp_path, changes):
 def test_case_is_kept_where_the_tokeniser_keeps_it(tmp_path):
     folder = save_flava(tmp_path / "m")
     (folder / "vocab.txt").write_text("\n".join([*vocabulary(31), "A"]))
-    assert load(folder).processor.ids(["A"]) == [[2, 5, 4]]
+    assert load(folder).processor.input_ids(["A"]) == [[2, 5, 4]]
     write(folder, "tokenizer_config.json", {"do_lower_case": False})
-    assert load(folder).processor.ids(["A"]) == [[2, 31, 4]]
+    assert load(folder).processor.input_ids(["A"]) == [[2, 31, 4]]
 
 
 def test_an_image_size_is_for_encoder_and_codebook(tmp_path):

@@ -139,10 +139,10 @@ def test_what_was_read_tells_where_it_came_from(tmp_path):
 
 def test_a_record_of_absent_parts_survives_our_own_layout(tmp_path):
     model = tiny_model()
-    model.absent = frozenset({"itm_head", "codebook.decoder"})
+    model.missing_parts = frozenset({"itm_head", "codebook.decoder"})
     found = load_pretrained(saved(tmp_path / "own", model)[0])
     assert isinstance(found, Flava)
-    assert found.absent == model.absent
+    assert found.missing_parts == model.missing_parts
     with pytest.raises(ValueError, match=r"no weights for itm_head, codebook\.decoder, which"):
         found.require("mlm_head", "itm_head", "codebook.decoder")
     found.require("mlm_head", "mim_head")

@@ -38,8 +38,8 @@ LENGTHS = [12, 3, 7]
 
 
 def texts(padding: int) -> tuple[Tensor, Tensor]:
-    real = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    return torch.randint(2, 59, real.shape).where(real, padding), real
+    attention_mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    return torch.randint(2, 59, attention_mask.shape).where(attention_mask, padding), attention_mask
 
 
 def build(checkpoint: Stored) -> TextEncoder:
@@ -50,11 +50,14 @@ def build(checkpoint: Stored) -> TextEncoder:
 
 def compare(ours: TextEncoder, theirs: Any, padding: int) -> None:
     """States after the final norm, where there is no padding; and the pooler's."""
-    ids, real = texts(padding)
-    expected = theirs(input_ids=ids, attention_mask=real.long())
-    states = ours.norm(ours(ids, real))
-    assert torch.cdist(states[real], states[real]).fill_diagonal_(torch.inf).min() > 0.01
-    difference = (states - expected.last_hidden_state)[real].abs().max()
+    ids, attention_mask = texts(padding)
+    expected = theirs(input_ids=ids, attention_mask=attention_mask.long())
+    states = ours.norm(ours(ids, attention_mask))
+    assert (
+        torch.cdist(states[attention_mask], states[attention_mask]).fill_diagonal_(torch.inf).min()
+        > 0.01
+    )
+    difference = (states - expected.last_hidden_state)[attention_mask].abs().max()
     assert difference < 1e-5
     if expected.pooler_output is not None:
         torch.testing.assert_close(ours.pooler(states), expected.pooler_output, rtol=0, atol=1e-5)
@@ -70,7 +73,7 @@ def test_flava(prefix: str, tmp_path: Path) -> None:
     config = {"text_config": alone.config} if prefix else alone.config
     ours = build(replace(alone, tensors=tensors, config=config))
     compare(ours, theirs, 0)
-    assert ours.absent == frozenset()
+    assert ours.missing_parts == frozenset()
 
 
 def test_the_text_encoder_of_a_whole_flava_is_no_text_encoder(tmp_path: Path) -> None:
@@ -98,7 +101,7 @@ def test_pre_norm_roberta_with_a_head(tmp_path: Path) -> None:
     randomise(theirs)
     ours = build(saved(theirs, tmp_path))
     compare(ours, theirs.roberta_prelayernorm, 1)
-    assert ours.absent == {"pooler"}
+    assert ours.missing_parts == {"pooler"}
 
 
 def refusal(checkpoint: Stored) -> list[str]:

@@ -33,7 +33,7 @@ def test_to_device_moves_every_tensor_but_masks_and_keeps_the_rest() -> None:
     for part, before in ((moved.image, batch.image), (moved.text, batch.text)):
         for field in fields(part):
             value, earlier = getattr(part, field.name), getattr(before, field.name)
-            if field.name in ("keys", "real", "selected"):
+            if field.name in ("keys", "attention_mask", "patch_mask", "token_mask"):
                 assert value is earlier
             else:
                 assert (value.device.type, value.shape) == ("meta", earlier.shape)
@@ -42,19 +42,19 @@ def test_to_device_moves_every_tensor_but_masks_and_keeps_the_rest() -> None:
 def test_batches_are_frozen_and_their_shapes_checked() -> None:
     texts = random_texts(tiny_config(), [4, 2])
     with pytest.raises(FrozenInstanceError):
-        setattr(texts, "ids", texts.real)  # noqa: B010
+        setattr(texts, "input_ids", texts.attention_mask)  # noqa: B010
     with pytest.raises(jaxtyping.TypeCheckError):
         TextBatch(
             keys=texts.keys,
-            ids=texts.ids,
-            real=texts.real[:, :-1],
-            masked_ids=texts.masked_ids,
-            selected=texts.selected,
+            input_ids=texts.input_ids,
+            attention_mask=texts.attention_mask[:, :-1],
+            input_ids_masked=texts.input_ids_masked,
+            token_mask=texts.token_mask,
         )
     with pytest.raises(jaxtyping.TypeCheckError):
         ImageBatch(
             keys=("a",),
             pixels=torch.zeros(1, 4, 8, 8),
             codebook_pixels=torch.zeros(1, 3, 8, 8),
-            selected=torch.zeros(1, 1, 1, dtype=torch.bool),
+            patch_mask=torch.zeros(1, 1, 1, dtype=torch.bool),
         )

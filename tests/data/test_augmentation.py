@@ -94,14 +94,15 @@ def test_the_same_draws_give_the_same_views():
     first, second = (collator.decode(raw, np.random.default_rng(3)) for _ in range(2))
     assert np.array_equal(first.pixels, second.pixels)
     assert np.array_equal(first.codebook_pixels, second.codebook_pixels)
-    assert torch.equal(*(torch.from_numpy(each.selected) for each in (first, second)))
+    assert torch.equal(*(torch.from_numpy(each.patch_mask) for each in (first, second)))
 
 
 def test_beits_mask_hides_75_of_196_at_most():
     config = ImageTransformConfig()
     collator = ImageCollator(config, 75 / 196)
     hidden = [
-        int(collator.decode(gradient(), np.random.default_rng(s)).selected.sum()) for s in range(20)
+        int(collator.decode(gradient(), np.random.default_rng(s)).patch_mask.sum())
+        for s in range(20)
     ]
     assert max(hidden) == 75
     assert min(hidden) > 50

@@ -40,12 +40,14 @@ def words(documents: list[Document]) -> list[int]:
 @given(DOCUMENTS, st.integers(3, 16))
 def test_no_token_is_lost_doubled_or_moved(every, length):
     documents = named(every)
-    sequences = [ids for _, ids in packed(documents, length)]
-    assert [t for ids in sequences for t in ids if t not in (CLS, SEP)] == words(documents)
-    for ids in sequences:
-        assert 3 <= len(ids) <= length
-        assert (ids[0], ids[-1]) == (CLS, SEP)
-        assert CLS not in ids[1:]
+    sequences = [input_ids for _, input_ids in packed(documents, length)]
+    assert [t for input_ids in sequences for t in input_ids if t not in (CLS, SEP)] == words(
+        documents
+    )
+    for input_ids in sequences:
+        assert 3 <= len(input_ids) <= length
+        assert (input_ids[0], input_ids[-1]) == (CLS, SEP)
+        assert CLS not in input_ids[1:]
 
 
 @given(DOCUMENTS, st.integers(3, 16))
@@ -54,8 +56,8 @@ def test_a_separator_stands_between_documents_and_nowhere_else(every, length):
     documents = named(every)
     owners = [d.key for d in documents for sentence in d.sentences for _ in sentence]
     place = 0
-    for _, ids in packed(documents, length):
-        inside = ids[1:-1]
+    for _, input_ids in packed(documents, length):
+        inside = input_ids[1:-1]
         count = len([t for t in inside if t != SEP])
         mine = owners[place : place + count]
         parts = [len(list(run)) for _, run in itertools.groupby(mine)]
@@ -81,13 +83,13 @@ def test_sentences_are_whole_and_sequences_full(every, length):
             ends[place + len(sentence)] = d.key
             place += len(sentence)
     place = 0
-    for _, ids in packed(documents, length):
-        place += len([t for t in ids if t not in (CLS, SEP)])
+    for _, input_ids in packed(documents, length):
+        place += len([t for t in input_ids if t not in (CLS, SEP)])
         if place in starts:
             key, sentence = starts[place]
             separator = ends[place] != key
             first_piece = min(len(sentence), room)
-            assert len(ids) - 2 + separator + first_piece > room
+            assert len(input_ids) - 2 + separator + first_piece > room
         elif place < len(words(documents)):
             before = max(start for start in starts if start < place)
             assert len(starts[before][1]) > room
@@ -98,9 +100,9 @@ def test_a_key_names_the_token_that_a_sequence_begins_with(every, length):
     documents = named(every)
     tokens = {d.key: words([d]) for d in documents}
     keys = []
-    for key, ids in packed(documents, length):
+    for key, input_ids in packed(documents, length):
         name, offset = key.split("@")
-        assert tokens[name][int(offset)] == ids[1]
+        assert tokens[name][int(offset)] == input_ids[1]
         keys.append(key)
     assert len(set(keys)) == len(keys)
 
@@ -124,14 +126,16 @@ TEXTS = [
 def test_the_tokens_are_those_of_the_whole_texts(tmp_path, length):
     """Dividing a text into sentences changes no token of it."""
     path = write_lines(tmp_path / "a.jsonl", TEXTS)
-    found = [t for ids in sequences(path, length) for t in ids[1:-1] if t != TOKENIZER.sep]
+    found = [
+        t for input_ids in sequences(path, length) for t in input_ids[1:-1] if t != TOKENIZER.sep
+    ]
     assert found == [t for text in TEXTS for t in TOKENIZER.encode(text, 10_000)[1:-1]]
 
 
 def test_a_text_of_ten_thousand_words_fills_its_sequences(tmp_path):
     text = "word " * 10_000
     found = sequences(write_lines(tmp_path / "a.jsonl", [text, "short"]), 64)
-    assert [len(ids) for ids in found[:-1]] == [64] * (10_000 // 62)
+    assert [len(input_ids) for input_ids in found[:-1]] == [64] * (10_000 // 62)
     assert len(found[-1]) == 1 + 10_000 % 62 + 1 + 1 + 1
     assert TOKENIZER.decode(found[-1]).endswith("word short")
 
@@ -194,10 +198,10 @@ def test_a_sequence_is_masked_anew_each_time_it_is_seen(config):
     for batch in take(config, 150):
         assert isinstance(batch, TextBatch)
         for row, key in enumerate(batch.keys):
-            ids = tuple(batch.ids[row][batch.real[row]].tolist())
-            masks = seen.setdefault((key, *map(str, ids)), [])
-            masks.append(tuple(batch.selected[row][batch.real[row]].tolist()))
-    long = [masks for ids, masks in seen.items() if len(ids) > 20 and len(masks) >= 4]
+            input_ids = tuple(batch.input_ids[row][batch.attention_mask[row]].tolist())
+            masks = seen.setdefault((key, *map(str, input_ids)), [])
+            masks.append(tuple(batch.token_mask[row][batch.attention_mask[row]].tolist()))
+    long = [masks for input_ids, masks in seen.items() if len(input_ids) > 20 and len(masks) >= 4]
     assert len(long) > 10
     assert all(len(set(masks)) >= len(masks) - 1 for masks in long)
 
@@ -206,10 +210,10 @@ def test_special_tokens_within_a_sequence_are_never_hidden(config):
     inner = 0
     for batch in take(replace(config, mask_probability=1.0), 5):
         assert isinstance(batch, TextBatch)
-        special = (batch.ids == TOKENIZER.sep) | (batch.ids == TOKENIZER.cls)
+        special = (batch.input_ids == TOKENIZER.sep) | (batch.input_ids == TOKENIZER.cls)
         inner += int((special.sum(dim=1) - 2).sum())
-        assert not (batch.selected & special).any()
-        assert (batch.selected == (batch.real & ~special)).all()
+        assert not (batch.token_mask & special).any()
+        assert (batch.token_mask == (batch.attention_mask & ~special)).all()
     assert inner > 0
 
 
@@ -226,8 +230,10 @@ def test_a_source_of_texts_reads_the_captions_of_pairs(pairs):
     found = set()
     for batch in take(DataConfig(text=pairs, workers=0), 20):
         assert isinstance(batch, TextBatch)
-        for key, ids, real in zip(batch.keys, batch.ids, batch.real, strict=True):
-            text = TOKENIZER.decode(ids[real].tolist())
+        for key, input_ids, attention_mask in zip(
+            batch.keys, batch.input_ids, batch.attention_mask, strict=True
+        ):
+            text = TOKENIZER.decode(input_ids[attention_mask].tolist())
             assert text in (f"picture number {int(key)}", f"the {int(key)} th one")
             found.add((key, text))
     assert len(found) == 24  # of several captions one at random

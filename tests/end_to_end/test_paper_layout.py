@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CLASSES = 12
 UPDATES, LOOK = 18, 6
-FIGURE = "probe/imagenet_zero_shot_accuracy"
+FIGURE = "validation/imagenet_zero_shot_accuracy"
 LOSSES = {
     "pairs": {"gc", "mmm_image", "mmm_text", "itm"},
     "images": {"mim"},
@@ -197,7 +197,7 @@ def test_the_papers_recipe_from_files_to_the_best_checkpoint(data: Path, tmp_pat
     )
     last = load_pretrained(through / "checkpoints" / f"step-{UPDATES:06d}")
     torch.set_num_threads(1)
-    assert validate(last, UPDATES) == {FIGURE.removeprefix("probe/"): looked[UPDATES]}
+    assert validate(last, UPDATES) == {FIGURE.removeprefix("validation/"): looked[UPDATES]}
     best = max(looked, key=lambda step: looked[step])
     assert (through / "checkpoints" / "best").resolve().name == f"step-{best:06d}"
 

@@ -26,7 +26,7 @@ def held_out_loss(run: Run, *, trained: bool) -> float:
     if trained:
         objective.model.load_state_dict(load_pretrained(run.output_dir).state_dict())
     with torch.inference_mode():
-        if run.held_out:
+        if run.validation:
             losses = [objective(batch) for batch in held_out_batches(run)]
         else:
             pairs = SourceConfig(shards=(UNSEEN_STYLE,), weight=1.0, batch_size=128)

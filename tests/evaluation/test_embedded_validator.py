@@ -44,8 +44,8 @@ def test_the_probe_measures_what_one_gets_image_by_image(
     assert torch.get_rng_state().equal(state)
 
     def text(words: str) -> np.ndarray:
-        ids, real = tokenizer.batch([words], model.config.text.max_length)
-        return model.encode_text(ids, real)[0].detach().numpy()
+        ids, attention_mask = tokenizer.batch([words], model.config.text.max_length)
+        return model.encode_text(ids, attention_mask)[0].detach().numpy()
 
     pairs = held_out(tmp_path, model.config).pairs("validation")
     images = [model.encode_image(p[None])[0].detach().numpy() for p in pairs.pixels]

@@ -65,7 +65,7 @@ def test_what_a_checkpoint_did_not_hold_is_left_out(tmp_path: Path) -> None:
     """And all else is as before. Hugging Face's files hold no decoder: nothing is drawn with it."""
     whole, _ = run(tiny_model(1), tmp_path)
     model = tiny_model(1)
-    model.absent = frozenset({"mim_head", "itm_head", "codebook.decoder"})
+    model.missing_parts = frozenset({"mim_head", "itm_head", "codebook.decoder"})
     partial, _ = run(model, tmp_path)
     kept = [figure for figure in whole.figures if figure.task not in ("mim", "itm")]
     assert list(partial.figures) == kept
@@ -75,7 +75,7 @@ def test_what_a_checkpoint_did_not_hold_is_left_out(tmp_path: Path) -> None:
     assert not partial.examples.masked_images
     assert not partial.examples.reconstructions
     assert partial.examples.masked_texts == whole.examples.masked_texts
-    assert partial.settings["absent"] == ["codebook.decoder", "itm_head", "mim_head"]
+    assert partial.settings["missing_parts"] == ["codebook.decoder", "itm_head", "mim_head"]
 
 
 def test_figures_do_not_depend_on_the_batch_size_or_the_time(tmp_path: Path) -> None:

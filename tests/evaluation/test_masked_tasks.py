@@ -72,8 +72,8 @@ def test_the_head_that_always_says_matched_is_right_half_of_the_time(
 
 def test_majority_is_what_the_best_constant_answer_reaches(oracle: EvaluatedModel) -> None:
     pairs = oracle.held_out.pairs("unseen_style")
-    selected = masked_tasks.patch_masks(pairs, 0)
-    targets = oracle.codes("unseen_style")[selected]
+    patch_mask = masked_tasks.patch_masks(pairs, 0)
+    targets = oracle.codes("unseen_style")[patch_mask]
     best = max((targets == code).double().mean().item() for code in range(CODES))
     assert (
         masked_tasks.mim(oracle, "unseen_style").metrics["accuracy"].baselines["majority"] == best
@@ -104,14 +104,18 @@ def test_only_words_are_hidden_at_the_set_rate_whatever_stands_around(
     oracle: EvaluatedModel,
 ) -> None:
     texts = oracle.held_out.pairs("unseen_concepts_all").captions
-    selected = masked_tasks.hidden_tokens(texts, seed=0)
-    words = texts.real & (texts.ids != tokenizer().cls) & (texts.ids != tokenizer().sep)
-    assert not (selected & ~words).any()
+    token_mask = masked_tasks.hidden_tokens(texts, seed=0)
+    words = (
+        texts.attention_mask
+        & (texts.input_ids != tokenizer().cls)
+        & (texts.input_ids != tokenizer().sep)
+    )
+    assert not (token_mask & ~words).any()
     n = int(words.sum())
     assert n == 48 * 12
-    assert abs(selected.sum().item() / n - 0.15) < 4 * (0.15 * 0.85 / n) ** 0.5
-    assert masked_tasks.hidden_tokens(texts, seed=0).equal(selected)
-    assert not masked_tasks.hidden_tokens(texts, seed=1).equal(selected)
+    assert abs(token_mask.sum().item() / n - 0.15) < 4 * (0.15 * 0.85 / n) ** 0.5
+    assert masked_tasks.hidden_tokens(texts, seed=0).equal(token_mask)
+    assert not masked_tasks.hidden_tokens(texts, seed=1).equal(token_mask)
 
 
 def test_word_tokens_are_those_with_a_letter_or_digit() -> None:

@@ -168,8 +168,8 @@ def test_the_accuracy_is_what_one_gets_image_by_image(
     tokenizer = ClipTokenizer() if isinstance(model, Clip) else Tokenizer()
 
     def text(words: str) -> np.ndarray:
-        ids, real = tokenizer.batch([words], model.config.text.max_length)
-        return model.encode_text(ids, real)[0].detach().numpy()
+        ids, attention_mask = tokenizer.batch([words], model.config.text.max_length)
+        return model.encode_text(ids, attention_mask)[0].detach().numpy()
 
     model.eval()
     prompts = few_prompts()

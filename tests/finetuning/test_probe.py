@@ -58,11 +58,15 @@ def test_the_probe_is_scikit_learns_on_features_computed_one_by_one(bench, tmp_p
     assert found.accuracy.value == np.mean(fitted.predict(scaled) == validation.labels)
     assert found.accuracy.value > found.accuracy.baselines["majority"] + 0.1
     assert found.headline() in said
-    ids, real = tokenizer.batch([row.text or "" for row in validation.rows], 24)
+    ids, attention_mask = tokenizer.batch([row.text or "" for row in validation.rows], 24)
     classifier = load_classifier(tmp_path)
     assert classifier.config.classes == tuple(fitted.classes_)
     with torch.inference_mode():
-        probabilities = classifier(TextInputs(ids=ids, real=real)).softmax(dim=1).numpy()
+        probabilities = (
+            classifier(TextInputs(input_ids=ids, attention_mask=attention_mask))
+            .softmax(dim=1)
+            .numpy()
+        )
     # The optimiser stops within 1e-4, from features whose last bits differ.
     np.testing.assert_allclose(probabilities, expected, atol=2e-3)
 

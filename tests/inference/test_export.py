@@ -66,10 +66,10 @@ def test_transformers_reads_every_tensor_and_computes_the_same(name, tmp_path) -
         expected = theirs.loss_info[names.get(term, term)]
         torch.testing.assert_close(value.loss, expected, rtol=1e-5, atol=0)
     image = pair.ours.image_encoder(batch.image.pixels)
-    text = pair.ours.text_encoder(batch.text.ids, batch.text.real)
+    text = pair.ours.text_encoder(batch.text.input_ids, batch.text.attention_mask)
     error = pair.ours.image_encoder.norm(image) - theirs.image_embeddings
     assert error.abs().max() < 1e-5
-    error = (pair.ours.text_encoder.norm(text) - theirs.text_embeddings)[batch.text.real]
+    error = (pair.ours.text_encoder.norm(text) - theirs.text_embeddings)[batch.text.attention_mask]
     assert error.abs().max() < 1e-5
 
 
@@ -84,12 +84,12 @@ def test_a_base_model_for_transformers(tmp_path) -> None:
 
 def test_the_processor_gives_our_ids(folder) -> None:
     processor: Any = FlavaProcessor.from_pretrained(folder)
-    ids, real = Tokenizer().batch(SENTENCES, 16)
+    input_ids, attention_mask = Tokenizer().batch(SENTENCES, 16)
     found = processor(text=SENTENCES, padding=True, truncation=True, return_tensors="pt")
-    assert torch.equal(found["input_ids"], ids)
-    assert torch.equal(found["attention_mask"].bool(), real)
+    assert torch.equal(found["input_ids"], input_ids)
+    assert torch.equal(found["attention_mask"].bool(), attention_mask)
     automatic = AutoTokenizer.from_pretrained(folder)
-    assert automatic(SENTENCES, padding=True, truncation=True)["input_ids"] == ids.tolist()
+    assert automatic(SENTENCES, padding=True, truncation=True)["input_ids"] == input_ids.tolist()
     assert automatic.model_max_length == 20
 
 
@@ -118,23 +118,27 @@ def test_another_image_size_in_the_whole_model() -> None:
     pair = twins("three-image-blocks")
     batch = pair.pairs()
     assert isinstance(batch, PairBatch)
-    pixels = torch.randn(len(batch.text.ids), 3, 56, 24)
+    pixels = torch.randn(len(batch.text.input_ids), 3, 56, 24)
     hidden = pair.ours.image_encoder(pixels)
-    words = pair.ours.text_encoder(batch.text.ids, batch.text.real)
-    joint = pair.ours.multimodal(hidden, words, batch.text.real)
+    words = pair.ours.text_encoder(batch.text.input_ids, batch.text.attention_mask)
+    joint = pair.ours.multimodal(hidden, words, batch.text.attention_mask)
     flava = pair.published.flava
     image = flava.image_model(pixels, interpolate_pos_encoding=True, output_hidden_states=True)
     text = flava.text_model(
-        batch.text.ids, attention_mask=batch.text.real.long(), output_hidden_states=True
+        batch.text.input_ids,
+        attention_mask=batch.text.attention_mask.long(),
+        output_hidden_states=True,
     )
     states = [
         flava.image_to_mm_projection(image.hidden_states[-1]),
         flava.text_to_mm_projection(text.hidden_states[-1]),
     ]
-    real = torch.cat([torch.ones(len(pixels), 1 + 22), batch.text.real.float()], dim=1)
-    theirs = flava.multimodal_model(torch.cat(states, dim=1), attention_mask=real)
+    attention_mask = torch.cat(
+        [torch.ones(len(pixels), 1 + 22), batch.text.attention_mask.float()], dim=1
+    )
+    theirs = flava.multimodal_model(torch.cat(states, dim=1), attention_mask=attention_mask)
     assert joint.shape == theirs.last_hidden_state.shape == (6, 1 + 22 + 11, 48)
-    assert (joint - theirs.last_hidden_state)[real.bool()].abs().max() < 1e-5
+    assert (joint - theirs.last_hidden_state)[attention_mask.bool()].abs().max() < 1e-5
     embedded = nn.functional.normalize(flava.image_projection(image[0][:, 0]), dim=-1)
     assert (pair.ours.encode_image(pixels) - embedded).abs().max() < 1e-5
 
@@ -145,7 +149,7 @@ def test_another_image_size_in_the_whole_model() -> None:
 def test_it_comes_back_whole(folder) -> None:
     model = load_pretrained(folder)
     assert isinstance(model, Flava)
-    assert not model.absent
+    assert not model.missing_parts
     assert model.config == worded().config
 
 
@@ -256,7 +260,7 @@ def test_a_card_of_a_base_model_without_a_run(hub) -> None:
     config = FlavaConfig(**vars(GEOMETRIES["odd-everything"]))
     model = Flava(config)
     parts = ("mim_head", "mlm_head", "mmm_image_head", "mmm_text_head", "itm_head")
-    model.absent = frozenset({*parts, "codebook.encoder", "codebook.decoder"})
+    model.missing_parts = frozenset({*parts, "codebook.encoder", "codebook.decoder"})
     push_to_hub(model, "me/mine", licence="mit")
     card = (hub()[1] / "README.md").read_text()
     assert "Not recorded with the weights." in card

@@ -48,14 +48,16 @@ def test_masks_are_filled_by_the_right_head_in_the_order_asked(pretrained, seen)
     found = pretrained.fill_mask(TEXTS, IMAGES if seen else None, top=4)
     assert [len(masks) for masks in found] == MASKS
     for text, image, masks in zip(TEXTS, IMAGES, found, strict=True):
-        ids, real = processor.texts([text])
-        states = model.text_encoder(ids, real)
+        input_ids, attention_mask = processor.texts([text])
+        states = model.text_encoder(input_ids, attention_mask)
         if seen:
-            joint = model.multimodal(model.image_encoder(processor.images([image])), states, real)
+            joint = model.multimodal(
+                model.image_encoder(processor.images([image])), states, attention_mask
+            )
             logits = model.mmm_text_head(joint[0, 18:])
         else:
             logits = model.mlm_head(model.text_encoder.norm(states)[0])
-        for candidates, row in zip(masks, logits[ids[0] == MASK], strict=True):
+        for candidates, row in zip(masks, logits[input_ids[0] == MASK], strict=True):
             same(candidates, likeliest(row, 4))
 
 
@@ -111,8 +113,10 @@ def test_hidden_patches_are_drawn_from_the_codes_of_the_right_head(pretrained, w
         if texts is None:
             logits = model.mim_head(model.image_encoder.norm(states)[0, 1:])
         else:
-            ids, real = processor.texts([texts[i]])
-            joint = model.multimodal(states, model.text_encoder(ids, real), real)
+            input_ids, attention_mask = processor.texts([texts[i]])
+            joint = model.multimodal(
+                states, model.text_encoder(input_ids, attention_mask), attention_mask
+            )
             logits = model.mmm_image_head(joint[0, 2:18])
         codes = model.codebook.codes(codebook_pixels[i : i + 1])[0]
         codes = torch.where(masks[i], logits.argmax(dim=1).view(4, 4), codes)

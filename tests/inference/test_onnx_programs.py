@@ -83,8 +83,8 @@ def test_embeddings_are_those_of_the_model(written: Written, lengths: tuple[int,
     (image,) = run(folder, "image", pixels)
     same(image, model.encode_image(pixels))
     texts = random_texts(tiny_config(), list(lengths))
-    (text,) = run(folder, "text", texts.ids, texts.real.long())
-    same(text, model.encode_text(texts.ids, texts.real))
+    (text,) = run(folder, "text", texts.input_ids, texts.attention_mask.long())
+    same(text, model.encode_text(texts.input_ids, texts.attention_mask))
 
 
 @torch.no_grad()
@@ -94,9 +94,12 @@ def test_pairs_are_those_of_the_model(written: Written, lengths: tuple[int, ...]
     model, folder = written
     assert isinstance(model, Flava)
     pixels, texts = torch.randn(len(lengths), 3, 24, 24), random_texts(tiny_config(), list(lengths))
-    joint, probability = run(folder, "pair", pixels, texts.ids, texts.real.long())
-    image, text = model.image_encoder(pixels), model.text_encoder(texts.ids, texts.real)
-    states = model.multimodal(image, text, texts.real)
+    joint, probability = run(folder, "pair", pixels, texts.input_ids, texts.attention_mask.long())
+    image, text = (
+        model.image_encoder(pixels),
+        model.text_encoder(texts.input_ids, texts.attention_mask),
+    )
+    states = model.multimodal(image, text, texts.attention_mask)
     same(joint, states[:, 0])
     same(probability, model.itm_head(states).softmax(dim=1)[:, 1])
 
@@ -105,11 +108,11 @@ def test_pairs_are_those_of_the_model(written: Written, lengths: tuple[int, ...]
 def test_padding_does_not_matter(written: Written) -> None:
     _, folder = written
     texts, pixels = random_texts(tiny_config(), [3, 7, 5]), torch.randn(3, 3, 24, 24)
-    real = torch.nn.functional.pad(texts.real, (0, 4))
-    ids = torch.nn.functional.pad(texts.ids, (0, 4)).where(real, 17)
+    attention_mask = torch.nn.functional.pad(texts.attention_mask, (0, 4))
+    input_ids = torch.nn.functional.pad(texts.input_ids, (0, 4)).where(attention_mask, 17)
     for program, before in (("text", ()), ("pair", (pixels,))):
-        found = run(folder, program, *before, ids, real.long())
-        expected = run(folder, program, *before, texts.ids, texts.real.long())
+        found = run(folder, program, *before, input_ids, attention_mask.long())
+        expected = run(folder, program, *before, texts.input_ids, texts.attention_mask.long())
         for ours, theirs in zip(found, expected, strict=True):
             same(ours, theirs)
 
@@ -148,11 +151,11 @@ def test_the_readmes_example_runs_without_pytorch_and_without_flava(written: Wri
 
 def test_without_its_head_a_pairs_program_tells_no_match() -> None:
     model = tiny_model()
-    model.absent = frozenset({"itm_head"})
+    model.missing_parts = frozenset({"itm_head"})
     pair = programs_of(model)[-1]
-    ids = torch.ones(2, 5, dtype=torch.int64)
+    input_ids = torch.ones(2, 5, dtype=torch.int64)
     assert pair.outputs == ("multimodal_embeds",)
-    assert len(pair.module(torch.randn(2, 3, 24, 24), ids, ids)) == 1
+    assert len(pair.module(torch.randn(2, 3, 24, 24), input_ids, input_ids)) == 1
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxscript"])

@@ -42,7 +42,7 @@ def inputs_of(kind: Kind) -> Inputs:
     """Five inputs; the texts are of different lengths."""
     image = ImageInputs(pixels=torch.randn(5, 3, 24, 24))
     words = random_texts(tiny_config(), [4, 7, 2, 7, 3])
-    text = TextInputs(ids=words.ids, real=words.real)
+    text = TextInputs(input_ids=words.input_ids, attention_mask=words.attention_mask)
     every = {"images": image, "text": text, "pairs": PairInputs(image=image, text=text)}
     return every[kind]
 
@@ -59,8 +59,8 @@ def test_the_pair_head_is_two_layers_on_cls_m_after_the_norm():
     found = made("pairs", model, 1536)
     states = model.multimodal(
         model.image_encoder(inputs.image.pixels),
-        model.text_encoder(inputs.text.ids, inputs.text.real),
-        inputs.text.real,
+        model.text_encoder(inputs.text.input_ids, inputs.text.attention_mask),
+        inputs.text.attention_mask,
     )
     weights = found.head.state_dict()
     hidden = functional.gelu(states[:, 0] @ weights["0.weight"].T + weights["0.bias"])
@@ -78,7 +78,9 @@ def test_the_other_heads_are_one_layer_on_the_encoders_cls_after_its_norm(kind):
         cls = model.image_encoder.norm(model.image_encoder(inputs.pixels))[:, 0]
     else:
         assert isinstance(inputs, TextInputs)
-        cls = model.text_encoder.norm(model.text_encoder(inputs.ids, inputs.real))[:, 0]
+        cls = model.text_encoder.norm(model.text_encoder(inputs.input_ids, inputs.attention_mask))[
+            :, 0
+        ]
     weights = found.head.state_dict()
     expected = cls @ weights["1.weight"].T + weights["1.bias"]
     torch.testing.assert_close(found(inputs), expected, atol=1e-5, rtol=1e-5)
@@ -148,7 +150,7 @@ def test_every_mistake_of_a_config_is_in_one_error():
 def test_all_tensors_of_inputs_move():
     moved = to_device(inputs_of("pairs"), torch.device("meta"))
     assert isinstance(moved, PairInputs)
-    assert {moved.image.pixels.device.type, moved.text.ids.device.type} == {"meta"}
+    assert {moved.image.pixels.device.type, moved.text.input_ids.device.type} == {"meta"}
 
 
 def tiny_clip() -> Clip:
@@ -169,7 +171,11 @@ def test_clips_features_are_what_its_projections_read_end_to_end():
     assert torch.equal(texts(inputs.text), text)
     for features, projection, embedded in (
         (image, model.image_projection, model.encode_image(inputs.image.pixels)),
-        (text, model.text_projection, model.encode_text(inputs.text.ids, inputs.text.real)),
+        (
+            text,
+            model.text_projection,
+            model.encode_text(inputs.text.input_ids, inputs.text.attention_mask),
+        ),
     ):
         torch.testing.assert_close(functional.normalize(projection(features), dim=1), embedded)
 

@@ -68,13 +68,13 @@ def test_the_default_is_the_papers_vit_b_16() -> None:
 @torch.no_grad()
 def test_a_state_has_seen_only_what_is_before_it() -> None:
     model = tiny()
-    ids = torch.randint(31, (2, 9))
-    real = torch.ones_like(ids, dtype=torch.bool)
-    before = model.text_encoder(ids, real)
+    input_ids = torch.randint(31, (2, 9))
+    attention_mask = torch.ones_like(input_ids, dtype=torch.bool)
+    before = model.text_encoder(input_ids, attention_mask)
     for place in range(9):
-        changed = ids.clone()
-        changed[:, place] = (ids[:, place] + 1) % 31
-        moved = (model.text_encoder(changed, real) - before).abs().amax(dim=(0, 2)) > 1e-6
+        changed = input_ids.clone()
+        changed[:, place] = (input_ids[:, place] + 1) % 31
+        moved = (model.text_encoder(changed, attention_mask) - before).abs().amax(dim=(0, 2)) > 1e-6
         assert moved.tolist() == [i >= place for i in range(9)]
 
 
@@ -82,13 +82,13 @@ def test_a_state_has_seen_only_what_is_before_it() -> None:
 def test_padding_changes_nothing() -> None:
     """Neither how much there is, nor which id stands there."""
     model = tiny()
-    ids = torch.randint(30, (3, 5))
-    ids[:, 4] = 30
-    expected = model.encode_text(ids, torch.ones_like(ids, dtype=torch.bool))
+    input_ids = torch.randint(30, (3, 5))
+    input_ids[:, 4] = 30
+    expected = model.encode_text(input_ids, torch.ones_like(input_ids, dtype=torch.bool))
     for padding in (0, 7, 30):
-        padded = torch.cat([ids, torch.full((3, 4), padding)], dim=1)
-        real = torch.arange(9).expand(3, 9) < 5
-        torch.testing.assert_close(model.encode_text(padded, real), expected)
+        padded = torch.cat([input_ids, torch.full((3, 4), padding)], dim=1)
+        attention_mask = torch.arange(9).expand(3, 9) < 5
+        torch.testing.assert_close(model.encode_text(padded, attention_mask), expected)
 
 
 @torch.no_grad()

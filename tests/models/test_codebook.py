@@ -18,11 +18,11 @@ def test_codes_are_a_code_for_eight_pixels_each_way() -> None:
 @torch.no_grad()
 def test_codes_of_some_patches_are_those_of_all() -> None:
     codebook = Codebook(CodebookConfig(codes=64, width=16, blocks=1))
-    pixels, selected = torch.rand(3, 3, 24, 40), torch.rand(3, 3, 5) < 0.4
-    codes = codebook.codes(pixels)[selected]
+    pixels, patch_mask = torch.rand(3, 3, 24, 40), torch.rand(3, 3, 5) < 0.4
+    codes = codebook.codes(pixels)[patch_mask]
     assert len(codes.unique()) > 3
-    assert torch.equal(codebook.codes_at(pixels, selected), codes)
-    assert not codebook.codes_at(pixels, torch.zeros_like(selected)).numel()
+    assert torch.equal(codebook.codes_at(pixels, patch_mask), codes)
+    assert not codebook.codes_at(pixels, torch.zeros_like(patch_mask)).numel()
 
 
 def test_decoding_any_code_gives_a_picture() -> None:

@@ -71,16 +71,16 @@ def test_each_branch_draws_for_itself() -> None:
 
 @pytest.mark.parametrize("real", [None, torch.arange(5) < torch.tensor([5, 2])[:, None]])
 def test_nothing_changes_and_nothing_is_drawn_in_evaluation_or_at_rate_0(
-    real: Tensor | None,
+    attention_mask: Tensor | None,
 ) -> None:
     states = torch.randn(2, 5, 8)
     plain, dropping = transformer(0.0), transformer(0.9)
     dropping.load_state_dict(plain.state_dict())
     before = torch.get_rng_state()
-    expected = plain.train().run_blocks(states, real)
-    assert torch.equal(dropping.eval().run_blocks(states, real), expected)
+    expected = plain.train().run_blocks(states, attention_mask)
+    assert torch.equal(dropping.eval().run_blocks(states, attention_mask), expected)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(dropping.train().run_blocks(states, real), expected)
+    assert not torch.equal(dropping.train().run_blocks(states, attention_mask), expected)
 
 
 def test_a_checkpoint_from_before_the_field_still_loads(tmp_path: Path) -> None:

@@ -13,7 +13,10 @@ def test_encodings_are_unit_vectors_in_32_bits() -> None:
     model = tiny_model()
     images, texts = random_images(model.config, 4), random_texts(model.config, [5, 1, 9, 3])
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=False):
-        image, text = model.encode_image(images.pixels), model.encode_text(texts.ids, texts.real)
+        image, text = (
+            model.encode_image(images.pixels),
+            model.encode_text(texts.input_ids, texts.attention_mask),
+        )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model.encode_image(images.pixels)
     for features in (image, text, rough):
@@ -33,14 +36,14 @@ def test_multimodal_states_stand_in_the_order_cls_image_text() -> None:
             parameter.zero_()
     images, texts = random_images(model.config, 2), random_texts(model.config, [5, 3])
     image = model.image_encoder(images.pixels)
-    text = model.text_encoder(texts.ids, texts.real)
-    states = model.multimodal(image, text, texts.real)
+    text = model.text_encoder(texts.input_ids, texts.attention_mask)
+    states = model.multimodal(image, text, texts.attention_mask)
     norm = model.multimodal_encoder.norm
     cls = norm(model.multimodal_encoder.cls_token[0, 0])
     torch.testing.assert_close(states[:, 0], cls.expand(2, -1))
     torch.testing.assert_close(states[:, 1:18], norm(model.image_to_multimodal(image)))
     words = norm(model.text_to_multimodal(text))
-    torch.testing.assert_close(states[:, 18:][texts.real], words[texts.real])
+    torch.testing.assert_close(states[:, 18:][texts.attention_mask], words[texts.attention_mask])
 
 
 @torch.no_grad()
@@ -48,11 +51,11 @@ def test_each_modality_reaches_the_other() -> None:
     model = tiny_model()
     images, texts = random_images(model.config, 2), random_texts(model.config, [5, 3])
     image = model.image_encoder(images.pixels)
-    text = model.text_encoder(texts.ids, texts.real)
-    states = model.multimodal(image, text, texts.real)
-    other_image = model.multimodal(image.flip(0), text, texts.real)
+    text = model.text_encoder(texts.input_ids, texts.attention_mask)
+    states = model.multimodal(image, text, texts.attention_mask)
+    other_image = model.multimodal(image.flip(0), text, texts.attention_mask)
     assert (states[:, 18:] - other_image[:, 18:]).abs().max() > 1e-3
-    other_text = model.multimodal(image, text + 1, texts.real)
+    other_text = model.multimodal(image, text + 1, texts.attention_mask)
     assert (states[:, :18] - other_text[:, :18]).abs().max() > 1e-3
 
 

@@ -9,10 +9,10 @@ def test_pixels_under_the_mask_do_not_matter() -> None:
     model = tiny_model()
     batch = random_images(model.config, 3)
     patch = model.config.image.patch_size
-    hidden = batch.selected.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
+    hidden = batch.patch_mask.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]
     changed = batch.pixels.where(~hidden, 100 * torch.randn_like(batch.pixels))
-    states = model.image_encoder(batch.pixels, batch.selected)
-    assert torch.equal(model.image_encoder(changed, batch.selected), states)
+    states = model.image_encoder(batch.pixels, batch.patch_mask)
+    assert torch.equal(model.image_encoder(changed, batch.patch_mask), states)
     assert not torch.allclose(model.image_encoder(changed), model.image_encoder(batch.pixels))
 
 
@@ -21,14 +21,14 @@ def test_every_pixel_in_view_matters() -> None:
     """Also says that pixels and mask lie on the grid the same way round."""
     model = tiny_model().double()
     pixels = torch.randn(1, 3, 24, 24, dtype=torch.float64)
-    selected = torch.zeros(1, 4, 4, dtype=torch.bool)
-    selected[0, 1, 3] = True
-    states = model.image_encoder(pixels, selected)
+    patch_mask = torch.zeros(1, 4, 4, dtype=torch.bool)
+    patch_mask[0, 1, 3] = True
+    states = model.image_encoder(pixels, patch_mask)
     for row in range(4):
         for column in range(4):
             changed = pixels.clone()
             changed[0, 1, 6 * row + 2, 6 * column + 5] += 1
-            differs = not torch.equal(model.image_encoder(changed, selected), states)
+            differs = not torch.equal(model.image_encoder(changed, patch_mask), states)
             assert differs == ((row, column) != (1, 3))
 
 

@@ -58,13 +58,13 @@ def some_transformer(depth: int) -> Transformer:
 
 
 def values_and_gradients(
-    transformer: Transformer, read: Tensor | None, *, causal: bool = False
+    transformer: Transformer, output_positions: Tensor | None, *, causal: bool = False
 ) -> tuple[Tensor, list[Tensor]]:
     """Those of every parameter and of what goes in."""
     torch.manual_seed(1)
     states = torch.randn(len(LENGTHS), LONGEST, WIDTH, dtype=torch.float64, requires_grad=True)
-    seen = REAL if read is None else read
-    found = transformer.run_blocks(states, REAL, read, causal=causal)[seen]
+    seen = REAL if output_positions is None else output_positions
+    found = transformer.run_blocks(states, REAL, output_positions, causal=causal)[seen]
     wanted = [states, *transformer.blocks.parameters()]
     total = (found * torch.randn(found.shape, dtype=torch.float64)).sum()
     return found, list(torch.autograd.grad(total, wanted))
@@ -82,8 +82,8 @@ def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor
     """All packed samples, as on a GPU."""
     without = Packing.of
 
-    def of(real: Tensor, like: Tensor, order: Tensor | None = None) -> Packing:
-        found = without(real, like, order)
+    def of(attention_mask: Tensor, like: Tensor, order: Tensor | None = None) -> Packing:
+        found = without(attention_mask, like, order)
         sums = torch.tensor([0, *accumulate(found.lengths)], dtype=torch.int32)
         return replace(found, bounds=sums)
 
@@ -96,18 +96,18 @@ def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor
 @pytest.mark.parametrize("read", [None, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_segments_are_attended_to_as_padded_samples_are(
-    read: Tensor | None, depth: int, monkeypatch: pytest.MonkeyPatch
+    output_positions: Tensor | None, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer, calls = some_transformer(depth), []
     monkeypatch.setattr(attention, "takes_lengths", never)
-    expected = values_and_gradients(transformer, read)
+    expected = values_and_gradients(transformer, output_positions)
 
     def kernel(*args: Any) -> Tensor:
         calls.append(args)
         return one_after_the_other(*args)
 
     send_to_kernel(monkeypatch, kernel)
-    torch.testing.assert_close(values_and_gradients(transformer, read), expected)
+    torch.testing.assert_close(values_and_gradients(transformer, output_positions), expected)
     assert len(calls) == depth
 
 
@@ -125,9 +125,11 @@ def programs_compiled(*, on_gpu: bool) -> list[int]:
         monkeypatch.setattr(torch, "compile", counting)
         prepare_blocks(transformer, checkpointed=False, compiled=True)
         for lengths in ([9, 4, 2], [5, 7, 4], [3, 3, 12], [11, 2, 6]):
-            real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-            states = torch.randn(*real.shape, WIDTH, dtype=torch.float64)
-            transformer.run_blocks(states, real, real & (torch.arange(max(lengths)) < 2))
+            attention_mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+            states = torch.randn(*attention_mask.shape, WIDTH, dtype=torch.float64)
+            transformer.run_blocks(
+                states, attention_mask, attention_mask & (torch.arange(max(lengths)) < 2)
+            )
             counts.append(programs.frame_count)
     return counts
 
@@ -172,11 +174,11 @@ def test_lengths_are_attended_to_as_padded_samples_are(
 def test_lengths_are_taken_where_padding_costs_more_than_calls(
     lengths: list[int], dtype: torch.dtype, taken: bool
 ) -> None:
-    real = torch.arange(200) < torch.tensor(lengths)[:, None]
+    attention_mask = torch.arange(200) < torch.tensor(lengths)[:, None]
     query = torch.empty(sum(lengths), 3, 8, dtype=dtype)
-    assert takes_lengths(query, Packing.of(real, query)) is taken
+    assert takes_lengths(query, Packing.of(attention_mask, query)) is taken
     on_gpu = Outline(twin_of(query))
-    assert not takes_lengths(on_gpu, Packing.of(real, on_gpu))
+    assert not takes_lengths(on_gpu, Packing.of(attention_mask, on_gpu))
 
 
 def on_paper(tokens: int, size: int, dtype: torch.dtype) -> Tensor:

@@ -14,18 +14,18 @@ from flava.planning.costs import Outline, twin_of
 def test_packing_keeps_the_real_tokens_and_unpacking_puts_them_back(
     batch: int, length: int, share: float
 ) -> None:
-    real = torch.rand(batch, length) < share
-    padded = torch.arange(1.0, 1 + 3 * real.numel()).view(*real.shape, 3)
-    packing = Packing.of(real, padded)
-    packed, count = packing.pack(padded), int(real.sum())
-    from_short_to_long = sorted(range(batch), key=lambda i: int(real[i].sum()))
-    each = [padded[i][real[i]].tolist() for i in from_short_to_long]
+    attention_mask = torch.rand(batch, length) < share
+    padded = torch.arange(1.0, 1 + 3 * attention_mask.numel()).view(*attention_mask.shape, 3)
+    packing = Packing.of(attention_mask, padded)
+    packed, count = packing.pack(padded), int(attention_mask.sum())
+    from_short_to_long = sorted(range(batch), key=lambda i: int(attention_mask[i].sum()))
+    each = [padded[i][attention_mask[i]].tolist() for i in from_short_to_long]
     assert packed[:count].tolist() == [token for tokens in each for token in tokens]
-    on_gpu = Packing.of(real, Outline(twin_of(padded))).bounds
+    on_gpu = Packing.of(attention_mask, Outline(twin_of(padded))).bounds
     assert on_gpu is None or on_gpu.tolist() == [0, *accumulate(map(len, each))]
     assert [length for length, n in packing.groups for _ in range(n)] == list(map(len, each))
-    assert len(packed) == min(-(-count // GRAIN) * GRAIN, real.numel())
-    assert packing.unpack(packed)[real].tolist() == padded[real].tolist()
+    assert len(packed) == min(-(-count // GRAIN) * GRAIN, attention_mask.numel())
+    assert packing.unpack(packed)[attention_mask].tolist() == padded[attention_mask].tolist()
     assert set(packing.unpack(packed).flatten().tolist()) <= {0.0, *padded.flatten().tolist()}
 
 

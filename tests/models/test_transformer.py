@@ -21,9 +21,9 @@ def test_attention_spelt_out_is_the_fused_one(
     """Whole or in parts: values and gradients agree."""
     monkeypatch.setattr(flava.models.attention, "SCORES_AT_ONCE", at_once)
     inputs = torch.randn(3, 5, 7, 3, 5, dtype=torch.float64)
-    real = torch.arange(7) < torch.tensor([7, 1, 3, 6, 7])[:, None]
+    attention_mask = torch.arange(7) < torch.tensor([7, 1, 3, 6, 7])[:, None]
     if mask == "of each sample":
-        mask = real[:, None, None]
+        mask = attention_mask[:, None, None]
     elif mask == "of all":
         mask = torch.ones(7, 7, dtype=torch.bool).tril()[None, None]
     assert not isinstance(mask, str)
@@ -54,18 +54,20 @@ def test_what_is_read_is_as_if_all_were_computed(depth: int, causal: bool, padde
     """Values, and the gradients of every parameter and of what goes in."""
     transformer = some_transformer(depth)
     states = torch.randn(9, 21, 12, dtype=torch.float64)
-    real = torch.arange(21) < torch.tensor([21, 1, 5, 7, 20, 3, 11, 14, 2])[:, None]
-    read = (torch.rand(9, 21) < 0.3) & (real if padded else True)
-    read[3] = False
-    weight = torch.randn(int(read.sum()), 12, dtype=torch.float64)
+    attention_mask = torch.arange(21) < torch.tensor([21, 1, 5, 7, 20, 3, 11, 14, 2])[:, None]
+    output_positions = (torch.rand(9, 21) < 0.3) & (attention_mask if padded else True)
+    output_positions[3] = False
+    weight = torch.randn(int(output_positions.sum()), 12, dtype=torch.float64)
 
     def run(asked: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         given = states.clone().requires_grad_()
-        found = transformer.run_blocks(given, real if padded else None, asked, causal=causal)[read]
+        found = transformer.run_blocks(
+            given, attention_mask if padded else None, asked, causal=causal
+        )[output_positions]
         wanted = [given, *transformer.blocks.parameters()]
         return found, list(torch.autograd.grad((found * weight).sum(), wanted))
 
-    (found, gradients), (expected, all_gradients) = run(read), run(None)
+    (found, gradients), (expected, all_gradients) = run(output_positions), run(None)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradients, all_gradients)
 
@@ -85,9 +87,9 @@ def test_the_last_block_computes_what_is_read_alone() -> None:
     transformer, batch, length, width, mlp = some_transformer(), 2 * GRAIN, 7, 12, 20
     states = torch.randn(batch, length, width, dtype=torch.float64)
 
-    def operations(read: Tensor | None) -> int:
+    def operations(output_positions: Tensor | None) -> int:
         with FlopCounterMode(display=False) as counter:
-            transformer.run_blocks(states, None, read)
+            transformer.run_blocks(states, None, output_positions)
         return counter.get_total_flops()
 
     saved = operations(None) - operations(cls_only(batch, length))

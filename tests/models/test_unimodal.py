@@ -78,7 +78,9 @@ def test_features_are_those_of_the_whole_model():
     for model in (image, text):
         model.load_state_dict({n: whole.state_dict()[n] for n in model.state_dict()})
     pixels = ImageInputs(pixels=torch.randn(2, 3, 24, 24))
-    words = TextInputs(ids=torch.randint(5, 50, (2, 7)), real=torch.ones(2, 7, dtype=torch.bool))
+    words = TextInputs(
+        input_ids=torch.randint(5, 50, (2, 7)), attention_mask=torch.ones(2, 7, dtype=torch.bool)
+    )
     readings: list[tuple[nn.Module, Kind, Inputs]] = [
         (image, "images", pixels),
         (text, "text", words),

@@ -90,9 +90,9 @@ def batches(kind: str) -> list[Batch]:
 
 
 def coded(batch: ImageBatch) -> CodedImageBatch:
-    codes = torch.randint(tiny_config().codebook.codes, batch.selected.shape)
+    codes = torch.randint(tiny_config().codebook.codes, batch.patch_mask.shape)
     return CodedImageBatch(
-        keys=batch.keys, pixels=batch.pixels, codes=codes, selected=batch.selected
+        keys=batch.keys, pixels=batch.pixels, codes=codes, patch_mask=batch.patch_mask
     )
 
 
@@ -109,16 +109,16 @@ def targeted(kind: str, size: int) -> TargetBatch:
 
 def whole(batch: PairBatch) -> WholePairBatch:
     image = ImageInputs(pixels=batch.image.pixels)
-    text = TextInputs(ids=batch.text.ids, real=batch.text.real)
+    text = TextInputs(input_ids=batch.text.input_ids, attention_mask=batch.text.attention_mask)
     return WholePairBatch(keys=batch.keys, inputs=PairInputs(image=image, text=text))
 
 
 def whole_pairs_of_clip(text_lengths: list[int]) -> WholePairBatch:
-    real = torch.arange(9) < torch.tensor(text_lengths).clamp(max=9)[:, None]
-    ids = torch.randint(1, 30, real.shape).where(real, 0)
-    ids[torch.arange(EACH), real.sum(1) - 1] = 30
+    attention_mask = torch.arange(9) < torch.tensor(text_lengths).clamp(max=9)[:, None]
+    input_ids = torch.randint(1, 30, attention_mask.shape).where(attention_mask, 0)
+    input_ids[torch.arange(EACH), attention_mask.sum(1) - 1] = 30
     image = ImageInputs(pixels=torch.randn(EACH, 3, 12, 12))
-    text = TextInputs(ids=ids, real=real)
+    text = TextInputs(input_ids=input_ids, attention_mask=attention_mask)
     return WholePairBatch(keys=tuple("abcdefgh"), inputs=PairInputs(image=image, text=text))
 
 

@@ -105,7 +105,7 @@ def four_colours() -> ImageBatch:
     patches = map_pixels(colours[torch.randint(4, (2, 4, 4))]).permute(0, 3, 1, 2)
     pixels = patches.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
     nothing = torch.zeros(2, 4, 4, dtype=torch.bool)
-    return ImageBatch(keys=("a", "b"), pixels=pixels, codebook_pixels=pixels, selected=nothing)
+    return ImageBatch(keys=("a", "b"), pixels=pixels, codebook_pixels=pixels, patch_mask=nothing)
 
 
 def test_one_small_batch_can_be_learnt() -> None:

@@ -63,7 +63,7 @@ def contrast(
 ) -> tuple[float, Tensor | None, list[Tensor]]:
     image, text = (vectors(len(rows), seed).detach().to(dtype).requires_grad_() for seed in (1, 2))
     scale = torch.tensor(1.3, dtype=dtype, requires_grad=True)
-    term = contrastive(image, text, scale, rows, reach, workers=3)
+    term = contrastive(image, text, scale, rows, reach, ranks=3)
     term.loss.backward()
     assert image.grad is not None
     assert text.grad is not None

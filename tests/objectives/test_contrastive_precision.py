@@ -108,7 +108,9 @@ def numbered(first: int, size: int) -> WholePairBatch:
     """Pairs that are told by their numbers alone."""
     numbers = torch.arange(first, first + size)
     image = ImageInputs(pixels=numbers.float()[:, None, None, None].expand(-1, 3, 1, 1))
-    text = TextInputs(ids=numbers[:, None], real=torch.ones(size, 1, dtype=torch.bool))
+    text = TextInputs(
+        input_ids=numbers[:, None], attention_mask=torch.ones(size, 1, dtype=torch.bool)
+    )
     inputs = PairInputs(image=image, text=text)
     return WholePairBatch(keys=tuple(map(str, numbers.tolist())), inputs=inputs)
 
@@ -119,7 +121,7 @@ def accumulated(batches: Sequence[WholePairBatch], *, lower: bool) -> Found:
     model = tiny()
     model.logit_scale.data.fill_(MAX_LOGIT_SCALE)
     model.encode_image = lambda pixels: unit_length(image[pixels[:, 0, 0, 0].long()])
-    model.encode_text = lambda ids, real: unit_length(text[ids[:, 0]])  # noqa: ARG005
+    model.encode_text = lambda input_ids, attention_mask: unit_length(text[input_ids[:, 0]])  # noqa: ARG005
     objective = ClipObjective(ClipObjectiveConfig(gather=Gather.GLOBAL), model)
 
     def autocast() -> torch.autocast:

@@ -179,7 +179,7 @@ def test_workers_within_one_process_are_workers(results: list[dict]) -> None:
         image, text, weight, scale = inputs()
         rows = torch.tensor(ROWS[name], dtype=torch.bool)
         pair = features(image, text, weight)
-        term = contrastive(*pair, scale, rows, Gather.LOCAL, workers=WORKERS)
+        term = contrastive(*pair, scale, rows, Gather.LOCAL, ranks=WORKERS)
         term.loss.backward()
         found = [result[name, "equal batches", "local"] for result in results]
         for _, _, gradients in found:

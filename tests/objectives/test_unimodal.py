@@ -77,9 +77,12 @@ def test_another_kind_of_batch_is_an_error_that_says_what_to_set(kind):
 
 def test_with_nothing_hidden_the_loss_is_zero_and_its_gradients_too():
     image, text = parts(tiny_model())
-    batches = random_images(tiny_config(), 2), random_texts(tiny_config(), [5, 3])
-    for part, batch in zip((image, text), batches, strict=True):
-        nothing = replace(batch, selected=torch.zeros_like(batch.selected))
+    images, texts = random_images(tiny_config(), 2), random_texts(tiny_config(), [5, 3])
+    batches = (
+        replace(images, patch_mask=torch.zeros_like(images.patch_mask)),
+        replace(texts, token_mask=torch.zeros_like(texts.token_mask)),
+    )
+    for part, nothing in zip((image, text), batches, strict=True):
         (term,) = MaskedObjective(part)(nothing).values()
         term.loss.backward()
         assert (term.loss.item(), term.accuracy) == (0, None)

@@ -67,10 +67,11 @@ def batches() -> dict[str, Batch]:
         keys=images.keys,
         pixels=images.pixels,
         codes=torch.zeros(len(LENGTHS), grid, grid, dtype=torch.long),
-        selected=images.selected,
+        patch_mask=images.patch_mask,
     )
     whole = PairInputs(
-        image=ImageInputs(pixels=images.pixels), text=TextInputs(ids=texts.ids, real=texts.real)
+        image=ImageInputs(pixels=images.pixels),
+        text=TextInputs(input_ids=texts.input_ids, attention_mask=texts.attention_mask),
     )
     return {
         "pairs": pairs,

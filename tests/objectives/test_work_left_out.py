@@ -50,8 +50,8 @@ def train(precision: torch.dtype) -> list[float]:
 def compute_padding(patch: pytest.MonkeyPatch) -> None:
     without = Packing.of
 
-    def everything(real: torch.Tensor, *given: Any) -> Packing:
-        return replace(without(real, *given), rows=torch.arange(real.numel()))
+    def everything(attention_mask: torch.Tensor, *given: Any) -> Packing:
+        return replace(without(attention_mask, *given), rows=torch.arange(attention_mask.numel()))
 
     patch.setattr(attention, "takes_lengths", lambda *_: False)
     patch.setattr(Packing, "of", staticmethod(everything))
@@ -60,8 +60,8 @@ def compute_padding(patch: pytest.MonkeyPatch) -> None:
 def compute_all_states(patch: pytest.MonkeyPatch) -> None:
     only_read: Callable[..., torch.Tensor] = Transformer.run_blocks
 
-    def all_of_them(self, states, real=None, read=None, *, causal=False):  # noqa: ARG001
-        return only_read(self, states, real, causal=causal)
+    def all_of_them(self, states, attention_mask=None, output_positions=None, *, causal=False):  # noqa: ARG001
+        return only_read(self, states, attention_mask, causal=causal)
 
     patch.setattr(Transformer, "run_blocks", all_of_them)
 
@@ -71,9 +71,9 @@ def pass_twice(patch: pytest.MonkeyPatch) -> None:
         image, text = batch.image, batch.text
         return objectives.EncoderStates(
             image=model.image_encoder(image.pixels),
-            text=model.text_encoder(text.ids, text.real),
-            masked_image=model.image_encoder(image.pixels, image.selected),
-            masked_text=model.text_encoder(text.masked_ids, text.real),
+            text=model.text_encoder(text.input_ids, text.attention_mask),
+            masked_image=model.image_encoder(image.pixels, image.patch_mask),
+            masked_text=model.text_encoder(text.input_ids_masked, text.attention_mask),
         )
 
     patch.setattr(objectives, "both_passes", one_after_the_other)

@@ -53,7 +53,7 @@ def run_of(**changes: Any) -> Run:
     return flava_run(Path("nowhere"), DataConfig(), **changes)
 
 
-def real(run: Run) -> FlavaObjective:
+def attention_mask(run: Run) -> FlavaObjective:
     objective = FlavaObjective(FlavaObjectiveConfig(), Flava(CONFIG))
     prepare_blocks(objective.model, checkpointed=run.checkpoint_blocks, compiled=False)
     return objective
@@ -105,7 +105,7 @@ def allocated(objective: FlavaObjective, batch: Batch, run: Run, trace: Path) ->
 def test_memory_is_what_the_allocator_gives(kind, precision, checkpointed, tmp_path, monkeypatch):
     monkeypatch.setattr(Outline, "is_cuda", False)
     run, batch = run_of(precision=precision, checkpoint_blocks=checkpointed), batch_of(kind)
-    kept, most = allocated(real(run), batch, run, tmp_path / "trace.json")
+    kept, most = allocated(attention_mask(run), batch, run, tmp_path / "trace.json")
     cost = cost_of(on_paper(run), outline_of(batch), precision.dtype)
     assert cost.kept + cost.casts == pytest.approx(kept, rel=0.1)
     assert cost.kept + cost.casts + cost.temporary == pytest.approx(most, rel=0.1)
@@ -118,7 +118,7 @@ def test_operations_are_those_that_torch_counts(kind, monkeypatch):
     run, batch = run_of(precision=Precision.BF16), batch_of(kind)
     with FlopCounterMode(display=False) as counter:
         with torch.autocast("cpu", torch.bfloat16):
-            terms = real(run)(batch)
+            terms = attention_mask(run)(batch)
         total = torch.stack([term.loss for term in terms.values()]).sum()
         forward = counter.get_total_flops()
         total.backward()
@@ -132,7 +132,7 @@ def test_of_batches_as_one_they_are_those_that_torch_counts(kind, monkeypatch):
     """The encoding before contrast among them."""
     monkeypatch.setattr(Outline, "is_cuda", False)
     run, batch, accumulate = run_of(precision=Precision.BF16), batch_of(kind), 3
-    objective, device = real(run), torch.device("cpu")
+    objective, device = attention_mask(run), torch.device("cpu")
 
     def lower() -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16)
@@ -175,7 +175,7 @@ def test_fused_attention_keeps_no_scores_and_computes_them_again(monkeypatch):
     pairs = len(lengths) * 256 * 256
     product, all_pairs = 2 * text.width, text.depth * pairs
     # By segments the last block's queries are those of hidden tokens alone.
-    asked = all_pairs - pairs + int(texts.selected.sum()) * 256
+    asked = all_pairs - pairs + int(texts.token_mask.sum()) * 256
     assert spelt_out.forward - fused.forward == 2 * product * (all_pairs - asked)
     again = fused.backward - spelt_out.backward
     assert again == pytest.approx(product * (5 * asked - 4 * all_pairs), rel=1e-6)

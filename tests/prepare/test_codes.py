@@ -101,7 +101,7 @@ def test_training_in_16_bits_computes_the_codes_that_are_kept(
     assert isinstance(kept, CodedImageBatch)
     assert kept.keys == seen.keys
     assert torch.equal(kept.pixels, seen.pixels)
-    kept = replace(kept, selected=seen.selected)  # other patches are drawn where no view is
+    kept = replace(kept, patch_mask=seen.patch_mask)  # other patches are drawn where no view is
     computed: list[torch.Tensor] = []
     compute = Codebook.codes_at
 
@@ -113,7 +113,7 @@ def test_training_in_16_bits_computes_the_codes_that_are_kept(
     losses = [trained_loss(tmp_path / name, codebook, b) for name, b in (("a", seen), ("b", kept))]
     (codes,) = computed
     assert len(codes) > PICTURES
-    assert torch.equal(codes, kept.codes[kept.selected])
+    assert torch.equal(codes, kept.codes[kept.patch_mask])
     assert losses[0] == losses[1]
 
 
@@ -151,13 +151,15 @@ def test_all_losses_are_those_of_computed_codes(shard: Path) -> None:
     image = batch.image
     assert isinstance(image, ImageBatch)
     text = replace(
-        batch.text, ids=batch.text.ids % vocabulary, masked_ids=batch.text.masked_ids % vocabulary
+        batch.text,
+        ids=batch.text.input_ids % vocabulary,
+        input_ids_masked=batch.text.input_ids_masked % vocabulary,
     )
     coded = CodedImageBatch(
         keys=image.keys,
         pixels=image.pixels,
         codes=objective.model.codebook.codes(image.codebook_pixels),
-        selected=image.selected,
+        patch_mask=image.patch_mask,
     )
     for computed, stored in (
         (replace(batch, text=text), replace(batch, text=text, image=coded)),

@@ -104,7 +104,7 @@ def test_no_token_is_lost_or_doubled_in_an_epoch(
         for _ in range(count):
             batch = next(loader)
             assert isinstance(batch, TextBatch)
-            ids = batch.ids[batch.real].tolist()
+            ids = batch.input_ids[batch.attention_mask].tolist()
             seen.update(ids)
             lengths.append(len(ids))
     expected = Counter(t for text in [*news(), *books()] for t in TOKENIZER.pieces(text))
@@ -126,7 +126,7 @@ def test_both_recipes_read_the_same_sequences(root: Path) -> None:
             assert isinstance(left, TextBatch)
             assert isinstance(right, TextBatch)
             assert left.keys == right.keys
-            assert left.ids.tolist() == right.ids.tolist()
+            assert left.input_ids.tolist() == right.input_ids.tolist()
 
 
 def test_flavas_objective_takes_packed_texts(root: Path) -> None:

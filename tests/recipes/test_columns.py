@@ -114,8 +114,8 @@ def test_texts_alone_are_packed_as_by_the_text_encoders_protocol(name: str) -> N
 def test_the_best_is_chosen_by_imagenet_every_8000_updates(name: str) -> None:
     run = recipe(name)
     assert run.validator is Validator.IMAGENET
-    assert run.probe_every == run.checkpoint_every == 8_000
-    assert run.probe_tolerance == 0
+    assert run.validate_every == run.checkpoint_every == 8_000
+    assert run.validation_tolerance == 0
     prompts = PROMPTS["imagenet"]
     assert (len(prompts.classes), len(prompts.templates)) == (1000, 80)
 
@@ -263,7 +263,7 @@ def batch() -> WholePairBatch:
         keys=tuple("abcdef"),
         inputs=PairInputs(
             image=ImageInputs(pixels=torch.zeros(6, 3, 8, 8)),
-            text=TextInputs(ids=ids, real=ids.bool()),
+            text=TextInputs(input_ids=ids, attention_mask=ids.bool()),
         ),
     )
 

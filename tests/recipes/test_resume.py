@@ -50,7 +50,7 @@ def flava(folder: Path, workers: int) -> Run:
         init=init,
         accumulate=2,
         validator=Validator.EMBEDDED,
-        probe_every=3,
+        validate_every=3,
     )
 
 

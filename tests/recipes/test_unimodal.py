@@ -169,8 +169,8 @@ def text_run(folder: Path, **changes: Any) -> Run:
         objective=MaskedObjectiveConfig(),
         data=replace(data, pairs=None, images=None, pack_sentences=True),
         validator=Validator.LOSS,
-        held_out=(str(folder / "data" / "text.jsonl"),),
-        probe_every=3,
+        validation=(str(folder / "data" / "text.jsonl"),),
+        validate_every=3,
     )
     return replace(run, **changes)
 
@@ -188,8 +188,8 @@ def image_run(folder: Path, **changes: Any) -> Run:
         data=replace(data, pairs=None, text=None, image=augmented),
         init=InitConfig(codebook=str(save_checkpoint(folder, "codebook", Codebook(CODEBOOK)))),
         validator=Validator.LOSS,
-        held_out=(str(folder / "data" / "pairs.tar"),),
-        probe_every=3,
+        validation=(str(folder / "data" / "pairs.tar"),),
+        validate_every=3,
     )
     return replace(run, **changes)
 
@@ -243,7 +243,7 @@ def test_held_out_images_are_whole_and_always_the_same(tmp_path):
         for batch in (again, other):
             assert isinstance(batch, ImageBatch)
             assert torch.equal(ours.pixels, batch.pixels)
-            assert torch.equal(ours.selected, batch.selected)
+            assert torch.equal(ours.patch_mask, batch.patch_mask)
 
 
 def test_the_probe_is_the_objectives_loss_with_the_sign_changed():
@@ -266,7 +266,7 @@ def test_the_probe_is_the_objectives_loss_with_the_sign_changed():
 
 
 def test_every_mistake_is_listed_before_anything_is_written(tmp_path):
-    run = image_run(tmp_path, held_out=("nowhere.tar",))
+    run = image_run(tmp_path, validation=("nowhere.tar",))
     data = flava_data(tmp_path / "data")
     other = replace(run.data, pairs=data.pairs, image=replace(run.data.image, image_size=24))
     with pytest.raises(ValueError, match="the run cannot start") as error:
@@ -274,7 +274,7 @@ def test_every_mistake_is_listed_before_anything_is_written(tmp_path):
     for line in (
         "data.pairs is set, but masked image modelling is trained on images alone: leave it out",
         "data.image.image_size is 24",
-        "held_out: no file 'nowhere.tar'",
+        "validation: no file 'nowhere.tar'",
     ):
         assert line in str(error.value)
     assert not run.output_dir.exists()

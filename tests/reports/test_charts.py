@@ -42,7 +42,7 @@ def test_drawings_of_other_names_share_no_id() -> None:
     steps, values = np.arange(9.0), np.arange(9.0)
     found = [
         set(re.findall(r'id="([^"]+)"', draw_curve(name, steps, values, smoothed=False)))
-        for name in ("probe/a", "probe/b")
+        for name in ("validation/a", "validation/b")
     ]
     assert found[0]
     assert not found[0] & found[1]

@@ -73,7 +73,7 @@ def write_metrics(folder: Path, updates: int = 60) -> None:
             }
         )
         if step % 20 == 0:
-            rows.append({"step": step, "probe/zero_shot_accuracy": step / 100})
+            rows.append({"step": step, "validation/zero_shot_accuracy": step / 100})
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(text)
 

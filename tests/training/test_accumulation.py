@@ -87,7 +87,7 @@ def config(folder: Path, **changes: Any) -> TrainerConfig:
 def objective_of(model: str) -> FlavaObjective | ClipObjective:
     torch.manual_seed(0)
     if model == "clip":
-        local = ClipObjectiveConfig(gather=Gather.LOCAL, workers=WORKERS // world_size())
+        local = ClipObjectiveConfig(gather=Gather.LOCAL, ranks=WORKERS // world_size())
         return ClipObjective(local, tiny())
     return FlavaObjective(FlavaObjectiveConfig(), warm(tiny_model()))
 
@@ -101,7 +101,7 @@ def warm(model: Flava) -> Flava:
 def trimmed(batch: Any) -> Any:
     """Texts as long as the longest of the batch, as the loader makes them."""
     if isinstance(batch, TextBatch | TextInputs):
-        length = int(batch.real.sum(dim=1).max())
+        length = int(batch.attention_mask.sum(dim=1).max())
         cut = {f.name: getattr(batch, f.name) for f in fields(batch)}
         tensors = {name: v[:, :length] for name, v in cut.items() if isinstance(v, Tensor)}
         return replace(batch, **tensors)
@@ -182,8 +182,8 @@ def test_losses_and_gradients_are_those_of_one_undivided_batch(trained: Path, ca
 def test_the_samples_are_worth_dividing() -> None:
     """Parts weigh differently for each loss, and hold some in which no pair matches."""
     parts = [part for part in differing("pairs") if isinstance(part, PairBatch)]
-    counts = [(p.image.selected.sum(), p.text.selected.sum(), p.matched.sum()) for p in parts]
-    assert len({len(p.text.ids[0]) for p in parts}) > 1
+    counts = [(p.image.patch_mask.sum(), p.text.token_mask.sum(), p.matched.sum()) for p in parts]
+    assert len({len(p.text.input_ids[0]) for p in parts}) > 1
     assert all(len({int(count) for count in each}) > 1 for each in zip(*counts, strict=True))
     assert min(int(matched) for _, _, matched in counts) == 0
 

@@ -164,13 +164,13 @@ def test_a_codebook_without_its_decoder_gives_codes_and_says_so(tmp_path: Path) 
     model = fresh()
     (taken,) = initialise(model, InitConfig(codebook=str(folder)))
     assert equal(model.codebook.encoder, codebook.encoder)
-    assert model.absent == {"codebook.decoder"}
+    assert model.missing_parts == {"codebook.decoder"}
     assert list(taken.not_there) == ["decoder"]
     # And so does the run that is trained with it, and one that takes the codebook from that.
     again = fresh()
     initialise(again, InitConfig(codebook=str(saved(model, tmp_path / "run"))))
     assert equal(again.codebook.encoder, codebook.encoder)
-    assert again.absent == {"codebook.decoder"}
+    assert again.missing_parts == {"codebook.decoder"}
     with pytest.raises(ValueError, match=r"no weights for codebook\.decoder"):
         again.require("codebook.decoder")
 
@@ -184,7 +184,7 @@ def test_without_a_decoder_its_width_may_differ(tmp_path: Path) -> None:
 
 def test_a_model_whose_codebook_was_never_filled_has_none_to_give(tmp_path: Path) -> None:
     source = tiny_model()
-    source.absent = frozenset({"codebook.encoder", "codebook.decoder"})
+    source.missing_parts = frozenset({"codebook.encoder", "codebook.decoder"})
     with pytest.raises(ValueError, match="holds no weights of its codebook's encoder"):
         initialise(fresh(), InitConfig(codebook=str(saved(source, tmp_path / "run"))))
 

@@ -102,7 +102,7 @@ def test_every_mistake_of_a_run_is_listed():
             flava_tiny(),
             max_steps=0,
             accumulate=-1,
-            probe_every=0,
+            validate_every=0,
             checkpoint_every=0,
             seed=-2,
             model=CODEBOOK,

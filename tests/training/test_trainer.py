@@ -34,7 +34,7 @@ def joined(batches: Sequence[int], size: int) -> Iterator[Batch]:
                 keys=whole.keys[part],
                 pixels=whole.pixels[part],
                 codebook_pixels=whole.codebook_pixels[part],
-                selected=whole.selected[part],
+                patch_mask=whole.patch_mask[part],
             )
 
 

@@ -70,7 +70,7 @@ def build(stored: Stored) -> Codebook:
     entries = sources(model.state_dict(), names)
     if not with_decoder:
         entries = {name: e for name, e in entries.items() if not name.startswith(DECODER)}
-        model.absent = frozenset({"decoder"})
+        model.missing_parts = frozenset({"decoder"})
     fill(model, stored.tensors, entries, origin=stored.origin)
     return model.eval()
 

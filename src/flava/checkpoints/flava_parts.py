@@ -21,7 +21,7 @@ def assemble(
     config: FlavaConfig,
     tensors: Mapping[str, Tensor],
     table: Table,
-    absent: Collection[str],
+    missing_parts: Collection[str],
     stored: Stored,
 ) -> Flava:
     """A model filled from published tensors, and from the codebook's decoder if it lies beside.
@@ -38,7 +38,7 @@ def assemble(
         codebook = replace(config.codebook, decoder_input_width=max(1, width))
         config = replace(config, codebook=codebook)
     model = unfilled(lambda: Flava(config))
-    model.absent = frozenset(absent) | (set() if decoder else {"codebook.decoder"})
+    model.missing_parts = frozenset(missing_parts) | (set() if decoder else {"codebook.decoder"})
     ours = loaded(model)
     published = (name for name in ours if not name.startswith(DECODER_PREFIX))
     entries = {
@@ -46,7 +46,7 @@ def assemble(
         **{name: [name] for name in ours if name.startswith(DECODER_PREFIX)},
     }
     fill(model, {**tensors, **decoder}, entries, origin=stored.origin)
-    for part in model.absent:
+    for part in model.missing_parts:
         initialise_part(model, part)
     return model.eval()
 
@@ -67,8 +67,8 @@ def initialise_part(model: Flava, part: str) -> None:
 
 def loaded(model: Flava) -> dict[str, Tensor]:
     """The tensors of a model without those of absent parts."""
-    absent = tuple(model.absent)
-    return {name: t for name, t in model.state_dict().items() if not name.startswith(absent)}
+    missing_parts = tuple(model.missing_parts)
+    return {name: t for name, t in model.state_dict().items() if not name.startswith(missing_parts)}
 
 
 def published_state(model: Flava, table: Table) -> dict[str, Tensor]:
@@ -86,6 +86,6 @@ def read_decoder(folder: Path | None) -> dict[str, Tensor]:
 
 def write_decoder(model: Flava, folder: Path) -> None:
     """The codebook's decoder in a file of its own, unless it is absent."""
-    if "codebook.decoder" not in model.absent:
+    if "codebook.decoder" not in model.missing_parts:
         state = model.codebook.decoder.state_dict()
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / DECODER)

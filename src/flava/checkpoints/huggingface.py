@@ -288,7 +288,7 @@ def write(model: Flava, folder: Path) -> None:
         raise ValueError(
             "this model cannot be written for transformers:\n  " + "\n  ".join(reasons)
         )
-    whole = not model.absent.issuperset(HEADS)
+    whole = not model.missing_parts.issuperset(HEADS)
     state = published_state(model, NAMES)
     if not whole:
         state = {name.removeprefix("flava."): tensor for name, tensor in state.items()}
@@ -297,7 +297,7 @@ def write(model: Flava, folder: Path) -> None:
     config = {
         "architectures": ["FlavaForPreTraining" if whole else "FlavaModel"],
         **write_config(model.config),
-        "init_codebook": "codebook.encoder" not in model.absent,
+        "init_codebook": "codebook.encoder" not in model.missing_parts,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_decoder(model, folder)
@@ -306,10 +306,12 @@ def write(model: Flava, folder: Path) -> None:
 def obstacles(model: Flava) -> list[str]:
     """Why transformers cannot hold this model, a line each."""
     found = []
-    if absent := model.absent.intersection(HEADS):
-        if kept := set(HEADS) - absent:
-            found.append(f"it has {', '.join(sorted(kept))}, and lacks {', '.join(sorted(absent))}")
-        elif "codebook.encoder" not in model.absent:
+    if missing_parts := model.missing_parts.intersection(HEADS):
+        if kept := set(HEADS) - missing_parts:
+            found.append(
+                f"it has {', '.join(sorted(kept))}, and lacks {', '.join(sorted(missing_parts))}"
+            )
+        elif "codebook.encoder" not in model.missing_parts:
             found.append("it has a codebook and no heads, and a FlavaModel holds neither")
         return found
     return width_obstacles(model.config)

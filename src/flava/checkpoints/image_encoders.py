@@ -219,12 +219,12 @@ def take(
         tensors[mask_token] = tensors[mask_token][None]
     tensors[NO_KEY_BIAS] = model.norm.bias.new_zeros(model.norm.bias.shape)
     entries = sources(model.state_dict(), names, lambda name: qkv_entries(prefix + name, tensors))
-    model.absent = frozenset(
+    model.missing_parts = frozenset(
         start
         for start in OPTIONAL
         if not any(e in tensors for n, es in entries.items() if n.startswith(start) for e in es)
     )
-    present = {n: e for n, e in entries.items() if not n.startswith(tuple(model.absent))}
+    present = {n: e for n, e in entries.items() if not n.startswith(tuple(model.missing_parts))}
     fill(model, tensors, present, origin=origin, ignored=(NO_KEY_BIAS,))
     fold_scales(blocks)
 

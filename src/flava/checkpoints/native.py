@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -52,8 +52,11 @@ class ModelFile:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     model: Annotated[OwnConfig, TaggedUnion()]
-    absent: tuple[str, ...] = ()
-    """As `Flava.absent` and `Codebook.absent`; nothing else is ever lacking."""
+    missing_parts: Annotated[
+        tuple[str, ...], Field(validation_alias=AliasChoices("missing_parts", "absent"))
+    ] = ()
+    """As `Flava.missing_parts` and `Codebook.missing_parts`; nothing else is ever lacking. Earlier
+    versions called it "absent"."""
 
 
 MODEL_FILE = TypeAdapter(ModelFile)
@@ -72,8 +75,10 @@ def write_model(model: OwnModel, folder: Path, weights: Mapping[str, Tensor] | N
     state = model.state_dict() if weights is None else weights
     contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(contiguous, folder / "model.safetensors")
-    absent = tuple(sorted(absent_of(model)))
-    config = MODEL_FILE.dump_json(ModelFile(model=model.config, absent=absent), indent=2)
+    missing_parts = tuple(sorted(missing_parts_of(model)))
+    config = MODEL_FILE.dump_json(
+        ModelFile(model=model.config, missing_parts=missing_parts), indent=2
+    )
     (folder / "config.json").write_bytes(config + b"\n")
 
 
@@ -108,16 +113,16 @@ def restore_own(model: OwnModel, stored: Stored) -> None:
         FileNotFoundError, ValueError: the checkpoint is incomplete or damaged, or does not fit.
     """
     fill_own(model, stored)
-    absent = described(stored).absent
+    missing_parts = described(stored).missing_parts
     for module, prefix in that_may_lack(model):
-        names = (name for name in absent if name.startswith(prefix))
-        module.absent = frozenset(name.removeprefix(prefix) for name in names)
+        names = (name for name in missing_parts if name.startswith(prefix))
+        module.missing_parts = frozenset(name.removeprefix(prefix) for name in names)
 
 
-def absent_of(model: nn.Module) -> frozenset[str]:
+def missing_parts_of(model: nn.Module) -> frozenset[str]:
     """What a model and its codebook say that they lack."""
     return frozenset(
-        prefix + name for module, prefix in that_may_lack(model) for name in module.absent
+        prefix + name for module, prefix in that_may_lack(model) for name in module.missing_parts
     )
 
 

@@ -126,7 +126,7 @@ def build(stored: Stored, names: Table, prefix: str, first_position: int = 0) ->
     if len(types) == 1:  # RoBERTa's single type, which is the only one that ours read too
         tensors[f"{prefix}{TYPES}"] = functional.pad(types, (0, 0, 0, 1))
     if not any(name.startswith(f"{prefix}pooler.") for name in tensors):
-        model.absent = frozenset({"pooler"})
+        model.missing_parts = frozenset({"pooler"})
         entries = {n: parts for n, parts in entries.items() if not n.startswith("pooler.")}
     ignored = [prefix + name for name in BUFFERS]
     fill(model, tensors, entries, origin=stored.origin, ignored=ignored)

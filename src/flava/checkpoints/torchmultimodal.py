@@ -148,7 +148,7 @@ def write(model: Flava, folder: Path) -> None:
         )
     state = published_state(model, NAMES)
     state |= {second: state[first] for second, first in SECOND_NAMES.items() if first in state}
-    whole = not model.absent.issuperset(WITHOUT_LOSS)
+    whole = not model.missing_parts.issuperset(WITHOUT_LOSS)
     if not whole:
         state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
     torch.save(state, folder / ("flava_for_pretraining.pt" if whole else "flava_model.pt"))
@@ -159,10 +159,10 @@ def write(model: Flava, folder: Path) -> None:
 
 def obstacles(model: Flava) -> list[str]:
     """Why TorchMultimodal cannot hold this model, a line each."""
-    absent = model.absent & WITHOUT_LOSS
-    if absent == WITHOUT_LOSS:
+    missing_parts = model.missing_parts & WITHOUT_LOSS
+    if missing_parts == WITHOUT_LOSS:
         return []
-    lacking = [f"it lacks {', '.join(sorted(absent))}"] if absent else []
+    lacking = [f"it lacks {', '.join(sorted(missing_parts))}"] if missing_parts else []
     return lacking + width_obstacles(model.config)
 
 

@@ -23,15 +23,15 @@ class ImageBatch:
     """Images alone.
 
     ``pixels`` are normalised for the image encoder. ``codebook_pixels`` are what the dVAE sees:
-    ``map_pixels`` of [0, 1], eight pixels a side for each patch of ``pixels``. ``selected`` is True
-    at the patches that are hidden and to be predicted. ``keys`` name the samples in errors.
+    ``map_pixels`` of [0, 1], eight pixels a side for each patch of ``pixels``. ``patch_mask`` is
+    True at the patches that are hidden and to be predicted. ``keys`` name the samples in errors.
     """
 
     kind: ClassVar[Kind] = "images"
     keys: tuple[str, ...]
     pixels: Float[Tensor, "batch 3 height width"]
     codebook_pixels: Float[Tensor, "batch 3 codebook_height codebook_width"]
-    selected: Bool[Tensor, "batch rows columns"]
+    patch_mask: Bool[Tensor, "batch rows columns"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class CodedImageBatch:
     keys: tuple[str, ...]
     pixels: Float[Tensor, "batch 3 height width"]
     codes: Int[Tensor, "batch rows columns"]
-    selected: Bool[Tensor, "batch rows columns"]
+    patch_mask: Bool[Tensor, "batch rows columns"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,17 @@ class CropBatch:
 class TextBatch:
     """Texts alone, padded to the longest of the batch.
 
-    ``real`` is False at padding. ``selected`` is True at the tokens to be predicted: their true ids
-    stand in ``ids``, their replacements ([MASK], a random token or the same) in ``masked_ids``.
+    ``attention_mask`` is False at padding. ``token_mask`` is True at the tokens to be predicted:
+    their true ids stand in ``input_ids``, their replacements ([MASK], a random token or the same)
+    in ``input_ids_masked``.
     """
 
     kind: ClassVar[Kind] = "text"
     keys: tuple[str, ...]
-    ids: Int[Tensor, "batch length"]
-    real: Bool[Tensor, "batch length"]
-    masked_ids: Int[Tensor, "batch length"]
-    selected: Bool[Tensor, "batch length"]
+    input_ids: Int[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
+    input_ids_masked: Int[Tensor, "batch length"]
+    token_mask: Bool[Tensor, "batch length"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,11 @@ class ImageInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class TextInputs:
-    """Whole texts, padded to the longest of the batch; ``real`` is False at padding."""
+    """Whole texts, padded to the longest of the batch; ``attention_mask`` is False at padding."""
 
     kind: ClassVar[Kind] = "text"
-    ids: Int[Tensor, "batch length"]
-    real: Bool[Tensor, "batch length"]
+    input_ids: Int[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,12 +25,12 @@ from flava.core.processes import end_with_parent
 
 
 class Gather(Enum):
-    """Which features the gradient of a worker's loss reaches (columns 3 and 4 of Table C.1)."""
+    """Which features the gradient of a rank's loss reaches (columns 3 and 4 of Table C.1)."""
 
     GLOBAL = "global"
-    """Every worker's, through the gather: the paper's choice."""
+    """Every rank's, through the gather: the paper's choice."""
     LOCAL = "local"
-    """The worker's own only, OpenCLIP's way when the paper was written."""
+    """The rank's own only, OpenCLIP's way when the paper was written."""
 
 
 def rank() -> int:
@@ -44,7 +44,7 @@ def world_size() -> int:
 
 
 def mean_over_ranks(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The mean of every worker's ``values``, the same on all of them; no gradient."""
+    """The mean of every rank's ``values``, the same on all of them; no gradient."""
     total = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -54,10 +54,10 @@ def mean_over_ranks(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def gather_features(
     features: Float[Tensor, "local width"], sizes: Sequence[int]
 ) -> Float[Tensor, "total width"]:
-    """The features of all workers in order of rank; ``sizes`` tells how many rows each brings.
+    """The features of all ranks in order of rank; ``sizes`` tells how many rows each brings.
 
-    The backward pass sums the workers' gradients, so that the average over workers (DDP's) is the
-    gradient of the loss averaged over workers.
+    The backward pass sums the ranks' gradients, so that the average over ranks (DDP's) is the
+    gradient of the loss averaged over ranks.
     """
     if world_size() == 1:
         return features
@@ -73,8 +73,8 @@ def scale_gradient(values: Float[Tensor, "*shape"], factor: float) -> Float[Tens
     return fixed + factor * (values - fixed)
 
 
-def gather_numbers(values: Int[Tensor, " n"]) -> Int[Tensor, "workers n"]:
-    """The same few numbers of every worker, in order of rank."""
+def gather_numbers(values: Int[Tensor, " n"]) -> Int[Tensor, "ranks n"]:
+    """The same few numbers of every rank, in order of rank."""
     if world_size() == 1:
         return values[None]
     gathered = [torch.empty_like(values) for _ in range(world_size())]
@@ -137,8 +137,8 @@ def process_group(timeout: int) -> Iterator[None]:
             raise
         gone = name_ranks(silent_ranks(store)) if store else "another rank"
         raise ConnectionError(
-            f"rank {rank_from_environment()}: {gone} ended, or gave no answer within the timeout of "
-            f"{timeout} s: what it said is above ({first_line(error)})"
+            f"rank {rank_from_environment()}: {gone} ended, or gave no answer within the timeout "
+            f"of {timeout} s: what it said is above ({first_line(error)})"
         ) from error
     dist.destroy_process_group()
 

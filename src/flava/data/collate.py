@@ -119,13 +119,13 @@ class ImageExample:
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
     codebook_pixels: UInt8[np.ndarray, "codebook codebook 3"]
-    selected: Bool[np.ndarray, "rows columns"]
+    patch_mask: Bool[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True)
 class TextExample:
     key: str
-    ids: list[int]
+    input_ids: list[int]
     draws: Float[np.ndarray, "3 length"]
 
 
@@ -148,15 +148,15 @@ class ImageCollator(Collator[RawSample, ImageExample]):
     def decode(self, raw: RawSample, rng: np.random.Generator) -> ImageExample:
         pixels, codebook_pixels = resize(augmented(raw, self.config, rng), self.config)
         grid = self.config.grid
-        selected = blockwise_mask(rng, grid, grid, self.mask_fraction)
-        return ImageExample(raw.key, pixels, codebook_pixels, selected)
+        patch_mask = blockwise_mask(rng, grid, grid, self.mask_fraction)
+        return ImageExample(raw.key, pixels, codebook_pixels, patch_mask)
 
     def collate(self, examples: Sequence[ImageExample], _rng: np.random.Generator) -> ImageBatch:
         return ImageBatch(
             keys=tuple(example.key for example in examples),
             pixels=normalise(np.stack([example.pixels for example in examples])),
             codebook_pixels=for_codebook(np.stack([e.codebook_pixels for e in examples])),
-            selected=torch.from_numpy(np.stack([example.selected for example in examples])),
+            patch_mask=torch.from_numpy(np.stack([example.patch_mask for example in examples])),
         )
 
 
@@ -165,7 +165,7 @@ class CodedExample:
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
     codes: Integer[np.ndarray, "rows columns"]
-    selected: Bool[np.ndarray, "rows columns"]
+    patch_mask: Bool[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True)
@@ -180,8 +180,8 @@ class CodedImageCollator(Collator[RawSample, CodedExample]):
         codes = codes_of(raw, self.config.stored_codes, self.config.grid)
         levels = levels_of(raw, self.config.reduction)
         pixels = resize_for_encoder(levels, self.config.image_size)
-        selected = blockwise_mask(rng, self.config.grid, self.config.grid, self.mask_fraction)
-        return CodedExample(raw.key, pixels, codes, selected)
+        patch_mask = blockwise_mask(rng, self.config.grid, self.config.grid, self.mask_fraction)
+        return CodedExample(raw.key, pixels, codes, patch_mask)
 
     def collate(
         self, examples: Sequence[CodedExample], _rng: np.random.Generator
@@ -190,7 +190,7 @@ class CodedImageCollator(Collator[RawSample, CodedExample]):
             keys=tuple(example.key for example in examples),
             pixels=normalise(np.stack([example.pixels for example in examples])),
             codes=torch.from_numpy(np.stack([e.codes for e in examples]).astype(np.int64)),
-            selected=torch.from_numpy(np.stack([example.selected for example in examples])),
+            patch_mask=torch.from_numpy(np.stack([example.patch_mask for example in examples])),
         )
 
 
@@ -204,8 +204,8 @@ class TextCollator(Collator[RawSample, TextExample]):
     text_of: Callable[[RawSample, np.random.Generator], str]
 
     def decode(self, raw: RawSample, rng: np.random.Generator) -> TextExample:
-        ids = self.tokenizer.encode(self.text_of(raw, rng), self.max_length)
-        return TextExample(raw.key, ids, self.masker.draws(rng, len(ids)))
+        input_ids = self.tokenizer.encode(self.text_of(raw, rng), self.max_length)
+        return TextExample(raw.key, input_ids, self.masker.draws(rng, len(input_ids)))
 
     def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
         return text_batch(examples, self.tokenizer.pad, self.masker)
@@ -219,8 +219,8 @@ class PackedCollator(Collator[Packed, TextExample]):
     masker: TokenMasker
 
     def decode(self, packed: Packed, rng: np.random.Generator) -> TextExample:
-        ids = packed.ids.tolist()
-        return TextExample(packed.key, ids, self.masker.draws(rng, len(ids)))
+        input_ids = packed.ids.tolist()
+        return TextExample(packed.key, input_ids, self.masker.draws(rng, len(input_ids)))
 
     def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
         return text_batch(examples, self.padding, self.masker)
@@ -228,16 +228,16 @@ class PackedCollator(Collator[Packed, TextExample]):
 
 def text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMasker) -> TextBatch:
     """Texts padded to the longest of them, and masked by their own draws."""
-    ids, real = pad([example.ids for example in examples], padding)
-    draws = np.zeros((3, *ids.shape))
-    draws[:, real] = np.concatenate([example.draws for example in examples], axis=1)
-    masked_ids, selected = masker.mask(ids, real, draws)
+    input_ids, attention_mask = pad([example.input_ids for example in examples], padding)
+    draws = np.zeros((3, *input_ids.shape))
+    draws[:, attention_mask] = np.concatenate([example.draws for example in examples], axis=1)
+    input_ids_masked, token_mask = masker.mask(input_ids, attention_mask, draws)
     return TextBatch(
         keys=tuple(example.key for example in examples),
-        ids=torch.from_numpy(ids),
-        real=torch.from_numpy(real),
-        masked_ids=torch.from_numpy(masked_ids),
-        selected=torch.from_numpy(selected),
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        input_ids_masked=torch.from_numpy(input_ids_masked),
+        token_mask=torch.from_numpy(token_mask),
     )
 
 
@@ -256,7 +256,9 @@ class PairCollator(Collator[RawSample, tuple[Any, TextExample]]):
         self, examples: Sequence[tuple[Any, TextExample]], rng: np.random.Generator
     ) -> PairBatch:
         images, texts = zip(*examples, strict=True)
-        exchange = exchange_texts(rng, [text.ids for text in texts], self.mismatch_probability)
+        exchange = exchange_texts(
+            rng, [text.input_ids for text in texts], self.mismatch_probability
+        )
         return PairBatch(
             image=self.images.collate(images, rng),
             text=self.texts.collate([texts[i] for i in exchange.order], rng),
@@ -268,7 +270,7 @@ class PairCollator(Collator[RawSample, tuple[Any, TextExample]]):
 class WholePairExample:
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
-    ids: list[int]
+    input_ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -281,17 +283,22 @@ class WholePairCollator(Collator[RawSample, WholePairExample]):
 
     def decode(self, raw: RawSample, rng: np.random.Generator) -> WholePairExample:
         pixels = resize_for_encoder(augmented(raw, self.config, rng), self.config.image_size)
-        ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
-        return WholePairExample(raw.key, pixels, ids)
+        input_ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
+        return WholePairExample(raw.key, pixels, input_ids)
 
     def collate(
         self, examples: Sequence[WholePairExample], _rng: np.random.Generator
     ) -> WholePairBatch:
-        ids, real = pad([example.ids for example in examples], self.tokenizer.pad)
+        input_ids, attention_mask = pad(
+            [example.input_ids for example in examples], self.tokenizer.pad
+        )
         return WholePairBatch(
             keys=tuple(example.key for example in examples),
             inputs=PairInputs(
                 image=ImageInputs(pixels=normalise(np.stack([e.pixels for e in examples]))),
-                text=TextInputs(ids=torch.from_numpy(ids), real=torch.from_numpy(real)),
+                text=TextInputs(
+                    input_ids=torch.from_numpy(input_ids),
+                    attention_mask=torch.from_numpy(attention_mask),
+                ),
             ),
         )

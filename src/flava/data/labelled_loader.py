@@ -109,8 +109,10 @@ class TextReader(RowReader[list[int]]):
         return self.tokenizer.encode(row.text, self.max_length)
 
     def batch(self, read: Sequence[list[int]], /) -> TextInputs:
-        ids, real = pad(read, self.tokenizer.pad)
-        return TextInputs(ids=torch.from_numpy(ids), real=torch.from_numpy(real))
+        input_ids, attention_mask = pad(read, self.tokenizer.pad)
+        return TextInputs(
+            input_ids=torch.from_numpy(input_ids), attention_mask=torch.from_numpy(attention_mask)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,7 +135,8 @@ def walk_images(folder: Path) -> Iterator[str | SkippedSample]:
     """Paths relative to ``folder``, with "/" between parts, sorted as strings.
 
     Hidden files and folders are passed over, links are followed. No more than the names of one
-    folder and of those above it are held at a time. What cannot be read comes as a ``SkippedSample``.
+    folder and of those above it are held at a time. What cannot be read comes as a
+    ``SkippedSample``.
     """
     return _below(folder, "", frozenset())
 

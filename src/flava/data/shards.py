@@ -2,8 +2,8 @@
 
 A shard is a file or folder, or the URL of a file: a tar of samples (WebDataset's convention: files
 that share a name up to the first dot are one sample), a folder of images, JSON lines with a "text"
-field, or plain text with a text a line. What cannot be read comes out as ``SkippedSample``, in its place:
-never an error, never nothing.
+field, or plain text with a text a line. What cannot be read comes out as ``SkippedSample``, in its
+place: never an error, never nothing.
 """
 
 import errno
@@ -77,7 +77,8 @@ def _require_readable(path: Path) -> None:
 
 
 def read_shard(path: Shard) -> Iterator[RawSample | SkippedSample]:
-    """The raw samples of one shard in order, with a ``SkippedSample`` where something cannot be read."""
+    """The raw samples of one shard in order, with a ``SkippedSample`` where something cannot be
+    read."""
     count = 0
     try:
         for item in _reader(path)(path):

@@ -102,8 +102,8 @@ class Tokenizer:
         Raises:
             ValueError: as ``encode``.
         """
-        ids, real = pad([self.encode(text, max_length) for text in texts], self.pad)
-        return torch.from_numpy(ids), torch.from_numpy(real)
+        ids, attention_mask = pad([self.encode(text, max_length) for text in texts], self.pad)
+        return torch.from_numpy(ids), torch.from_numpy(attention_mask)
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """The text of some ids, pieces joined into words; special tokens are left out."""
@@ -161,10 +161,10 @@ def pad(
 ) -> tuple[Int[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
     """Rows of any length as one int64 array filled with ``value``, and where it is not filled."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    real = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    ids = np.full(real.shape, value, dtype=np.int64)
-    ids[real] = np.concatenate(rows) if rows else []
-    return ids, real
+    attention_mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.full(attention_mask.shape, value, dtype=np.int64)
+    ids[attention_mask] = np.concatenate(rows) if rows else []
+    return ids, attention_mask
 
 
 MERGES = Path(__file__).parent / "vocabulary" / "clip-merges.txt.gz"
@@ -189,7 +189,8 @@ that is neither a letter nor, having the case of one, another sign.
 class ClipTokenizer:
     """The tokeniser of CLIP's texts; ``start``, ``end`` and ``pad`` are the ids of special tokens.
 
-    Padding is 0, as in OpenAI's code, which is also the id of "!": ``real`` tells them apart.
+    Padding is 0, as in OpenAI's code, which is also the id of "!": ``attention_mask`` tells them
+    apart.
     """
 
     pad = 0
@@ -251,8 +252,8 @@ class ClipTokenizer:
         Raises:
             ValueError: as ``encode``.
         """
-        ids, real = pad([self.encode(text, max_length) for text in texts], self.pad)
-        return torch.from_numpy(ids), torch.from_numpy(real)
+        ids, attention_mask = pad([self.encode(text, max_length) for text in texts], self.pad)
+        return torch.from_numpy(ids), torch.from_numpy(attention_mask)
 
 
 def clean_text(text: str) -> str:

@@ -128,11 +128,11 @@ class Texts:
         self.keys, self.texts, self.origins, self.config = keys, texts, origins, config
 
     @property
-    def ids(self) -> Int[Tensor, "texts length"]:
+    def input_ids(self) -> Int[Tensor, "texts length"]:
         return self._tokenised[0]
 
     @property
-    def real(self) -> Bool[Tensor, "texts length"]:
+    def attention_mask(self) -> Bool[Tensor, "texts length"]:
         return self._tokenised[1]
 
     @cached_property

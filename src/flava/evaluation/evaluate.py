@@ -170,7 +170,7 @@ def describe(
         "templates": list(TEMPLATES),
         "linear_probe_strengths": list(STRENGTHS),
         "token_probability": TOKEN_PROBABILITY,
-        "absent": sorted(missing_parts(model)),
+        "missing_parts": sorted(missing_parts(model)),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "describe_machine": describe_machine(),
     }

@@ -126,25 +126,25 @@ def masked_images(
 ) -> Iterator[MaskedImageExample]:
     """The hidden patches as the codebook draws the codes that the model predicts for them."""
     model, pairs = subject.flava, subject.held_out.pairs(split)
-    selected = patch_masks(pairs, subject.held_out.seed)[rows]
-    states = subject.image_states(pairs.pixels[rows], selected)
-    alone = fill.patches_alone(model, states.to(subject.device), selected).argmax(dim=1).cpu()
+    patch_mask = patch_masks(pairs, subject.held_out.seed)[rows]
+    states = subject.image_states(pairs.pixels[rows], patch_mask)
+    alone = fill.patches_alone(model, states.to(subject.device), patch_mask).argmax(dim=1).cpu()
     texts = subject.text_states(pairs.captions)
     joint = jointly(subject, states, texts, rows)
-    with_text = fill.patches_jointly(model, joint, selected).argmax(dim=1).cpu()
+    with_text = fill.patches_jointly(model, joint, patch_mask).argmax(dim=1).cpu()
     codes = subject.codes(split)[rows]
-    truth = codes[selected]
+    truth = codes[patch_mask]
     seen = pairs.codebook_pixels[rows]
     original = unmap_pixels(seen)
     grey = torch.full_like(original, HIDDEN_GREY)
     drawn = {
         "original": original,
-        "masked": paste(original, grey, selected),
+        "masked": paste(original, grey, patch_mask),
         "codes": decode(subject, codes),
-        "alone": filled_in(subject, original, codes, selected, alone),
-        "caption": filled_in(subject, original, codes, selected, with_text),
+        "alone": filled_in(subject, original, codes, patch_mask, alone),
+        "caption": filled_in(subject, original, codes, patch_mask, with_text),
     }
-    which = selected.nonzero()[:, 0]
+    which = patch_mask.nonzero()[:, 0]
     for i, row in enumerate(rows.tolist()):
         name = {kind: album.add(f"masked-{row}-{kind}", drawn[kind][i]) for kind in drawn}
         hits = [share(guess[which == i] == truth[which == i]) for guess in (alone, with_text)]
@@ -167,7 +167,7 @@ def jointly(
     rows: Int[Tensor, " n"],
 ) -> Float[Tensor, "n joint_tokens joint_width"]:
     """The multimodal states of images with those rows of the texts."""
-    inputs = (images, texts.hidden[rows], texts.real[rows])
+    inputs = (images, texts.hidden[rows], texts.attention_mask[rows])
     return subject.flava.multimodal(*(each.to(subject.device) for each in inputs))
 
 
@@ -186,13 +186,13 @@ def filled_in(
     subject: EvaluatedModel,
     original: Float[Tensor, "n 3 h w"],
     codes: Int[Tensor, "n rows columns"],
-    selected: Bool[Tensor, "n rows columns"],
+    patch_mask: Bool[Tensor, "n rows columns"],
     guesses: Int[Tensor, " hidden"],
 ) -> Float[Tensor, "n 3 h w"]:
     """The originals with their hidden patches decoded from the guessed codes."""
     guessed = codes.clone()
-    guessed[selected] = guesses
-    return paste(original, decode(subject, guessed), selected)
+    guessed[patch_mask] = guesses
+    return paste(original, decode(subject, guessed), patch_mask)
 
 
 def masked_texts(
@@ -208,10 +208,10 @@ def masked_texts(
     images = subject.image_states(pairs.pixels[rows])
     joint = jointly(subject, images, texts, rows)
     for i, row in enumerate(rows.tolist()):
-        selected, ids = hidden[row : row + 1], pairs.captions.ids[row]
-        seeing = fill.tokens_jointly(model, joint[i : i + 1], selected)
-        blind = fill.tokens_alone(model, texts.hidden[row : row + 1].to(subject.device), selected)
-        shown = ids.masked_fill(selected[0], tokenizer().mask)[texts.real[row]]
+        token_mask, ids = hidden[row : row + 1], pairs.captions.input_ids[row]
+        seeing = fill.tokens_jointly(model, joint[i : i + 1], token_mask)
+        blind = fill.tokens_alone(model, texts.hidden[row : row + 1].to(subject.device), token_mask)
+        shown = ids.masked_fill(token_mask[0], tokenizer().mask)[texts.attention_mask[row]]
         yield MaskedTextExample(
             picture=album.add(f"image-{row}", pairs.images[row]),
             sentence=tokenizer().decode(shown[1:-1].tolist(), keep_special=True),
@@ -219,7 +219,7 @@ def masked_texts(
                 MaskedTokenExample(
                     truth=tokenizer().token(t), with_image=top(s), without_image=top(b)
                 )
-                for t, s, b in zip(ids[selected[0]].tolist(), seeing, blind, strict=True)
+                for t, s, b in zip(ids[token_mask[0]].tolist(), seeing, blind, strict=True)
             ),
         )
 

@@ -63,10 +63,10 @@ BOTH = ("image_encoder", "text_encoder", "projections")
 
 @dataclass(frozen=True)
 class TextStates:
-    """The text encoder's states before its norm; ``real`` is False at padding."""
+    """The text encoder's states before its norm; ``attention_mask`` is False at padding."""
 
     hidden: Float[Tensor, "texts length width"]
-    real: Bool[Tensor, "texts length"]
+    attention_mask: Bool[Tensor, "texts length"]
 
 
 class EvaluatedModel:
@@ -100,9 +100,9 @@ class EvaluatedModel:
         """The text encoder's [CLS], or CLIP's end of text, after the final norm."""
         encoder = self.flava.text_encoder
 
-        def encode(ids: Tensor, real: Tensor) -> Tensor:
-            hidden = encoder(ids, real)
-            ours = end_of_text(hidden, ids) if isinstance(self.model, Clip) else hidden[:, 0]
+        def encode(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            hidden = encoder(input_ids, attention_mask)
+            ours = end_of_text(hidden, input_ids) if isinstance(self.model, Clip) else hidden[:, 0]
             return encoder.norm(ours).float()
 
         return self._encode(texts, encode).numpy()
@@ -137,31 +137,35 @@ class EvaluatedModel:
     def image_states(
         self,
         pixels: Float[Tensor, "images 3 h w"],
-        selected: Bool[Tensor, "images rows columns"] | None = None,
+        patch_mask: Bool[Tensor, "images rows columns"] | None = None,
     ) -> Float[Tensor, "images tokens width"]:
         """The image encoder's states before its norm, hiding the selected patches."""
         return torch.cat(
             [
                 self.flava.image_encoder(
                     pixels[rows].to(self.device),
-                    None if selected is None else selected[rows].to(self.device),
+                    None if patch_mask is None else patch_mask[rows].to(self.device),
                 ).cpu()
                 for rows in torch.arange(len(pixels)).split(self.batch_size)
             ]
         )
 
     def text_states(
-        self, texts: Texts, selected: Bool[Tensor, "texts length"] | None = None
+        self, texts: Texts, token_mask: Bool[Tensor, "texts length"] | None = None
     ) -> TextStates:
         """The text encoder's states, with [MASK] at the selected tokens."""
-        ids = texts.ids if selected is None else texts.ids.masked_fill(selected, tokenizer().mask)
+        input_ids = (
+            texts.input_ids
+            if token_mask is None
+            else texts.input_ids.masked_fill(token_mask, tokenizer().mask)
+        )
         width = self.flava.config.text.width
-        hidden = torch.zeros(*ids.shape, width)
-        for rows, length in self._by_length(texts.real):
-            on_device = ids[rows, :length].to(self.device)
-            states = self.flava.text_encoder(on_device, texts.real[rows, :length])
+        hidden = torch.zeros(*input_ids.shape, width)
+        for rows, length in self._by_length(texts.attention_mask):
+            on_device = input_ids[rows, :length].to(self.device)
+            states = self.flava.text_encoder(on_device, texts.attention_mask[rows, :length])
             hidden[rows, :length] = states.float().cpu()
-        return TextStates(hidden, texts.real)
+        return TextStates(hidden, texts.attention_mask)
 
     def joint_states(
         self,
@@ -171,14 +175,14 @@ class EvaluatedModel:
         text_rows: Int[Tensor, " pairs"],
     ) -> Iterator[tuple[Int[Tensor, " batch"], Float[Tensor, "batch tokens joint"]]]:
         """The multimodal states of pairs of rows, as (which of the pairs, their states)."""
-        for pairs, length in self._by_length(texts.real[text_rows]):
+        for pairs, length in self._by_length(texts.attention_mask[text_rows]):
             rows = text_rows[pairs]
             yield (
                 pairs,
                 self.flava.multimodal(
                     images[image_rows[pairs]].to(self.device),
                     texts.hidden[rows, :length].to(self.device),
-                    texts.real[rows, :length],
+                    texts.attention_mask[rows, :length],
                 ),
             )
 
@@ -197,18 +201,20 @@ class EvaluatedModel:
         self, texts: Texts, encode: Callable[[Tensor, Tensor], Tensor]
     ) -> Float[Tensor, "texts width"]:
         """(ids, real) -> a vector for each text, of all texts in their order."""
-        batches = list(self._by_length(texts.real))
+        batches = list(self._by_length(texts.attention_mask))
         found = [
-            encode(texts.ids[rows, :length].to(self.device), texts.real[rows, :length]).cpu()
+            encode(
+                texts.input_ids[rows, :length].to(self.device), texts.attention_mask[rows, :length]
+            ).cpu()
             for rows, length in batches
         ]
         return torch.cat(found)[torch.cat([rows for rows, _ in batches]).argsort()]
 
     def _by_length(
-        self, real: Bool[Tensor, "texts length"]
+        self, attention_mask: Bool[Tensor, "texts length"]
     ) -> Iterator[tuple[Int[Tensor, " batch"], int]]:
         """Batches of rows from short texts to long, so that little padding is encoded."""
-        lengths = real.sum(dim=1)
+        lengths = attention_mask.sum(dim=1)
         for rows in lengths.argsort().split(self.batch_size):
             yield rows, int(lengths[rows].max())
 
@@ -217,7 +223,7 @@ def missing_parts(model: Evaluated) -> frozenset[str]:
     """Of what tasks need, the parts that the model has not, or at initial values only."""
     match model:
         case Flava():
-            return model.absent
+            return model.missing_parts
         case Clip():
             return FLAVAS_OWN
         case MaskedImageModel():

@@ -149,7 +149,7 @@ class FeatureExtractor:
         """Unit vectors of texts in the contrastive space, as one batch."""
         made = Texts(list(texts), list(texts), self.model.config)
         device = next(self.model.parameters()).device
-        return self.model.encode_text(made.ids.to(device), made.real).float().cpu()
+        return self.model.encode_text(made.input_ids.to(device), made.attention_mask).float().cpu()
 
 
 def stamps(folder: Path) -> list[str]:

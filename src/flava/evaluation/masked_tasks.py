@@ -29,10 +29,10 @@ as they are would be no question."""
 def mim(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Codes of hidden patches, from the rest of the image."""
     pairs = subject.held_out.pairs(split)
-    selected = patch_masks(pairs, subject.held_out.seed)
-    states = subject.image_states(pairs.pixels, selected)
-    guesses = guess(states, selected, subject, fill.patches_alone)
-    return image_outcome(subject.codes(split)[selected], guesses)
+    patch_mask = patch_masks(pairs, subject.held_out.seed)
+    states = subject.image_states(pairs.pixels, patch_mask)
+    guesses = guess(states, patch_mask, subject, fill.patches_alone)
+    return image_outcome(subject.codes(split)[patch_mask], guesses)
 
 
 def mlm(subject: EvaluatedModel, split: str) -> TaskOutcome:
@@ -46,52 +46,54 @@ def mlm_captions(subject: EvaluatedModel, split: str) -> TaskOutcome:
 
 
 def text_alone(subject: EvaluatedModel, texts: Texts) -> TaskOutcome:
-    selected = hidden_tokens(texts, subject.held_out.seed)
-    states = subject.text_states(texts, selected).hidden
-    guesses = guess(states, selected, subject, fill.tokens_alone)
-    return outcome(texts.ids[selected], guesses)
+    token_mask = hidden_tokens(texts, subject.held_out.seed)
+    states = subject.text_states(texts, token_mask).hidden
+    guesses = guess(states, token_mask, subject, fill.tokens_alone)
+    return outcome(texts.input_ids[token_mask], guesses)
 
 
 def mmm_image(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Codes of hidden patches, from the rest of the image and the whole caption."""
     pairs = subject.held_out.pairs(split)
-    selected = patch_masks(pairs, subject.held_out.seed)
-    images = subject.image_states(pairs.pixels, selected)
+    patch_mask = patch_masks(pairs, subject.held_out.seed)
+    images = subject.image_states(pairs.pixels, patch_mask)
     texts = subject.text_states(pairs.captions)
     own = torch.arange(len(pairs))
 
     def guess_with(captions: Int[Tensor, " images"]) -> Tensor:
-        guesses = torch.zeros(selected.shape, dtype=torch.long)
+        guesses = torch.zeros(patch_mask.shape, dtype=torch.long)
         for rows, joint in subject.joint_states(images, texts, own, captions):
-            logits = fill.patches_jointly(subject.flava, joint, selected[rows])
-            guesses[rows] = guesses[rows].masked_scatter(selected[rows], logits.argmax(dim=1).cpu())
-        return guesses[selected]
+            logits = fill.patches_jointly(subject.flava, joint, patch_mask[rows])
+            guesses[rows] = guesses[rows].masked_scatter(
+                patch_mask[rows], logits.argmax(dim=1).cpu()
+            )
+        return guesses[patch_mask]
 
     other = guess_with(mismatched(pairs, subject.held_out.seed))
-    return image_outcome(subject.codes(split)[selected], guess_with(own), other)
+    return image_outcome(subject.codes(split)[patch_mask], guess_with(own), other)
 
 
 def mmm_text(subject: EvaluatedModel, split: str) -> TaskOutcome:
     """Hidden tokens of captions, from the rest of the caption and the whole image."""
     pairs = subject.held_out.pairs(split)
-    selected = hidden_tokens(pairs.captions, subject.held_out.seed)
+    token_mask = hidden_tokens(pairs.captions, subject.held_out.seed)
     images = subject.image_states(pairs.pixels)
-    texts = subject.text_states(pairs.captions, selected)
+    texts = subject.text_states(pairs.captions, token_mask)
     own = torch.arange(len(pairs))
 
     def guess_with(pictures: Int[Tensor, " texts"]) -> Tensor:
-        guesses = torch.zeros(selected.shape, dtype=torch.long)
+        guesses = torch.zeros(token_mask.shape, dtype=torch.long)
         for rows, joint in subject.joint_states(images, texts, pictures, own):
             length = joint.shape[1] - 1 - images.shape[1]
-            hidden = selected[rows, :length]
+            hidden = token_mask[rows, :length]
             logits = fill.tokens_jointly(subject.flava, joint, hidden)
             guesses[rows, :length] = guesses[rows, :length].masked_scatter(
                 hidden, logits.argmax(dim=1).cpu()
             )
-        return guesses[selected]
+        return guesses[token_mask]
 
     other = guess_with(mismatched(pairs, subject.held_out.seed))
-    return outcome(pairs.captions.ids[selected], guess_with(own), other)
+    return outcome(pairs.captions.input_ids[token_mask], guess_with(own), other)
 
 
 def itm(subject: EvaluatedModel, split: str) -> TaskOutcome:
@@ -119,14 +121,15 @@ def itm(subject: EvaluatedModel, split: str) -> TaskOutcome:
 
 def guess(
     states: Float[Tensor, "samples tokens width"],
-    selected: Bool[Tensor, "samples *positions"],
+    patch_mask: Bool[Tensor, "samples *positions"],
     subject: EvaluatedModel,
     predict: Callable[[Any, Tensor, Tensor], Tensor],
 ) -> Int[Tensor, " hidden"]:
     """The likeliest code or token at each hidden position, sample by sample."""
     batches = torch.arange(len(states)).split(subject.batch_size)
     logits = (
-        predict(subject.flava, states[rows].to(subject.device), selected[rows]) for rows in batches
+        predict(subject.flava, states[rows].to(subject.device), patch_mask[rows])
+        for rows in batches
     )
     return torch.cat([each.argmax(dim=1).cpu() for each in logits])
 
@@ -209,10 +212,10 @@ def hidden_tokens(texts: Texts, seed: int) -> Bool[Tensor, "texts length"]:
     Raises:
         ValueError: no text has any.
     """
-    length = texts.ids.shape[1]
+    length = texts.input_ids.shape[1]
     draws = [random_generator(seed, 0, f"tokens of {key}").random(length) for key in texts.keys]
     chosen = torch.from_numpy(np.stack(draws) < TOKEN_PROBABILITY)
-    selected = chosen & texts.real & word_tokens()[texts.ids]
-    if not selected.any():
+    token_mask = chosen & texts.attention_mask & word_tokens()[texts.input_ids]
+    if not token_mask.any():
         raise ValueError("no token was selected for prediction: the texts are too few or too short")
-    return selected
+    return token_mask

@@ -1,8 +1,8 @@
 """Fine-tuning as GLUE and the multimodal tasks share it: encoders and a new head, end to end.
 
-A task brings rows with targets (`TuningSamples`) and its recipe (`TuningConfig`). The checkpoint that is
-best on the validation rows is kept below the cache, in a folder that is named by all that decides
-it: what was interrupted goes on, and what is finished is not done again.
+A task brings rows with targets (`TuningSamples`) and its recipe (`TuningConfig`). The checkpoint
+that is best on the validation rows is kept below the cache, in a folder that is named by all that
+decides it: what was interrupted goes on, and what is finished is not done again.
 """
 
 import hashlib
@@ -178,7 +178,7 @@ def run_of(
             schedule=config.schedule,
             precision=settings.precision,
             accumulate=accumulate,
-            probe_every=every,
+            validate_every=every,
             checkpoint_every=every,
             task=samples.task,
             batch_size=batch_size // accumulate,

@@ -124,7 +124,7 @@ def run_of(config: FinetuneConfig, prepared: Prepared, model: ClassifierConfig) 
         optimizer=config.optimizer,
         schedule=ScheduleConfig(warmup_steps=round(config.warmup_fraction * max_steps)),
         precision=config.precision,
-        probe_every=every,
+        validate_every=every,
         checkpoint_every=every,
         start=config.model,
         data=config.data,
@@ -173,7 +173,7 @@ def finish_best(
     best = find_checkpoint(run.output_dir)
     fill_own(classifier, read_path(best))
     step = load_progress(best).step
-    looks = math.ceil(run.max_steps / run.probe_every)
+    looks = math.ceil(run.max_steps / run.validate_every)
     note = (
         f"The checkpoint is that of update {step:,}, the best of {looks} looks at these very "
         "validation samples: the figures flatter it a little."

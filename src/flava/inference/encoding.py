@@ -92,8 +92,8 @@ class TextRows:
     """Some of the texts, padded to the longest of them."""
 
     rows: list[int]
-    ids: Int[Tensor, "batch length"]
-    real: Bool[Tensor, "batch length"]
+    input_ids: Int[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ class PairRows:
     theirs."""
 
     rows: list[int]
-    ids: Int[Tensor, "batch length"]
-    real: Bool[Tensor, "batch length"]
+    input_ids: Int[Tensor, "batch length"]
+    attention_mask: Bool[Tensor, "batch length"]
     pixels: tuple[Float[Tensor, "batch 3 _ _"], ...]
     image: Float[Tensor, "batch patches image_width"]
     text: Float[Tensor, "batch length text_width"]
@@ -166,20 +166,20 @@ class Passes:
             yield ImageRows(rows, tuple(each.to(self.device) for each in pixels))
 
     def texts(
-        self, ids: Sequence[list[int]], order: Sequence[list[int]] = ()
+        self, input_ids: Sequence[list[int]], order: Sequence[list[int]] = ()
     ) -> Iterator[TextRows]:
         """The texts of these ids, from short to long, or in the groups of ``order``."""
-        for rows in order or groups([len(each) for each in ids], GROUP_TOKENS):
-            padded, real = self.processor.padded([ids[row] for row in rows])
-            yield TextRows(rows, padded.to(self.device), real)
+        for rows in order or groups([len(each) for each in input_ids], GROUP_TOKENS):
+            padded, attention_mask = self.processor.padded([input_ids[row] for row in rows])
+            yield TextRows(rows, padded.to(self.device), attention_mask)
 
     def pairs(
         self,
         model: Flava,
         images: ImagesLike,
-        ids: Sequence[list[int]],
+        input_ids: Sequence[list[int]],
         *more: View,
-        selected: Bool[Tensor, "pairs rows columns"] | None = None,
+        patch_mask: Bool[Tensor, "pairs rows columns"] | None = None,
     ) -> Iterator[PairRows]:
         """The pairs from short texts to long, with the selected patches hidden.
 
@@ -187,15 +187,21 @@ class Passes:
             ValueError: there are not as many images as texts; or as ``images``.
         """
         listed = image_list(images)
-        check_pairs(len(listed), len(ids))
-        order = list(groups([1 + self.image_tokens + len(each) for each in ids], GROUP_TOKENS))
-        both = zip(self.images(listed, *more, order=order), self.texts(ids, order), strict=True)
+        check_pairs(len(listed), len(input_ids))
+        order = list(
+            groups([1 + self.image_tokens + len(each) for each in input_ids], GROUP_TOKENS)
+        )
+        both = zip(
+            self.images(listed, *more, order=order), self.texts(input_ids, order), strict=True
+        )
         for seen, read in both:
-            hidden = None if selected is None else selected[seen.rows]
+            hidden = None if patch_mask is None else patch_mask[seen.rows]
             image = model.image_encoder(seen.pixels[0], hidden)
-            text = model.text_encoder(read.ids, read.real)
-            joint = model.multimodal(image, text, read.real)
-            yield PairRows(seen.rows, read.ids, read.real, seen.pixels, image, text, joint)
+            text = model.text_encoder(read.input_ids, read.attention_mask)
+            joint = model.multimodal(image, text, read.attention_mask)
+            yield PairRows(
+                seen.rows, read.input_ids, read.attention_mask, seen.pixels, image, text, joint
+            )
 
 
 def check_pairs(images: int, texts: int) -> None:
@@ -229,12 +235,12 @@ def hidden_states(
             raise ValueError("give images, texts, or both")
         with passes.computing():
             return of_images(model, passes, images)
-    ids = passes.processor.ids(texts)
-    _, real = passes.processor.padded(ids)
+    input_ids = passes.processor.input_ids(texts)
+    _, attention_mask = passes.processor.padded(input_ids)
     with passes.computing():
         if images is None:
-            return of_texts(model, passes, ids, real)
-        return of_pairs(model, passes, images, ids, real)
+            return of_texts(model, passes, input_ids, attention_mask)
+        return of_pairs(model, passes, images, input_ids, attention_mask)
 
 
 def of_images(model: Flava, passes: Passes, images: ImagesLike) -> HiddenStates:
@@ -247,37 +253,42 @@ def of_images(model: Flava, passes: Passes, images: ImagesLike) -> HiddenStates:
 
 
 def of_texts(
-    model: Flava, passes: Passes, ids: Sequence[list[int]], real: Bool[Tensor, "texts length"]
+    model: Flava,
+    passes: Passes,
+    input_ids: Sequence[list[int]],
+    attention_mask: Bool[Tensor, "texts length"],
 ) -> HiddenStates:
     encoder = model.text_encoder
-    text = torch.zeros(*real.shape, model.config.text.width)
-    for each in passes.texts(ids):
-        states = encoder.norm(encoder(each.ids, each.real))
-        text[each.rows, : each.real.shape[1]] = states.float().cpu()
-    return HiddenStates(text=text * real[..., None], text_real=real)
+    text = torch.zeros(*attention_mask.shape, model.config.text.width)
+    for each in passes.texts(input_ids):
+        states = encoder.norm(encoder(each.input_ids, each.attention_mask))
+        text[each.rows, : each.attention_mask.shape[1]] = states.float().cpu()
+    return HiddenStates(text=text * attention_mask[..., None], text_attention_mask=attention_mask)
 
 
 def of_pairs(
     model: Flava,
     passes: Passes,
     images: ImagesLike,
-    ids: Sequence[list[int]],
-    real: Bool[Tensor, "texts length"],
+    input_ids: Sequence[list[int]],
+    attention_mask: Bool[Tensor, "texts length"],
 ) -> HiddenStates:
-    config, count, tokens = model.config, len(ids), passes.image_tokens
+    config, count, tokens = model.config, len(input_ids), passes.image_tokens
     image = torch.zeros(count, tokens, config.image.width)
-    text = torch.zeros(*real.shape, config.text.width)
-    joint_real = torch.cat([real.new_ones(count, 1 + tokens), real], dim=1)
-    joint = torch.zeros(*joint_real.shape, config.multimodal.width)
-    for each in passes.pairs(model, images, ids):
-        rows, length = each.rows, each.real.shape[1]
+    text = torch.zeros(*attention_mask.shape, config.text.width)
+    joint_attention_mask = torch.cat(
+        [attention_mask.new_ones(count, 1 + tokens), attention_mask], dim=1
+    )
+    joint = torch.zeros(*joint_attention_mask.shape, config.multimodal.width)
+    for each in passes.pairs(model, images, input_ids):
+        rows, length = each.rows, each.attention_mask.shape[1]
         image[rows] = model.image_encoder.norm(each.image).float().cpu()
         text[rows, :length] = model.text_encoder.norm(each.text).float().cpu()
         joint[rows, : 1 + tokens + length] = each.joint.float().cpu()
     return HiddenStates(
         image=image,
-        text=text * real[..., None],
-        text_real=real,
-        multimodal=joint * joint_real[..., None],
-        multimodal_real=joint_real,
+        text=text * attention_mask[..., None],
+        text_attention_mask=attention_mask,
+        multimodal=joint * joint_attention_mask[..., None],
+        multimodal_attention_mask=joint_attention_mask,
     )

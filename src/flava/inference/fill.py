@@ -34,46 +34,48 @@ def to_picture(pixels: Float[Tensor, "3 height width"]) -> Image.Image:
 def paste(
     below: Float[Tensor, "n 3 h w"],
     above: Float[Tensor, "n 3 h w"],
-    selected: Bool[Tensor, "n rows columns"],
+    patch_mask: Bool[Tensor, "n rows columns"],
 ) -> Float[Tensor, "n 3 h w"]:
     """``above`` at the selected patches, ``below`` elsewhere."""
-    size = below.shape[-1] // selected.shape[-1]
-    mask = selected.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
+    size = below.shape[-1] // patch_mask.shape[-1]
+    mask = patch_mask.repeat_interleave(size, dim=1).repeat_interleave(size, dim=2)
     return torch.where(mask[:, None], above, below)
 
 
 def patches_alone(
     model: Flava | MaskedImageModel,
     image: Float[Tensor, "batch tokens width"],
-    selected: Bool[Tensor, "batch r c"],
+    patch_mask: Bool[Tensor, "batch r c"],
 ) -> Float[Tensor, "hidden codes"]:
     """Logits of the hidden patches, image by image, from the image alone (MIM)."""
-    states = image[:, 1:][selected.flatten(1)]
+    states = image[:, 1:][patch_mask.flatten(1)]
     return model.mim_head(model.image_encoder.norm(states)).float()
 
 
 def patches_jointly(
-    model: Flava, joint: Float[Tensor, "batch tokens width"], selected: Bool[Tensor, "batch r c"]
+    model: Flava, joint: Float[Tensor, "batch tokens width"], patch_mask: Bool[Tensor, "batch r c"]
 ) -> Float[Tensor, "hidden codes"]:
     """Logits of the hidden patches, image by image, from image and text (MMM)."""
-    patches = selected.flatten(1)
+    patches = patch_mask.flatten(1)
     return model.mmm_image_head(joint[:, 2 : 2 + patches.shape[1]][patches]).float()
 
 
 def tokens_alone(
     model: Flava | MaskedTextModel,
     text: Float[Tensor, "batch tokens width"],
-    selected: Bool[Tensor, "batch tokens"],
+    token_mask: Bool[Tensor, "batch tokens"],
 ) -> Float[Tensor, "hidden vocabulary"]:
     """Logits of the hidden tokens, text by text, from the text alone (MLM)."""
-    return model.mlm_head(model.text_encoder.norm(text[selected])).float()
+    return model.mlm_head(model.text_encoder.norm(text[token_mask])).float()
 
 
 def tokens_jointly(
-    model: Flava, joint: Float[Tensor, "batch tokens width"], selected: Bool[Tensor, "batch length"]
+    model: Flava,
+    joint: Float[Tensor, "batch tokens width"],
+    token_mask: Bool[Tensor, "batch length"],
 ) -> Float[Tensor, "hidden vocabulary"]:
     """Logits of the hidden tokens, text by text, from text and image (MMM)."""
-    return model.mmm_text_head(joint[:, -selected.shape[1] :][selected]).float()
+    return model.mmm_text_head(joint[:, -token_mask.shape[1] :][token_mask]).float()
 
 
 def matching_scores(
@@ -93,16 +95,18 @@ def fill_mask(
     """See `Pretrained.fill_mask`."""
     tokenizer = passes.processor.tokenizer
     assert isinstance(tokenizer, Tokenizer)  # a FLAVA's
-    ids = passes.processor.ids(texts)
-    check_masks(texts, ids, tokenizer, passes.processor.max_length)
+    input_ids = passes.processor.input_ids(texts)
+    check_masks(texts, input_ids, tokenizer, passes.processor.max_length)
     if not 1 <= top <= tokenizer.size:
         raise ValueError(f"top is {top}: use 1 to {tokenizer.size}, the size of the vocabulary")
-    found: list[list[list[Candidate]]] = [[] for _ in ids]
+    found: list[list[list[Candidate]]] = [[] for _ in input_ids]
     with passes.computing():
-        for rows, selected, logits in mask_logits(model, passes, ids, images, tokenizer.mask):
+        for rows, token_mask, logits in mask_logits(
+            model, passes, input_ids, images, tokenizer.mask
+        ):
             # An encoder's vocabulary may be padded beyond the tokeniser's.
             best = logits.softmax(dim=1)[:, : tokenizer.size].topk(top, dim=1)
-            places = [rows[i] for i in selected.nonzero()[:, 0].tolist()]
+            places = [rows[i] for i in token_mask.nonzero()[:, 0].tolist()]
             for row, tokens, odds in zip(
                 places, best.indices.tolist(), best.values.tolist(), strict=True
             ):
@@ -116,25 +120,32 @@ def fill_mask(
 
 
 def mask_logits(
-    model: Flava, passes: Passes, ids: Sequence[list[int]], images: ImagesLike | None, mask: int
+    model: Flava,
+    passes: Passes,
+    input_ids: Sequence[list[int]],
+    images: ImagesLike | None,
+    mask: int,
 ) -> Iterator[tuple[list[int], Bool[Tensor, "batch length"], Float[Tensor, "masks vocabulary"]]]:
     """For groups of texts: their rows, where their masks are, and each mask's logits."""
     if images is None:
-        for text in passes.texts(ids):
-            hidden, selected = model.text_encoder(text.ids, text.real), text.ids == mask
-            yield text.rows, selected, tokens_alone(model, hidden, selected)
+        for text in passes.texts(input_ids):
+            hidden, token_mask = (
+                model.text_encoder(text.input_ids, text.attention_mask),
+                text.input_ids == mask,
+            )
+            yield text.rows, token_mask, tokens_alone(model, hidden, token_mask)
     else:
-        for pair in passes.pairs(model, images, ids):
-            selected = pair.ids == mask
-            yield pair.rows, selected, tokens_jointly(model, pair.joint, selected)
+        for pair in passes.pairs(model, images, input_ids):
+            token_mask = pair.input_ids == mask
+            yield pair.rows, token_mask, tokens_jointly(model, pair.joint, token_mask)
 
 
 def check_masks(
-    texts: Sequence[str], ids: Sequence[list[int]], tokenizer: Tokenizer, max_length: int
+    texts: Sequence[str], input_ids: Sequence[list[int]], tokenizer: Tokenizer, max_length: int
 ) -> None:
     """Raises ValueError, naming every text that has no [MASK], or one that was cut off."""
     wrong = []
-    for i, (text, own) in enumerate(zip(texts, ids, strict=True)):
+    for i, (text, own) in enumerate(zip(texts, input_ids, strict=True)):
         kept = own.count(tokenizer.mask)
         if kept < tokenizer.encode(text, sys.maxsize).count(tokenizer.mask):
             wrong.append(f"texts[{i}]: a {MASK} is beyond {max_length} tokens: shorten the text")
@@ -154,11 +165,11 @@ def reconstruct(
 ) -> list[Reconstruction]:
     """See `Pretrained.reconstruct`."""
     images = image_list(images)
-    selected = patches_to_hide(passes.grid, len(images), mask, seed)
+    patch_mask = patches_to_hide(passes.grid, len(images), mask, seed)
     done: list[Reconstruction | None] = [None] * len(images)
     with passes.computing():
-        for rows, codebook_pixels, logits in patch_logits(model, passes, images, texts, selected):
-            hidden = selected[rows].to(passes.device)
+        for rows, codebook_pixels, logits in patch_logits(model, passes, images, texts, patch_mask):
+            hidden = patch_mask[rows].to(passes.device)
             codes = model.codebook.codes(codebook_pixels)
             codes[hidden] = logits.argmax(dim=1)
             original, decoded = unmap_pixels(codebook_pixels), model.codebook.decode(codes)
@@ -167,7 +178,7 @@ def reconstruct(
             for row, *three in zip(rows, *drawn, strict=True):
                 seen, masked, filled = map(to_picture, three)
                 done[row] = Reconstruction(
-                    original=seen, masked=masked, filled=filled, mask=selected[row]
+                    original=seen, masked=masked, filled=filled, mask=patch_mask[row]
                 )
     return [each for each in done if each is not None]
 
@@ -177,20 +188,20 @@ def patch_logits(
     passes: Passes,
     images: ImagesLike,
     texts: Sequence[str] | None,
-    selected: Bool[Tensor, "images rows columns"],
+    patch_mask: Bool[Tensor, "images rows columns"],
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch 3 h w"], Float[Tensor, "hidden codes"]]]:
     """For groups of images: their rows, the codebook's pixels, each hidden patch's logits."""
     view = passes.processor.codebook
     assert view is not None  # a FLAVA's
     if texts is None:
         for image in passes.images(images, view):
-            hidden = selected[image.rows].to(passes.device)
+            hidden = patch_mask[image.rows].to(passes.device)
             states = model.image_encoder(image.pixels[0], hidden)
             yield image.rows, image.pixels[1], patches_alone(model, states, hidden)
     else:
-        ids = passes.processor.ids(texts)
-        for pair in passes.pairs(model, images, ids, view, selected=selected):
-            hidden = selected[pair.rows].to(passes.device)
+        input_ids = passes.processor.input_ids(texts)
+        for pair in passes.pairs(model, images, input_ids, view, patch_mask=patch_mask):
+            hidden = patch_mask[pair.rows].to(passes.device)
             logits = patches_jointly(model, pair.joint, hidden)
             yield pair.rows, pair.pixels[1], logits
 

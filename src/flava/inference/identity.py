@@ -21,7 +21,7 @@ def identity(model: Flava | Clip, processor: Processor) -> str:
     geometry = {k: v for k, v in asdict(model.config).items() if k not in NOT_GEOMETRY}
     settings = {"model": geometry, "image": asdict(processor.image)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    without = tuple(f"{part}." for part in getattr(model, "absent", ()))
+    without = tuple(f"{part}." for part in getattr(model, "missing_parts", ()))
     state = model.state_dict()
     for part in parts_of({n: t for n, t in state.items() if not n.startswith(without)}):
         digest.update(part)

@@ -55,7 +55,7 @@ def described(model: Flava | Clip) -> tuple[str, str, str]:
     """transformers' classes of the model and of its processor, and what the model is."""
     if isinstance(model, Clip):
         return "CLIPModel", "CLIPProcessor", CLIP
-    if "itm_head" in model.absent:
+    if "itm_head" in model.missing_parts:
         without = f"{FLAVA} These are the encoders, without the heads of pretraining."
         return "FlavaModel", "FlavaProcessor", without
     return "FlavaForPreTraining", "FlavaProcessor", FLAVA

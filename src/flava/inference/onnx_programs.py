@@ -48,8 +48,8 @@ both together.
 def readme(model: Flava | Clip, programs: Sequence[Path]) -> str:
     """A page that describes these programs of a model, as they are in their files."""
     scale = model.logit_scale.exp().item()
-    unscaled = isinstance(model, Flava) and "logit_scale" in model.absent
-    matching = isinstance(model, Flava) and "itm_head" not in model.absent
+    unscaled = isinstance(model, Flava) and "logit_scale" in model.missing_parts
+    matching = isinstance(model, Flava) and "itm_head" not in model.missing_parts
     joint = "- `multimodal_embeds`: the multimodal [CLS] after the final norm.\n"
     probability = (
         "- `match_probability`: how probably a text is its image's, by the matching head.\n"
@@ -121,10 +121,12 @@ class PairProgram(nn.Module):
         input_ids: Int[Tensor, "batch length"],
         attention_mask: Int[Tensor, "batch length"],
     ) -> tuple[Tensor, ...]:
-        model, real = self.model, attention_mask.bool()
+        model, attention_mask = self.model, attention_mask.bool()
         image = model.image_encoder(pixel_values)
-        joint = model.multimodal(image, model.text_encoder(input_ids, real), real)
-        if "itm_head" in model.absent:
+        joint = model.multimodal(
+            image, model.text_encoder(input_ids, attention_mask), attention_mask
+        )
+        if "itm_head" in model.missing_parts:
             return (joint[:, 0],)
         return joint[:, 0], model.itm_head(joint).softmax(dim=1)[:, 1]
 
@@ -149,7 +151,7 @@ def programs_of(model: Flava | Clip) -> list[Program]:
         Program("text.onnx", TextProgram(model), TEXT, ("text_embeds",)),
     ]
     if isinstance(model, Flava):
-        matching = () if "itm_head" in model.absent else ("match_probability",)
+        matching = () if "itm_head" in model.missing_parts else ("match_probability",)
         outputs = ("multimodal_embeds", *matching)
         programs.append(Program("pair.onnx", PairProgram(model), IMAGE + TEXT, outputs))
     return programs

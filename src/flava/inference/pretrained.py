@@ -29,8 +29,9 @@ class Pretrained:
 
     Images may be PIL images, arrays, tensors, paths or files' bytes (see
     `flava.inference.processor.open_image`). All results are in 32 bits, on the CPU, and in the
-    order asked. Every method raises ValueError for inputs that cannot be used, and names them. ``model``
-    is in 32 bits whatever the precision; for less its matrices were copied when this was made.
+    order asked. Every method raises ValueError for inputs that cannot be used, and names them.
+    ``model`` is in 32 bits whatever the precision; for less its matrices were copied when this was
+    made.
     """
 
     def __init__(
@@ -69,22 +70,23 @@ class Pretrained:
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
         """Unit vectors of the contrastive space."""
-        ids = self.processor.ids(texts)
+        input_ids = self.processor.input_ids(texts)
         with self._passes.computing():
             encoded = (
-                (each.rows, self._passes.model.encode_text(each.ids, each.real))
-                for each in self._passes.texts(ids)
+                (each.rows, self._passes.model.encode_text(each.input_ids, each.attention_mask))
+                for each in self._passes.texts(input_ids)
             )
-            return gather(encoded, len(ids), self.model.config.projection_width)
+            return gather(encoded, len(input_ids), self.model.config.projection_width)
 
     def encode_pair(self, images: ImagesLike, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
         """Of each image with its text the multimodal [CLS_M] after the final norm, h_CLS,M."""
-        model, ids = self._flava(), self.processor.ids(texts)
+        model, input_ids = self._flava(), self.processor.input_ids(texts)
         with self._passes.computing():
             encoded = (
-                (each.rows, each.joint[:, 0]) for each in self._passes.pairs(model, images, ids)
+                (each.rows, each.joint[:, 0])
+                for each in self._passes.pairs(model, images, input_ids)
             )
-            return gather(encoded, len(ids), model.config.multimodal.width)
+            return gather(encoded, len(input_ids), model.config.multimodal.width)
 
     def hidden_states(
         self, images: ImagesLike | None = None, texts: Sequence[str] | None = None
@@ -103,10 +105,10 @@ class Pretrained:
             check_pairs(len(images), len(texts))
             cosine = (self.encode_image(images) * self.encode_text(texts)).sum(dim=1)
             return Match(cosine=cosine, probability=None)
-        model, ids = self._flava("itm_head"), self.processor.ids(texts)
-        cosine, probability = torch.zeros(2, len(ids))
+        model, input_ids = self._flava("itm_head"), self.processor.input_ids(texts)
+        cosine, probability = torch.zeros(2, len(input_ids))
         with self._passes.computing():
-            for each in self._passes.pairs(model, images, ids):
+            for each in self._passes.pairs(model, images, input_ids):
                 image, text = model.project_image(each.image), model.project_text(each.text)
                 cosine[each.rows] = (image * text).sum(dim=1).cpu()
                 logits = model.itm_head(each.joint).float()

@@ -174,20 +174,20 @@ class Processor:
         Raises:
             ValueError: some are not Unicode text; each is named with its place.
         """
-        return self.padded(self.ids(texts))
+        return self.padded(self.input_ids(texts))
 
-    def ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def input_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, in its own length; errors as ``texts``."""
         if isinstance(texts, str):
             raise ValueError("texts is a single text: give a list of texts, [text]")
         return usable([attempt(self._encode, text) for text in texts], range(len(texts)), "texts")
 
     def padded(
-        self, ids: Sequence[Sequence[int]]
+        self, input_ids: Sequence[Sequence[int]]
     ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
         """Ids padded to the longest of them, and where they are not padding."""
-        padded, real = pad(ids, self.tokenizer.pad)
-        return torch.from_numpy(padded), torch.from_numpy(real)
+        padded, attention_mask = pad(input_ids, self.tokenizer.pad)
+        return torch.from_numpy(padded), torch.from_numpy(attention_mask)
 
     def of_size(self, size: Side, patch_size: int) -> "Processor":
         """The same for images of another height and width."""

@@ -42,8 +42,8 @@ Embed = Callable[[list[str]], Float[Tensor, "texts width"]]
 def class_embeddings(
     embed: Embed, classes: Sequence[Sequence[str]], templates: Sequence[str]
 ) -> Float[Tensor, "classes width"]:
-    """A unit vector for each class, given as its names: the mean of the unit vectors of all names in
-    all templates."""
+    """A unit vector for each class, given as its names: the mean of the unit vectors of all names
+    in all templates."""
     prompts = [[t.format(name) for name in names for t in templates] for names in classes]
     embedded = embed([prompt for group in prompts for prompt in group])
     means = [part.mean(dim=0) for part in embedded.split([len(group) for group in prompts])]

@@ -99,19 +99,19 @@ def attend_packed(
 
 
 def attend_from(
-    query: Float[Tensor, "read heads size"],
+    query: Float[Tensor, "outputs heads size"],
     both: Float[Tensor, "*tokens 2 heads size"],
     packing: Packing | None,
     mask: Bool[Tensor, "#batch 1 #length length"] | None,
-    reading: Packing,
-) -> Float[Tensor, "read heads size"]:
-    """The same for the queries of ``reading`` alone; ``both`` are keys and values of all tokens,
-    packed or not."""
+    output_packing: Packing,
+) -> Float[Tensor, "outputs heads size"]:
+    """The same for the queries of ``output_packing`` alone; ``both`` are keys and values of all
+    tokens, packed or not."""
     if packing is not None and mask is not None and takes_segments(query, packing, mask):
         key, value = both.unbind(1)
-        return attend_to_segments(query, key, value, reading, packing)
+        return attend_to_segments(query, key, value, output_packing, packing)
     key, value = unpacked(both, packing).unbind(2)
-    return reading.pack(attend(reading.unpack(query), key, value, mask))
+    return output_packing.pack(attend(output_packing.unpack(query), key, value, mask))
 
 
 def is_causal(mask: Bool[Tensor, "#batch 1 #length length"]) -> bool:

@@ -99,7 +99,9 @@ class TextFeatures(nn.Module):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         text = text_of(inputs)
-        return self.text_encoder.norm(self.text_encoder.cls(text.ids, text.real)[:, 0])
+        return self.text_encoder.norm(
+            self.text_encoder.cls(text.input_ids, text.attention_mask)[:, 0]
+        )
 
 
 class PairFeatures(nn.Module):
@@ -116,11 +118,13 @@ class PairFeatures(nn.Module):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         pair = pair_of(inputs)
-        real = pair.text.real
+        attention_mask = pair.text.attention_mask
         # As in pretraining, it reads both encoders' states before their final norms.
         image = self.image_to_multimodal(self.image_encoder(pair.image.pixels))
-        text = self.text_to_multimodal(self.text_encoder(pair.text.ids, real))
-        return self.multimodal_encoder.norm(self.multimodal_encoder.cls(image, text, real)[:, 0])
+        text = self.text_to_multimodal(self.text_encoder(pair.text.input_ids, attention_mask))
+        return self.multimodal_encoder.norm(
+            self.multimodal_encoder.cls(image, text, attention_mask)[:, 0]
+        )
 
 
 class ClipTextFeatures(nn.Module):
@@ -132,8 +136,8 @@ class ClipTextFeatures(nn.Module):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         text = text_of(inputs)
-        states = self.text_encoder.end(text.ids, text.real)
-        return self.text_encoder.norm(end_of_text(states, text.ids))
+        states = self.text_encoder.end(text.input_ids, text.attention_mask)
+        return self.text_encoder.norm(end_of_text(states, text.input_ids))
 
 
 class ClipPairFeatures(nn.Module):
@@ -151,8 +155,8 @@ class ClipPairFeatures(nn.Module):
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
         pair = pair_of(inputs)
         image = self.image_encoder.norm(self.image_encoder.cls(pair.image.pixels)[:, 0])
-        states = self.text_encoder.end(pair.text.ids, pair.text.real)
-        text = self.text_encoder.norm(end_of_text(states, pair.text.ids))
+        states = self.text_encoder.end(pair.text.input_ids, pair.text.attention_mask)
+        text = self.text_encoder.norm(end_of_text(states, pair.text.input_ids))
         return torch.cat([image, text], dim=1)
 
 

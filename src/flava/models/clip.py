@@ -83,7 +83,7 @@ class ClipImageEncoder(Transformer):
     def forward(
         self,
         pixels: Float[Tensor, "batch 3 height width"],
-        read: Bool[Tensor, "batch tokens"] | None = None,
+        output_positions: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens hidden"]:
         """For an image of another size than the configured one, positions are interpolated.
 
@@ -96,11 +96,11 @@ class ClipImageEncoder(Transformer):
         states = embedded.flatten(2).transpose(1, 2)
         states = torch.cat([self.cls_token.expand(len(states), -1, -1), states], dim=1)
         positions = resize_positions(self.positions, self.grid, rows, columns)
-        return self.run_blocks(self.norm_pre(states + positions), read=read)
+        return self.run_blocks(self.norm_pre(states + positions), output_positions=output_positions)
 
     def cls(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS] alone."""
-        return self(pixels, read=cls_of_images(pixels, self.patches.stride[0]))[:, :1]
+        return self(pixels, output_positions=cls_of_images(pixels, self.patches.stride[0]))[:, :1]
 
 
 class ClipTextEncoder(Transformer):
@@ -113,26 +113,31 @@ class ClipTextEncoder(Transformer):
 
     def forward(
         self,
-        ids: Int[Tensor, "batch length"],
-        real: Bool[Tensor, "batch length"],
-        read: Bool[Tensor, "batch length"] | None = None,
+        input_ids: Int[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"],
+        output_positions: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length hidden"]:
-        """What stands at padding, where ``real`` is False, means nothing; ``read``: see
-        `run_blocks`.
+        """What stands at padding, where ``attention_mask`` is False, means nothing;
+        ``output_positions``: see `run_blocks`.
 
         Raises:
             ValueError: a text longer than the position embeddings.
         """
-        positions = positions_of(ids, self.positions.num_embeddings)
-        return self.run_blocks(self.words(ids) + self.positions(positions), real, read, causal=True)
+        positions = positions_of(input_ids, self.positions.num_embeddings)
+        return self.run_blocks(
+            self.words(input_ids) + self.positions(positions),
+            attention_mask,
+            output_positions,
+            causal=True,
+        )
 
     def end(
-        self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length hidden"]:
         """The state at each text's end alone; the others mean nothing."""
-        ends = torch.zeros_like(real)
-        ends[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)] = True
-        return self(ids, real, ends)
+        ends = torch.zeros_like(attention_mask)
+        ends[torch.arange(len(input_ids), device=input_ids.device), input_ids.argmax(dim=1)] = True
+        return self(input_ids, attention_mask, ends)
 
 
 class Clip(nn.Module):
@@ -182,13 +187,15 @@ class Clip(nn.Module):
         return unit_length(self.image_projection(self.image_encoder.norm(hidden[:, 0])))
 
     def project_text(
-        self, hidden: Float[Tensor, "batch tokens width"], ids: Int[Tensor, "batch tokens"]
+        self, hidden: Float[Tensor, "batch tokens width"], input_ids: Int[Tensor, "batch tokens"]
     ) -> Float[Tensor, "batch projection"]:
         """The text encoder's states (before its norm) -> unit vectors of the contrastive space.
 
         A text's state is the one at its end.
         """
-        return unit_length(self.text_projection(self.text_encoder.norm(end_of_text(hidden, ids))))
+        return unit_length(
+            self.text_projection(self.text_encoder.norm(end_of_text(hidden, input_ids)))
+        )
 
     def encode_image(
         self, pixels: Float[Tensor, "batch 3 height width"]
@@ -197,14 +204,14 @@ class Clip(nn.Module):
         return self.project_image(self.image_encoder.cls(pixels))
 
     def encode_text(
-        self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch projection"]:
         """Texts -> unit vectors of the contrastive space."""
-        return self.project_text(self.text_encoder.end(ids, real), ids)
+        return self.project_text(self.text_encoder.end(input_ids, attention_mask), input_ids)
 
 
 def end_of_text(
-    hidden: Float[Tensor, "batch tokens width"], ids: Int[Tensor, "batch tokens"]
+    hidden: Float[Tensor, "batch tokens width"], input_ids: Int[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch width"]:
     """Each text's state at its end-of-text token, which has the largest id."""
-    return hidden[torch.arange(len(ids), device=ids.device), ids.argmax(dim=1)]
+    return hidden[torch.arange(len(input_ids), device=input_ids.device), input_ids.argmax(dim=1)]

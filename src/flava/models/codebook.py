@@ -132,7 +132,7 @@ class CodebookDecoder(nn.Module):
 class Codebook(nn.Module):
     """The dVAE: pixels to codes and back."""
 
-    absent: frozenset[str] = frozenset()
+    missing_parts: frozenset[str] = frozenset()
     """Prefixes of parameters that the loaded file did not hold: they are still as at the start."""
 
     def __init__(self, config: CodebookConfig) -> None:
@@ -156,12 +156,12 @@ class Codebook(nn.Module):
     def codes_at(
         self,
         pixels: Float[Tensor, "batch 3 height width"],
-        selected: Bool[Tensor, "batch rows columns"],
+        patch_mask: Bool[Tensor, "batch rows columns"],
     ) -> Int[Tensor, " selected"]:
         """The codes of the selected patches alone, in order: an eighth of the work is the logits of
         all of them."""
         with exactly(pixels.device):
-            states = select_masked(self.encoder.states(pixels).permute(0, 2, 3, 1), selected)
+            states = select_masked(self.encoder.states(pixels).permute(0, 2, 3, 1), patch_mask)
             output = self.encoder.output
             return functional.linear(states, output.weight.flatten(1), output.bias).argmax(dim=1)
 

@@ -49,10 +49,10 @@ class ImageEncoder(Transformer):
     def forward(
         self,
         pixels: Float[Tensor, "batch 3 height width"],
-        selected: Bool[Tensor, "batch rows columns"] | None = None,
-        read: Bool[Tensor, "batch tokens"] | None = None,
+        patch_mask: Bool[Tensor, "batch rows columns"] | None = None,
+        output_positions: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens hidden"]:
-        """Patches where ``selected`` is True are hidden; ``read``: see `run_blocks`.
+        """Patches where ``patch_mask`` is True are hidden; ``output_positions``: see `run_blocks`.
 
         The image may be of another size than the configured one, as long as it is whole patches:
         the position embeddings are then interpolated.
@@ -64,16 +64,16 @@ class ImageEncoder(Transformer):
         embedded = self.patches(pixels)
         rows, columns = embedded.shape[-2:]
         states = embedded.flatten(2).transpose(1, 2)
-        if selected is not None:
-            hidden = selected.to(states.device, non_blocking=True).flatten(1)[..., None]
+        if patch_mask is not None:
+            hidden = patch_mask.to(states.device, non_blocking=True).flatten(1)[..., None]
             states = torch.where(hidden, self.mask_token, states)
         states = torch.cat([self.cls_token.expand(len(states), -1, -1), states], dim=1)
         positions = resize_positions(self.positions, self.grid, rows, columns)
-        return self.run_blocks(states + positions, read=read)
+        return self.run_blocks(states + positions, output_positions=output_positions)
 
     def cls(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS] alone."""
-        return self(pixels, read=cls_of_images(pixels, self.patches.stride[0]))[:, :1]
+        return self(pixels, output_positions=cls_of_images(pixels, self.patches.stride[0]))[:, :1]
 
 
 def cls_of_images(
@@ -150,39 +150,40 @@ class TextEncoder(Transformer):
 
     def forward(
         self,
-        ids: Int[Tensor, "batch length"],
-        real: Bool[Tensor, "batch length"],
-        read: Bool[Tensor, "batch length"] | None = None,
+        input_ids: Int[Tensor, "batch length"],
+        attention_mask: Bool[Tensor, "batch length"],
+        output_positions: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length hidden"]:
-        """Padding, where ``real`` is False, is not attended to; ``read``: see `run_blocks`.
+        """Padding, where ``attention_mask`` is False, is not attended to; ``output_positions``: see
+        `run_blocks`.
 
         Raises:
             ValueError: a text longer than the position embeddings.
         """
-        positions = positions_of(ids, self.positions.num_embeddings)
-        embedded = self.words(ids) + self.positions(positions) + self.types.weight[0]
-        return self.run_blocks(self.embedding_norm(embedded), real, read)
+        positions = positions_of(input_ids, self.positions.num_embeddings)
+        embedded = self.words(input_ids) + self.positions(positions) + self.types.weight[0]
+        return self.run_blocks(self.embedding_norm(embedded), attention_mask, output_positions)
 
     def cls(
-        self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS] alone."""
-        return self(ids, real, cls_only(len(ids), ids.shape[1]))[:, :1]
+        return self(input_ids, attention_mask, cls_only(len(input_ids), input_ids.shape[1]))[:, :1]
 
 
-def positions_of(ids: Int[Tensor, "batch length"], longest: int) -> Int[Tensor, " length"]:
+def positions_of(input_ids: Int[Tensor, "batch length"], longest: int) -> Int[Tensor, " length"]:
     """0, 1, 2, ... to the end of the texts.
 
     Raises:
         ValueError: texts of more than ``longest`` tokens.
     """
-    length = ids.shape[1]
+    length = input_ids.shape[1]
     if length > longest:
         raise ValueError(
             f"a text of {length} tokens is longer than the encoder's max_length {longest}: "
             "truncate it when tokenising"
         )
-    return torch.arange(length, device=ids.device)
+    return torch.arange(length, device=input_ids.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,20 +208,20 @@ class MultimodalEncoder(Transformer):
         self,
         image: Float[Tensor, "batch image_tokens hidden"],
         text: Float[Tensor, "batch text_tokens hidden"],
-        real: Bool[Tensor, "batch text_tokens"],
-        read: Bool[Tensor, "batch tokens"] | None = None,
+        attention_mask: Bool[Tensor, "batch text_tokens"],
+        output_positions: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens hidden"]:
-        """``read``: see `run_blocks`."""
+        """``output_positions``: see `run_blocks`."""
         states = torch.cat([self.cls_token.expand(len(image), -1, -1), image, text], dim=1)
-        always = real.new_ones(len(image), 1 + image.shape[1])
-        return self.run_blocks(states, torch.cat([always, real], dim=1), read)
+        always = attention_mask.new_ones(len(image), 1 + image.shape[1])
+        return self.run_blocks(states, torch.cat([always, attention_mask], dim=1), output_positions)
 
     def cls(
         self,
         image: Float[Tensor, "batch image_tokens hidden"],
         text: Float[Tensor, "batch text_tokens hidden"],
-        real: Bool[Tensor, "batch text_tokens"],
+        attention_mask: Bool[Tensor, "batch text_tokens"],
     ) -> Float[Tensor, "batch 1 hidden"]:
         """The state of [CLS_M] alone."""
         length = 1 + image.shape[1] + text.shape[1]
-        return self(image, text, real, cls_only(len(image), length))[:, :1]
+        return self(image, text, attention_mask, cls_only(len(image), length))[:, :1]

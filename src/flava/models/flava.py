@@ -97,7 +97,7 @@ class Flava(nn.Module):
         self.initialise()
         # After that, since the codebook has an initialisation of its own.
         self.codebook = Codebook(config.codebook).requires_grad_(False)
-        self.absent: frozenset[str] = frozenset()
+        self.missing_parts: frozenset[str] = frozenset()
         """Of `OPTIONAL_PARTS`, those that the checkpoint it was loaded from does not hold: they
         are at initial values, and `require` refuses them."""
 
@@ -115,7 +115,7 @@ class Flava(nn.Module):
         Raises:
             ValueError: some were not.
         """
-        if lost := [part for part in parts if part in self.absent]:
+        if lost := [part for part in parts if part in self.missing_parts]:
             # The published layouts have no place for a decoder.
             drawn = "codebook.decoder" in lost
             remedy = "a run of `flava train`" if drawn else "a FlavaForPreTraining"
@@ -140,16 +140,19 @@ class Flava(nn.Module):
         self,
         image_hidden: Float[Tensor, "batch image_tokens image_width"],
         text_hidden: Float[Tensor, "batch text_tokens text_width"],
-        real: Bool[Tensor, "batch text_tokens"],
-        read: Bool[Tensor, "batch tokens"] | None = None,
+        attention_mask: Bool[Tensor, "batch text_tokens"],
+        output_positions: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
         """Both encoders' states (before their norms) -> multimodal states after the final norm.
 
-        Their order is [CLS_M], image [CLS], patches, text; ``read``: see `Transformer.run_blocks`.
+        Their order is [CLS_M], image [CLS], patches, text; ``output_positions``: see
+        `Transformer.run_blocks`.
         """
         encoder = self.multimodal_encoder
         image = self.image_to_multimodal(image_hidden)
-        return encoder.norm(encoder(image, self.text_to_multimodal(text_hidden), real, read))
+        return encoder.norm(
+            encoder(image, self.text_to_multimodal(text_hidden), attention_mask, output_positions)
+        )
 
     def encode_image(
         self, pixels: Float[Tensor, "batch 3 height width"]
@@ -158,10 +161,10 @@ class Flava(nn.Module):
         return self.project_image(self.image_encoder.cls(pixels))
 
     def encode_text(
-        self, ids: Int[Tensor, "batch length"], real: Bool[Tensor, "batch length"]
+        self, input_ids: Int[Tensor, "batch length"], attention_mask: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch projection"]:
         """Texts -> unit vectors of the contrastive space."""
-        return self.project_text(self.text_encoder.cls(ids, real))
+        return self.project_text(self.text_encoder.cls(input_ids, attention_mask))
 
 
 def initialise_module(module: nn.Module, std: float) -> None:

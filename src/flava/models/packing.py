@@ -25,7 +25,7 @@ of it, and their attention over packed tokens leaves undefined what belongs to n
 class Packing:
     """Where the tokens to compute stand in a padded batch: the real ones, then a few others."""
 
-    real: Bool[Tensor, "batch length"]
+    kept: Bool[Tensor, "batch length"]
     rows: Int[Tensor, " tokens"]
     lengths: tuple[int, ...]
     """Real tokens of each sample, in the order of ``rows``."""
@@ -37,7 +37,7 @@ class Packing:
     @classmethod
     def of(
         cls,
-        real: Bool[Tensor, "batch length"],
+        kept: Bool[Tensor, "batch length"],
         like: Shaped[Tensor, "..."],
         order: Int[Tensor, " batch"] | None = None,
     ) -> "Packing":
@@ -45,10 +45,10 @@ class Packing:
         device = like.device
         grain = GRAIN if device.type == "cpu" else 1
         if order is None:
-            order = by_length(real)
-        lengths, width = real.sum(dim=1)[order], real.shape[1]
+            order = by_length(kept)
+        lengths, width = kept.sum(dim=1)[order], kept.shape[1]
         tokens = math.ceil(int(lengths.sum()) / grain) * grain
-        places = (~real[order]).flatten().int().argsort(stable=True)[:tokens]
+        places = (~kept[order]).flatten().int().argsort(stable=True)[:tokens]
         rows = order[places // width] * width + places % width
         bounds = None
         if like.is_cuda and has_segment_kernel(device):
@@ -56,7 +56,7 @@ class Packing:
             bounds = bounds.to(device, non_blocking=True)
         listed = tuple(lengths.tolist())
         return cls(
-            real=real,
+            kept=kept,
             rows=rows.to(device, non_blocking=True),
             lengths=listed,
             longest=max(listed, default=0),
@@ -79,14 +79,14 @@ class Packing:
 
     def spread(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " tokens"]:
         """A value of each text -> that of each of its tokens to compute."""
-        return values.index_select(0, self.rows // self.real.shape[1])
+        return values.index_select(0, self.rows // self.kept.shape[1])
 
     def unpack(
         self, packed: Shaped[Tensor, "tokens *rest"]
     ) -> Shaped[Tensor, "batch length *rest"]:
         """Padded again, with zeros where nothing was computed."""
-        padded = Placed.apply(packed, self.rows, self.real.numel())
-        return padded.unflatten(0, self.real.shape)
+        padded = Placed.apply(packed, self.rows, self.kept.numel())
+        return padded.unflatten(0, self.kept.shape)
 
 
 def unpacked(
@@ -96,9 +96,9 @@ def unpacked(
     return states if packing is None else packing.unpack(states)
 
 
-def by_length(real: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
+def by_length(kept: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
     """The samples from short to long."""
-    return real.sum(dim=1).argsort(stable=True)
+    return kept.sum(dim=1).argsort(stable=True)
 
 
 @cache

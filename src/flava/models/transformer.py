@@ -87,21 +87,21 @@ class Attention(nn.Module):
         assert mask is not None
         return self.output(attend_packed(projected, packing, mask).flatten(1))
 
-    def read(
+    def compute_at(
         self,
         states: Float[Tensor, "*tokens width"],
         packing: Packing | None,
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
-        reading: Packing,
-    ) -> Float[Tensor, "read width"]:
-        """The same for the states of ``reading`` alone; the others are attended to only."""
+        output_packing: Packing,
+    ) -> Float[Tensor, "outputs width"]:
+        """The same for the states of ``output_packing`` alone; the others are attended to only."""
         width = states.shape[-1]
         to_query, to_both = self.qkv.weight.split([width, 2 * width])
         query_bias, both_bias = self.qkv.bias.split([width, 2 * width])
-        read = reading.pack(unpacked(states, packing))
-        query = self.heads_of(functional.linear(read, to_query, query_bias), 1).squeeze(1)
+        asked = output_packing.pack(unpacked(states, packing))
+        query = self.heads_of(functional.linear(asked, to_query, query_bias), 1).squeeze(1)
         both = self.heads_of(functional.linear(states, to_both, both_bias), 2)
-        return self.output(attend_from(query, both, packing, mask, reading).flatten(1))
+        return self.output(attend_from(query, both, packing, mask, output_packing).flatten(1))
 
     def heads_of(
         self, projected: Float[Tensor, "*tokens widths"], parts: int
@@ -117,7 +117,7 @@ def drop_samples(
 
     A sample is dropped as a whole, all tokens of a packed text alike.
     """
-    samples = len(branch) if packing is None else len(packing.real)
+    samples = len(branch) if packing is None else len(packing.kept)
     kept = torch.rand(samples, device=branch.device) >= rate
     scale = kept.to(branch.dtype) / (1 - rate)
     if packing is None:
@@ -143,15 +143,16 @@ class Block(nn.Module):
         states: Float[Tensor, "*tokens width"],
         packing: Packing | None,
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
-        reading: Packing | None = None,
+        output_packing: Packing | None = None,
     ) -> Float[Tensor, "*computed width"]:
-        """``reading``: the states to compute, of which the others are keys and values alone."""
+        """``output_packing``: the states to compute, of which the others are keys and values
+        alone."""
         normed = self.norm_before(states)
-        if reading is None:
+        if output_packing is None:
             branch = self.attention(normed, packing, mask)
         else:
-            branch = self.attention.read(normed, packing, mask, reading)
-            states, packing = reading.pack(unpacked(states, packing)), reading
+            branch = self.attention.compute_at(normed, packing, mask, output_packing)
+            states, packing = output_packing.pack(unpacked(states, packing)), output_packing
         states = states + self.sometimes(branch, packing)
         branch = self.mlp_out(self.activation(self.mlp_in(self.norm_after(states))))
         return states + self.sometimes(branch, packing)
@@ -186,7 +187,7 @@ class Transformer(nn.Module):
     The multimodal encoder reads the states *before* the final norm, the losses those after it.
     """
 
-    absent: frozenset[str] = frozenset()
+    missing_parts: frozenset[str] = frozenset()
     """Prefixes of parameters that the loaded file did not hold: they are still as at the start."""
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -201,49 +202,51 @@ class Transformer(nn.Module):
     def run_blocks(
         self,
         states: Float[Tensor, "batch length width"],
-        real: Bool[Tensor, "batch length"] | None = None,
-        read: Bool[Tensor, "batch length"] | None = None,
+        attention_mask: Bool[Tensor, "batch length"] | None = None,
+        output_positions: Bool[Tensor, "batch length"] | None = None,
         *,
         causal: bool = False,
     ) -> Float[Tensor, "batch length width"]:
         """Hidden states before the final norm.
 
-        Padding, where ``real`` is False, is not attended to, and costs nothing but within the
-        attention itself: what stands there in the result means nothing. Nor does what stands where
-        ``read`` is False, if it is given: the last block computes the other states alone.
-        ``causal`` states attend to themselves and to those before them.
+        Padding, where ``attention_mask`` is False, is not attended to, and costs nothing but within
+        the attention itself: what stands there in the result means nothing. Nor does what stands
+        where ``output_positions`` is False, if it is given: the last block computes the other
+        states alone. ``causal`` states attend to themselves and to those before them.
         """
         if torch.compiler.is_exporting():
             # Packing makes sizes depend on values; a program's must hold for every batch.
-            packing = reading = None
+            packing = output_packing = None
         else:
-            order = None if real is None else by_length(real)
-            packing = None if real is None else Packing.of(real, states, order)
-            reading = None if read is None else Packing.of(read, states, order)
-        mask = build_attention_mask(states, real, causal)
+            order = None if attention_mask is None else by_length(attention_mask)
+            packing = None if attention_mask is None else Packing.of(attention_mask, states, order)
+            output_packing = (
+                None if output_positions is None else Packing.of(output_positions, states, order)
+            )
+        mask = build_attention_mask(states, attention_mask, causal)
         states = states if packing is None else packing.pack(states)
         for block in self.blocks[:-1]:
             states = block(states, packing, mask)
-        states = self.blocks[-1](states, packing, mask, reading)
-        return unpacked(states, reading or packing)
+        states = self.blocks[-1](states, packing, mask, output_packing)
+        return unpacked(states, output_packing or packing)
 
 
 def cls_only(batch: int, length: int) -> Bool[Tensor, "batch length"]:
     """What `Transformer.run_blocks` is to compute where the first state alone is read."""
-    read = torch.zeros(batch, length, dtype=torch.bool)
-    read[:, 0] = True
-    return read
+    output_positions = torch.zeros(batch, length, dtype=torch.bool)
+    output_positions[:, 0] = True
+    return output_positions
 
 
 def build_attention_mask(
     states: Float[Tensor, "batch length width"],
-    real: Bool[Tensor, "batch length"] | None,
+    attention_mask: Bool[Tensor, "batch length"] | None,
     causal: bool,
 ) -> Bool[Tensor, "#batch 1 #length length"] | None:
     """True where a state (next to last axis) attends to another (last); None if everywhere."""
     mask = None
-    if real is not None:
-        mask = real.to(states.device, non_blocking=True)[:, None, None, :]
+    if attention_mask is not None:
+        mask = attention_mask.to(states.device, non_blocking=True)[:, None, None, :]
     if not causal:
         return mask
     past = causal_mask(states.shape[1], states.device)

@@ -98,8 +98,8 @@ def _rows(batches: Sequence[Batch]) -> list[Tensor] | None:
     if pairs:
         rows = matched_rows(torch.cat([batch.matched for batch in pairs]))
         return list(rows.split([len(batch.matched) for batch in pairs]))
-    whole = [batch.inputs.text.ids for batch in batches if isinstance(batch, WholePairBatch)]
-    return [torch.ones_like(ids[:, 0], dtype=torch.bool) for ids in whole] or None
+    whole = [batch.inputs.text.input_ids for batch in batches if isinstance(batch, WholePairBatch)]
+    return [torch.ones_like(input_ids[:, 0], dtype=torch.bool) for input_ids in whole] or None
 
 
 # Weights of the losses that are means
@@ -134,13 +134,13 @@ def _predictions(batch: Batch, rows: Tensor | None) -> dict[str, Tensor]:
     """Over how many predictions each loss is a mean, where that differs between batches."""
     match batch:
         case ImageBatch() | CodedImageBatch():
-            return {"mim": batch.selected.sum()}
+            return {"mim": batch.patch_mask.sum()}
         case TextBatch():
-            return {"mlm": batch.selected.sum()}
+            return {"mlm": batch.token_mask.sum()}
         case PairBatch() if rows is not None:
             return {
-                "mmm_image": (batch.image.selected & rows[:, None, None]).sum(),
-                "mmm_text": (batch.text.selected & rows[:, None]).sum(),
+                "mmm_image": (batch.image.patch_mask & rows[:, None, None]).sum(),
+                "mmm_text": (batch.text.token_mask & rows[:, None]).sum(),
                 "itm": torch.tensor(len(batch.matched)),
             }
         case LabelledBatch():
@@ -217,7 +217,7 @@ def _inputs(batch: Batch) -> PairInputs:
         case PairBatch(image=image, text=text):
             return PairInputs(
                 image=ImageInputs(pixels=image.pixels),
-                text=TextInputs(ids=text.ids, real=text.real),
+                text=TextInputs(input_ids=text.input_ids, attention_mask=text.attention_mask),
             )
     raise AssertionError("only pairs have contrast")
 
@@ -225,7 +225,10 @@ def _inputs(batch: Batch) -> PairInputs:
 def _encode(model: Flava | Clip, pairs: PairInputs) -> list[Tensor]:
     """The features of a batch's images and of its texts."""
     text = pairs.text
-    return [model.encode_image(pairs.image.pixels), model.encode_text(text.ids, text.real)]
+    return [
+        model.encode_image(pairs.image.pixels),
+        model.encode_text(text.input_ids, text.attention_mask),
+    ]
 
 
 def _whole(
@@ -236,7 +239,7 @@ def _whole(
     leaves = [[each.detach().requires_grad_() for each in pair] for pair in features]
     scale = objective.model.logit_scale.detach().requires_grad_()
     image, text = (torch.cat(each) for each in zip(*leaves, strict=True))
-    term = contrastive(image, text, scale, rows, config.gather, config.workers)
+    term = contrastive(image, text, scale, rows, config.gather, config.ranks)
     flat = [leaf for pair in leaves for leaf in pair]
     with torch.autocast(image.device.type, enabled=False):
         *found, of_scale = torch.autograd.grad(term.loss, [*flat, scale])

@@ -63,11 +63,15 @@ def both_passes(model: Flava, batch: PairBatch) -> EncoderStates:
     gradient comes from one product.
     """
     image, text = batch.image, batch.text
-    selected = torch.cat([torch.zeros_like(image.selected), image.selected])
-    tokens = selected.new_ones(len(image.pixels), 1 + image.selected[0].numel())
-    images = model.image_encoder(image.pixels.repeat(2, 1, 1, 1), selected, read_after_both(tokens))
+    patch_mask = torch.cat([torch.zeros_like(image.patch_mask), image.patch_mask])
+    tokens = patch_mask.new_ones(len(image.pixels), 1 + image.patch_mask[0].numel())
+    images = model.image_encoder(
+        image.pixels.repeat(2, 1, 1, 1), patch_mask, read_after_both(tokens)
+    )
     texts = model.text_encoder(
-        torch.cat([text.ids, text.masked_ids]), text.real.repeat(2, 1), read_after_both(text.real)
+        torch.cat([text.input_ids, text.input_ids_masked]),
+        text.attention_mask.repeat(2, 1),
+        read_after_both(text.attention_mask),
     )
     (image_states, masked_image), (text_states, masked_text) = images.chunk(2), texts.chunk(2)
     return EncoderStates(
@@ -75,9 +79,9 @@ def both_passes(model: Flava, batch: PairBatch) -> EncoderStates:
     )
 
 
-def read_after_both(real: Bool[Tensor, "batch length"]) -> Bool[Tensor, "twice length"]:
+def read_after_both(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "twice length"]:
     """[CLS] of the whole inputs, all there is of the masked ones."""
-    return torch.cat([cls_only(len(real), real.shape[1]), real])
+    return torch.cat([cls_only(len(attention_mask), attention_mask.shape[1]), attention_mask])
 
 
 class FlavaObjective:
@@ -120,8 +124,8 @@ class FlavaObjective:
         """The losses of pairs but for contrast, where that is taken over several batches."""
         if isinstance(batch, WholePairBatch):
             return {}
-        image = self.model.image_encoder(batch.image.pixels, batch.image.selected)
-        text = self.model.text_encoder(batch.text.masked_ids, batch.text.real)
+        image = self.model.image_encoder(batch.image.pixels, batch.image.patch_mask)
+        text = self.model.text_encoder(batch.text.input_ids_masked, batch.text.attention_mask)
         return self.multimodal(batch, image, text, rows)
 
     def contrast(self, hidden: EncoderStates, rows: Bool[Tensor, " batch"]) -> LossOutput:
@@ -132,7 +136,7 @@ class FlavaObjective:
             model.logit_scale,
             rows,
             self.config.gather,
-            self.config.workers,
+            self.config.ranks,
         )
 
     def multimodal(
@@ -145,15 +149,15 @@ class FlavaObjective:
         """The three losses of the masked pass."""
         model, image, text = self.model, batch.image, batch.text
         # Of a mismatched pair neither side can be expected to help with the other.
-        hidden_patches = image.selected & rows[:, None, None]
-        hidden_tokens = text.selected & rows[:, None]
+        hidden_patches = image.patch_mask & rows[:, None, None]
+        hidden_tokens = text.token_mask & rows[:, None]
         # Their places behind [CLS_M] and the image's [CLS].
-        places, length = image.selected[0].numel(), text.real.shape[1]
+        places, length = image.patch_mask[0].numel(), text.attention_mask.shape[1]
         patches = functional.pad(hidden_patches.flatten(1), (2, length))
         tokens = functional.pad(hidden_tokens, (2 + places, 0))
-        read = patches | tokens
-        read[:, 0] = True
-        states = model.multimodal(image_states, text_states, text.real, read)
+        output_positions = patches | tokens
+        output_positions[:, 0] = True
+        states = model.multimodal(image_states, text_states, text.attention_mask, output_positions)
         codes = codes_of(model.codebook, image, hidden_patches)
         labels = batch.matched.to(states.device, non_blocking=True).long()
         return {
@@ -162,7 +166,7 @@ class FlavaObjective:
             ),
             "mmm_text": classification(
                 model.mmm_text_head(select_masked(states, tokens)),
-                select_masked(text.ids, hidden_tokens),
+                select_masked(text.input_ids, hidden_tokens),
             ),
             "itm": classification(model.itm_head(states), labels),
         }

@@ -5,7 +5,7 @@ less the logit of its own answer. Only the first needs all logits.
 
 All are means over what they predict, in 32 bits. Where there is nothing to predict the loss is 0
 and its gradient too: it stays defined, finite and attached to the graph, so that every parameter
-that a batch may train has a gradient on every worker.
+that a batch may train has a gradient on every rank.
 """
 
 from collections.abc import Iterator
@@ -141,14 +141,14 @@ class LossOutput:
 def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> LossOutput:
     """Cross-entropy, the mean over ``n``: the loss of MIM, MLM, both MMMs and ITM.
 
-    Averaged over workers it is the mean over the predictions of all of them, however many each has,
-    as of one process on the joined batch. The accuracy is that of the worker's own predictions.
+    Averaged over ranks it is the mean over the predictions of all of them, however many each has,
+    as of one process on the joined batch. The accuracy is that of the rank's own predictions.
     """
     return shared(rank_classification(logits, targets), len(targets))
 
 
 def shared(term: LossOutput, count: int) -> LossOutput:
-    """A worker's mean over ``count`` predictions, as its part in the mean over those of all."""
+    """A rank's mean over ``count`` predictions, as its part in the mean over those of all."""
     if world_size() == 1:
         return term
     share = count / gather_numbers(torch.tensor([count])).sum().clamp(min=1)
@@ -158,7 +158,7 @@ def shared(term: LossOutput, count: int) -> LossOutput:
 def rank_classification(
     logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]
 ) -> LossOutput:
-    """Cross-entropy, the mean over the worker's own predictions."""
+    """Cross-entropy, the mean over the rank's own predictions."""
     if not len(targets):
         return LossOutput(0.0 * logits.float().sum())
     loss = functional.cross_entropy(logits.float(), targets)
@@ -172,7 +172,7 @@ def answering(
 
     Summed and not averaged, as in the reference implementations (Teney et al. 2018, section 3.2;
     MMF's ``logit_bce``). The accuracy is the mean share that the likeliest class is right. Over
-    workers as in `classification`.
+    ranks as in `classification`.
     """
     loss = functional.binary_cross_entropy_with_logits(logits.float(), answers, reduction="sum")
     chosen = answers.gather(1, logits.argmax(dim=1, keepdim=True))
@@ -182,14 +182,14 @@ def answering(
 def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> LossOutput:
     """The mean squared error, of predictions that are right to no degree: it has no accuracy.
 
-    Over workers as in `classification`.
+    Over ranks as in `classification`.
     """
     return shared(LossOutput(functional.mse_loss(outputs[:, 0].float(), scores)), len(scores))
 
 
 def matched_rows(matched: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
     """The pairs that are rows of the losses: those that match, or all of them where no pair of any
-    worker does, as in the published code."""
+    rank does, as in the published code."""
     some = gather_numbers(matched.any().long()[None]).any()
     return matched | ~some
 
@@ -200,29 +200,29 @@ def contrastive(
     logit_scale: Float[Tensor, ""],
     rows: Bool[Tensor, " batch"],
     reach: Gather,
-    workers: int = 1,
+    ranks: int = 1,
 ) -> LossOutput:
-    """InfoNCE both ways over the pairs of all workers.
+    """InfoNCE both ways over the pairs of all ranks.
 
     ``image`` and ``text`` are unit vectors, pair i in row i of both. Pairs where ``rows`` is False
     are no rows of the loss, but stay as candidates (columns) for the others. The accuracy is that
-    of both directions together, of the worker's own rows.
+    of both directions together, of the rank's own rows.
 
     All of it is in 32 bits, under autocast too: a logit of 100 in bf16 is off by up to a quarter,
     which is as much as right and wrong answers differ by once the temperature is low.
 
-    Averaged over workers, as their gradients are (DDP), this is the mean over the rows of all
-    workers, however many each has: a worker's own mean weighs as much as it has rows. So with
+    Averaged over ranks, as their gradients are (DDP), this is the mean over the rows of all
+    ranks, however many each has: a rank's own mean weighs as much as it has rows. So with
     `Gather.GLOBAL` the gradient is that of one process on the joined batch.
 
     With `Gather.LOCAL` it is what OpenCLIP did when the paper was written (``get_loss`` of
-    mlfoundations/open_clip ``src/training/train.py``, be36164, November 2021): every worker has
-    the loss of all rows, and its gradient reaches the worker's own features alone. Averaged, that
-    is the joined batch's gradient divided by the number of workers, but for the temperature's,
-    which is whole. ``workers`` is how many workers this process stands for.
+    mlfoundations/open_clip ``src/training/train.py``, be36164, November 2021): every rank has
+    the loss of all rows, and its gradient reaches the rank's own features alone. Averaged, that
+    is the joined batch's gradient divided by the number of ranks, but for the temperature's,
+    which is whole. ``ranks`` is how many ranks this process stands for.
     """
     with torch.autocast(image.device.type, enabled=False):
-        return _contrastive(image.float(), text.float(), logit_scale, rows, reach, workers)
+        return _contrastive(image.float(), text.float(), logit_scale, rows, reach, ranks)
 
 
 def _contrastive(
@@ -231,7 +231,7 @@ def _contrastive(
     logit_scale: Float[Tensor, ""],
     rows: Bool[Tensor, " batch"],
     reach: Gather,
-    workers: int,
+    ranks: int,
 ) -> LossOutput:
     """`contrastive` outside of autocast."""
     sizes, row_counts = gather_numbers(torch.stack([torch.tensor(len(rows)), rows.sum()])).T
@@ -239,7 +239,7 @@ def _contrastive(
     own = sum(sizes[: rank()]) + torch.arange(len(rows))
     targets = own[rows].to(image.device, non_blocking=True)
     if reach is Gather.LOCAL:
-        share = 1 / (workers * world_size())
+        share = 1 / (ranks * world_size())
         image, text = scale_gradient(image, share), scale_gradient(text, share)
     scale = logit_scale.exp()
     every_text, every_image = gather_features(text, sizes), gather_features(image, sizes)

@@ -58,24 +58,28 @@ def masked_image(
     batch: ImageBatch | CodedImageBatch,
 ) -> LossOutput:
     """MIM: the codes of the hidden patches, from the image states after the final norm."""
-    hidden = functional.pad(batch.selected.flatten(1), (1, 0))  # [CLS] is not hidden
-    states = select_masked(encoder(batch.pixels, batch.selected, hidden), hidden)
+    hidden = functional.pad(batch.patch_mask.flatten(1), (1, 0))  # [CLS] is not hidden
+    states = select_masked(encoder(batch.pixels, batch.patch_mask, hidden), hidden)
     logits = head(encoder.norm(states))
-    return classification(logits, codes_of(codebook, batch, batch.selected))
+    return classification(logits, codes_of(codebook, batch, batch.patch_mask))
 
 
 def codes_of(
     codebook: Codebook,
     batch: ImageBatch | CodedImageBatch,
-    selected: Bool[Tensor, "batch rows columns"],
+    patch_mask: Bool[Tensor, "batch rows columns"],
 ) -> Int[Tensor, " selected"]:
     """The codes of the selected patches: those that came with the images, or the codebook's."""
     if isinstance(batch, CodedImageBatch):
-        return select_masked(batch.codes, selected)
-    return codebook.codes_at(batch.codebook_pixels, selected)
+        return select_masked(batch.codes, patch_mask)
+    return codebook.codes_at(batch.codebook_pixels, patch_mask)
 
 
 def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> LossOutput:
     """MLM: the ids of the hidden tokens, from the text states after the final norm."""
-    states = select_masked(encoder(batch.masked_ids, batch.real, batch.selected), batch.selected)
-    return classification(head(encoder.norm(states)), select_masked(batch.ids, batch.selected))
+    states = select_masked(
+        encoder(batch.input_ids_masked, batch.attention_mask, batch.token_mask), batch.token_mask
+    )
+    return classification(
+        head(encoder.norm(states)), select_masked(batch.input_ids, batch.token_mask)
+    )

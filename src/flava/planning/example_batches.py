@@ -32,11 +32,11 @@ def imagined_batch(run: Run, name: str, size: int) -> Batch:
     draw = np.random.default_rng(run.seed)
     match name:
         case "pairs" if not run.data.mask_pairs:
-            ids, real = tokens(caption_lengths(size, run.data.pair_max_length))
+            input_ids, attention_mask = tokens(caption_lengths(size, run.data.pair_max_length))
             side = run.data.image.image_size
             inputs = PairInputs(
                 image=ImageInputs(pixels=Outline.of(size, 3, side, side)),
-                text=TextInputs(ids=ids, real=real),
+                text=TextInputs(input_ids=input_ids, attention_mask=attention_mask),
             )
             return WholePairBatch(keys=unnamed(size), inputs=inputs)
         case "pairs":
@@ -62,30 +62,38 @@ def images(run: Run, size: int, draw: np.random.Generator) -> ImageBatch | Coded
     config, grid = run.data.image, run.data.image.grid
     fraction = run.data.patch_mask_fraction
     masks = np.stack([blockwise_mask(draw, grid, grid, fraction) for _ in range(size)])
-    selected = torch.from_numpy(masks)
+    patch_mask = torch.from_numpy(masks)
     pixels = Outline.of(size, 3, config.image_size, config.image_size)
     if config.stored_codes is not None:
         codes = torch.zeros(size, grid, grid, dtype=torch.int64)
-        return CodedImageBatch(keys=unnamed(size), pixels=pixels, codes=codes, selected=selected)
+        return CodedImageBatch(
+            keys=unnamed(size), pixels=pixels, codes=codes, patch_mask=patch_mask
+        )
     seen = Outline.of(size, 3, config.codebook_size, config.codebook_size)
-    return ImageBatch(keys=unnamed(size), pixels=pixels, codebook_pixels=seen, selected=selected)
+    return ImageBatch(
+        keys=unnamed(size), pixels=pixels, codebook_pixels=seen, patch_mask=patch_mask
+    )
 
 
 def texts(run: Run, lengths: list[int], draw: np.random.Generator) -> TextBatch:
     """Texts of these lengths, each of their tokens hidden alike but for [CLS] and [SEP]."""
-    ids, real = tokens(lengths)
-    places = torch.arange(ids.shape[1])
+    input_ids, attention_mask = tokens(lengths)
+    places = torch.arange(input_ids.shape[1])
     inside = (places > 0) & (places < torch.tensor(lengths)[:, None] - 1)
-    drawn = torch.from_numpy(draw.random(ids.shape) < run.data.mask_probability)
+    drawn = torch.from_numpy(draw.random(input_ids.shape) < run.data.mask_probability)
     return TextBatch(
-        keys=unnamed(len(lengths)), ids=ids, real=real, masked_ids=ids, selected=inside & drawn
+        keys=unnamed(len(lengths)),
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        input_ids_masked=input_ids,
+        token_mask=inside & drawn,
     )
 
 
 def tokens(lengths: list[int]) -> tuple[Tensor, Tensor]:
     """Ids, and where there are any: padded to the longest."""
-    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    return torch.zeros(real.shape, dtype=torch.int64), real
+    attention_mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return torch.zeros(attention_mask.shape, dtype=torch.int64), attention_mask
 
 
 def caption_lengths(size: int, longest: int) -> list[int]:

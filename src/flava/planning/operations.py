@@ -43,7 +43,7 @@ def tokens_of(batch: Batch | Inputs, patch: int) -> int:
         value = getattr(batch, field.name)
         if isinstance(value, Batch | Inputs):
             found += tokens_of(value, patch)
-        elif field.name == "real":
+        elif field.name == "attention_mask":
             found += int(value.sum())
         elif field.name in IMAGES:
             found += value.numel() // (3 * patch**2)

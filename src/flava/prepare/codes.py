@@ -36,7 +36,7 @@ def load_codebook(source: str) -> Codebook:
     """
     model = load_pretrained(locate(source))
     codebook = model if isinstance(model, Codebook) else getattr(model, "codebook", None)
-    if not isinstance(codebook, Codebook) or "encoder" in codebook.absent:
+    if not isinstance(codebook, Codebook) or "encoder" in codebook.missing_parts:
         raise ValueError(f"{source} holds no codebook that could make codes: name another source")
     return codebook.to(local_device()).eval()
 

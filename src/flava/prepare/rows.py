@@ -55,7 +55,8 @@ RowReader = Callable[[Sequence[Path]], Iterator[RowOrSkipped]]
 def rows_of(
     path: Path, entries: Iterable[Numbered | SkippedSample], make: Make
 ) -> Iterator[RowOrSkipped]:
-    """The rows of a file's entries, with a ``SkippedSample`` in the place of what cannot be read."""
+    """The rows of a file's entries, with a ``SkippedSample`` in the place of what cannot be
+    read."""
     for entry in entries:
         if isinstance(entry, SkippedSample):
             yield entry

@@ -22,7 +22,7 @@ PMD_UPDATES = 150_000
 """How often PMD is drawn in all, whatever else is (Table A.2)."""
 
 BATCH_SIZE = 8_192
-"""Of all workers together (Table A.1)."""
+"""Of all ranks together (Table A.1)."""
 
 SELECTION = 8_000
 """Updates between two looks at zero-shot accuracy on ImageNet-1k's validation images, by which the
@@ -65,7 +65,7 @@ def flava() -> Run:
         schedule=ScheduleConfig(),
         init=InitConfig(codebook="runs/codebook"),
         validator=Validator.IMAGENET,
-        probe_every=SELECTION,
+        validate_every=SELECTION,
         checkpoint_every=SELECTION,
     )
 
@@ -78,13 +78,13 @@ class Scale:
     """Column 10."""
     clip: ClipConfig
     """The geometry of column 13."""
-    workers: int
-    """How many workers a process stands for where the contrastive gradient is local."""
+    ranks: int
+    """How many ranks a process stands for where the contrastive gradient is local."""
     suffix: str
     """Behind a recipe's name."""
 
 
-PAPER = Scale(flava=flava, clip=ClipConfig(), workers=1, suffix="")
+PAPER = Scale(flava=flava, clip=ClipConfig(), ranks=1, suffix="")
 """CLIP's is OpenAI's ViT-B/16, with the activation of its paper's weights."""
 
 TINY = Scale(
@@ -102,7 +102,7 @@ TINY = Scale(
         text=ClipTextConfig(width=128, heads=2, mlp_width=512, depth=1, max_length=32),
         projection_width=128,
     ),
-    workers=8,  # of 16 pairs: a single one's local gradient is the global one
+    ranks=8,  # of 16 pairs: a single one's local gradient is the global one
     suffix="-tiny",
 )
 
@@ -122,7 +122,7 @@ def flava_mm(scale: Scale = PAPER) -> Run:
 
 
 def flava_c(scale: Scale = PAPER) -> Run:
-    """Contrast alone, its gradient reaching every worker, from scratch."""
+    """Contrast alone, its gradient reaching every rank, from scratch."""
     parent = flava_mm(scale)
     return replace(
         named(parent, "flava-c", scale),
@@ -132,10 +132,10 @@ def flava_c(scale: Scale = PAPER) -> Run:
 
 
 def flava_c_local(scale: Scale = PAPER) -> Run:
-    """Contrast alone, its gradient reaching the worker's own features, from scratch."""
+    """Contrast alone, its gradient reaching the rank's own features, from scratch."""
     return replace(
         named(flava_c(scale), "flava-c-local", scale),
-        objective=FlavaObjectiveConfig(gather=Gather.LOCAL, workers=scale.workers),
+        objective=FlavaObjectiveConfig(gather=Gather.LOCAL, ranks=scale.ranks),
     )
 
 
@@ -145,7 +145,7 @@ def clip_pmd(scale: Scale = PAPER) -> Run:
     return replace(
         named(parent, "clip-pmd", scale),
         model=scale.clip,
-        objective=ClipObjectiveConfig(gather=Gather.LOCAL, workers=scale.workers),
+        objective=ClipObjectiveConfig(gather=Gather.LOCAL, ranks=scale.ranks),
         data=replace(parent.data, vocabulary=Vocabulary.CLIP),
     )
 

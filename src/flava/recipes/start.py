@@ -141,7 +141,7 @@ def join(run: Run) -> tuple[Objective, Validate | None]:
 
 
 def probe_of(run: Run, objective: Objective) -> Validate | None:
-    """What looks at the run every ``probe_every`` updates: ``run.validator``.
+    """What looks at the run every ``validate_every`` updates: ``run.validator``.
 
     Raises:
         FileNotFoundError, ValueError: what it reads is not there, or does not hold.
@@ -153,7 +153,7 @@ def probe_of(run: Run, objective: Objective) -> Validate | None:
                 print(f"validation: {images}")
             return imagenet_validator(images, validation_settings(run), threads=own_threads())
         case Validator.PAIRS:
-            pairs = held_out_pairs(run.data.located(run.held_out))
+            pairs = held_out_pairs(run.data.located(run.validation))
             return retrieval_validator(pairs, validation_settings(run), threads=own_threads())
         case Validator.EMBEDDED:
             assert isinstance(objective, FlavaObjective | ClipObjective)  # Run checks it
@@ -166,7 +166,7 @@ def probe_of(run: Run, objective: Objective) -> Validate | None:
 
 def imagenet_images(run: Run) -> LabelledImages:
     """Errors as `validation_images`."""
-    return validation_images(run.data.located(run.held_out), run.data.root)
+    return validation_images(run.data.located(run.validation), run.data.root)
 
 
 def validation_settings(run: Run) -> Settings:
@@ -185,7 +185,7 @@ def held_out_batches(run: Run) -> list[Batch]:
     sources = {
         name: replace(
             source,
-            shards=run.held_out,
+            shards=run.validation,
             batch_size=min(source.batch_size, HELD_OUT_BATCH_SIZE),
         )
         for name, source in run.data.sources.items()
@@ -209,13 +209,13 @@ def validation_misfits(run: Run) -> list[str]:
     """What the validator reads and is not there, with the commands that build it."""
     if run.validator is not Validator.IMAGENET:
         remedy = partial(how_to_build, run.data.root)
-        return [f"held_out: {problem}" for problem in run.data.missing(run.held_out, remedy)]
+        return [f"validation: {problem}" for problem in run.data.missing(run.validation, remedy)]
     try:
         imagenet_images(run)
     except (OSError, ValueError) as error:
         root = run.data.root.rstrip("/")
         lines = [
-            f"validator is imagenet: {error}. Build them, name others with --held-out (a folder "
+            f"validator is imagenet: {error}. Build them, name others with --validation (a folder "
             "of class folders, tars, Parquet), or choose another --validator (pairs, none):",
             *commands(PLACES[0], root),
         ]

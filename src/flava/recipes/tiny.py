@@ -65,8 +65,8 @@ def flava_tiny() -> Run:
         init=InitConfig(codebook="shipped:codebook-tiny"),
         validator=Validator.EMBEDDED,
         # Of 250 images the zero-shot accuracy has a standard error of 2.8 points.
-        probe_every=230,
-        probe_tolerance=0.028,
+        validate_every=230,
+        validation_tolerance=0.028,
         checkpoint_every=230,
     )
 

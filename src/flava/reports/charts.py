@@ -169,7 +169,10 @@ def parse(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    # Earlier versions called the metrics of validation "probe/...".
+    return {re.sub("^probe/", "validation/", name): value for name, value in row.items()}
 
 
 def charts_of(course: Course) -> list[Chart]:
@@ -180,8 +183,8 @@ def charts_of(course: Course) -> list[Chart]:
     losses.sort(key=lambda name: order.get(name, len(order)))
     charts = [loss_chart(course, name) for name in losses]
     for name in names:
-        if name.startswith("probe/"):
-            title = words.PROBES.get(name, (name.removeprefix("probe/"), ""))
+        if name.startswith("validation/"):
+            title = words.PROBES.get(name, (name.removeprefix("validation/"), ""))
             charts.append(chart(course, name, title, "probe", smoothed=False))
     for name, title in words.COURSES.items():
         if name in names:

@@ -42,9 +42,9 @@ def write_report(run_folder: Path) -> Path:
         )
     config = read_config(run_folder, notes)
     notes += remarks(course, config)
-    if evaluation and (absent := evaluation.settings.get("absent")):
+    if evaluation and (missing := missing_parts_in(evaluation)):
         notes.append(
-            f"The checkpoint holds no trained {', '.join(absent)}: figures and examples that need "
+            f"The checkpoint holds no trained {', '.join(missing)}: figures and examples that need "
             "them are left out."
         )
     page = environment(run_folder).get_template("report.html.jinja")
@@ -218,3 +218,9 @@ def number(value: float) -> str:
 def signed(value: float) -> str:
     """With its sign; a real minus."""
     return f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def missing_parts_in(evaluation: Evaluation) -> list[str]:
+    """The parts that the evaluated checkpoint lacked; earlier versions called them "absent"."""
+    settings = evaluation.settings
+    return settings.get("missing_parts", settings.get("absent", []))

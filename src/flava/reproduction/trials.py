@@ -49,7 +49,7 @@ class Trial:
         if run.max_steps != whole.max_steps:
             yield from ("--max-steps", str(run.max_steps))
             yield from ("--schedule.warmup-steps", str(run.schedule.warmup_steps))
-            yield from ("--probe-every", str(run.probe_every))
+            yield from ("--probe-every", str(run.validate_every))
             yield from ("--checkpoint-every", str(run.checkpoint_every))
             if isinstance(run.objective, DinoObjectiveConfig):
                 yield from ("--objective.epoch-steps", str(run.objective.epoch_steps))
@@ -96,7 +96,7 @@ def shortened(run: Run) -> Run:
     return replace(
         run,
         max_steps=steps,
-        probe_every=steps,
+        validate_every=steps,
         checkpoint_every=steps,
         schedule=replace(run.schedule, warmup_steps=run.schedule.warmup_steps // QUICK),
         objective=objective,

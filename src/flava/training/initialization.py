@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from flava.checkpoints.load import load_pretrained
-from flava.checkpoints.native import absent_of
+from flava.checkpoints.native import missing_parts_of
 from flava.checkpoints.reading import locate
 from flava.core.files import write_atomically
 from flava.models import Codebook, Flava
@@ -67,7 +67,7 @@ class InitReport:
 def initialise(model: nn.Module, init: InitConfig) -> list[InitReport]:
     """Fill parts of a model from their sources, and tell what was taken.
 
-    A decoder that a codebook's source lacks goes into the ``absent`` of codebook and model.
+    A decoder that a codebook's source lacks goes into the ``missing_parts`` of codebook and model.
 
     Raises:
         FileNotFoundError: a source is not there.
@@ -79,7 +79,7 @@ def initialise(model: nn.Module, init: InitConfig) -> list[InitReport]:
         raise ValueError("the model cannot be initialised:\n  " + "\n  ".join(wrong))
     taken = [each.fill() for each in found]
     if isinstance(model, Flava):
-        model.absent |= {f"codebook.{part}" for part in model.codebook.absent}
+        model.missing_parts |= {f"codebook.{part}" for part in model.codebook.missing_parts}
     return taken
 
 
@@ -107,20 +107,22 @@ class PartSource:
     theirs: nn.Module | None
 
     @property
-    def absent(self) -> tuple[str, ...]:
+    def missing_parts(self) -> tuple[str, ...]:
         """What the source lacks of the part."""
         prefix = f"{self.name}." if self.name else ""
         of_the_whole = (
-            a.removeprefix(prefix) for a in absent_of(self.whole) if a.startswith(prefix)
+            a.removeprefix(prefix) for a in missing_parts_of(self.whole) if a.startswith(prefix)
         )
-        return (*of_the_whole, *getattr(self.theirs, "absent", ()))
+        return (*of_the_whole, *getattr(self.theirs, "missing_parts", ()))
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """What can be taken, by the part's own names."""
         assert self.theirs is not None
-        state, absent = self.theirs.state_dict(), self.absent
-        return {name: tensor for name, tensor in state.items() if not name.startswith(absent)}
+        state, missing_parts = self.theirs.state_dict(), self.missing_parts
+        return {
+            name: tensor for name, tensor in state.items() if not name.startswith(missing_parts)
+        }
 
     def misfits(self) -> list[str]:
         """Why one cannot be filled from the other: a line each, settings first, then shapes."""
@@ -130,7 +132,7 @@ class PartSource:
             return [
                 f"{start} holds a {type(self.whole).__name__}, which has no {what} of this kind"
             ]
-        if "encoder" in self.absent:
+        if "encoder" in self.missing_parts:
             return [f"{start} holds no weights of its codebook's encoder"]
         differing = [
             f"{name} is {theirs} there, {ours} in model.{self.field}"
@@ -144,7 +146,10 @@ class PartSource:
         """The fields of the two geometries that differ: (there, here)."""
         theirs, ours = (asdict(module.config) for module in (self.theirs, self.ours))  # pyright: ignore
         # No weights depend on the first; the second is not known without a decoder.
-        passed_over = {"drop_path", "decoder_input_width" if "decoder" in self.absent else ""}
+        passed_over = {
+            "drop_path",
+            "decoder_input_width" if "decoder" in self.missing_parts else "",
+        }
         return {
             name: (theirs[name], value)
             for name, value in ours.items()
@@ -155,7 +160,7 @@ class PartSource:
         weights = self.weights
         self.ours.load_state_dict(weights, strict=False)
         if isinstance(self.ours, Codebook):
-            self.ours.absent = frozenset(self.absent)
+            self.ours.missing_parts = frozenset(self.missing_parts)
         prefix = f"{self.name}." if self.name else ""
         return InitReport(
             part=PARTS[self.field],

@@ -59,6 +59,6 @@ def predicts_codes(run: Run) -> bool:
 
 def leave_out(model: Flava, parts: frozenset[str]) -> None:
     """Parts that stay at initial values: neither trained nor passed off as trained."""
-    model.absent = parts
+    model.missing_parts = parts
     for part in parts:
         model.get_submodule(part).requires_grad_(False)

@@ -174,7 +174,9 @@ class Display:
 
     def write(self, row: MetricsRow) -> None:
         self.step = int(row["step"] or 0)
-        probed = {name.removeprefix("probe/"): v for name, v in row.items() if "probe/" in name}
+        probed = {
+            name.removeprefix("validation/"): v for name, v in row.items() if "validation/" in name
+        }
         if probed:
             shown = ", ".join(f"{name} {value:.3f}" for name, value in probed.items())
             self.say(f"probe at step {self.step}: {shown}")

@@ -219,9 +219,9 @@ class Trainer:
     def look(self, watch: Watch) -> None:
         """Probe and write checkpoints when they are due."""
         done = self.step == self.run.max_steps
-        if self.probe and (done or self.step % self.run.probe_every == 0):
+        if self.probe and (done or self.step % self.run.validate_every == 0):
             figures = self.probed(self.probe)
-            watch.write({"step": self.step, **{f"probe/{k}": v for k, v in figures.items()}})
+            watch.write({"step": self.step, **{f"validation/{k}": v for k, v in figures.items()}})
             if self.is_best(next(iter(figures.values()))):
                 self.save("best")
         if done or self.step % self.run.checkpoint_every == 0:
@@ -230,7 +230,7 @@ class Trainer:
     def is_best(self, figure: float) -> bool:
         """Whether this is the highest figure so far, or within the tolerance of it."""
         best = -math.inf if self.best is None else self.best
-        if not figure > best - self.run.probe_tolerance:  # nor is what is no number
+        if not figure > best - self.run.validation_tolerance:  # nor is what is no number
             return False
         self.best = max(figure, best)
         return True

@@ -85,8 +85,10 @@ def test_ranking_again_follows_the_matching_head_among_the_first_k(root: Path) -
         image = Image.open(root / f"flickr30k/flickr30k-images/{i}.jpg")
         states = model.image_encoder(normalise(encoder_view(24).levels(image)[None].copy()))
         for j, text in enumerate(TEXTS):
-            ids, real = Tokenizer().batch([text], 16)
-            joint = model.multimodal(states, model.text_encoder(ids, real), real)
+            ids, attention_mask = Tokenizer().batch([text], 16)
+            joint = model.multimodal(
+                states, model.text_encoder(ids, attention_mask), attention_mask
+            )
             logits = model.itm_head(joint)[0]
             matching[i, j] = logits[1] - logits[0]
 
@@ -116,7 +118,7 @@ def test_only_a_model_with_a_matching_head_can_rank_again(root: Path) -> None:
     with pytest.raises(ValueError, match="CLIP has no matching head"):
         measure(tiny_clip(), settings(root), benchmark=FLICKR30K, rerank=True)
     model = tiny_flava()
-    model.absent = frozenset({"itm_head"})
+    model.missing_parts = frozenset({"itm_head"})
     with pytest.raises(ValueError, match="itm_head"):
         measure(model, settings(root), benchmark=FLICKR30K, rerank=True)
     with pytest.raises(ValueError, match="a Linear has no contrastive space"):

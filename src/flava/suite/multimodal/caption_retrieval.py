@@ -79,7 +79,7 @@ class TextEmbedding(nn.Module):
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch projection"]:
         assert isinstance(inputs, TextInputs)
-        return self.model.encode_text(inputs.ids, inputs.real)
+        return self.model.encode_text(inputs.input_ids, inputs.attention_mask)
 
 
 def embed_images(
@@ -149,8 +149,8 @@ def score_pairs(
                 shown, hidden = image, model.image_encoder(pixels.to(device))
             inputs = read.batch([read.read(texts[row], None) for row in pairs[batch, 1].tolist()])
             text = to_device(inputs, device)
-            states = model.text_encoder(text.ids, text.real)
-            joint = model.multimodal(hidden.expand(len(batch), -1, -1), states, text.real)
+            states = model.text_encoder(text.input_ids, text.attention_mask)
+            joint = model.multimodal(hidden.expand(len(batch), -1, -1), states, text.attention_mask)
             scores[batch] = matching_scores(model, joint).float().cpu().numpy()
     return scores
 

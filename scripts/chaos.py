@@ -59,7 +59,7 @@ def command(folder: Path, steps: int, kills: int) -> list[str]:
         "max-steps": steps,
         "checkpoint-every": CHECKPOINT_EVERY,
         "keep-last": 2,
-        "probe-every": steps,
+        "validate-every": steps,
         "precision": "fp32",
         "parallel": "fsdp",
         "data.workers": 1,

@@ -129,7 +129,7 @@ def command(data: Path, output: Path, *more: object) -> list[str]:
         f"--output-dir={output}",
         f"--init.codebook={data.parent / 'codebook'}",
         f"--max-steps={UPDATES}",
-        f"--probe-every={LOOK}",
+        f"--validate-every={LOOK}",
         f"--checkpoint-every={LOOK}",
         f"--keep-last={UPDATES}",
     ]

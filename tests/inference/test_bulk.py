@@ -80,7 +80,7 @@ def test_embeddings_of_a_folder_in_parquet(tmp_path, folder):
 def test_the_file_says_what_made_it(tmp_path, folder):
     embed(images(folder), tmp_path / "out.parquet")
     said = pq.read_schema(tmp_path / "out.parquet").metadata
-    assert said[b"flava.models"] == b"model-a"
+    assert said[b"flava.model"] == b"model-a"
     assert said[b"flava.source"] == b"a/b"
     assert said[b"flava.kind"] == b"images"
     assert said[b"flava.root"] == str(folder).encode()

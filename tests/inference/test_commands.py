@@ -96,7 +96,7 @@ def test_embed_writes_what_python_gives(run, tmp_path, model, pictures):
         assert ended.status == 0, ended.error
         assert f"{output}: {IMAGES} rows" in ended.out
         assert close(embeddings(output), wanted)
-        assert pq.read_schema(output).metadata[b"flava.models"].decode() == pretrained.identity
+        assert pq.read_schema(output).metadata[b"flava.model"].decode() == pretrained.identity
     output = tmp_path / "pairs.npy"
     ended = run("embed", "--model", model, "--pairs", pictures / "pairs.csv", "--output", output)
     assert ended.status == 0, ended.error

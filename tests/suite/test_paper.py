@@ -167,7 +167,7 @@ def test_an_unknown_row_or_column_lists_what_there_is():
 
 
 def test_the_wheel_holds_the_tables():
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     declared = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
     patterns = declared["package-data"]["flava"]
     package = root / "src" / "flava"

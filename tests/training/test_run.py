@@ -113,7 +113,7 @@ def test_every_mistake_of_a_run_is_listed():
     for expected in (
         "max_steps is 0: use at least 1",
         "accumulate is -1",
-        "probe_every is 0",
+        "validate_every is 0",
         "checkpoint_every is 0",
         "seed is -2: use 0 or more",
         "FlavaObjectiveConfig, which does not train a CodebookConfig",
@@ -148,8 +148,8 @@ def test_differences_are_all_listed_but_those_free_on_resume():
         "output_dir": Path("elsewhere"),
         "resume": True,
         "max_steps": 7,
-        "probe_every": 3,
-        "probe_tolerance": 0.5,
+        "validate_every": 3,
+        "validation_tolerance": 0.5,
         "checkpoint_every": 4,
     }
     assert differences(saved, replace(saved, **free)) == []

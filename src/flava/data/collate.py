@@ -23,11 +23,11 @@ from flava.core.batch import (
     map_tensors,
 )
 from flava.core.randomness import random_generator
-from flava.data.decoding import Uint8Image
 from flava.data.errors import SampleError, SkippedSample
+from flava.data.fast_decoding import Uint8Image, levels_of
 from flava.data.full_sentences import Packed
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
-from flava.data.samples import caption_of, codes_of, levels_of, skip_sample
+from flava.data.samples import caption_of, codes_of, skip_sample
 from flava.data.shards import RawSample
 from flava.data.streaming import Content, StreamPositions, Window
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad

@@ -24,8 +24,9 @@ from flava.core.batch import (
     TextInputs,
 )
 from flava.data.collate import Collated, Collator
-from flava.data.decoding import decode_levels, open_image, to_rgb
+from flava.data.decoding import open_image, to_rgb
 from flava.data.errors import SampleError, SkippedSample
+from flava.data.fast_decoding import decode_levels
 from flava.data.labelled import LabelledRow, LabelledRows
 from flava.data.samples import skip_sample
 from flava.data.skips import SkipCounter

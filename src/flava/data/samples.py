@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from flava.data.decoding import Reduction, Uint8Image, decode_image, decode_levels
+from flava.data.decoding import decode_image
 from flava.data.errors import SampleError, SkippedSample
 from flava.data.shards import RawSample, read_shard, resolve_all
 from flava.data.streaming import Sampled
@@ -205,12 +205,3 @@ def _nonempty(text: object, what: str) -> str:
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
         raise SampleError(f"{what} is not valid Unicode", f"character {error.start}") from error
     return text
-
-
-def levels_of(raw: RawSample, reduction: Reduction | None = None) -> Uint8Image:
-    """The sample's image, as ``flava.data.samples.image_of`` reads it: see ``decode_levels``.
-
-    Raises:
-        SampleError: it has none, or ``decode_levels`` fails.
-    """
-    return decode_levels(image_file_of(raw), reduction)

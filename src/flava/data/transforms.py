@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from flava.core.batch import map_pixels
-from flava.data.decoding import Uint8Image, to_rgb
+from flava.data.decoding import to_rgb
+from flava.data.fast_decoding import Uint8Image
 
 LOBES = 3
 """Lanczos' filter ends after so many zeros on each side: PIL's, and DALL-E's resampling."""

@@ -292,6 +292,6 @@ def finished(classifier: Classifier, run: SuiteRun) -> FineTuned:
 def run_digest(run: SuiteRun) -> str:
     """Names a run by all that decides what comes of it."""
     fields = json.loads(TypeAdapter(SuiteRun).dump_json(run))
-    free = FREE_ON_RESUME - {"max_steps", "probe_every", "probe_tolerance"}
+    free = FREE_ON_RESUME - {"max_steps", "validate_every", "validation_tolerance"}
     text = json.dumps({name: v for name, v in fields.items() if name not in free}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -17,7 +17,8 @@ from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.reading import locate
 from flava.core.distributed import local_device
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.samples import codes_suffix, levels_of
+from flava.data.fast_decoding import levels_of
+from flava.data.samples import codes_suffix
 from flava.data.shards import RawSample, read_shard, resolve_all
 from flava.data.transforms import for_codebook, resize_for_codebook
 from flava.models import Codebook

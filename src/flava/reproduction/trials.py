@@ -49,7 +49,7 @@ class Trial:
         if run.max_steps != whole.max_steps:
             yield from ("--max-steps", str(run.max_steps))
             yield from ("--schedule.warmup-steps", str(run.schedule.warmup_steps))
-            yield from ("--probe-every", str(run.validate_every))
+            yield from ("--validate-every", str(run.validate_every))
             yield from ("--checkpoint-every", str(run.checkpoint_every))
             if isinstance(run.objective, DinoObjectiveConfig):
                 yield from ("--objective.epoch-steps", str(run.objective.epoch_steps))

@@ -133,7 +133,7 @@ class TrainerConfig:
             for name in (
                 "max_steps",
                 "accumulate",
-                "probe_every",
+                "validate_every",
                 "checkpoint_every",
                 "keep_last",
                 "timeout",
@@ -142,7 +142,7 @@ class TrainerConfig:
         ]
         found += [
             f"{name} is {value}: use 0 or more"
-            for name in ("seed", "probe_tolerance", "max_non_finite")
+            for name in ("seed", "validation_tolerance", "max_non_finite")
             if not (value := getattr(self, name)) >= 0
         ]
         return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
@@ -243,8 +243,8 @@ FREE_ON_RESUME = {
     "max_steps",
     "validator",
     "validation",
-    "probe_every",
-    "probe_tolerance",
+    "validate_every",
+    "validation_tolerance",
     "checkpoint_every",
     "keep_last",
     "parallel",

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from flava.data import decoding as reader
+from flava.data import fast_decoding as reader
 from flava.data.collate import CodedImageCollator, ImageCollator
-from flava.data.decoding import ORIENTATION, decode_image, decode_levels, torchvisions
+from flava.data.decoding import ORIENTATION, decode_image
 from flava.data.errors import SampleError
+from flava.data.fast_decoding import decode_levels, torchvisions
 from flava.data.shards import RawSample
 from flava.data.transforms import ImageTransformConfig, random_crop, shortest_side
 from tests.data.shard_files import picture

@@ -18,6 +18,7 @@ from flava.evaluation.classification import load_classification
 from flava.finetuning.finetune import FinetuneConfig, FinetuneRun, finetune
 from flava.finetuning.probe import PredictConfig, load_classifier, predict
 from flava.models import Codebook
+from flava.reports.classifier_report import write_classification_report
 from flava.training.checkpoint import save_checkpoint
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
@@ -62,6 +63,7 @@ def config(
 )
 def test_each_kind_is_learnt_far_beyond_the_majority(bench, tmp_path, data, kind: Kind, epochs):
     said = finetune(config(bench, tmp_path, data, epochs=epochs))
+    write_classification_report(tmp_path)  # as the command does
     found = load_classification(tmp_path)
     assert found.kind == kind
     assert found.accuracy.n == sum(round(0.2 * n) for n in (51, 21, 30))
@@ -171,7 +173,7 @@ def test_broken_images_are_left_out_and_reported(bench, tmp_path):
     (validated,) = [note for note in found.notes if "Left out of the data" in note]
     assert "image cannot be decoded" in validated
     assert any("Left out of the training data" in note for note in found.notes)
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = write_classification_report(tmp_path / "run").read_text()
     assert "image cannot be decoded" in page
 
 

@@ -293,7 +293,7 @@ def test_what_clip_cannot_do_is_refused(clip, method):
 
 
 @pytest.mark.parametrize(
-    ("absent", "use"),
+    ("missing_parts", "use"),
     [
         ("itm_head", lambda m: m.match(IMAGES, TEXTS)),
         ("mlm_head", lambda m: m.fill_mask(["[MASK]"])),

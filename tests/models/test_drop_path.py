@@ -69,7 +69,7 @@ def test_each_branch_draws_for_itself() -> None:
     assert len({tuple(row.flatten().mul(1e4).round().tolist()) for row in outcomes}) == 4
 
 
-@pytest.mark.parametrize("real", [None, torch.arange(5) < torch.tensor([5, 2])[:, None]])
+@pytest.mark.parametrize("attention_mask", [None, torch.arange(5) < torch.tensor([5, 2])[:, None]])
 def test_nothing_changes_and_nothing_is_drawn_in_evaluation_or_at_rate_0(
     attention_mask: Tensor | None,
 ) -> None:

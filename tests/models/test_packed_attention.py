@@ -93,7 +93,7 @@ def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
 
 
-@pytest.mark.parametrize("read", [None, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("output_positions", [None, SOME], ids=["all", "some"])
 @pytest.mark.parametrize("depth", [1, 3])
 def test_segments_are_attended_to_as_padded_samples_are(
     output_positions: Tensor | None, depth: int, monkeypatch: pytest.MonkeyPatch

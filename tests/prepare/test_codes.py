@@ -152,7 +152,7 @@ def test_all_losses_are_those_of_computed_codes(shard: Path) -> None:
     assert isinstance(image, ImageBatch)
     text = replace(
         batch.text,
-        ids=batch.text.input_ids % vocabulary,
+        input_ids=batch.text.input_ids % vocabulary,
         input_ids_masked=batch.text.input_ids_masked % vocabulary,
     )
     coded = CodedImageBatch(

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.prepare.texts import PASSAGE
 from flava.recipes import RECIPES
+from flava.recipes.start import how_to_build
 from tests.commands import Command, in_this_process
 from tests.support import tiny_config
 
@@ -62,7 +64,8 @@ def root(flava: Command, tmp_path: Path) -> Path:
     printed = set[str]()
     for name in NAMES:
         data = replace(RECIPES[name]().data, root=str(tmp_path / "data"), images=None, pairs=None)
-        commands = [line for line in "\n".join(data.problems()).split("\n") if "data build" in line]
+        problems = "\n".join(data.problems(partial(how_to_build, data.root)))
+        commands = [line for line in problems.split("\n") if "data build" in line]
         assert len(commands) == 2
         printed |= {line.split("  (")[0].strip() for line in commands}
     assert len(printed) == 2  # the same for both recipes

@@ -153,7 +153,7 @@ CODEBOOK_PARTS = {"codebook.encoder", "codebook.decoder"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "absent"),
+    ("changes", "missing_parts"),
     [
         ({}, set()),
         ({"images": None, "text": None}, {"mim_head", "mlm_head"}),

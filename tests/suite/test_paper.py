@@ -172,4 +172,4 @@ def test_the_wheel_holds_the_tables():
     patterns = declared["package-data"]["flava"]
     package = root / "src" / "flava"
     shipped = {path for pattern in patterns for path in package.glob(pattern)}
-    assert {package / "evaluation/suite/tables" / f"table_{t}.csv" for t in ("c1", "d1")} <= shipped
+    assert {package / "suite/tables" / f"table_{t}.csv" for t in ("c1", "d1")} <= shipped

@@ -2,7 +2,7 @@
 
 Hugging Face's files hold the encoder alone, and OpenAI's one file each for encoder and decoder:
 where both stand in one file, under ``encoder.`` and ``decoder.``, both are read. A codebook without
-its decoder gives codes, and says so in `Codebook.absent`.
+its decoder gives codes, and says so in `Codebook.missing_parts`.
 """
 
 import re

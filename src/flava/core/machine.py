@@ -13,7 +13,7 @@ from flava.core.processes import cores
 def describe_machine() -> dict[str, str | int]:
     """The processor, the cores this process may use, the accelerator and the versions."""
     return {
-        "processor_name": processor_name(),
+        "processor": processor_name(),
         "cores": cores(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": platform.system(),

@@ -172,7 +172,7 @@ def describe(
         "token_probability": TOKEN_PROBABILITY,
         "missing_parts": sorted(missing_parts(model)),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "describe_machine": describe_machine(),
+        "machine": describe_machine(),
     }
 
 

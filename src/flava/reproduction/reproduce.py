@@ -117,7 +117,7 @@ def report(config: ReproduceConfig, done: Sequence[Trial]) -> Path:
         ("columns and stages", f"{len(kept)} of {len(found)}"),
         ("updates", f"{sum(course.last_step for course in courses):,}"),
         ("training time, summed", duration(sum(course.seconds for course in courses))),
-        ("describe_machine", "{processor}, {cores} cores".format(**describe_machine())),
+        ("machine", "{processor}, {cores} cores".format(**describe_machine())),
     ]
     notes = [f"--quick: every run made a {QUICK}th of its updates."] if config.quick else []
     missing = [name for name in found if name not in kept and name != RELEASED]

@@ -70,7 +70,7 @@ class Measurement:
             "settings": identifying(self.settings),
             "seconds": round(time.monotonic() - begun, 3),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "describe_machine": describe_machine(),
+            "machine": describe_machine(),
             "versions": {name: version(name) for name in PACKAGES},
         }
         return [

@@ -185,7 +185,7 @@ def test_an_image_encoder_alone_has_the_figure_that_it_has_in_a_flava(
 
 def test_a_model_without_images_is_refused(settings: Settings) -> None:
     model = MaskedTextModel(MaskedTextConfig(text=tiny_flava().config.text))
-    with pytest.raises(ValueError, match="this MaskedText has no trained image_encoder"):
+    with pytest.raises(ValueError, match="this MaskedTextModel has no trained image_encoder"):
         PROBES["mnist"].measure(model, settings)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import FlavaForPreTraining
 
 from benchmarks import inputs
-from flava.batch import Batch, CodedImageBatch, ImageBatch, PairBatch, TextBatch
-from flava.model import Flava, FlavaConfig
-from flava.model.published import huggingface, torchmultimodal
+from flava.checkpoints import huggingface, torchmultimodal
+from flava.core.batch import Batch, CodedImageBatch, ImageBatch, PairBatch, TextBatch
+from flava.models import Flava, FlavaConfig
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 
@@ -62,7 +62,7 @@ def hugging_face(model: Flava) -> Contender:
         image, text = sides(batch)
         if image is not None:
             arguments["pixel_values"] = image.pixels
-            arguments["bool_masked_pos"] = image.selected.clone()  # it is changed in place
+            arguments["bool_masked_pos"] = image.patch_mask.clone()  # it is changed in place
             if isinstance(image, CodedImageBatch):
                 arguments["mim_labels"] = image.codes.clone()
             else:
@@ -70,10 +70,10 @@ def hugging_face(model: Flava) -> Contender:
         if text is not None:
             text = inputs.padded(text, inputs.PADDED) if image is not None else text
             arguments |= {
-                "input_ids": text.ids,
-                "input_ids_masked": text.masked_ids,
-                "attention_mask": text.real.long(),
-                "mlm_labels": text.ids.where(text.selected, -100),
+                "input_ids": text.input_ids,
+                "input_ids_masked": text.input_ids_masked,
+                "attention_mask": text.attention_mask.long(),
+                "mlm_labels": text.input_ids.where(text.token_mask, -100),
             }
         if isinstance(batch, PairBatch):
             arguments["itm_labels"] = batch.matched.long()
@@ -118,14 +118,14 @@ def torch_multimodal(model: Flava) -> Contender:
             arguments |= {
                 "image": image.pixels,
                 "image_for_codebook": image.codebook_pixels,
-                "image_patches_mask": image.selected,
+                "image_patches_mask": image.patch_mask,
             }
         if text is not None:
             text = inputs.padded(text, inputs.PADDED) if image is not None else text
             arguments |= {
-                "text": text.ids,
-                "text_masked": text.masked_ids,
-                "mlm_labels": text.ids.where(text.selected, -1),
+                "text": text.input_ids,
+                "text_masked": text.input_ids_masked,
+                "mlm_labels": text.input_ids.where(text.token_mask, -1),
             }
         if isinstance(batch, PairBatch):
             arguments["itm_labels"] = batch.matched.long()

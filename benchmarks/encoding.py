@@ -14,9 +14,9 @@ from benchmarks import inputs
 from benchmarks.contenders import base_model, hugging_face
 from benchmarks.measure import OURS, Result, compare
 from benchmarks.turns import Here
-from flava.batch import TextBatch
-from flava.inference.precision import InferencePrecision, in_precision
-from flava.model import Flava
+from flava.core.batch import TextBatch
+from flava.inference.int8 import InferencePrecision, in_precision
+from flava.models import Flava
 
 IMAGES, TEXTS, PAIRS = 8, 64, 8
 LONG = 300
@@ -54,22 +54,31 @@ class Both:
         padded = inputs.padded(texts, padding)
 
         def peer() -> Tensor:
-            states = self.peer.get_text_features(padded.ids, attention_mask=padded.real.long())
+            states = self.peer.get_text_features(
+                padded.input_ids, attention_mask=padded.attention_mask.long()
+            )
             return functional.normalize(states.pooler_output[:, 0], dim=-1)
 
-        return self.computing(lambda model: model.encode_text(texts.ids, texts.real), peer)
+        return self.computing(
+            lambda model: model.encode_text(texts.input_ids, texts.attention_mask), peer
+        )
 
     def pair(self, pixels: Tensor, texts: TextBatch) -> Works:
         """[CLS_M] of the multimodal encoder."""
         padded = inputs.padded(texts, inputs.PADDED)
 
         def ours(model: Flava) -> Tensor:
-            image, text = model.image_encoder(pixels), model.text_encoder(texts.ids, texts.real)
-            return model.multimodal(image, text, texts.real)[:, 0]
+            image, text = (
+                model.image_encoder(pixels),
+                model.text_encoder(texts.input_ids, texts.attention_mask),
+            )
+            return model.multimodal(image, text, texts.attention_mask)[:, 0]
 
         def peer() -> Tensor:
             found = self.peer(
-                input_ids=padded.ids, pixel_values=pixels, attention_mask=padded.real.long()
+                input_ids=padded.input_ids,
+                pixel_values=pixels,
+                attention_mask=padded.attention_mask.long(),
             )
             return found.multimodal_embeddings[:, 0]
 

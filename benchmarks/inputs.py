@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flava.batch import CodedImageBatch, ImageBatch, PairBatch, TextBatch, map_pixels
+from flava.core.batch import CodedImageBatch, ImageBatch, PairBatch, TextBatch, map_pixels
 from flava.data.collate import TextExample, text_batch
-from flava.data.embedded import CORPUS
 from flava.data.masking import TokenMasker, blockwise_mask
-from flava.data.tokenizer import Tokenizer
-from flava.model import FlavaConfig
+from flava.data.paths import CORPUS
+from flava.data.tokenizers import Tokenizer
+from flava.models import FlavaConfig
 
 SHORTEST, TOKENS_A_WORD = 5, 1.3
 """WordNet's texts of at least so many words, and of words as common as captions': 12 words on
@@ -55,31 +55,31 @@ def long_text(words: int, start: int) -> str:
 
 def exact_texts(batch: int, tokens: int) -> TextBatch:
     """Texts of exactly so many tokens, with [CLS] and [SEP]."""
-    ids = [tokenizer().encode(long_text(tokens, i), tokens) for i in range(batch)]
-    assert {len(each) for each in ids} == {tokens}
-    return masked_texts(ids)
+    input_ids = [tokenizer().encode(long_text(tokens, i), tokens) for i in range(batch)]
+    assert {len(each) for each in input_ids} == {tokens}
+    return masked_texts(input_ids)
 
 
 def masker() -> TokenMasker:
     return TokenMasker.of(tokenizer(), 0.15, whole_words=False)
 
 
-def masked_texts(ids: list[list[int]]) -> TextBatch:
+def masked_texts(input_ids: list[list[int]]) -> TextBatch:
     rng, draws = np.random.default_rng(1), masker().draws
-    examples = [TextExample(str(i), row, draws(rng, len(row))) for i, row in enumerate(ids)]
+    examples = [TextExample(str(i), row, draws(rng, len(row))) for i, row in enumerate(input_ids)]
     return text_batch(examples, tokenizer().pad, masker())
 
 
 def padded(batch: TextBatch, length: int) -> TextBatch:
     """The same texts padded to ``length``, as the published processors do."""
-    more = (0, length - batch.ids.shape[1])
+    more = (0, length - batch.input_ids.shape[1])
     pad = torch.nn.functional.pad
     return TextBatch(
         keys=batch.keys,
-        ids=pad(batch.ids, more, value=tokenizer().pad),
-        real=pad(batch.real, more),
-        masked_ids=pad(batch.masked_ids, more, value=tokenizer().pad),
-        selected=pad(batch.selected, more),
+        input_ids=pad(batch.input_ids, more, value=tokenizer().pad),
+        attention_mask=pad(batch.attention_mask, more),
+        input_ids_masked=pad(batch.input_ids_masked, more, value=tokenizer().pad),
+        token_mask=pad(batch.token_mask, more),
     )
 
 
@@ -90,7 +90,7 @@ def images(config: FlavaConfig, batch: int) -> ImageBatch:
         keys=tuple(map(str, range(batch))),
         pixels=torch.randn(batch, 3, config.image.image_size, config.image.image_size),
         codebook_pixels=map_pixels(torch.rand(batch, 3, 8 * grid, 8 * grid)),
-        selected=torch.from_numpy(np.stack(masks)),
+        patch_mask=torch.from_numpy(np.stack(masks)),
     )
 
 
@@ -103,5 +103,5 @@ def pairs(config: FlavaConfig, batch: int) -> PairBatch:
 def coded(batch: ImageBatch, codes: Tensor) -> CodedImageBatch:
     """The same images with the codes (batch, rows, columns) that the codebook gives them."""
     return CodedImageBatch(
-        keys=batch.keys, pixels=batch.pixels, codes=codes, selected=batch.selected
+        keys=batch.keys, pixels=batch.pixels, codes=codes, patch_mask=batch.patch_mask
     )

@@ -23,11 +23,11 @@ from webdataset.writer import TarWriter
 from benchmarks import inputs
 from benchmarks.measure import OURS, Result, compare
 from benchmarks.turns import Here
-from flava.batch import map_pixels
+from flava.core.batch import map_pixels
 from flava.data.collate import ImageCollator, PairCollator, TextCollator
-from flava.data.shards import Raw, read_shard
-from flava.data.source import caption_of
-from flava.data.tokenizer import VOCABULARY
+from flava.data.samples import caption_of
+from flava.data.shards import RawSample, read_shard
+from flava.data.tokenizers import VOCABULARY
 from flava.data.transforms import CLIP_MEAN, CLIP_STD, ImageTransformConfig
 
 SAMPLES = 64
@@ -61,7 +61,7 @@ def ours(shard: Path) -> object:
     texts = TextCollator(inputs.tokenizer(), inputs.PADDED, inputs.masker(), caption_of)
     collator = PairCollator(ImageCollator(config, 75 / 196), texts, 0.1)
     rng = np.random.default_rng(0)
-    raw = [sample for sample in read_shard(shard) if isinstance(sample, Raw)]
+    raw = [sample for sample in read_shard(shard) if isinstance(sample, RawSample)]
     return collator.collate([collator.decode(sample, rng) for sample in raw], rng)
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import OURS, Result
-from flava.evaluation.machine import machine
+from flava.core.machine import describe_machine
 
 HEADINGS = (
     *("work", "against", "ours", "theirs", "ratio", "goal"),
@@ -83,7 +83,7 @@ def write(page: Path, group: str, results: Sequence[Result], threads: int) -> No
     path = beside / "figures.json"
     figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     figures[group] = {
-        "machine": machine() | {"threads": threads},
+        "machine": describe_machine() | {"threads": threads},
         "results": [described(result) for result in results],
     }
     path.write_text(json.dumps(figures, indent=1) + "\n")

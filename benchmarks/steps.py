@@ -23,9 +23,9 @@ from benchmarks.contenders import (
 )
 from benchmarks.measure import OURS, Result, compare, joined
 from benchmarks.turns import Calls, Elsewhere, process
-from flava.batch import Batch, ImageBatch, PairBatch
-from flava.model import Flava
-from flava.training.memory import keep_freed_memory
+from flava.core.batch import Batch, ImageBatch, PairBatch
+from flava.models import Flava
+from flava.training.launch import keep_freed_memory
 from flava.training.parallel import prepare_blocks
 
 BATCH = 8

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from flava.training.costs import COUNTED
+from flava.planning.costs import COUNTED
 
 aten = torch.ops.aten
 

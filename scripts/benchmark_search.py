@@ -12,9 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from flava.inference.outputs import ABOUT, beside
+from flava.inference.output_files import ABOUT, ROWS, beside
 from flava.inference.search import VECTORS, About, Index
-from flava.inference.unfinished import ROWS
 
 ROW_COUNT, WIDTH, CHUNK, QUERIES = 1_000_000, 512, 50_000, 10
 

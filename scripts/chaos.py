@@ -25,14 +25,14 @@ from pathlib import Path
 import psutil
 import torch
 
+from flava.checkpoints.load import load_pretrained
 from flava.cli import main as flava
-from flava.data import stream
-from flava.distributed import rank
-from flava.model.published.load import load_pretrained
+from flava.core.distributed import rank
+from flava.data import streaming
 from flava.training import launch
 from flava.training.checkpoint import load_progress
-from flava.training.loop import Trainer
 from flava.training.state import stored_tensors
+from flava.training.trainer import Trainer
 
 SEED = 0
 RANKS = 2
@@ -59,7 +59,7 @@ def command(folder: Path, steps: int, kills: int) -> list[str]:
         "max-steps": steps,
         "checkpoint-every": CHECKPOINT_EVERY,
         "keep-last": 2,
-        "probe-every": steps,
+        "validate-every": steps,
         "precision": "fp32",
         "parallel": "fsdp",
         "data.workers": 1,
@@ -90,7 +90,7 @@ def train(arguments: Sequence[str]) -> int:
 
     Trainer.update = told  # pyright: ignore[reportAttributeAccessIssue]
     launch.LaunchConfig = partial(launch.LaunchConfig, start_method="fork")  # pyright: ignore
-    stream.IN_MEMORY_BYTES = 0  # small as they are
+    streaming.IN_MEMORY_BYTES = 0  # small as they are
     return flava(arguments)
 
 

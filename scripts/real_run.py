@@ -23,23 +23,24 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from torch import nn
 
+from flava.data.stored_images import open_image
 from flava.data.views import encoder_view
+from flava.evaluation.features import Settings
+from flava.evaluation.probe_search import Data, predictions
 from flava.evaluation.record import Figure
-from flava.evaluation.suite.evaluate import evaluate_suite
-from flava.evaluation.suite.multimodal import vqa
-from flava.evaluation.suite.multimodal.protocol import Protocol
-from flava.evaluation.suite.multimodal.questions import TRAIN, VALIDATION, read_questions
-from flava.evaluation.suite.nlp.files import missing as missing_splits
-from flava.evaluation.suite.nlp.glue import SST2, Glue, Recipe
-from flava.evaluation.suite.nlp.measure import measure as measure_text
-from flava.evaluation.suite.nlp.reading import read_splits
-from flava.evaluation.suite.task import Settings, SuiteTask
-from flava.evaluation.suite.vision.collection import Collection, from_parts, prepare
-from flava.evaluation.suite.vision.datasets import DataSet
-from flava.evaluation.suite.vision.decoding import open_image
-from flava.evaluation.suite.vision.probe import Data, predictions
-from flava.evaluation.suite.vision.readers import class_folders
-from flava.evaluation.suite.vision.tasks import linear_probe, metric_of
+from flava.suite.evaluate import evaluate_suite
+from flava.suite.language.glue import SST2, Glue, Recipe
+from flava.suite.language.measure import measure as measure_text
+from flava.suite.language.reading import missing as missing_splits
+from flava.suite.language.reading import read_splits
+from flava.suite.multimodal import vqa
+from flava.suite.multimodal.labelled_pairs import Protocol
+from flava.suite.multimodal.vqa import TRAIN, VALIDATION, read_questions
+from flava.suite.task import SuiteTask
+from flava.suite.vision.collection import Collection, from_parts, prepare
+from flava.suite.vision.datasets import DataSet
+from flava.suite.vision.tasks import linear_probe, metric_of
+from flava.suite.vision.torchvision_readers import class_folders
 from real.layout import SNIPPETS, lay_out
 
 ROOT = Path(__file__).resolve().parents[1]

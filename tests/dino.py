@@ -2,8 +2,8 @@
 
 import torch
 
-from flava.batch import CropBatch
-from flava.model import Dino, DinoConfig, ImageConfig
+from flava.core.batch import CropBatch
+from flava.models import Dino, DinoConfig, ImageConfig
 from tests.support import randomise
 
 OUTPUTS = 13

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from flava.batch import ImageBatch, PairBatch, TextBatch, map_pixels
+from flava.core.batch import ImageBatch, PairBatch, TextBatch, map_pixels
 from flava.data.transforms import CLIP_MEAN, CLIP_STD
-from flava.model import (
+from flava.models import (
     CodebookConfig,
     Flava,
     FlavaConfig,
@@ -55,22 +55,24 @@ def random_images(config: FlavaConfig, batch: int, share: float = 0.4) -> ImageB
         codebook_pixels=map_pixels(
             torch.rand(batch, 3, grid, grid).repeat_interleave(8, 2).repeat_interleave(8, 3)
         ),
-        selected=torch.rand(batch, grid, grid) < share,
+        patch_mask=torch.rand(batch, grid, grid) < share,
     )
 
 
 def random_texts(config: FlavaConfig, lengths: list[int], share: float = 0.4) -> TextBatch:
     """Texts of these lengths, padded to the longest; id 0 is the padding."""
     shape = (len(lengths), max(lengths))
-    real = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
-    ids = torch.randint(MASK_ID + 1, config.text.vocabulary_size, shape).where(real, 0)
-    selected = (torch.rand(shape) < share) & real
+    attention_mask = torch.arange(shape[1]) < torch.tensor(lengths)[:, None]
+    input_ids = torch.randint(MASK_ID + 1, config.text.vocabulary_size, shape).where(
+        attention_mask, 0
+    )
+    token_mask = (torch.rand(shape) < share) & attention_mask
     return TextBatch(
         keys=tuple(f"text-{i}" for i in range(len(lengths))),
-        ids=ids,
-        real=real,
-        masked_ids=ids.masked_fill(selected, MASK_ID),
-        selected=selected,
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        input_ids_masked=input_ids.masked_fill(token_mask, MASK_ID),
+        token_mask=token_mask,
     )
 
 

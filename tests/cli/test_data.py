@@ -3,10 +3,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flava.data.build.sources import SOURCES
+from flava.prepare.sources import SOURCES
 from tests.commands import Command, in_this_process
-from tests.data.build import published_files
-from tests.data.build.made import captions, write_pairs
+from tests.prepare import published_files
+from tests.prepare.made import captions, write_pairs
 
 
 @pytest.fixture

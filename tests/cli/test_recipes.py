@@ -102,4 +102,4 @@ def test_only_what_is_published_with_clipping_clips(flava: Command, name: str, n
 def test_the_papers_columns_are_chosen_by_imagenet(flava: Command, name: str) -> None:
     shown = flava("recipes", "show", name).out
     assert '"validator": "imagenet"' in shown
-    assert '"probe_every": 8000' in shown
+    assert '"validate_every": 8000' in shown

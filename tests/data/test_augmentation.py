@@ -10,10 +10,9 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
-from flava.data.augmentation import flip_at_random, jitter_colours
 from flava.data.collate import ImageCollator
-from flava.data.shards import Raw
-from flava.data.transforms import ImageTransformConfig
+from flava.data.shards import RawSample
+from flava.data.transforms import ImageTransformConfig, flip_at_random, jitter_colours
 from tests.data.shard_files import encoded, picture
 
 PLAIN = ImageTransformConfig(image_size=32, codebook_size=32)
@@ -60,11 +59,11 @@ def test_nothing_is_drawn_where_nothing_is_augmented():
     assert rng.random() == np.random.default_rng(7).random()
 
 
-def gradient() -> Raw:
+def gradient() -> RawSample:
     """Red grows from left to right, green from top to bottom: a pixel tells where it is from."""
     y, x = np.mgrid[:96, :128]
     pixels = np.stack([x * 2, y * 2, np.full_like(x, 90)], axis=-1).astype(np.uint8)
-    return Raw(shard="s", key="k", files={"png": encoded(Image.fromarray(pixels))})
+    return RawSample(shard="s", key="k", files={"png": encoded(Image.fromarray(pixels))})
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -95,14 +94,15 @@ def test_the_same_draws_give_the_same_views():
     first, second = (collator.decode(raw, np.random.default_rng(3)) for _ in range(2))
     assert np.array_equal(first.pixels, second.pixels)
     assert np.array_equal(first.codebook_pixels, second.codebook_pixels)
-    assert torch.equal(*(torch.from_numpy(each.selected) for each in (first, second)))
+    assert torch.equal(*(torch.from_numpy(each.patch_mask) for each in (first, second)))
 
 
 def test_beits_mask_hides_75_of_196_at_most():
     config = ImageTransformConfig()
     collator = ImageCollator(config, 75 / 196)
     hidden = [
-        int(collator.decode(gradient(), np.random.default_rng(s)).selected.sum()) for s in range(20)
+        int(collator.decode(gradient(), np.random.default_rng(s)).patch_mask.sum())
+        for s in range(20)
     ]
     assert max(hidden) == 75
     assert min(hidden) > 50

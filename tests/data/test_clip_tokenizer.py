@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from flava.data.clip_tokenizer import MERGES, ClipTokenizer
+from flava.data.tokenizers import MERGES, ClipTokenizer
 from tests.data.test_tokenizer import DIRTY
 
 DIRTIER = [
@@ -79,11 +79,11 @@ def test_special_ids_are_clips(tokenizer):
 @pytest.mark.parametrize("length", [2, 3, 5, 77])
 def test_a_batch_is_cut_and_padded_as_by_open_clip(tokenizer, published, length):
     texts = ["a skunk! " * 40, "", "one two three", "!", "!!"]
-    ids, real = tokenizer.batch(texts, length)
+    ids, attention_mask = tokenizer.batch(texts, length)
     expected = published(texts, context_length=length)
     assert (expected[:, : ids.shape[1]] == ids).all()
     assert (expected[:, ids.shape[1] :] == 0).all()
-    for row, mask, text in zip(ids, real, texts, strict=True):
+    for row, mask, text in zip(ids, attention_mask, texts, strict=True):
         assert row[mask].tolist() == tokenizer.encode(text, length)
         assert mask.tolist() == sorted(mask.tolist(), reverse=True)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.data.errors import Skipped
-from flava.data.folders import walk_images
+from flava.data.errors import SkippedSample
+from flava.data.paths import walk_images
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -42,7 +42,7 @@ def test_links_are_followed_and_a_circle_of_them_is_reported(tmp_path):
     (tmp_path / "in" / "round").symlink_to(tmp_path / "in")
     first, second, circle = walk_images(tmp_path / "in")
     assert [first, second] == ["a.png", "link/b.png"]
-    assert isinstance(circle, Skipped)
+    assert isinstance(circle, SkippedSample)
     assert (circle.key, circle.reason) == ("round/", "link leads in a circle")
 
 
@@ -53,7 +53,7 @@ def test_what_is_no_file_or_has_no_unicode_name_is_reported(tmp_path):
     (tmp_path / os.fsdecode(b"d\xff.png")).touch()
     found = list(walk_images(tmp_path))
     assert found[0] == "a.png"
-    assert [(each.key, each.reason) for each in found[1:] if isinstance(each, Skipped)] == [
+    assert [(each.key, each.reason) for each in found[1:] if isinstance(each, SkippedSample)] == [
         ("b.png", "not a file"),
         ("c.png", "not a file"),
         ("d\ufffd.png", "name is not UTF-8"),
@@ -72,5 +72,5 @@ def test_a_folder_that_may_not_be_read_is_reported(tmp_path):
     finally:
         os.seteuid(0)
     assert first == "a.png"
-    assert isinstance(second, Skipped)
+    assert isinstance(second, SkippedSample)
     assert str(second) == f"{tmp_path}: b/: folder cannot be read: Permission denied"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.data.labelled import Row, class_names, drawn, read_rows
+from flava.data.labelled import LabelledRow, class_names, drawn, read_rows
 from tests.data.shard_files import encoded, picture
 
 
@@ -34,7 +34,7 @@ LABELS = st.lists(st.sampled_from("abcde"), max_size=60)
 
 @given(labels=LABELS, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 9), swap=st.randoms())
 def test_a_split_has_each_classs_share_whatever_the_order(labels, fraction, seed, swap):
-    rows = [Row(shard="s", key=f"k{i}", label=label) for i, label in enumerate(labels)]
+    rows = [LabelledRow(shard="s", key=f"k{i}", label=label) for i, label in enumerate(labels)]
     chosen = drawn(rows, fraction, seed)
     total, taken = Counter(labels), Counter(labels[i] for i in chosen)
     for label, n in total.items():
@@ -50,7 +50,7 @@ def test_a_split_has_each_classs_share_whatever_the_order(labels, fraction, seed
 
 
 def test_another_seed_draws_others():
-    rows = [Row(shard="s", key=f"k{i}", label="a") for i in range(40)]
+    rows = [LabelledRow(shard="s", key=f"k{i}", label="a") for i in range(40)]
     assert len({frozenset(drawn(rows, 0.5, seed)) for seed in range(5)}) == 5
 
 

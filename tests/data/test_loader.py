@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from flava.batch import (
+from flava.core.batch import (
     Batch,
     ImageBatch,
     PairBatch,
@@ -24,16 +24,14 @@ from flava.batch import (
     to_device,
     unmap_pixels,
 )
-from flava.data import open_files
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data import workers
 from flava.data.collate import Collated
 from flava.data.loader import DataConfig, Loader, SourceConfig, _collator
 from flava.data.mixture import choose
 from flava.data.shards import read_shard, resolve_all
-from flava.data.stream import small_windows
-from flava.data.tokenizer import Tokenizer
+from flava.data.streaming import small_windows
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, Vocabulary
 from flava.data.transforms import ImageTransformConfig
-from flava.data.vocabularies import Vocabulary
 from flava.data.workers import Batches
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 from tests.support import denormalise
@@ -114,9 +112,9 @@ def test_an_image_batch_shows_each_image_and_hides_patches(config):
     assert isinstance(batch, ImageBatch)
     assert batch.pixels.shape == (4, 3, 24, 24)
     assert batch.codebook_pixels.shape == (4, 3, 48, 48)
-    assert batch.selected.shape == (4, 6, 6)
-    assert (batch.selected.sum((1, 2)) > 8).all()
-    assert (batch.selected.sum((1, 2)) <= 13).all()
+    assert batch.patch_mask.shape == (4, 6, 6)
+    assert (batch.patch_mask.sum((1, 2)) > 8).all()
+    assert (batch.patch_mask.sum((1, 2)) <= 13).all()
     for key, pixels, codebook_pixels in zip(
         batch.keys, batch.pixels, batch.codebook_pixels, strict=True
     ):
@@ -133,8 +131,10 @@ def test_a_pair_batch_joins_each_image_with_its_text_or_says_so(config):
         assert sorted(batch.text.keys) == sorted(batch.image.keys)
         own = [a == b for a, b in zip(batch.image.keys, batch.text.keys, strict=True)]
         assert batch.matched.tolist() == own
-        for key, ids, real in zip(batch.text.keys, batch.text.ids, batch.text.real, strict=True):
-            text = TOKENIZER.decode(ids[real].tolist())
+        for key, input_ids, attention_mask in zip(
+            batch.text.keys, batch.text.input_ids, batch.text.attention_mask, strict=True
+        ):
+            text = TOKENIZER.decode(input_ids[attention_mask].tolist())
             assert text in (f"picture number {int(key)}", f"the {int(key)} th one")
 
 
@@ -148,14 +148,16 @@ def test_whole_pairs_are_images_with_their_own_texts(config, vocabulary):
         assert batch.kind == "pairs"
         image, text = batch.inputs.image, batch.inputs.text
         assert image.pixels.shape == (6, 3, 24, 24)
-        for key, pixels, ids, real in zip(
-            batch.keys, image.pixels, text.ids, text.real, strict=True
+        for key, pixels, input_ids, attention_mask in zip(
+            batch.keys, image.pixels, text.input_ids, text.attention_mask, strict=True
         ):
             mean = torch.from_numpy(np.asarray(picture(int(key))) / 255).mean((0, 1)).float()
             assert torch.allclose(denormalise(pixels).mean((1, 2)), mean, atol=0.1)
             captions = (f"picture number {int(key)}", f"the {int(key)} th one")
             tokenizer = vocabulary.tokenizer()
-            assert ids[real].tolist() in [tokenizer.encode(each, 7) for each in captions]
+            assert input_ids[attention_mask].tolist() in [
+                tokenizer.encode(each, 7) for each in captions
+            ]
 
 
 def test_whole_pairs_are_augmented_as_images_are(config):
@@ -177,10 +179,10 @@ def test_clips_texts_are_padded_behind_their_end(config):
     (batch,) = take(whole_pairs(replace(config, pair_max_length=5), Vocabulary.CLIP), 1)
     assert isinstance(batch, WholePairBatch)
     text = batch.inputs.text
-    assert text.ids.shape[1] <= 5
-    assert (text.ids[:, 0] == ClipTokenizer().start).all()
-    assert (text.ids.max(dim=1).values == ClipTokenizer().end).all()
-    assert not text.ids[~text.real].any()
+    assert text.input_ids.shape[1] <= 5
+    assert (text.input_ids[:, 0] == ClipTokenizer().start).all()
+    assert (text.input_ids.max(dim=1).values == ClipTokenizer().end).all()
+    assert not text.input_ids[~text.attention_mask].any()
 
 
 def test_whole_pairs_go_to_a_device_with_all_they_hold_but_masks(config):
@@ -237,12 +239,16 @@ def test_identical_texts_match_wherever_they_are(config, tmp_path):
 def test_a_text_batch_is_masked_and_padded(config):
     (batch,) = take(only(replace(config, mask_probability=0.5), "text"), 1)
     assert isinstance(batch, TextBatch)
-    for key, ids, real in zip(batch.keys, batch.ids, batch.real, strict=True):
+    for key, input_ids, attention_mask in zip(
+        batch.keys, batch.input_ids, batch.attention_mask, strict=True
+    ):
         number = int(key.rpartition(":")[2]) - 1
-        assert ids[real].tolist() == TOKENIZER.encode(f"sentence number {number}", 512)
-    assert batch.selected.any()
-    assert (batch.ids == batch.masked_ids)[~batch.selected].all()
-    assert not (batch.selected & ~batch.real).any()
+        assert input_ids[attention_mask].tolist() == TOKENIZER.encode(
+            f"sentence number {number}", 512
+        )
+    assert batch.token_mask.any()
+    assert (batch.input_ids == batch.input_ids_masked)[~batch.token_mask].all()
+    assert not (batch.token_mask & ~batch.attention_mask).any()
 
 
 def test_long_texts_are_cut(config, tmp_path):
@@ -250,7 +256,7 @@ def test_long_texts_are_cut(config, tmp_path):
     source = SourceConfig(shards=(str(shard),), weight=1.0, batch_size=2)
     (batch,) = take(only(replace(config, text=source, text_max_length=40), "text"), 1)
     assert isinstance(batch, TextBatch)
-    assert batch.ids.shape == (2, 40)
+    assert batch.input_ids.shape == (2, 40)
 
 
 # The order of batches
@@ -292,7 +298,7 @@ def test_a_second_epoch_masks_and_crops_anew(config):
     assert isinstance(second, ImageBatch)
     assert sorted(first.keys) == sorted(second.keys)
     again = [second.keys.index(key) for key in first.keys]
-    assert not torch.equal(first.selected, second.selected[again])
+    assert not torch.equal(first.patch_mask, second.patch_mask[again])
     assert not torch.equal(first.pixels, second.pixels[again])
 
 
@@ -335,7 +341,7 @@ def ranks(config: DataConfig, count: int, world: int, **options: int) -> list[tu
 def kept(request, config, monkeypatch) -> DataConfig:
     """Both ways of reading a source; two shards of pairs."""
     if request.param == "streamed":
-        monkeypatch.setattr("flava.data.stream.IN_MEMORY_BYTES", 0)
+        monkeypatch.setattr("flava.data.streaming.IN_MEMORY_BYTES", 0)
         folder = Path(config.pairs.shards[0]).parent
         other = write_tar(folder / "more.tar", pair_files(range(21, 30)))
         pairs = replace(config.pairs, shards=(*config.pairs.shards, str(other)))
@@ -349,7 +355,7 @@ def test_the_ranks_parts_are_the_batch_of_one_process(kept, world):
     for whole, parts in zip(take(config, 16), ranks(config, 16, world), strict=True):
         assert sum((part.keys for part in parts), ()) == whole.keys
         for name, values in tensors(whole).items():
-            if name.rpartition(".")[2] in ("pixels", "selected") and values.dim() > 2:
+            if name.rpartition(".")[2] in ("pixels", "patch_mask") and values.dim() > 2:
                 joined = torch.cat([tensors(part)[name] for part in parts])
                 assert torch.equal(joined, values)
 
@@ -537,10 +543,10 @@ def test_workers_outlive_an_interrupt_of_the_process_group(config):
 
 def test_more_shards_than_files_may_be_open_are_refused_at_the_start(config, monkeypatch):
     """And not first when a batch on its way from a worker finds no place."""
-    monkeypatch.setattr("flava.data.stream.IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(open_files, "allow_open_files", lambda: open_files.BESIDE)
+    monkeypatch.setattr("flava.data.streaming.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.BESIDE)
     with pytest.raises(ValueError, match=r"data\.\w+ cannot be loaded: a process reads 1 shards"):
         Loader(config, seed=0)
-    monkeypatch.setattr(open_files, "allow_open_files", lambda: open_files.BESIDE + 1)
+    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.BESIDE + 1)
     with Loader(config, seed=0) as batches:
         next(batches)

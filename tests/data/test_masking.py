@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.flava.image_processing_flava import FlavaMaskingGenerator
 
+from flava.core.randomness import random_generator
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
-from flava.data.seeding import generator
-from flava.data.tokenizer import Tokenizer, pad
+from flava.data.tokenizers import Tokenizer, pad
 
 TOKENIZER = Tokenizer()
 GRIDS = [(14, 14), (6, 6), (1, 1), (1, 9), (2, 7), (7, 2), (2, 2), (30, 30)]
@@ -22,12 +22,12 @@ def masker(probability: float = 0.15, whole_words: bool = False) -> TokenMasker:
 
 def mask_rows(masker: TokenMasker, rows: list[list[int]], seed: int = 0):
     """Ids, what is real, masked ids and what is selected, each row drawn from its own generator."""
-    ids, real = pad(rows, TOKENIZER.pad)
+    ids, attention_mask = pad(rows, TOKENIZER.pad)
     draws = np.zeros((3, *ids.shape))
     for index, row in enumerate(rows):
-        rng = generator(seed, 0, str(index))
+        rng = random_generator(seed, 0, str(index))
         draws[:, index, : len(row)] = masker.draws(rng, len(row))
-    return ids, real, *masker.mask(ids, real, draws)
+    return ids, attention_mask, *masker.mask(ids, attention_mask, draws)
 
 
 def within(successes: int, trials: int, rate: float) -> bool:
@@ -91,37 +91,37 @@ token_rows = st.lists(
 
 @given(token_rows, st.booleans(), st.sampled_from([0.0, 0.15, 0.5, 1.0]))
 def test_only_ordinary_real_tokens_are_selected(rows, whole_words, probability):
-    ids, real, masked, selected = mask_rows(masker(probability, whole_words), rows)
-    assert not (selected & ~real).any()
-    assert not selected[TOKENIZER.special[ids]].any()
-    assert (masked == ids)[~selected].all()
+    ids, attention_mask, masked, token_mask = mask_rows(masker(probability, whole_words), rows)
+    assert not (token_mask & ~attention_mask).any()
+    assert not token_mask[TOKENIZER.special[ids]].any()
+    assert (masked == ids)[~token_mask].all()
     assert ((masked >= 0) & (masked < TOKENIZER.size)).all()
     if probability == 0:
-        assert not selected.any()
+        assert not token_mask.any()
     if probability == 1:
-        assert (selected == real & ~TOKENIZER.special[ids]).all()
+        assert (token_mask == attention_mask & ~TOKENIZER.special[ids]).all()
 
 
 @given(token_rows)
 def test_a_texts_mask_does_not_depend_on_its_batch(rows):
-    _, real, masked, selected = mask_rows(masker(0.5, True), rows)
+    _, attention_mask, masked, token_mask = mask_rows(masker(0.5, True), rows)
     for index, row in enumerate(rows):
         own = masker(0.5, True)
-        draws = own.draws(generator(0, 0, str(index)), len(row))[:, None]
+        draws = own.draws(random_generator(0, 0, str(index)), len(row))[:, None]
         alone, alone_selected = own.mask(np.array([row]), np.ones((1, len(row)), bool), draws)
-        assert (masked[index][real[index]] == alone[0]).all()
-        assert (selected[index][real[index]] == alone_selected[0]).all()
+        assert (masked[index][attention_mask[index]] == alone[0]).all()
+        assert (token_mask[index][attention_mask[index]] == alone_selected[0]).all()
 
 
 def test_rates_are_15_percent_and_80_10_10():
     rng = np.random.default_rng(0)
     rows = rng.integers(1000, TOKENIZER.size, (400, 100)).tolist()
-    ids, _, masked, selected = mask_rows(masker(), rows)
-    count = int(selected.sum())
+    ids, _, masked, token_mask = mask_rows(masker(), rows)
+    count = int(token_mask.sum())
     assert within(count, ids.size, 0.15)
-    to_mask = selected & (masked == TOKENIZER.mask)
-    same = selected & (masked == ids)
-    replaced = selected & ~to_mask & ~same
+    to_mask = token_mask & (masked == TOKENIZER.mask)
+    same = token_mask & (masked == ids)
+    replaced = token_mask & ~to_mask & ~same
     assert within(int(to_mask.sum()), count, 0.8)
     assert within(int(same.sum()), count, 0.1)
     assert within(int(replaced.sum()), count, 0.1)
@@ -133,8 +133,8 @@ def test_rates_are_15_percent_and_80_10_10():
 
 def test_the_number_selected_in_a_text_is_binomial():
     rows = np.random.default_rng(1).integers(1000, TOKENIZER.size, (4000, 6)).tolist()
-    _, _, _, selected = mask_rows(masker(), rows)
-    counts = Counter(selected.sum(1).tolist())
+    _, _, _, token_mask = mask_rows(masker(), rows)
+    counts = Counter(token_mask.sum(1).tolist())
     for successes in range(4):
         rate = math.comb(6, successes) * 0.15**successes * 0.85 ** (6 - successes)
         assert within(counts[successes], 4000, rate)
@@ -145,10 +145,10 @@ def test_whole_words_are_selected_as_one_at_the_same_rate():
     row = TOKENIZER.encode(text, 77)
     # Independent of `continues`: the tokenizers library's own numbering of words.
     words = TOKENIZER._backend.encode(text).word_ids
-    _, _, _, selected = mask_rows(masker(whole_words=True), [row] * 3000)
+    _, _, _, token_mask = mask_rows(masker(whole_words=True), [row] * 3000)
     for word in range(6):
         places = [i for i, w in enumerate(words) if w == word]
-        chosen = selected[:, places]
+        chosen = token_mask[:, places]
         assert (chosen.all(1) == chosen.any(1)).all()
         assert within(int(chosen[:, 0].sum()), 3000, 0.15)
     assert len(words) > 12
@@ -156,15 +156,18 @@ def test_whole_words_are_selected_as_one_at_the_same_rate():
 
 def test_pieces_are_selected_apart_without_whole_words():
     row = TOKENIZER.encode("antidisestablishmentarianism", 77)
-    _, _, _, selected = mask_rows(masker(), [row] * 500)
-    chosen = selected[:, 1:-1]
+    _, _, _, token_mask = mask_rows(masker(), [row] * 500)
+    chosen = token_mask[:, 1:-1]
     assert (chosen.any(1) & ~chosen.all(1)).any()
 
 
 def test_masks_change_with_seed_epoch_and_key():
-    draws = {generator(*at).random() for at in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]}
+    draws = {
+        random_generator(*at).random()
+        for at in [(0, 0, "a"), (1, 0, "a"), (0, 1, "a"), (0, 0, "b")]
+    }
     assert len(draws) == 4
-    assert generator(0, 0, "a").random() in draws
+    assert random_generator(0, 0, "a").random() in draws
 
 
 # Mismatched pairs

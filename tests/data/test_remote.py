@@ -14,10 +14,10 @@ import fsspec
 import pytest
 
 from flava.data import remote
-from flava.data.errors import Skipped
+from flava.data.errors import SkippedSample
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.remote import Remote
-from flava.data.shards import Raw, read_shard, resolve_all
+from flava.data.shards import RawSample, read_shard, resolve_all
 from tests.data.shard_files import pair_files, write_lines, write_tar
 
 Failure = Callable[[BaseHTTPRequestHandler, bytes], None]
@@ -115,8 +115,8 @@ def shard(server: Server) -> Remote:
 
 def read(path: Path | Remote) -> list[tuple[str, dict[str, bytes]]]:
     items = list(read_shard(path))
-    assert all(isinstance(item, Raw) for item in items)
-    return [(item.key, item.files) for item in items if isinstance(item, Raw)]
+    assert all(isinstance(item, RawSample) for item in items)
+    return [(item.key, item.files) for item in items if isinstance(item, RawSample)]
 
 
 @pytest.mark.parametrize("block", [1_000, remote.BLOCK_BYTES])
@@ -143,9 +143,9 @@ def test_so_are_the_other_kinds(server, name):
 def test_what_breaks_is_tried_again(server, shard, monkeypatch, failure, at):
     monkeypatch.setattr(remote, "BLOCK_BYTES", 2_000)
     items = read_shard(shard)
-    found = [item.key for item in itertools.islice(items, at) if isinstance(item, Raw)]
+    found = [item.key for item in itertools.islice(items, at) if isinstance(item, RawSample)]
     server.failures = [failure] * 3
-    found += [item.key for item in items if isinstance(item, Raw)]
+    found += [item.key for item in items if isinstance(item, RawSample)]
     assert found == [f"{n:05d}" for n in range(40)]
     assert not server.failures
 
@@ -156,9 +156,9 @@ def test_what_stays_broken_is_reported_in_its_place(server, shard, monkeypatch):
     before = list(itertools.islice(items, 3))
     server.failures = [is_overloaded] * 100
     after = list(items)
-    reports = [item for item in after if isinstance(item, Skipped)]
+    reports = [item for item in after if isinstance(item, SkippedSample)]
     assert before
-    assert all(isinstance(item, Raw) for item in before)
+    assert all(isinstance(item, RawSample) for item in before)
     assert after[-len(reports) :] == reports
     for report in reports:
         assert "0.tar cannot be read after 4 tries" in report.message
@@ -167,7 +167,7 @@ def test_what_stays_broken_is_reported_in_its_place(server, shard, monkeypatch):
 
 def test_a_file_that_is_not_there_is_not_tried_again(server):
     (item,) = read_shard(Remote(f"{server.url}/none.tar"))
-    assert isinstance(item, Skipped)
+    assert isinstance(item, SkippedSample)
     assert server.requests.total() <= 2
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flava.data.resampling import bicubic, lanczos, lanczos_matrix
+from flava.data.transforms import bicubic, lanczos, lanczos_matrix
 from tests.data.shard_files import picture
 
 FILTERS = [(bicubic, Image.Resampling.BICUBIC), (lanczos, Image.Resampling.LANCZOS)]

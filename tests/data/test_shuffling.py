@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flava.data import open_files
-from flava.data.build.shuffle import Permutation
-from flava.data.build.sources import SOURCES
+from flava.data import workers
 from flava.data.remote import Shard
 from flava.data.shards import read_shard
-from flava.data.stream import Share
-from flava.data.streamed import Layout, StreamedWindows
+from flava.data.streaming import Share, StreamedWindows, StreamLayout
+from flava.prepare.shard_files import Permutation
+from flava.prepare.sources import SOURCES
 from flava.recipes import RECIPES
 
 IMAGES, CLASSES = 1_281_167, 1_000
@@ -40,7 +39,7 @@ def windows(
     read: Callable[[Shard], Iterator[Empty]], shards: int, batch_size: int, streams: int
 ) -> list[np.ndarray]:
     """The numbers of the samples in some windows, as the loader draws them."""
-    layout = Layout.of(streams=streams, shards=shards, batch_size=batch_size)
+    layout = StreamLayout.of(streams=streams, shards=shards, batch_size=batch_size)
     made = StreamedWindows(
         paths=[Path(str(number)) for number in range(shards)],
         read=read,
@@ -127,7 +126,7 @@ def test_many_shards_may_be_open_at_once(tmp_path: Path) -> None:
     held = []
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
-        assert open_files.allow_open_files() == before[1]
+        assert workers.allow_open_files() == before[1]
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
         with pytest.raises(OSError, match=r"no more files can be opened.*--data\.streams") as error:

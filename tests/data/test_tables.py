@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flava.data.errors import Skipped
-from flava.data.tables import Record, columns_of, is_table, read_table
+from flava.data.errors import SkippedSample
+from flava.data.tables import Record, is_table, read_table, table_columns
 
 TEXTS = ['plain, "quoted"', "two\nlines", "tab\there", "ünïcode 漢字", " spaces "]
 COLUMNS = ("image", "text")
@@ -40,7 +40,7 @@ def records(path: Path) -> list[Record]:
 
 
 def reports(path: Path) -> list[tuple[str, str]]:
-    return [(r.key, r.reason) for r in read_table(path, COLUMNS) if isinstance(r, Skipped)]
+    return [(r.key, r.reason) for r in read_table(path, COLUMNS) if isinstance(r, SkippedSample)]
 
 
 def texts(path: Path) -> list[Any]:
@@ -53,7 +53,7 @@ def texts(path: Path) -> list[Any]:
 def test_every_format_gives_what_was_written(tmp_path, ending):
     path = written(tmp_path, ending)
     assert is_table(path)
-    assert columns_of(path) == ["id", "text", "image", "more"]
+    assert table_columns(path) == ["id", "text", "image", "more"]
     found = records(path)
     assert [each.cells["text"] for each in found] == TEXTS
     assert [each.cells["image"] for each in found] == [f"{n}.png" for n in range(5)]
@@ -107,7 +107,7 @@ def test_a_damaged_record_is_reported_in_its_place(tmp_path):
 def test_an_empty_table_is_reported(tmp_path, ending):
     path = tmp_path / f"a{ending}"
     path.touch()
-    assert columns_of(path) is None
+    assert table_columns(path) is None
     ((_, reason),) = reports(path)
     assert reason in ("table is empty", "table cannot be read")
 

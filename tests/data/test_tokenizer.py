@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from flava.data.tokenizer import VOCABULARY, Tokenizer, cut_pair, pad
+from flava.data.tokenizers import VOCABULARY, Tokenizer, cut_pair, pad
 
 DIRTY = [
     "",
@@ -72,9 +72,9 @@ def test_special_ids_are_berts(tokenizer):
 
 def test_ten_thousand_words_are_cut(tokenizer):
     text = "a skunk " * 5000
-    ids, real = tokenizer.batch([text], 512)
+    ids, attention_mask = tokenizer.batch([text], 512)
     assert ids.shape == (1, 512)
-    assert real.all()
+    assert attention_mask.all()
     assert ids[0, 0] == tokenizer.cls
     assert ids[0, -1] == tokenizer.sep
     assert ids[0, :-1].tolist() == tokenizer.encode(text, 100_000)[:511]
@@ -82,9 +82,9 @@ def test_ten_thousand_words_are_cut(tokenizer):
 
 def test_a_batch_is_padded_to_its_longest_text(tokenizer):
     texts = ["a skunk", "", "one two three four"]
-    ids, real = tokenizer.batch(texts, 77)
-    assert ids.shape == real.shape == (3, 6)
-    for row, mask, text in zip(ids, real, texts, strict=True):
+    ids, attention_mask = tokenizer.batch(texts, 77)
+    assert ids.shape == attention_mask.shape == (3, 6)
+    for row, mask, text in zip(ids, attention_mask, texts, strict=True):
         expected = tokenizer.encode(text, 77)
         assert row[mask].tolist() == expected
         assert mask.tolist() == [True] * len(expected) + [False] * (6 - len(expected))
@@ -92,15 +92,15 @@ def test_a_batch_is_padded_to_its_longest_text(tokenizer):
 
 
 def test_an_empty_batch_has_no_rows(tokenizer):
-    ids, real = tokenizer.batch([], 77)
-    assert ids.shape == real.shape == (0, 0)
+    ids, attention_mask = tokenizer.batch([], 77)
+    assert ids.shape == attention_mask.shape == (0, 0)
 
 
 @given(st.lists(st.lists(st.integers(1, 9), max_size=6), max_size=5))
 def test_padding_keeps_every_row(rows):
-    ids, real = pad(rows, 0)
-    assert [row[mask].tolist() for row, mask in zip(ids, real, strict=True)] == rows
-    assert (ids[~real] == 0).all()
+    ids, attention_mask = pad(rows, 0)
+    assert [row[mask].tolist() for row, mask in zip(ids, attention_mask, strict=True)] == rows
+    assert (ids[~attention_mask] == 0).all()
 
 
 def test_word_pieces_are_known(tokenizer):

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 from transformers import FlavaImageProcessorPil
 
-from flava.batch import unmap_pixels
+from flava.core.batch import unmap_pixels
 from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
 from flava.data.transforms import ImageTransformConfig, evaluation_pixels, random_crop, resize

@@ -76,8 +76,8 @@ def test_a_rank_that_raises_says_so_once(tmp_path: Path) -> None:
     raising = """
 import sys
 from flava.cli import main, training
-from flava.training.loop import Trainer
-from flava.training.processes import own_rank
+from flava.training.trainer import Trainer
+from flava.core.distributed import own_rank
 
 def update(self, batches):
     if own_rank() == 1:

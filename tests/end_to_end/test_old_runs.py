@@ -12,11 +12,11 @@ import pytest
 from pydantic import TypeAdapter
 
 import flava
+from flava.checkpoints.load import load_pretrained
 from flava.evaluation.classification import load_classification
 from flava.evaluation.record import load_evaluation
-from flava.model.published.load import load_pretrained
-from flava.recipes.finetune import FinetuneRun
-from flava.training.run import LoopConfig, Run, flatten, load_run
+from flava.finetuning.finetune import FinetuneRun
+from flava.training.run import Run, TrainerConfig, flatten, load_run
 from tests.commands import Command, in_this_process
 from tests.tiny_runs import rows
 
@@ -25,7 +25,12 @@ EXPECTED = json.loads((RUNS / "expected.json").read_text())
 """What the old code computed, in float32."""
 PICTURES = [RUNS / name for name in EXPECTED["pictures"]]
 
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {
+    "probe_every": "validate_every",
+    "probe_tolerance": "validation_tolerance",
+    "held_out": "validation",
+    "objective.workers": "objective.ranks",
+}
 """Fields of `run.json` that have another name now: the old name and the new one, with dots."""
 ADDED = {
     "flava": {"validator": "embedded"},
@@ -67,7 +72,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 def test_every_field_of_the_configuration_is_read(name: str) -> None:
     """Each has its old value, under its new name where it has one."""
     path = RUNS / name / "run.json"
-    kind: type[LoopConfig] = FinetuneRun if name == "finetuned" else Run
+    kind: type[TrainerConfig] = FinetuneRun if name == "finetuned" else Run
     found = flatten(json.loads(TypeAdapter(kind).dump_json(load_run(path, kind))))
     old = flatten(json.loads(path.read_text()))
     assert found == {RENAMED.get(field, field): value for field, value in old.items()} | ADDED[name]

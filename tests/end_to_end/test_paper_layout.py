@@ -17,25 +17,25 @@ import numpy as np
 import pytest
 import torch
 
+from flava.checkpoints.load import load_pretrained
+from flava.core.processes import end_with_parent
 from flava.data import mixture
 from flava.data.imagenet import WNIDS, validation_images
-from flava.data.vocabularies import Vocabulary
-from flava.evaluation.suite.task import Settings
+from flava.data.tokenizers import Vocabulary
+from flava.evaluation.features import Settings
 from flava.evaluation.validators import imagenet_validator
-from flava.model import Codebook
-from flava.model.published.load import load_pretrained
-from flava.parent import end_with_parent
+from flava.models import Codebook
 from flava.training.checkpoint import load_progress, save_checkpoint
 from tests.commands import Command, in_this_process
-from tests.data.build.made import photo, write_coco, write_pairs
 from tests.data.shard_files import encoded
+from tests.prepare.made import photo, write_coco, write_pairs
 from tests.tiny_runs import CODEBOOK, figures, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 CLASSES = 12
 UPDATES, LOOK = 18, 6
-FIGURE = "probe/imagenet_zero_shot_accuracy"
+FIGURE = "validation/imagenet_zero_shot_accuracy"
 LOSSES = {
     "pairs": {"gc", "mmm_image", "mmm_text", "itm"},
     "images": {"mim"},
@@ -129,7 +129,7 @@ def command(data: Path, output: Path, *more: object) -> list[str]:
         f"--output-dir={output}",
         f"--init.codebook={data.parent / 'codebook'}",
         f"--max-steps={UPDATES}",
-        f"--probe-every={LOOK}",
+        f"--validate-every={LOOK}",
         f"--checkpoint-every={LOOK}",
         f"--keep-last={UPDATES}",
     ]
@@ -197,7 +197,7 @@ def test_the_papers_recipe_from_files_to_the_best_checkpoint(data: Path, tmp_pat
     )
     last = load_pretrained(through / "checkpoints" / f"step-{UPDATES:06d}")
     torch.set_num_threads(1)
-    assert validate(last, UPDATES) == {FIGURE.removeprefix("probe/"): looked[UPDATES]}
+    assert validate(last, UPDATES) == {FIGURE.removeprefix("validation/"): looked[UPDATES]}
     best = max(looked, key=lambda step: looked[step])
     assert (through / "checkpoints" / "best").resolve().name == f"step-{best:06d}"
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from flava.checkpoints.load import load_pretrained
 from flava.cli import main
 from flava.data.loader import Loader, SourceConfig
-from flava.model.published.load import load_pretrained
-from flava.recipes.reproduction import STAGES, Trial, columns, trials
 from flava.recipes.start import held_out_batches, join
+from flava.reproduction.trials import STAGES, Trial, columns, trials
 from flava.training.run import Run
 
 UNSEEN_STYLE = "embedded:pairs/twemoji-train.tar"
@@ -26,7 +26,7 @@ def held_out_loss(run: Run, *, trained: bool) -> float:
     if trained:
         objective.model.load_state_dict(load_pretrained(run.output_dir).state_dict())
     with torch.inference_mode():
-        if run.held_out:
+        if run.validation:
             losses = [objective(batch) for batch in held_out_batches(run)]
         else:
             pairs = SourceConfig(shards=(UNSEEN_STYLE,), weight=1.0, batch_size=128)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flava.parent import end_with_parent
+from flava.core.processes import end_with_parent
 from flava.training.checkpoint import load_progress
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.end_to_end.test_stopped import wait_for_row

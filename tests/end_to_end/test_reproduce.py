@@ -13,15 +13,15 @@ import psutil
 import pytest
 
 from flava.evaluation.record import FILE
-from flava.recipes.reproduce import ReproduceConfig, report, run_trials
-from flava.recipes.reproduction import Trial, trials
+from flava.reproduction.reproduce import ReproduceConfig, report, run_trials
+from flava.reproduction.trials import Trial, trials
 from tests.end_to_end.test_stopped import wait_for_row
 
 
 def short(name: str, folder: Path) -> Trial:
     """A trial of two updates."""
     (trial,) = trials((name,), "-tiny", folder, seed=0, quick=True)
-    run = replace(trial.run, max_steps=2, probe_every=2, checkpoint_every=2)
+    run = replace(trial.run, max_steps=2, validate_every=2, checkpoint_every=2)
     return replace(trial, run=run)
 
 

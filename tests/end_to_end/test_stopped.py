@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flava.cli import main
-from flava.parent import end_with_parent
+from flava.core.processes import end_with_parent
 from flava.training.checkpoint import load_progress
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.tiny_runs import CODEBOOK_ARGUMENTS, rows

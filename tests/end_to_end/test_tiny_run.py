@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flava.cli import main
-from flava.data.embedded import resolve
+from flava.data.paths import resolve
 from flava.training.run import load_run
 from tests.tiny_runs import CODEBOOK_ARGUMENTS, FLAVA_ARGUMENTS, rows
 
@@ -61,7 +61,7 @@ def test_training_leaves_everything_that_a_run_consists_of(run):
     assert [row["step"] for row in rows(run) if "lr" in row] == [1, 2, 3]
     (probed,) = (row for row in rows(run) if "lr" not in row)
     assert probed["step"] == 3
-    assert 0 <= probed["probe/zero_shot_accuracy"] <= 1
+    assert 0 <= probed["validation/zero_shot_accuracy"] <= 1
     for link in ("last", "best"):
         files = {path.name for path in (run / "checkpoints" / link).iterdir()}
         assert files == {"config.json", "model.safetensors", "progress.json", "state"}

@@ -7,16 +7,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from flava.data.tokenizer import Tokenizer
-from flava.evaluation.classes import CLASSES
-from flava.evaluation.held_out import EvaluatedConfig, HeldOut, Split
-from flava.model import (
-    CodebookConfig,
-    FlavaConfig,
-    ImageConfig,
-    MultimodalConfig,
-    TextConfig,
-)
+from flava.data.tokenizers import Tokenizer
+from flava.evaluation.embedded_data import CLASSES, EmbeddedSplit, EvaluatedConfig, HeldOut
+from flava.models import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from tests.data.shard_files import encoded, write_tar
 
 WORDS = [
@@ -74,7 +67,7 @@ def write_pairs(path: Path, styles: int = 1, captions: list[str] | None = None) 
     return str(write_tar(path, files))
 
 
-def splits(folder: Path) -> dict[str, Split]:
+def splits(folder: Path) -> dict[str, EmbeddedSplit]:
     """The names of the embedded corpus' splits, all of the same pictures."""
     folder.mkdir(exist_ok=True)
     one, three = write_pairs(folder / "one.tar"), write_pairs(folder / "three.tar", styles=3)
@@ -99,7 +92,9 @@ def splits(folder: Path) -> dict[str, Split]:
         "digits_validation": three,
         **dict.fromkeys(("wordnet", "wordnet_train", "wordnet_validation"), str(text)),
     }
-    return {n: Split(name=n, title=f"title of {n}", shards=(s,)) for n, s in sources.items()}
+    return {
+        n: EmbeddedSplit(name=n, title=f"title of {n}", shards=(s,)) for n, s in sources.items()
+    }
 
 
 def held_out(folder: Path, config: EvaluatedConfig) -> HeldOut:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flava.batch import unmap_pixels
-from flava.evaluation.held_out import tokenizer
-from flava.model import Flava, FlavaConfig, ImageConfig, TextConfig
+from flava.core.batch import unmap_pixels
+from flava.evaluation.embedded_data import tokenizer
+from flava.models import Flava, FlavaConfig, ImageConfig, TextConfig
 from tests.evaluation.corpus import STEP, WORDS, word_ids
 from tests.support import denormalise
 
@@ -19,8 +19,8 @@ class ReadsPixels(nn.Module):
 
     norm = nn.Identity()
 
-    def forward(self, pixels: Tensor, selected: Tensor | None = None) -> Tensor:
-        del selected
+    def forward(self, pixels: Tensor, patch_mask: Tensor | None = None) -> Tensor:
+        del patch_mask
         red = denormalise(pixels)[:, 0].flatten(1).mean(dim=1) * 255 / STEP
         return red.round()[:, None, None].expand(-1, 1 + GRID**2, 1)
 
@@ -33,13 +33,13 @@ class ReadsWords(nn.Module):
 
     norm = nn.Identity()
 
-    def forward(self, ids: Tensor, real: Tensor) -> Tensor:
-        del real
+    def forward(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        del attention_mask
         known = (ids[..., None] == word_ids()).any(dim=1).float().argmax(dim=-1)
         return known.float()[:, None, None].expand(-1, ids.shape[1], 1)
 
-    def cls(self, ids: Tensor, real: Tensor) -> Tensor:
-        return self(ids, real)[:, :1]
+    def cls(self, ids: Tensor, attention_mask: Tensor) -> Tensor:
+        return self(ids, attention_mask)[:, :1]
 
 
 class Codes(nn.Module):
@@ -83,10 +83,14 @@ class Oracle(Flava):
         self.itm_head = Matches()  # type: ignore
 
     def multimodal(
-        self, image_hidden: Tensor, text_hidden: Tensor, real: Tensor, read: Tensor | None = None
+        self,
+        image_hidden: Tensor,
+        text_hidden: Tensor,
+        attention_mask: Tensor,
+        output_positions: Tensor | None = None,
     ) -> Tensor:
         """Patches are known from the text and tokens from the image: the other side decides."""
-        del real, read
+        del attention_mask, output_positions
         image, text = image_hidden[:, :1], text_hidden[:, :1]
         return torch.cat(
             [

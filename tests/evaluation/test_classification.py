@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_fscore_support
 
-from flava.data.labelled import Row
+from flava.data.labelled import LabelledRow
 from flava.evaluation.classification import (
     Predictions,
     judge,
@@ -18,9 +18,9 @@ from flava.evaluation.classification import (
     wilson,
     with_examples,
 )
-from flava.evaluation.classification_report import write_classification_report
+from flava.reports.classifier_report import write_classification_report
 from tests.data.shard_files import encoded, picture
-from tests.evaluation.test_report import HOSTILE, Page
+from tests.reports.test_run_report import HOSTILE, Page
 
 CLASSES = ("a", "b", "c", HOSTILE)
 
@@ -33,7 +33,9 @@ def predictions(n: int = 60, classes: tuple[str, ...] = CLASSES) -> Predictions:
     logits[torch.arange(n), torch.tensor(labels)] += 1.5
     image = encoded(picture(0, 400, 300))
     rows = tuple(
-        Row(shard="s", key=f"k{i}", label=classes[label], image=image, text=f"{HOSTILE} {i}")
+        LabelledRow(
+            shard="s", key=f"k{i}", label=classes[label], image=image, text=f"{HOSTILE} {i}"
+        )
         for i, label in enumerate(labels)
     )
     return Predictions(rows, classes, logits.softmax(dim=1).float())

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 
-from flava.evaluation.linear_probe import Labelled, fit_probe, pca_of_pixels
+from flava.evaluation.linear_probe import LabelledFeatures, fit_probe, pca_of_pixels
 
 
-def clusters(rng: np.random.Generator, n: int, distance: float, width: int = 10) -> Labelled:
+def clusters(
+    rng: np.random.Generator, n: int, distance: float, width: int = 10
+) -> LabelledFeatures:
     """Three clusters along three axes, unit noise around them."""
     labels = rng.integers(0, 3, n)
-    return Labelled(distance * np.eye(width)[labels] + rng.normal(size=(n, width)), labels)
+    return LabelledFeatures(distance * np.eye(width)[labels] + rng.normal(size=(n, width)), labels)
 
 
 def test_separable_classes_are_separated_and_noise_is_not() -> None:
@@ -21,7 +23,7 @@ def test_separable_classes_are_separated_and_noise_is_not() -> None:
 def test_scale_and_place_of_the_features_do_not_matter() -> None:
     rng = np.random.default_rng(1)
     data = [clusters(rng, n, distance=2) for n in (200, 100, 400)]
-    moved = [Labelled(1000 * each.features + 7, each.labels) for each in data]
+    moved = [LabelledFeatures(1000 * each.features + 7, each.labels) for each in data]
     plain = fit_probe(data[0], data[1]).accuracy(data[2])
     assert fit_probe(moved[0], moved[1]).accuracy(moved[2]) == pytest.approx(plain, abs=0.011)
 
@@ -39,12 +41,12 @@ def test_the_validation_images_choose_the_regularisation() -> None:
 
 def test_features_that_are_all_the_same_give_the_commonest_class() -> None:
     labels = np.array(["a"] * 6 + ["b"] * 3)
-    constant = Labelled(np.ones((9, 4)), labels)
+    constant = LabelledFeatures(np.ones((9, 4)), labels)
     assert fit_probe(constant, constant).accuracy(constant) == pytest.approx(6 / 9)
 
 
 def test_features_that_are_not_finite_are_an_error() -> None:
-    bad = Labelled(np.full((4, 2), np.inf), np.array([0, 1, 0, 1]))
+    bad = LabelledFeatures(np.full((4, 2), np.inf), np.array([0, 1, 0, 1]))
     with pytest.raises(ValueError, match="not finite: the model has diverged"):
         fit_probe(bad, bad)
 

@@ -15,26 +15,20 @@ import timm
 import torch
 from PIL import Image
 
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.core.distributed import rank
+from flava.core.precision import Precision
 from flava.data.decoding import ORIENTATION
 from flava.data.errors import SampleError
 from flava.data.imagenet import WNIDS, validation_images
-from flava.data.tokenizer import Tokenizer
-from flava.distributed import rank
-from flava.evaluation.classes import ImageClass
-from flava.evaluation.suite.task import Settings
-from flava.evaluation.suite.vision.features import Extractor
-from flava.evaluation.suite.vision.zero_shot import Prompts, classify
-from flava.evaluation.validators import (
-    held_out_pairs,
-    imagenet_validator,
-    retrieval_validator,
-)
-from flava.model import Clip, Flava
-from flava.precision import Precision
+from flava.data.tokenizers import ClipTokenizer, Tokenizer
+from flava.evaluation.features import Settings
+from flava.evaluation.image_features import FeatureExtractor
+from flava.evaluation.prompts import Prompts, classify_with_prompts
+from flava.evaluation.validators import held_out_pairs, imagenet_validator, retrieval_validator
+from flava.models import Clip, Flava
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, picture, write_tar
-from tests.evaluation.suite.vision.models import tiny_clip, tiny_flava
+from tests.suite.vision.models import tiny_clip, tiny_flava
 from tests.training.ranks import run_phases
 
 IDS = WNIDS.read_text().split()
@@ -145,8 +139,8 @@ def few_prompts() -> Prompts:
     """All classes, in two templates; the first has two names."""
     return Prompts(
         (
-            ImageClass(("thing 0", "object 0"), ()),
-            *(ImageClass((f"thing {n}",), ()) for n in range(1, 1000)),
+            ("thing 0", "object 0"),
+            *((f"thing {n}",) for n in range(1, 1000)),
         ),
         ("a photo of a {}.", "{}"),
     )
@@ -174,14 +168,14 @@ def test_the_accuracy_is_what_one_gets_image_by_image(
     tokenizer = ClipTokenizer() if isinstance(model, Clip) else Tokenizer()
 
     def text(words: str) -> np.ndarray:
-        ids, real = tokenizer.batch([words], model.config.text.max_length)
-        return model.encode_text(ids, real)[0].detach().numpy()
+        ids, attention_mask = tokenizer.batch([words], model.config.text.max_length)
+        return model.encode_text(ids, attention_mask)[0].detach().numpy()
 
     model.eval()
     prompts = few_prompts()
     classes = []
     for each in prompts.classes:
-        mean = np.mean([text(t.format(n)) for n in each.names for t in prompts.templates], axis=0)
+        mean = np.mean([text(t.format(n)) for n in each for t in prompts.templates], axis=0)
         classes.append(mean / np.linalg.norm(mean))
     size = model.config.image.image_size
     hits = []
@@ -225,9 +219,9 @@ def test_the_figures_are_the_same_on_any_number_of_ranks(tmp_path: Path) -> None
         pairs[f"{n:03d}.txt"] = f"picture number {n}".encode()
     write_tar(tmp_path / "pairs.tar", pairs)
     images = validation_images((str(tmp_path / "val"),), "nowhere")
-    extractor = Extractor(tiny_flava(), settings(tmp_path), shown=False)
+    extractor = FeatureExtractor(tiny_flava(), settings(tmp_path), shown=False)
     features = extractor.compute("val", images, np.arange(len(images)))
-    predicted = classify(extractor, features, few_prompts()).tolist()
+    predicted = classify_with_prompts(extractor, features, few_prompts()).tolist()
     labels = [label if n % 2 else (label + 1) % 1000 for n, label in enumerate(predicted)]
     (tmp_path / "labels.json").write_text(json.dumps(labels))
     run_phases([(ranks, few_are_right) for ranks in (1, 2, 3)], tmp_path)
@@ -269,9 +263,11 @@ def test_held_out_pairs_are_seen_upright_as_in_training(tmp_path: Path) -> None:
         upright.transpose(Image.Transpose.ROTATE_90).save(stream, "PNG", exif=exif)
         turned |= {f"{n}.png": stream.getvalue(), f"{n}.txt": f"number {n}".encode()}
     model, seen = tiny_flava(), []
-    encode = Extractor.project
+    encode = FeatureExtractor.project
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Extractor, "project", lambda self, f: (seen.append(f), encode(self, f))[1])
+        patch.setattr(
+            FeatureExtractor, "project", lambda self, f: (seen.append(f), encode(self, f))[1]
+        )
         for files in (plain, turned):
             pairs = held_out_pairs([str(write_tar(tmp_path / "pairs.tar", files))])
             retrieval_validator(pairs, settings(tmp_path), threads=1)(model, 0)

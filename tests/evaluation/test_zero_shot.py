@@ -3,13 +3,13 @@ import sklearn.metrics
 import torch
 from torch import Tensor
 
-from flava.data.source import read_samples
-from flava.evaluation.classes import CLASS_OF, CLASSES, TEMPLATES, ImageClass
-from flava.evaluation.metrics import accuracy, majority
+from flava.data.samples import read_samples
+from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES
+from flava.evaluation.record import accuracy, confusion, majority
 from flava.evaluation.tasks import SPLITS
-from flava.evaluation.zero_shot import class_embeddings, classify, confusion
+from flava.inference.zero_shot import class_embeddings, classify
 
-ANIMALS = (ImageClass(("cat", "kitten"), ("x",)), ImageClass(("dog",), ("y",)))
+ANIMALS = (("cat", "kitten"), ("dog",))
 
 
 def oracle(texts: list[str]) -> Tensor:

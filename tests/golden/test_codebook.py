@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 
-from flava.batch import map_pixels, unmap_pixels
-from flava.model import Codebook, CodebookConfig
-from flava.model.published.huggingface import NAMES
-from flava.model.published.names import rename
+from flava.checkpoints.huggingface import NAMES
+from flava.checkpoints.layout import rename
+from flava.core.batch import map_pixels, unmap_pixels
+from flava.models import Codebook, CodebookConfig
 
 
 def published_encoder_state(codebook: Codebook) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from transformers import BertTokenizer, FlavaImageProcessorPil
 
 from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor
-from flava.model import Flava
+from flava.models import Flava
 from tests.data.shard_files import picture
 from tests.golden.twins import GEOMETRIES, Twins, twins
 from tests.inference.models import processor_of, vocabulary
@@ -72,13 +72,13 @@ def both(request: pytest.FixtureRequest) -> Both:
 
 def test_hidden_states(both: Both) -> None:
     states: Any = both.ours.hidden_states(IMAGES, TEXTS)
-    real = both.inputs["attention_mask"].bool()
-    assert torch.equal(states.text_real, real)
+    attention_mask = both.inputs["attention_mask"].bool()
+    assert torch.equal(states.text_attention_mask, attention_mask)
     assert (states.image - both.output.image_embeddings).abs().max() < 1e-5
-    assert (states.text - both.output.text_embeddings)[real].abs().max() < 1e-5
+    assert (states.text - both.output.text_embeddings)[attention_mask].abs().max() < 1e-5
     joint = both.output.multimodal_embeddings
     assert joint.shape == states.multimodal.shape
-    assert (states.multimodal - joint)[states.multimodal_real].abs().max() < 1e-5
+    assert (states.multimodal - joint)[states.multimodal_attention_mask].abs().max() < 1e-5
     assert (both.ours.encode_pair(IMAGES, TEXTS) - joint[:, 0]).abs().max() < 1e-5
 
 
@@ -127,9 +127,12 @@ def test_masks_filled_with_an_image(both: Both) -> None:
 @torch.no_grad()
 def test_masks_filled_without_an_image(both: Both) -> None:
     published = twins_of(both).published.eval()
-    ids, real = both.inputs["input_ids"], both.inputs["attention_mask"]
+    input_ids, attention_mask = both.inputs["input_ids"], both.inputs["attention_mask"]
     output: Any = published(
-        input_ids=ids, input_ids_masked=ids, attention_mask=real, return_loss=False
+        input_ids=input_ids,
+        input_ids_masked=input_ids,
+        attention_mask=attention_mask,
+        return_loss=False,
     )
     check_filled(both, both.ours.fill_mask(TEXTS), output.mlm_logits)
 
@@ -160,8 +163,12 @@ def test_codes_of_hidden_patches(both: Both, with_texts: bool) -> None:
     texts = [text.replace("[MASK]", "a") for text in TEXTS] if with_texts else None
     inputs = {"pixel_values": both.inputs["pixel_values"], "bool_masked_pos": mask.clone()}
     if texts is not None:
-        ids, real = both.ours.processor.texts(texts)
-        inputs |= {"input_ids": ids, "input_ids_masked": ids, "attention_mask": real.long()}
+        input_ids, attention_mask = both.ours.processor.texts(texts)
+        inputs |= {
+            "input_ids": input_ids,
+            "input_ids_masked": input_ids,
+            "attention_mask": attention_mask.long(),
+        }
     pixels = both.ours.processor.codebook_images(IMAGES)
     output: Any = pair.published.eval()(**inputs, codebook_pixel_values=pixels, return_loss=False)
     logits = output.mim_logits if texts is None else output.mmm_image_logits
@@ -184,12 +191,14 @@ def test_other_sizes_in_the_whole_model(grid: int) -> None:
     model, flava = pair.ours, pair.published.flava.eval()
     processor = processor_of(model).of_size((8 * grid, 8 * grid), 8)
     ours = Pretrained(model, processor)
-    ids, real = processor.texts(TEXTS)
+    input_ids, attention_mask = processor.texts(TEXTS)
     pixels = FlavaImageProcessorPil(size=8 * grid, crop_size=8 * grid)(IMAGES, return_tensors="pt")
     image = flava.image_model(
         pixels["pixel_values"], interpolate_pos_encoding=True, output_hidden_states=True
     )
-    text = flava.text_model(ids, attention_mask=real.long(), output_hidden_states=True)
+    text = flava.text_model(
+        input_ids, attention_mask=attention_mask.long(), output_hidden_states=True
+    )
     joined = torch.cat(
         [
             flava.image_to_mm_projection(image.hidden_states[-1]),
@@ -197,11 +206,11 @@ def test_other_sizes_in_the_whole_model(grid: int) -> None:
         ],
         dim=1,
     )
-    everywhere = torch.cat([torch.ones(len(TEXTS), 2 + grid**2), real.float()], dim=1)
+    everywhere = torch.cat([torch.ones(len(TEXTS), 2 + grid**2), attention_mask.float()], dim=1)
     joint = flava.multimodal_model(joined, attention_mask=everywhere).last_hidden_state
     states: Any = ours.hidden_states(IMAGES, TEXTS)
     assert (states.image - image.last_hidden_state).abs().max() < 1e-5
-    assert (states.multimodal - joint)[states.multimodal_real].abs().max() < 1e-5
+    assert (states.multimodal - joint)[states.multimodal_attention_mask].abs().max() < 1e-5
     matched = pair.published.itm_head(joint).softmax(dim=1)[:, 1]
     match: Any = ours.match(IMAGES, TEXTS)
     assert (match.probability - matched).abs().max() < 1e-5

@@ -8,8 +8,8 @@ from torch import Tensor
 from transformers import FlavaConfig as PublishedConfig
 from transformers import FlavaForPreTraining
 
-from flava.batch import Batch, PairBatch
-from flava.model import Flava, FlavaConfig
+from flava.core.batch import Batch, PairBatch
+from flava.models import Flava, FlavaConfig
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from tests.golden.twins import (
     GEOMETRIES,
@@ -31,7 +31,7 @@ def make_batch(pair: Twins, kind: str) -> Batch:
         return pair.images()
     if kind == "texts":
         return pair.texts()
-    everyone = tuple(range(len(pair.texts().ids)))
+    everyone = tuple(range(len(pair.texts().input_ids)))
     return pair.pairs({"some": (0, 3), "none": (), "all": everyone}[kind.split()[0]])
 
 
@@ -48,17 +48,17 @@ def exact_pair(request: pytest.FixtureRequest) -> Twins:
 def our_states(model: Flava, batch: PairBatch) -> Iterator[tuple[str, Tensor]]:
     """The states that the published output names, by its names."""
     image, text = batch.image, batch.text
-    for infix, selected, ids in (
-        ("", None, text.ids),
-        ("masked_", image.selected, text.masked_ids),
+    for infix, patch_mask, input_ids in (
+        ("", None, text.input_ids),
+        ("masked_", image.patch_mask, text.input_ids_masked),
     ):
-        hidden = model.image_encoder(image.pixels, selected)
+        hidden = model.image_encoder(image.pixels, patch_mask)
         yield f"image_{infix}embeddings", model.image_encoder.norm(hidden)
         yield f"image_{infix}output", hidden
-        words = model.text_encoder(ids, text.real)
+        words = model.text_encoder(input_ids, text.attention_mask)
         yield f"text_{infix}embeddings", model.text_encoder.norm(words)
         yield f"text_{infix}output", words
-        yield f"multimodal_{infix}embeddings", model.multimodal(hidden, words, text.real)
+        yield f"multimodal_{infix}embeddings", model.multimodal(hidden, words, text.attention_mask)
 
 
 def largest_difference(pair: Twins) -> float:
@@ -71,10 +71,10 @@ def largest_difference(pair: Twins) -> float:
         theirs = theirs if isinstance(theirs, Tensor) else theirs.hidden_states[-1]
         assert theirs.shape == ours.shape, name
         assert theirs.std() > 0.05, f"{name} is too flat to compare"
-        real = torch.ones(ours.shape[:2], dtype=torch.bool)
+        attention_mask = torch.ones(ours.shape[:2], dtype=torch.bool)
         if not name.startswith("image"):
-            real[:, -batch.text.real.shape[1] :] = batch.text.real
-        differences.append((ours - theirs)[real].abs().max().item())
+            attention_mask[:, -batch.text.attention_mask.shape[1] :] = batch.text.attention_mask
+        differences.append((ours - theirs)[attention_mask].abs().max().item())
     assert len(differences) == 10
     return max(differences)
 
@@ -107,7 +107,7 @@ def test_codes(pair: Twins) -> None:
 def test_contrastive_features(pair: Twins) -> None:
     batch = pair.pairs()
     image = pair.ours.encode_image(batch.image.pixels)
-    text = pair.ours.encode_text(batch.text.ids, batch.text.real)
+    text = pair.ours.encode_text(batch.text.input_ids, batch.text.attention_mask)
     theirs = run_published(pair.published, batch).contrastive_logits_per_image
     torch.testing.assert_close(pair.ours.logit_scale.exp() * image @ text.T, theirs)
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from flava.batch import PairBatch, TextBatch
-from flava.model import Flava
-from flava.model.published import torchmultimodal
-from flava.model.published.load import load_pretrained
+from flava.checkpoints import torchmultimodal
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import PairBatch, TextBatch
+from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from tests.golden.twins import GEOMETRIES, Twins, twins
 from tests.support import random_images, random_texts, tiny_model
@@ -76,26 +76,26 @@ def test_states(pair: Twins, theirs: Any) -> None:
     images, texts = random_images(pair.ours.config, 6), whole_texts(pair)
     found = theirs.model(
         images.pixels,
-        texts.ids,
-        images.selected.flatten(1),
-        texts.masked_ids,
+        texts.input_ids,
+        images.patch_mask.flatten(1),
+        texts.input_ids_masked,
         skip_unmasked_mm_encoder=False,
     )
     ours = pair.ours
-    masked = ("_masked", images.selected, texts.masked_ids)
-    for infix, selected, ids in (("", None, texts.ids), masked):
-        hidden = ours.image_encoder(images.pixels, selected)
-        words = ours.text_encoder(ids, texts.real)
+    masked = ("_masked", images.patch_mask, texts.input_ids_masked)
+    for infix, patch_mask, input_ids in (("", None, texts.input_ids), masked):
+        hidden = ours.image_encoder(images.pixels, patch_mask)
+        words = ours.text_encoder(input_ids, texts.attention_mask)
         close(ours.image_encoder.norm(hidden), getattr(found, f"image{infix}").last_hidden_state)
         close(ours.text_encoder.norm(words), getattr(found, f"text{infix}").last_hidden_state)
-        joint = ours.multimodal(hidden, words, texts.real)
+        joint = ours.multimodal(hidden, words, texts.attention_mask)
         close(joint, getattr(found, f"multimodal{infix}").last_hidden_state)
     images_found, texts_found = (
         nn.functional.normalize(projected, dim=-1)
         for projected in (found.projected_image_embeddings, found.projected_text_embeddings)
     )
     close(ours.encode_image(images.pixels), images_found)
-    close(ours.encode_text(texts.ids, texts.real), texts_found)
+    close(ours.encode_text(texts.input_ids, texts.attention_mask), texts_found)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -128,13 +128,13 @@ def test_losses(pair: Twins, theirs: Any, kind: str) -> None:
         arguments |= {
             "image": images.pixels,
             "image_for_codebook": images.codebook_pixels,
-            "image_patches_mask": images.selected,
+            "image_patches_mask": images.patch_mask,
         }
     if kind != "images":
         arguments |= {
-            "text": texts.ids,
-            "text_masked": texts.masked_ids,
-            "mlm_labels": texts.ids.where(texts.selected, IGNORED),
+            "text": texts.input_ids,
+            "text_masked": texts.input_ids_masked,
+            "mlm_labels": texts.input_ids.where(texts.token_mask, IGNORED),
         }
     if kind == "pairs":
         arguments["itm_labels"] = matched.long()
@@ -160,7 +160,7 @@ def test_ours_there_and_back_is_the_same_bits(pair: Twins, tmp_path) -> None:
         model = load_pretrained(source)
         assert isinstance(model, Flava)
         assert model.config == pair.ours.config
-        assert not model.absent
+        assert not model.missing_parts
         assert not differing(model, pair.ours)
 
 
@@ -176,7 +176,7 @@ def test_theirs_there_and_back_is_the_same_state(pair: Twins, theirs: Any, tmp_p
         return
     model = load_pretrained(tmp_path / "alone.pt")
     assert isinstance(model, Flava)
-    assert model.absent == {"codebook.decoder"}
+    assert model.missing_parts == {"codebook.decoder"}
     assert model.config.image.heads == pair.ours.config.image.width // 64
     (tmp_path / "again").mkdir()
     torchmultimodal.write(model, tmp_path / "again")
@@ -196,7 +196,7 @@ def test_the_encoders_alone(theirs: Any, tmp_path) -> None:
     (source / "config.json").write_bytes((tmp_path / "config.json").read_bytes())
     model = load_pretrained(source)
     assert isinstance(model, Flava)
-    assert model.absent == {*torchmultimodal.WITHOUT_LOSS, "codebook.decoder"}
+    assert model.missing_parts == {*torchmultimodal.WITHOUT_LOSS, "codebook.decoder"}
     with pytest.raises(ValueError, match="no weights for logit_scale"):
         model.require("logit_scale")
     torchmultimodal.write(model, again)
@@ -243,7 +243,7 @@ def test_a_config_that_disagrees_with_its_tensors(tmp_path) -> None:
 
 def test_what_torchmultimodal_cannot_hold(tmp_path) -> None:
     model = tiny_model()
-    model.absent = frozenset({"itm_head"})
+    model.missing_parts = frozenset({"itm_head"})
     with pytest.raises(ValueError, match="cannot be written for TorchMultimodal") as error:
         torchmultimodal.write(model, tmp_path)
     for reason in ("it lacks itm_head", "image.width is 32", "text.width is 24"):

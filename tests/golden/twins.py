@@ -10,8 +10,10 @@ from transformers import FlavaConfig as PublishedConfig
 from transformers import FlavaForPreTraining
 from transformers.models.flava.modeling_flava import FlavaForPreTrainingOutput, FlavaImageCodebook
 
-from flava.batch import Batch, ImageBatch, PairBatch, TextBatch
-from flava.model import (
+from flava.checkpoints import huggingface
+from flava.checkpoints.layout import QUERY_KEY_VALUE, export, fill, sources
+from flava.core.batch import Batch, ImageBatch, PairBatch, TextBatch
+from flava.models import (
     CodebookConfig,
     Flava,
     FlavaConfig,
@@ -19,9 +21,6 @@ from flava.model import (
     MultimodalConfig,
     TextConfig,
 )
-from flava.model.published import huggingface
-from flava.model.published.names import QUERY_KEY_VALUE, export, sources
-from flava.model.published.strict import fill
 from tests.support import random_images, random_pairs, random_texts, randomise
 
 IGNORED = -100
@@ -128,7 +127,7 @@ def cast(twins: Twins, batch: ImageBatch) -> ImageBatch:
         keys=batch.keys,
         pixels=batch.pixels.to(dtype),
         codebook_pixels=batch.codebook_pixels.to(dtype),
-        selected=batch.selected,
+        patch_mask=batch.patch_mask,
     )
 
 
@@ -221,14 +220,14 @@ def run_published(model: FlavaForPreTraining, batch: Batch) -> FlavaForPreTraini
         arguments |= {
             "pixel_values": image.pixels,
             "codebook_pixel_values": image.codebook_pixels,
-            "bool_masked_pos": image.selected.clone(),  # it is changed in place
+            "bool_masked_pos": image.patch_mask.clone(),  # it is changed in place
         }
     if isinstance(text, TextBatch):
         arguments |= {
-            "input_ids": text.ids,
-            "input_ids_masked": text.masked_ids,
-            "attention_mask": text.real.long(),
-            "mlm_labels": text.ids.where(text.selected, IGNORED),
+            "input_ids": text.input_ids,
+            "input_ids_masked": text.input_ids_masked,
+            "attention_mask": text.attention_mask.long(),
+            "mlm_labels": text.input_ids.where(text.token_mask, IGNORED),
         }
     if isinstance(batch, PairBatch):
         arguments["itm_labels"] = batch.matched.long()

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from flava.inference.images import Images, image_list
-from flava.inference.precision import InferencePrecision
+from flava.inference.int8 import InferencePrecision
 from flava.inference.pretrained import Pretrained
+from flava.inference.processor import ImagesLike, image_list
 from flava.inference.results import Match
 
 WIDTH = 12
@@ -29,7 +29,7 @@ class KnownEncoder(Pretrained):
     def logit_scale(self) -> float:
         return 2.0
 
-    def encode_image(self, images: Images) -> Float[Tensor, "images width"]:
+    def encode_image(self, images: ImagesLike) -> Float[Tensor, "images width"]:
         images = image_list(images)
         self.batches.append(len(images))
         return torch.stack([vector(np.asarray(image).tobytes()) for image in images])
@@ -38,10 +38,10 @@ class KnownEncoder(Pretrained):
         self.batches.append(len(texts))
         return torch.stack([vector(text.encode()) for text in texts])
 
-    def encode_pair(self, images: Images, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
+    def encode_pair(self, images: ImagesLike, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
         return self.encode_image(images) - 2 * self.encode_text(texts)
 
-    def match(self, images: Images, texts: Sequence[str]) -> Match:
+    def match(self, images: ImagesLike, texts: Sequence[str]) -> Match:
         cosine = (self.encode_image(images) * self.encode_text(texts)).sum(dim=1)
         return Match(probability=torch.sigmoid(3 * cosine), cosine=cosine)
 

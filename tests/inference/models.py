@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from flava.data.tokenizer import Tokenizer
+from flava.data.tokenizers import Tokenizer
 from flava.data.views import codebook_view, encoder_view
 from flava.inference.load import load
 from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor
-from flava.model import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Flava
+from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Flava
 from flava.training.checkpoint import save_checkpoint
 from tests.support import randomise, tiny_model
 

@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flava.inference import unfinished
-from flava.inference.images import Images
-from flava.inference.rows import embed_rows
-from flava.inference.sources import Kind, open_source
+from flava.inference import output_files
+from flava.inference.bulk import embed_rows
+from flava.inference.processor import ImagesLike
+from flava.inference.row_sources import InputKind, open_source
 from tests.inference.encoders import KnownEncoder
 
 
 class Slow(KnownEncoder):
-    def encode_image(self, images: Images) -> Float[Tensor, "images width"]:
+    def encode_image(self, images: ImagesLike) -> Float[Tensor, "images width"]:
         time.sleep(0.03)
         return super().encode_image(images)
 
@@ -33,9 +33,9 @@ class Wide(KnownEncoder):
 def main(kind: str, *sources: str) -> None:
     """Prints the peak memory in MB after each source."""
     encoder, size = (Slow(), 4) if kind == "images" else (Wide(), 256)
-    unfinished.SECONDS_BETWEEN_COMMITS = 0.05
+    output_files.SECONDS_BETWEEN_COMMITS = 0.05
     for source in sources:
-        opened, output = open_source(Kind(kind), source), output_of(Path(source))
+        opened, output = open_source(InputKind(kind), source), output_of(Path(source))
         embed_rows(encoder, opened, output, model="a/b", batch_size=size)
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 import flava
-from flava.data.embedded import CORPUS
-from flava.data.shards import Raw, read_shard
-from flava.model import (
+from flava.data.paths import CORPUS
+from flava.data.shards import RawSample, read_shard
+from flava.models import (
     CodebookConfig,
     Flava,
     FlavaConfig,
@@ -63,7 +63,7 @@ def pictures(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("pictures")
     rows = []
     for raw in read_shard(CORPUS / "pairs" / "noto-test.tar.gz"):
-        assert isinstance(raw, Raw)
+        assert isinstance(raw, RawSample)
         name = f"{Path(raw.key).name}.webp"
         (root / name).write_bytes(raw.files["webp"])
         rows.append({"image": name, "caption": json.loads(raw.files["json"])["captions"][0]})

@@ -14,13 +14,13 @@ from torch import nn
 from transformers import AutoTokenizer, FlavaForPreTraining, FlavaModel, FlavaProcessor
 from transformers.models.flava.image_processing_pil_flava import FlavaImageProcessorPil
 
-from flava.batch import PairBatch
-from flava.data.tokenizer import Tokenizer
+from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.reading import find_checkpoint
+from flava.core.batch import PairBatch
+from flava.data.tokenizers import Tokenizer
 from flava.data.transforms import ImageTransformConfig, evaluation_pixels
 from flava.inference.export import export, push_to_hub, save_pretrained
-from flava.model import Codebook, Flava, FlavaConfig
-from flava.model.published.files import find_checkpoint
-from flava.model.published.load import load_pretrained
+from flava.models import Codebook, Flava, FlavaConfig
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from tests.golden.twins import GEOMETRIES, Twins, run_published, twins
 from tests.support import randomise, same_but_for_rounding, tiny_model
@@ -66,10 +66,10 @@ def test_transformers_reads_every_tensor_and_computes_the_same(name, tmp_path) -
         expected = theirs.loss_info[names.get(term, term)]
         torch.testing.assert_close(value.loss, expected, rtol=1e-5, atol=0)
     image = pair.ours.image_encoder(batch.image.pixels)
-    text = pair.ours.text_encoder(batch.text.ids, batch.text.real)
+    text = pair.ours.text_encoder(batch.text.input_ids, batch.text.attention_mask)
     error = pair.ours.image_encoder.norm(image) - theirs.image_embeddings
     assert error.abs().max() < 1e-5
-    error = (pair.ours.text_encoder.norm(text) - theirs.text_embeddings)[batch.text.real]
+    error = (pair.ours.text_encoder.norm(text) - theirs.text_embeddings)[batch.text.attention_mask]
     assert error.abs().max() < 1e-5
 
 
@@ -84,12 +84,12 @@ def test_a_base_model_for_transformers(tmp_path) -> None:
 
 def test_the_processor_gives_our_ids(folder) -> None:
     processor: Any = FlavaProcessor.from_pretrained(folder)
-    ids, real = Tokenizer().batch(SENTENCES, 16)
+    input_ids, attention_mask = Tokenizer().batch(SENTENCES, 16)
     found = processor(text=SENTENCES, padding=True, truncation=True, return_tensors="pt")
-    assert torch.equal(found["input_ids"], ids)
-    assert torch.equal(found["attention_mask"].bool(), real)
+    assert torch.equal(found["input_ids"], input_ids)
+    assert torch.equal(found["attention_mask"].bool(), attention_mask)
     automatic = AutoTokenizer.from_pretrained(folder)
-    assert automatic(SENTENCES, padding=True, truncation=True)["input_ids"] == ids.tolist()
+    assert automatic(SENTENCES, padding=True, truncation=True)["input_ids"] == input_ids.tolist()
     assert automatic.model_max_length == 20
 
 
@@ -118,23 +118,27 @@ def test_another_image_size_in_the_whole_model() -> None:
     pair = twins("three-image-blocks")
     batch = pair.pairs()
     assert isinstance(batch, PairBatch)
-    pixels = torch.randn(len(batch.text.ids), 3, 56, 24)
+    pixels = torch.randn(len(batch.text.input_ids), 3, 56, 24)
     hidden = pair.ours.image_encoder(pixels)
-    words = pair.ours.text_encoder(batch.text.ids, batch.text.real)
-    joint = pair.ours.multimodal(hidden, words, batch.text.real)
+    words = pair.ours.text_encoder(batch.text.input_ids, batch.text.attention_mask)
+    joint = pair.ours.multimodal(hidden, words, batch.text.attention_mask)
     flava = pair.published.flava
     image = flava.image_model(pixels, interpolate_pos_encoding=True, output_hidden_states=True)
     text = flava.text_model(
-        batch.text.ids, attention_mask=batch.text.real.long(), output_hidden_states=True
+        batch.text.input_ids,
+        attention_mask=batch.text.attention_mask.long(),
+        output_hidden_states=True,
     )
     states = [
         flava.image_to_mm_projection(image.hidden_states[-1]),
         flava.text_to_mm_projection(text.hidden_states[-1]),
     ]
-    real = torch.cat([torch.ones(len(pixels), 1 + 22), batch.text.real.float()], dim=1)
-    theirs = flava.multimodal_model(torch.cat(states, dim=1), attention_mask=real)
+    attention_mask = torch.cat(
+        [torch.ones(len(pixels), 1 + 22), batch.text.attention_mask.float()], dim=1
+    )
+    theirs = flava.multimodal_model(torch.cat(states, dim=1), attention_mask=attention_mask)
     assert joint.shape == theirs.last_hidden_state.shape == (6, 1 + 22 + 11, 48)
-    assert (joint - theirs.last_hidden_state)[real.bool()].abs().max() < 1e-5
+    assert (joint - theirs.last_hidden_state)[attention_mask.bool()].abs().max() < 1e-5
     embedded = nn.functional.normalize(flava.image_projection(image[0][:, 0]), dim=-1)
     assert (pair.ours.encode_image(pixels) - embedded).abs().max() < 1e-5
 
@@ -145,7 +149,7 @@ def test_another_image_size_in_the_whole_model() -> None:
 def test_it_comes_back_whole(folder) -> None:
     model = load_pretrained(folder)
     assert isinstance(model, Flava)
-    assert not model.absent
+    assert not model.missing_parts
     assert model.config == worded().config
 
 
@@ -179,7 +183,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch) -> None:
     def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flava.model.published.huggingface.save_file", full)
+    monkeypatch.setattr("flava.checkpoints.huggingface.save_file", full)
     with pytest.raises(OSError, match=r"x could not be written.*No space left"):
         save_pretrained(twins("odd-everything").ours, tmp_path / "x")
     assert not list(tmp_path.iterdir())
@@ -256,7 +260,7 @@ def test_a_card_of_a_base_model_without_a_run(hub) -> None:
     config = FlavaConfig(**vars(GEOMETRIES["odd-everything"]))
     model = Flava(config)
     parts = ("mim_head", "mlm_head", "mmm_image_head", "mmm_text_head", "itm_head")
-    model.absent = frozenset({*parts, "codebook.encoder", "codebook.decoder"})
+    model.missing_parts = frozenset({*parts, "codebook.encoder", "codebook.decoder"})
     push_to_hub(model, "me/mine", licence="mit")
     card = (hub()[1] / "README.md").read_text()
     assert "Not recorded with the weights." in card

@@ -11,10 +11,10 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 import flava
+from flava.checkpoints.load import load_pretrained
 from flava.inference.export import export, save_pretrained
 from flava.inference.load import load
-from flava.model import Activation, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
-from flava.model.published.load import load_pretrained
+from flava.models import Activation, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from tests.inference.models import tiny_clip
 from tests.support import randomise
 
@@ -50,9 +50,11 @@ def test_transformers_reads_every_tensor_and_computes_the_same(folder: Path) -> 
     theirs, info = published
     assert not any(info.values()), info
     ours = load(folder, device="cpu")
-    ids = CLIPProcessor.from_pretrained(folder).tokenizer(TEXTS, padding=True, return_tensors="pt")  # pyright: ignore[reportAttributeAccessIssue]
+    input_ids = CLIPProcessor.from_pretrained(folder).tokenizer(
+        TEXTS, padding=True, return_tensors="pt"
+    )  # pyright: ignore[reportAttributeAccessIssue]
     pixels = CLIPImageProcessorPil.from_pretrained(folder)(IMAGES, return_tensors="pt")
-    expected = theirs(**ids, **pixels)
+    expected = theirs(**input_ids, **pixels)
     image, text = ours.encode_image(IMAGES), ours.encode_text(TEXTS)
     assert min(image.std(dim=0).mean().item(), text.std(dim=0).mean().item()) > 0.01
     torch.testing.assert_close(image, expected.image_embeds, rtol=0, atol=1e-5)

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.image_utils import load_image
 
 from flava.data.errors import SampleError
-from flava.inference.images import image_list, open_image
+from flava.inference.processor import image_list, open_image
 from tests.data.shard_files import encoded, picture
 
 ORIENTATION = 0x0112

@@ -14,7 +14,7 @@ from transformers import (
     FlavaImageProcessorPil,
 )
 
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.data.tokenizers import ClipTokenizer
 from flava.inference.load import load
 from flava.inference.pretrained import Pretrained
 from tests.data.shard_files import picture
@@ -47,7 +47,7 @@ def test_a_folder_of_transformers_is_loaded_with_its_processor(published: Path) 
     theirs = flava.get_image_features(images["pixel_values"]).pooler_output[:, 0]
     expected = functional.normalize(theirs, dim=1)
     assert (pretrained.encode_image(IMAGES) - expected).abs().max() < 1e-5
-    assert pretrained.processor.ids(["a z"]) == [[2, 5, 30, 4]]
+    assert pretrained.processor.input_ids(["a z"]) == [[2, 5, 30, 4]]
     assert pretrained.match(IMAGES, TEXTS).probability is not None
 
 
@@ -64,7 +64,7 @@ def test_the_identity_is_the_same_in_every_format(published: Path, tmp_path: Pat
     # The image processor and the vocabulary go along.
     again = load(pretrained.save_pretrained(tmp_path / "again"))
     assert again.identity == pretrained.identity
-    assert again.processor.ids(["a z"]) == [[2, 5, 30, 4]]
+    assert again.processor.input_ids(["a z"]) == [[2, 5, 30, 4]]
 
 
 def test_what_is_saved_is_read_by_transformers_and_by_us(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_clip_is_loaded_with_its_tokeniser_and_its_view(tmp_path: Path) -> None:
     expected = functional.normalize(seen, dim=1)
     assert (ours.encode_image(pictures) - expected).abs().max() < 1e-5
     texts = ["A photo of a cat", "two   dogs &amp; a bird!", "car"]
-    ids, real = ClipTokenizer().batch(texts, 77)
-    read = theirs.text_model(ids, attention_mask=real.long()).pooler_output
+    input_ids, attention_mask = ClipTokenizer().batch(texts, 77)
+    read = theirs.text_model(input_ids, attention_mask=attention_mask.long()).pooler_output
     expected = functional.normalize(theirs.text_projection(read), dim=1)
     assert (ours.encode_text(texts) - expected).abs().max() < 1e-5

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from flava.inference.int8 import InferencePrecision
 from flava.inference.load import load
-from flava.inference.precision import InferencePrecision
 from flava.inference.pretrained import Pretrained
-from flava.model import Codebook, Flava
-from flava.model.packing import GRAIN
+from flava.models import Codebook, Flava
+from flava.models.packing import GRAIN
 from flava.training.checkpoint import save_checkpoint
 from tests.data.shard_files import encoded, picture
 from tests.inference.models import clip_processor, loaded, processor_of, save_flava, tiny_clip
@@ -43,7 +43,7 @@ def close(ours: Tensor, expected: Tensor) -> None:
 
 def small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the few inputs of a test are several groups."""
-    monkeypatch.setattr("flava.inference.passes.GROUP_TOKENS", 40)
+    monkeypatch.setattr("flava.inference.encoding.GROUP_TOKENS", 40)
 
 
 # Encoding
@@ -56,9 +56,13 @@ def test_a_batch_is_encoded_as_one_by_one_in_the_order_asked(pretrained, monkeyp
     texts = torch.cat([model.encode_text(*processor.texts([text])) for text in TEXTS])
     pairs = []
     for image, text in zip(IMAGES, TEXTS, strict=True):
-        ids, real = processor.texts([text])
+        input_ids, attention_mask = processor.texts([text])
         hidden = model.image_encoder(processor.images([image]))
-        pairs.append(model.multimodal(hidden, model.text_encoder(ids, real), real)[:, 0])
+        pairs.append(
+            model.multimodal(hidden, model.text_encoder(input_ids, attention_mask), attention_mask)[
+                :, 0
+            ]
+        )
     for grouped in (False, True):
         if grouped:
             small_groups(monkeypatch)
@@ -120,9 +124,9 @@ def test_padding_costs_nothing(pretrained):
     counted = Counted(pretrained.model.text_encoder)
     texts = ["a " * (1 + i % 10) for i in range(3000)]
     pretrained.encode_text(texts)
-    real = sum(3 + i % 10 for i in range(3000))
-    assert counted.passes <= real // 8192 + 2
-    assert real <= counted.tokens <= real + GRAIN * counted.passes
+    attention_mask = sum(3 + i % 10 for i in range(3000))
+    assert counted.passes <= attention_mask // 8192 + 2
+    assert attention_mask <= counted.tokens <= attention_mask + GRAIN * counted.passes
 
 
 def test_nothing_is_computed_that_nobody_reads(pretrained):
@@ -156,10 +160,10 @@ def test_hidden_states_stand_in_the_order_asked_with_their_masks(pretrained, mon
     model, processor = pretrained.model, pretrained.processor
     both = pretrained.hidden_states(IMAGES, TEXTS)
     alone = pretrained.hidden_states(IMAGES), pretrained.hidden_states(texts=TEXTS)
-    ids, real = processor.texts(TEXTS)
-    assert torch.equal(both.text_real, real)
-    assert torch.equal(both.multimodal_real[:, 18:], real)
-    assert both.multimodal_real[:, :18].all()
+    input_ids, attention_mask = processor.texts(TEXTS)
+    assert torch.equal(both.text_attention_mask, attention_mask)
+    assert torch.equal(both.multimodal_attention_mask[:, 18:], attention_mask)
+    assert both.multimodal_attention_mask[:, :18].all()
     for i, text in enumerate(TEXTS):
         own, whole = processor.texts([text])
         length = own.shape[1]
@@ -177,7 +181,7 @@ def test_hidden_states_stand_in_the_order_asked_with_their_masks(pretrained, mon
         torch.testing.assert_close(both.multimodal[i, : 18 + length], joint, rtol=0, atol=3e-6)
         assert not both.multimodal[i, 18 + length :].any()
     assert alone[0].text is alone[0].multimodal is alone[1].image is None
-    assert ids.shape[1] == both.text.shape[1]
+    assert input_ids.shape[1] == both.text.shape[1]
 
 
 def test_hidden_states_of_nothing_are_an_error(pretrained):
@@ -289,7 +293,7 @@ def test_what_clip_cannot_do_is_refused(clip, method):
 
 
 @pytest.mark.parametrize(
-    ("absent", "use"),
+    ("missing_parts", "use"),
     [
         ("itm_head", lambda m: m.match(IMAGES, TEXTS)),
         ("mlm_head", lambda m: m.fill_mask(["[MASK]"])),
@@ -300,11 +304,11 @@ def test_what_clip_cannot_do_is_refused(clip, method):
         ("codebook.decoder", lambda m: m.reconstruct(IMAGES)),
     ],
 )
-def test_only_what_needs_an_absent_part_is_refused(absent, use):
+def test_only_what_needs_an_absent_part_is_refused(missing_parts, use):
     model = tiny_model()
-    model.absent = frozenset({absent})
+    model.missing_parts = frozenset({missing_parts})
     pretrained = Pretrained(model, processor_of(model))
-    with pytest.raises(ValueError, match=f"holds no weights for {absent}, which this needs"):
+    with pytest.raises(ValueError, match=f"holds no weights for {missing_parts}, which this needs"):
         use(pretrained)
     assert pretrained.encode_pair(IMAGES, TEXTS).isfinite().all()
 
@@ -329,7 +333,7 @@ def test_the_identity_names_weights_geometry_and_view_but_not_how_they_are_held(
 
 def test_the_identity_does_not_depend_on_what_the_checkpoint_does_not_hold():
     model = tiny_model()
-    model.absent = frozenset({"codebook.decoder"})
+    model.missing_parts = frozenset({"codebook.decoder"})
     first = Pretrained(model, processor_of(model)).identity
     torch.nn.init.zeros_(model.codebook.decoder.output.weight)
     assert Pretrained(model, processor_of(model)).identity == first
@@ -360,12 +364,16 @@ def test_bf16_is_bit_for_bit_what_autocast_makes_of_the_weights():
     lower = Pretrained(model, processor_of(model), precision=InferencePrecision.BF16)
     model.eval()
     texts = random_texts(model.config, [9, 4])
-    pixels, ids, real = torch.randn(2, 3, 24, 24), texts.ids, texts.real
+    pixels, input_ids, attention_mask = (
+        torch.randn(2, 3, 24, 24),
+        texts.input_ids,
+        texts.attention_mask,
+    )
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        expected = model.encode_image(pixels), model.encode_text(ids, real)
+        expected = model.encode_image(pixels), model.encode_text(input_ids, attention_mask)
     with lower._passes.computing():
         computed = lower._passes.model
-        found = computed.encode_image(pixels), computed.encode_text(ids, real)
+        found = computed.encode_image(pixels), computed.encode_text(input_ids, attention_mask)
     assert all(map(torch.equal, found, expected))
     assert not torch.equal(found[0], model.encode_image(pixels))
 
@@ -435,7 +443,7 @@ def test_large_images_are_not_all_held_at_once(pretrained, monkeypatch):
         held.append(opened)
         return original(levels)
 
-    monkeypatch.setattr("flava.inference.passes.open_image", open_one)
+    monkeypatch.setattr("flava.inference.encoding.open_image", open_one)
     monkeypatch.setattr("flava.data.views.View.normalise", note)
     pretrained.encode_image(IMAGES)
     assert held

@@ -8,10 +8,10 @@ from PIL import Image
 from transformers import BertTokenizer, CLIPImageProcessorPil, FlavaImageProcessorPil
 from transformers.image_utils import load_image
 
-from flava.data.embedded import resolve
 from flava.data.errors import SampleError
-from flava.data.shards import Raw, read_shard
-from flava.data.tokenizer import VOCABULARY, Tokenizer
+from flava.data.paths import resolve
+from flava.data.shards import RawSample, read_shard
+from flava.data.tokenizers import VOCABULARY, Tokenizer
 from flava.data.views import View, clip_view, codebook_view, encoder_view
 from flava.inference.processor import Processor
 from tests.data.shard_files import picture
@@ -204,9 +204,9 @@ def test_ids_of_thousands_of_dirty_texts_equal_the_published_ones(published):
     texts = dirty_texts()
     assert len(texts) == 3450
     expected = published(texts, max_length=512, truncation=True)["input_ids"]
-    assert FLAVA.ids(texts) == expected
+    assert FLAVA.input_ids(texts) == expected
     # They are dirty, and yet not all unknown.
-    flat = [i for ids in expected for i in ids[1:-1]]
+    flat = [i for input_ids in expected for i in input_ids[1:-1]]
     assert 0.05 < flat.count(100) / len(flat) < 0.9
 
 
@@ -214,26 +214,26 @@ def test_ids_of_the_embedded_texts_equal_the_published_ones(published):
     texts = []
     for name in ("embedded:text/wordnet-test.jsonl.gz", "embedded:text/wordnet-val.jsonl.gz"):
         for shard in resolve(name):
-            lines = [raw for raw in read_shard(shard) if isinstance(raw, Raw)]
+            lines = [raw for raw in read_shard(shard) if isinstance(raw, RawSample)]
             texts += [next(iter(raw.files.values())).decode() for raw in lines]
     assert len(texts) > 5000
-    assert FLAVA.ids(texts) == published(texts, max_length=512, truncation=True)["input_ids"]
+    assert FLAVA.input_ids(texts) == published(texts, max_length=512, truncation=True)["input_ids"]
 
 
 def test_ids_are_cut_to_the_longest_text_the_model_reads(published):
     short = Processor(image=encoder_view(8), codebook=None, tokenizer=Tokenizer(), max_length=7)
     texts = ["one two three four five six seven eight", "a"]
     expected = published(texts, max_length=7, truncation=True)["input_ids"]
-    assert short.ids(texts) == expected
-    ids, real = short.texts(texts)
+    assert short.input_ids(texts) == expected
+    input_ids, attention_mask = short.texts(texts)
     theirs = published(texts, max_length=7, truncation=True, padding=True, return_tensors="pt")
-    assert torch.equal(ids, theirs["input_ids"])
-    assert torch.equal(real, theirs["attention_mask"].bool())
+    assert torch.equal(input_ids, theirs["input_ids"])
+    assert torch.equal(attention_mask, theirs["attention_mask"].bool())
 
 
 def test_all_texts_with_lone_surrogates_are_named():
     with pytest.raises(ValueError, match="some texts cannot be used") as caught:
-        FLAVA.ids(["fine", "half \ud83e of", "\U0001f9a8", "\udc80"])
+        FLAVA.input_ids(["fine", "half \ud83e of", "\U0001f9a8", "\udc80"])
     said = str(caught.value)
     assert "texts[1]: text is not Unicode: a lone surrogate at character 5" in said
     assert "texts[3]" in said

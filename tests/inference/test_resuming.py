@@ -11,12 +11,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flava.inference import streaming
-from flava.inference.precision import InferencePrecision
-from flava.inference.rows import embed_rows
-from flava.inference.sources import Kind, Source, open_source
-from flava.inference.streaming import Outcome
-from flava.inference.unfinished import Unfinished, folder_of
+from flava.inference import bulk
+from flava.inference.bulk import BulkOutcome, embed_rows
+from flava.inference.int8 import InferencePrecision
+from flava.inference.output_files import Unfinished, folder_of
+from flava.inference.row_sources import InputKind, InputSource, open_source
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.inference.encoders import KnownEncoder
 
@@ -33,11 +32,11 @@ def folder(tmp_path) -> Path:
     return root
 
 
-def images(folder: Path) -> Source:
-    return open_source(Kind.IMAGES, str(folder))
+def images(folder: Path) -> InputSource:
+    return open_source(InputKind.IMAGES, str(folder))
 
 
-def embed(source: Source, output: Path, encoder: KnownEncoder | None = None) -> Outcome:
+def embed(source: InputSource, output: Path, encoder: KnownEncoder | None = None) -> BulkOutcome:
     return embed_rows(encoder or KnownEncoder(), source, output, model="a/b", batch_size=4)
 
 
@@ -129,7 +128,7 @@ def test_it_does_not_go_on_with_another_model_precision_or_input(tmp_path, folde
         embed(images(folder), output)
     tar = write_tar(tmp_path / "a.tar", pair_files(range(3)))
     with pytest.raises(ValueError, match="kind: images then, pairs now"):
-        embed(open_source(Kind.PAIRS, str(tar)), output)
+        embed(open_source(InputKind.PAIRS, str(tar)), output)
     (folder / "new.png").unlink()
     assert embed(images(folder), output).went_on_from == 40
 
@@ -155,7 +154,7 @@ def test_a_full_disk_loses_nothing(tmp_path, folder, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, name, data)
 
-    monkeypatch.setattr("flava.inference.unfinished.SECONDS_BETWEEN_COMMITS", 0)
+    monkeypatch.setattr("flava.inference.output_files.SECONDS_BETWEEN_COMMITS", 0)
     monkeypatch.setattr(Unfinished, "_write", full)
     with pytest.raises(OSError, match=r"could not be written .*No space left.*free some space"):
         embed(images(folder), output)
@@ -173,7 +172,7 @@ def test_when_only_the_output_could_not_be_written_no_row_is_computed_again(
     def full(_: Unfinished) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(streaming, "write_output", full)
+    monkeypatch.setattr(bulk, "write_output", full)
     with pytest.raises(OSError, match="No space"):
         embed(images(folder), output)
     monkeypatch.undo()

@@ -9,11 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flava.inference.results_page import results_page
-from flava.inference.rows import embed_rows
+from flava.inference.bulk import BulkOutcome, embed_rows
+from flava.inference.row_sources import InputKind, open_source
 from flava.inference.search import Hit, Index, build_index, index_embeddings
-from flava.inference.sources import Kind, open_source
-from flava.inference.streaming import Outcome
+from flava.reports.search_page import results_page
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.inference.encoders import WIDTH, KnownEncoder, vector
 
@@ -29,8 +28,8 @@ def folder(tmp_path) -> Path:
     return root
 
 
-def build(folder: Path, output: Path) -> Outcome:
-    return build_index(ENCODER, open_source(Kind.IMAGES, str(folder)), output, model="a/b")
+def build(folder: Path, output: Path) -> BulkOutcome:
+    return build_index(ENCODER, open_source(InputKind.IMAGES, str(folder)), output, model="a/b")
 
 
 def index_of(vectors: np.ndarray, folder: Path, names: list[str] | None = None) -> Index:
@@ -94,7 +93,7 @@ def test_texts_are_found_too(tmp_path):
     texts = [f"text number {n}, with a line\u2028 break" for n in range(9)]
     lines = "".join(json.dumps({"text": t}) + "\n" for t in texts)
     (tmp_path / "t.jsonl").write_text(lines)
-    source = open_source(Kind.TEXTS, str(tmp_path / "t.jsonl"))
+    source = open_source(InputKind.TEXTS, str(tmp_path / "t.jsonl"))
     build_index(ENCODER, source, tmp_path / "index", model="a/b")
     assert Index(tmp_path / "index").search(vector(texts[4].encode()).numpy())[0].name == texts[4]
 
@@ -112,7 +111,7 @@ def test_an_index_says_what_made_it_and_refuses_another_model(tmp_path, folder):
 
 
 def test_an_index_from_an_embeddings_file_is_the_same(tmp_path, folder):
-    source = open_source(Kind.IMAGES, str(folder))
+    source = open_source(InputKind.IMAGES, str(folder))
     embed_rows(ENCODER, source, tmp_path / "e.parquet", model="a/b")
     index_embeddings(tmp_path / "e.parquet", tmp_path / "two")
     build(folder, tmp_path / "one")
@@ -135,7 +134,7 @@ def test_an_index_is_never_written_over(tmp_path, folder):
 def test_pairs_cannot_be_indexed(tmp_path, folder):
     table = folder / "pairs.csv"
     table.write_text("path,text\n00.png,a\n01.png,b\n")
-    source = open_source(Kind.PAIRS, str(table))
+    source = open_source(InputKind.PAIRS, str(table))
     with pytest.raises(ValueError, match="pairs cannot be searched"):
         build_index(ENCODER, source, tmp_path / "index", model="a/b")
     embed_rows(ENCODER, source, tmp_path / "e.parquet", model="a/b")
@@ -227,7 +226,7 @@ def test_the_page_shows_the_images_that_were_found(tmp_path, folder):
 def test_images_inside_tars_are_shown(tmp_path):
     files = {f"a/{n}.png": encoded(picture(n)) for n in range(3)}
     tar = write_tar(tmp_path / "some.tar.gz", files)
-    build_index(ENCODER, open_source(Kind.IMAGES, str(tar)), tmp_path / "index", model="a/b")
+    build_index(ENCODER, open_source(InputKind.IMAGES, str(tar)), tmp_path / "index", model="a/b")
     index = Index(tmp_path / "index")
     page = results_page(index, "a query", index.search(vector(b"query").numpy()), 0.01)
     assert len(Tags(page).all("img")) == 3

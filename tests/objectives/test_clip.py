@@ -7,9 +7,9 @@ import torch
 from open_clip.loss import ClipLoss
 from torch.nn.functional import normalize
 
-from flava.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
-from flava.distributed import Gather
-from flava.model import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
+from flava.core.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
+from flava.core.distributed import Gather
+from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from flava.objectives import ClipObjective, ClipObjectiveConfig
 from flava.objectives.losses import contrastive
 from tests.support import random_images, tiny_config
@@ -26,14 +26,14 @@ def tiny() -> Clip:
 
 
 def whole_pairs(lengths: list[int]) -> WholePairBatch:
-    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
-    ids = torch.randint(1, END, real.shape).where(real, 0)
-    ids[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = END
+    attention_mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    input_ids = torch.randint(1, END, attention_mask.shape).where(attention_mask, 0)
+    input_ids[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = END
     return WholePairBatch(
         keys=tuple(f"pair-{i}" for i in range(len(lengths))),
         inputs=PairInputs(
             image=ImageInputs(pixels=torch.randn(len(lengths), 3, 12, 12)),
-            text=TextInputs(ids=ids, real=real),
+            text=TextInputs(input_ids=input_ids, attention_mask=attention_mask),
         ),
     )
 
@@ -59,7 +59,7 @@ def test_the_objective_is_open_clips_loss_of_the_models_features() -> None:
     model, batch = tiny(), whole_pairs([5, 9, 3, 7])
     terms = ClipObjective(ClipObjectiveConfig(), model)(batch)
     image = model.encode_image(batch.inputs.image.pixels)
-    text = model.encode_text(batch.inputs.text.ids, batch.inputs.text.real)
+    text = model.encode_text(batch.inputs.text.input_ids, batch.inputs.text.attention_mask)
     assert list(terms) == ["gc"]
     torch.testing.assert_close(
         terms["gc"].loss, ClipLoss()(image, text, model.logit_scale.exp()), rtol=1e-5, atol=1e-6

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import distributions
 
-from flava.batch import ImageBatch, map_pixels
-from flava.model import Codebook, CodebookConfig
+from flava.core.batch import ImageBatch, map_pixels
+from flava.models import Codebook, CodebookConfig
 from flava.objectives import CodebookObjective, CodebookObjectiveConfig
 from flava.objectives.codebook import anneal, divergence_from_uniform, logit_laplace
 from tests.support import random_images, random_texts, tiny_config
@@ -105,7 +105,7 @@ def four_colours() -> ImageBatch:
     patches = map_pixels(colours[torch.randint(4, (2, 4, 4))]).permute(0, 3, 1, 2)
     pixels = patches.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
     nothing = torch.zeros(2, 4, 4, dtype=torch.bool)
-    return ImageBatch(keys=("a", "b"), pixels=pixels, codebook_pixels=pixels, selected=nothing)
+    return ImageBatch(keys=("a", "b"), pixels=pixels, codebook_pixels=pixels, patch_mask=nothing)
 
 
 def test_one_small_batch_can_be_learnt() -> None:

@@ -10,12 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from flava.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
-from flava.distributed import Gather
-from flava.model import MAX_LOGIT_SCALE
-from flava.model.flava import unit_length
-from flava.objectives import ClipObjective, ClipObjectiveConfig, blocks, losses
-from flava.objectives.accumulated import joined
+from flava.core.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
+from flava.core.distributed import Gather
+from flava.models import MAX_LOGIT_SCALE
+from flava.models.flava import unit_length
+from flava.objectives import ClipObjective, ClipObjectiveConfig, losses
+from flava.objectives.accumulation import accumulated_losses
 from flava.objectives.losses import contrastive
 from tests.objectives.test_clip import tiny
 
@@ -70,7 +70,7 @@ def test_the_negatives_are_hard() -> None:
 def test_on_one_rank(monkeypatch: pytest.MonkeyPatch, undivided: int) -> None:
     wanted = contrast(slice(PAIRS), lower=False)
     monkeypatch.setattr(losses, "UNDIVIDED_LOGITS", undivided)
-    monkeypatch.setattr(blocks, "SIDE", 7)
+    monkeypatch.setattr(losses, "SIDE", 7)
     assert_same(contrast(slice(PAIRS), lower=True), wanted)
 
 
@@ -78,7 +78,7 @@ def work(worker: int, folder: Path) -> None:
     """One of two ranks: its loss, and the gradients averaged as DDP does."""
     meeting = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meeting, rank=worker, world_size=WORKERS)
-    blocks.SIDE = 7
+    losses.SIDE = 7
     found = []
     for undivided in (losses.UNDIVIDED_LOGITS, 0):
         losses.UNDIVIDED_LOGITS = undivided
@@ -108,7 +108,9 @@ def numbered(first: int, size: int) -> WholePairBatch:
     """Pairs that are told by their numbers alone."""
     numbers = torch.arange(first, first + size)
     image = ImageInputs(pixels=numbers.float()[:, None, None, None].expand(-1, 3, 1, 1))
-    text = TextInputs(ids=numbers[:, None], real=torch.ones(size, 1, dtype=torch.bool))
+    text = TextInputs(
+        input_ids=numbers[:, None], attention_mask=torch.ones(size, 1, dtype=torch.bool)
+    )
     inputs = PairInputs(image=image, text=text)
     return WholePairBatch(keys=tuple(map(str, numbers.tolist())), inputs=inputs)
 
@@ -119,14 +121,14 @@ def accumulated(batches: Sequence[WholePairBatch], *, lower: bool) -> Found:
     model = tiny()
     model.logit_scale.data.fill_(MAX_LOGIT_SCALE)
     model.encode_image = lambda pixels: unit_length(image[pixels[:, 0, 0, 0].long()])
-    model.encode_text = lambda ids, real: unit_length(text[ids[:, 0]])  # noqa: ARG005
+    model.encode_text = lambda input_ids, attention_mask: unit_length(text[input_ids[:, 0]])  # noqa: ARG005
     objective = ClipObjective(ClipObjectiveConfig(gather=Gather.GLOBAL), model)
 
     def autocast() -> torch.autocast:
         return torch.autocast("cpu", torch.bfloat16, enabled=lower)
 
     with autocast():
-        parts = joined(objective, batches, lambda step: step(), CPU)
+        parts = accumulated_losses(objective, batches, lambda step: step(), CPU)
     found = []
     for part in parts:
         with autocast():

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy, normalize
 
-from flava.distributed import Gather
-from flava.objectives import blocks, losses
+from flava.core.distributed import Gather
+from flava.objectives import losses
 from flava.objectives.losses import contrastive
 
 WORKERS = 2
@@ -70,7 +70,7 @@ def work(worker: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=worker, world_size=WORKERS
     )
     results = every_case(worker)
-    losses.UNDIVIDED_LOGITS, blocks.SIDE = 0, 3
+    losses.UNDIVIDED_LOGITS, losses.SIDE = 0, 3
     torch.save((results, every_case(worker)), folder / f"{worker}.pt")
     dist.destroy_process_group()
 
@@ -179,7 +179,7 @@ def test_workers_within_one_process_are_workers(results: list[dict]) -> None:
         image, text, weight, scale = inputs()
         rows = torch.tensor(ROWS[name], dtype=torch.bool)
         pair = features(image, text, weight)
-        term = contrastive(*pair, scale, rows, Gather.LOCAL, workers=WORKERS)
+        term = contrastive(*pair, scale, rows, Gather.LOCAL, ranks=WORKERS)
         term.loss.backward()
         found = [result[name, "equal batches", "local"] for result in results]
         for _, _, gradients in found:

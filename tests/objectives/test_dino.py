@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import CropBatch
-from flava.model import Dino
-from flava.objectives import DinoObjective, DinoObjectiveConfig, Term
+from flava.core.batch import CropBatch
+from flava.models import Dino
+from flava.objectives import DinoObjective, DinoObjectiveConfig, LossOutput
 from flava.objectives.dino import cross_entropy, mean_entropy
 from flava.training.optimizer import OptimizerConfig, build_optimizer
 from tests.dino import OUTPUTS, dino_config, dino_model, random_crops
@@ -27,7 +27,7 @@ CONFIG = DinoObjectiveConfig(
 )
 
 
-def total(terms: dict[str, Term]) -> Tensor:
+def total(terms: dict[str, LossOutput]) -> Tensor:
     return torch.stack([term.loss for term in terms.values()]).sum()
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from flava.batch import CropBatch
+from flava.core.batch import CropBatch
 from flava.objectives import DinoObjective, DinoObjectiveConfig
 from tests.dino import dino_model, random_crops
 

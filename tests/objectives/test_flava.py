@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.batch import (
+from flava.core.batch import (
     Batch,
     CropBatch,
     ImageBatch,
@@ -19,8 +19,8 @@ from flava.batch import (
     TextInputs,
     WholePairBatch,
 )
-from flava.model import MAX_LOGIT_SCALE, Flava
-from flava.objectives import FlavaObjective, FlavaObjectiveConfig, Term
+from flava.models import MAX_LOGIT_SCALE, Flava
+from flava.objectives import FlavaObjective, FlavaObjectiveConfig, LossOutput
 from tests.support import random_images, random_pairs, random_texts, tiny_config, tiny_model
 
 PAIR_LOSSES = {"gc", "mmm_image", "mmm_text", "itm"}
@@ -43,11 +43,11 @@ def four_pairs(matched: list[bool]) -> PairBatch:
 def whole(batch: PairBatch) -> WholePairBatch:
     """The same images and texts, with nothing hidden."""
     image = ImageInputs(pixels=batch.image.pixels)
-    text = TextInputs(ids=batch.text.ids, real=batch.text.real)
+    text = TextInputs(input_ids=batch.text.input_ids, attention_mask=batch.text.attention_mask)
     return WholePairBatch(keys=batch.keys, inputs=PairInputs(image=image, text=text))
 
 
-def total(terms: dict[str, Term]) -> Tensor:
+def total(terms: dict[str, LossOutput]) -> Tensor:
     return torch.stack([term.loss for term in terms.values()]).sum()
 
 
@@ -55,11 +55,13 @@ def unmasked(batch: Batch) -> Batch:
     if isinstance(batch, PairBatch):
         return replace(
             batch,
-            image=replace(batch.image, selected=torch.zeros_like(batch.image.selected)),
-            text=replace(batch.text, selected=torch.zeros_like(batch.text.selected)),
+            image=replace(batch.image, patch_mask=torch.zeros_like(batch.image.patch_mask)),
+            text=replace(batch.text, token_mask=torch.zeros_like(batch.text.token_mask)),
         )
+    if isinstance(batch, TextBatch):
+        return replace(batch, token_mask=torch.zeros_like(batch.token_mask))
     assert not isinstance(batch, TargetBatch | WholePairBatch | CropBatch)
-    return replace(batch, selected=torch.zeros_like(batch.selected))
+    return replace(batch, patch_mask=torch.zeros_like(batch.patch_mask))
 
 
 def trained(model: Flava) -> set[str]:
@@ -175,13 +177,13 @@ def test_whole_pairs_have_the_contrastive_loss_alone(
 def test_each_accuracy_is_that_of_the_predictions(objective: FlavaObjective, model: Flava) -> None:
     batch = random_images(tiny_config(), 6, share=0.9)
     predictions = model.mim_head(
-        model.image_encoder.norm(model.image_encoder(batch.pixels, batch.selected)[:, 1:]).flatten(
-            0, 1
-        )
+        model.image_encoder.norm(
+            model.image_encoder(batch.pixels, batch.patch_mask)[:, 1:]
+        ).flatten(0, 1)
     ).argmax(dim=1)
     right = predictions.view(6, 4, 4) == model.codebook.codes(batch.codebook_pixels)
     assert objective(batch)["mim"].accuracy == pytest.approx(
-        right[batch.selected].float().mean().item()
+        right[batch.patch_mask].float().mean().item()
     )
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.distributed import Gather
+from flava.core.distributed import Gather
 from flava.objectives.losses import answering, classification, contrastive, regression
 
 

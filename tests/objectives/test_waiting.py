@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flava.batch import (
+from flava.core.batch import (
     Batch,
     CodedImageBatch,
     ImageInputs,
@@ -17,11 +17,11 @@ from flava.batch import (
     PairInputs,
     TextInputs,
     WholePairBatch,
-    mapped,
+    map_tensors,
 )
-from flava.model import Flava
+from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
-from flava.training.outline import Outline, aten, outlined, twin_of
+from flava.planning.costs import Outline, aten, outlined, twin_of
 from tests.support import random_images, random_pairs, random_texts, tiny_config
 
 CONFIG = tiny_config()
@@ -56,7 +56,7 @@ def on_device(batch: Batch, *, masks: bool = False) -> Batch:
     def move(value: Tensor) -> Tensor:
         return value if value.dtype == torch.bool and not masks else Outline(twin_of(value))
 
-    return mapped(batch, move)
+    return map_tensors(batch, move)
 
 
 def batches() -> dict[str, Batch]:
@@ -67,10 +67,11 @@ def batches() -> dict[str, Batch]:
         keys=images.keys,
         pixels=images.pixels,
         codes=torch.zeros(len(LENGTHS), grid, grid, dtype=torch.long),
-        selected=images.selected,
+        patch_mask=images.patch_mask,
     )
     whole = PairInputs(
-        image=ImageInputs(pixels=images.pixels), text=TextInputs(ids=texts.ids, real=texts.real)
+        image=ImageInputs(pixels=images.pixels),
+        text=TextInputs(input_ids=texts.input_ids, attention_mask=texts.attention_mask),
     )
     return {
         "pairs": pairs,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from flava.batch import Batch, PairBatch
-from flava.model import Flava, packed_attention, transformer
-from flava.model.attention import attend_to_all
-from flava.model.packing import Packing
-from flava.model.transformer import Transformer
+from flava.core.batch import Batch, PairBatch
+from flava.models import Flava, attention, transformer
+from flava.models.attention import attend_to_all
+from flava.models.packing import Packing
+from flava.models.transformer import Transformer
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.objectives import flava as objectives
 from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_gradients
@@ -50,30 +50,30 @@ def train(precision: torch.dtype) -> list[float]:
 def compute_padding(patch: pytest.MonkeyPatch) -> None:
     without = Packing.of
 
-    def everything(real: torch.Tensor, *given: Any) -> Packing:
-        return replace(without(real, *given), rows=torch.arange(real.numel()))
+    def everything(attention_mask: torch.Tensor, *given: Any) -> Packing:
+        return replace(without(attention_mask, *given), rows=torch.arange(attention_mask.numel()))
 
-    patch.setattr(packed_attention, "takes_lengths", lambda *_: False)
+    patch.setattr(attention, "takes_lengths", lambda *_: False)
     patch.setattr(Packing, "of", staticmethod(everything))
 
 
 def compute_all_states(patch: pytest.MonkeyPatch) -> None:
     only_read: Callable[..., torch.Tensor] = Transformer.run_blocks
 
-    def all_of_them(self, states, real=None, read=None, *, causal=False):  # noqa: ARG001
-        return only_read(self, states, real, causal=causal)
+    def all_of_them(self, states, attention_mask=None, output_positions=None, *, causal=False):  # noqa: ARG001
+        return only_read(self, states, attention_mask, causal=causal)
 
     patch.setattr(Transformer, "run_blocks", all_of_them)
 
 
 def pass_twice(patch: pytest.MonkeyPatch) -> None:
-    def one_after_the_other(model: Flava, batch: PairBatch) -> objectives.Hidden:
+    def one_after_the_other(model: Flava, batch: PairBatch) -> objectives.EncoderStates:
         image, text = batch.image, batch.text
-        return objectives.Hidden(
+        return objectives.EncoderStates(
             image=model.image_encoder(image.pixels),
-            text=model.text_encoder(text.ids, text.real),
-            masked_image=model.image_encoder(image.pixels, image.selected),
-            masked_text=model.text_encoder(text.masked_ids, text.real),
+            text=model.text_encoder(text.input_ids, text.attention_mask),
+            masked_image=model.image_encoder(image.pixels, image.patch_mask),
+            masked_text=model.text_encoder(text.input_ids_masked, text.attention_mask),
         )
 
     patch.setattr(objectives, "both_passes", one_after_the_other)
@@ -89,14 +89,14 @@ def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return mixed.transpose(1, 2)
 
-    for module in (packed_attention, transformer):
+    for module in (attention, transformer):
         patch.setattr(module, "attend", attend)
 
 
 def pad_otherwise(patch: pytest.MonkeyPatch) -> None:
     """Padded where lengths are taken one by one, and one by one where they are padded."""
-    takes = packed_attention.takes_lengths
-    patch.setattr(packed_attention, "takes_lengths", lambda *given: not takes(*given))
+    takes = attention.takes_lengths
+    patch.setattr(attention, "takes_lengths", lambda *given: not takes(*given))
 
 
 TAKEN_BACK = [pad_otherwise, compute_padding, compute_all_states, pass_twice, attend_otherwise]

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from flava.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
-from flava.data.vocabularies import Vocabulary
-from flava.distributed import Gather
-from flava.evaluation.suite.vision.zero_shot import PROMPTS
-from flava.model import (
+from flava.core.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
+from flava.core.distributed import Gather
+from flava.data.tokenizers import Vocabulary
+from flava.evaluation.prompts import PROMPTS
+from flava.models import (
     Clip,
     ClipConfig,
     ClipImageConfig,
@@ -21,7 +21,7 @@ from flava.model import (
     FlavaConfig,
     ImageConfig,
 )
-from flava.model.transformer import Activation, TransformerConfig
+from flava.models.transformer import Activation, TransformerConfig
 from flava.objectives import (
     ClipObjective,
     ClipObjectiveConfig,
@@ -30,8 +30,8 @@ from flava.objectives import (
 )
 from flava.recipes import RECIPES
 from flava.recipes.columns import COLUMNS
+from flava.training.optimizer import learning_rate_factor
 from flava.training.run import Run, Validator, differences
-from flava.training.schedule import learning_rate_factor
 from tests.support import tiny_config
 
 FROM_PAIRS = [name for name, column in COLUMNS.items() if 3 <= column <= 13]
@@ -114,8 +114,8 @@ def test_texts_alone_are_packed_as_by_the_text_encoders_protocol(name: str) -> N
 def test_the_best_is_chosen_by_imagenet_every_8000_updates(name: str) -> None:
     run = recipe(name)
     assert run.validator is Validator.IMAGENET
-    assert run.probe_every == run.checkpoint_every == 8_000
-    assert run.probe_tolerance == 0
+    assert run.validate_every == run.checkpoint_every == 8_000
+    assert run.validation_tolerance == 0
     prompts = PROMPTS["imagenet"]
     assert (len(prompts.classes), len(prompts.templates)) == (1000, 80)
 
@@ -263,7 +263,7 @@ def batch() -> WholePairBatch:
         keys=tuple("abcdef"),
         inputs=PairInputs(
             image=ImageInputs(pixels=torch.zeros(6, 3, 8, 8)),
-            text=TextInputs(ids=ids, real=ids.bool()),
+            text=TextInputs(input_ids=ids, attention_mask=ids.bool()),
         ),
     )
 

@@ -11,21 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from flava.data.crops import CropConfig
+from flava.checkpoints.load import load_pretrained
+from flava.core.precision import Precision
 from flava.data.loader import DataConfig, Loader, SourceConfig
-from flava.model import Dino, DinoConfig, Flava, FlavaConfig
-from flava.model.published.load import load_pretrained
+from flava.data.multi_crop import CropConfig
+from flava.models import Dino, DinoConfig, Flava, FlavaConfig
 from flava.objectives import DinoObjective, DinoObjectiveConfig, FlavaObjectiveConfig
-from flava.precision import Precision
 from flava.recipes import RECIPES
 from flava.recipes.start import misfits, start
 from flava.recipes.tiny import STYLES
 from flava.training.checkpoint import save_checkpoint
-from flava.training.initial import InitConfig, initialise
-from flava.training.loop import Interrupted, Trainer
-from flava.training.optimizer import OptimizerConfig, build_optimizer
+from flava.training.initialization import InitConfig, initialise
+from flava.training.launch import Interrupted
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig, build_optimizer
 from flava.training.run import Run
-from flava.training.schedule import ScheduleConfig
+from flava.training.trainer import Trainer
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.dino import dino_config, dino_model
 from tests.support import tiny_config
@@ -159,7 +159,7 @@ def test_a_run_trains_and_leaves_teacher_and_student(
         optimizers.append(build_optimizer(*arguments))
         return optimizers[-1]
 
-    monkeypatch.setattr("flava.training.loop.build_optimizer", built)
+    monkeypatch.setattr("flava.training.trainer.build_optimizer", built)
     start(run)
     rows = [row for row in figures(run.output_dir) if "lr" in row]
     assert [row["step"] for row in rows] == list(range(1, 9))

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from flava.batch import Batch
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import Batch
 from flava.data.loader import DataConfig, Loader, SourceConfig
 from flava.data.shards import read_shard
-from flava.model import Codebook
-from flava.model.published.load import load_pretrained
-from flava.objectives import FlavaObjective, Term
+from flava.models import Codebook
+from flava.objectives import FlavaObjective, LossOutput
 from flava.recipes.start import start
 from flava.training.checkpoint import load_progress, save_checkpoint
-from flava.training.initial import InitConfig
-from flava.training.loop import Interrupted
+from flava.training.initialization import InitConfig
+from flava.training.launch import Interrupted
 from flava.training.run import RUN, Run, Validator
 from flava.training.state import stored_tensors
 from tests.data.shard_files import encoded, picture, write_tar
@@ -50,7 +50,7 @@ def flava(folder: Path, workers: int) -> Run:
         init=init,
         accumulate=2,
         validator=Validator.EMBEDDED,
-        probe_every=3,
+        validate_every=3,
     )
 
 
@@ -83,7 +83,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, mak
     parts = replace(through, output_dir=tmp_path / "parts")
     for stop in stops:
         with monkeypatch.context() as patch:
-            patch.setattr("flava.training.loop.Trainer.look", interrupting(stop))
+            patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
             with pytest.raises(Interrupted, match=f"stopped after {stop} of 8"):
                 start(parts)
         parts = replace(parts, resume=True)
@@ -96,7 +96,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, mak
 
 def interrupting(step: int) -> Callable[..., None]:
     """`Trainer.look`, with Ctrl-C once it has looked at that step."""
-    from flava.training.loop import Trainer
+    from flava.training.trainer import Trainer
 
     look = Trainer.look
 
@@ -117,7 +117,7 @@ def test_a_stream_is_not_read_again_from_the_beginning(tmp_path, monkeypatch):
             file.write(f"{shard.stem}\n")
         return read_shard(shard)
 
-    monkeypatch.setattr("flava.data.stream.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("flava.data.streaming.IN_MEMORY_BYTES", 0)
     monkeypatch.setattr("flava.data.loader.read_shard", noting)
     shards = [
         write_tar(
@@ -131,7 +131,7 @@ def test_a_stream_is_not_read_again_from_the_beginning(tmp_path, monkeypatch):
     start(through)
     parts, stop = replace(through, output_dir=tmp_path / "parts"), 10
     with monkeypatch.context() as patch:
-        patch.setattr("flava.training.loop.Trainer.look", interrupting(stop))
+        patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
         with pytest.raises(Interrupted):
             start(parts)
     opened.unlink()
@@ -150,7 +150,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from flava.recipes.start import start
-from flava.training.loop import Trainer
+from flava.training.trainer import Trainer
 from flava.training.run import load_run
 
 look = Trainer.look
@@ -185,7 +185,7 @@ def test_a_resumed_run_that_is_done_trains_no_more(tmp_path, monkeypatch):
     start(run)
     before = figures(run.output_dir)
 
-    def never(_self: object, _batch: Batch) -> dict[str, Term]:
+    def never(_self: object, _batch: Batch) -> dict[str, LossOutput]:
         raise AssertionError("it trains")
 
     monkeypatch.setattr(FlavaObjective, "__call__", never)

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import torch
 
+from flava.checkpoints.load import load_pretrained
 from flava.data.loader import Loader, SourceConfig
+from flava.data.tokenizers import Vocabulary
 from flava.data.transforms import ImageTransformConfig
-from flava.data.vocabularies import Vocabulary
-from flava.model import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Codebook, FlavaConfig
-from flava.model.published.load import load_pretrained
+from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Codebook, FlavaConfig
 from flava.objectives import ClipObjectiveConfig, FlavaObjective
 from flava.recipes import RECIPES
 from flava.recipes.start import join, misfits, start
 from flava.training.checkpoint import save_checkpoint
-from flava.training.initial import InitConfig
+from flava.training.initialization import InitConfig
 from flava.training.run import Run, Validator
 from tests.tiny_runs import CODEBOOK, codebook_run, flava_data, flava_run, rows
 
@@ -153,7 +153,7 @@ CODEBOOK_PARTS = {"codebook.encoder", "codebook.decoder"}
 
 
 @pytest.mark.parametrize(
-    ("changes", "absent"),
+    ("changes", "missing_parts"),
     [
         ({}, set()),
         ({"images": None, "text": None}, {"mim_head", "mlm_head"}),
@@ -162,23 +162,23 @@ CODEBOOK_PARTS = {"codebook.encoder", "codebook.decoder"}
     ],
     ids=["all", "pairs", "whole pairs", "text"],
 )
-def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(run, changes, absent):
+def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(run, changes, missing_parts):
     """In the checkpoint too; and everything else that the losses read has a gradient."""
     run = replace(run, data=replace(run.data, **changes), max_steps=6)
-    if "codebook.encoder" in absent:
+    if "codebook.encoder" in missing_parts:
         run = replace(run, init=InitConfig())
     objective, _ = join(run)
     assert isinstance(objective, FlavaObjective)
-    assert objective.model.absent == absent
+    assert objective.model.missing_parts == missing_parts
     with Loader(run.data, seed=0) as batches:
         for _ in range(12):
             torch.stack([t.loss for t in objective(next(batches)).values()]).sum().backward()
     read = {n.split(".")[0] for n, p in objective.model.named_parameters() if p.grad is not None}
-    assert read & HEADS == HEADS - absent
+    assert read & HEADS == HEADS - missing_parts
     start(run)
-    assert load_pretrained(run.output_dir).absent == absent
+    assert load_pretrained(run.output_dir).missing_parts == missing_parts
     start(replace(run, resume=True, max_steps=8))
-    assert load_pretrained(run.output_dir).absent == absent
+    assert load_pretrained(run.output_dir).missing_parts == missing_parts
 
 
 def test_clip_is_trained_and_probed(run, monkeypatch, tmp_path):

@@ -8,27 +8,27 @@ from typing import Any
 import pytest
 import torch
 
-from flava.batch import Batch, ImageBatch, TextBatch
-from flava.evaluation.held_out_loss import loss_probe
-from flava.model import (
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import Batch, ImageBatch, TextBatch
+from flava.core.precision import Precision
+from flava.evaluation.validators import loss_probe
+from flava.models import (
     Codebook,
     CodebookConfig,
     ImageConfig,
     MaskedImageConfig,
-    MaskedText,
     MaskedTextConfig,
+    MaskedTextModel,
     TextConfig,
 )
-from flava.model.published.load import load_pretrained
 from flava.objectives import CodebookObjectiveConfig, MaskedObjective, MaskedObjectiveConfig
-from flava.precision import Precision
 from flava.recipes import RECIPES
 from flava.recipes.start import held_out_batches, misfits, start
 from flava.training.checkpoint import save_checkpoint
-from flava.training.initial import InitConfig
-from flava.training.loop import Interrupted
+from flava.training.initialization import InitConfig
+from flava.training.launch import Interrupted
+from flava.training.optimizer import learning_rate_factor
 from flava.training.run import RUN, Run, Validator
-from flava.training.schedule import learning_rate_factor
 from tests.recipes.test_resume import assert_same, interrupting
 from tests.support import random_texts, tiny_config, tiny_model
 from tests.tiny_runs import CODEBOOK, figures, flava_data, flava_run
@@ -169,8 +169,8 @@ def text_run(folder: Path, **changes: Any) -> Run:
         objective=MaskedObjectiveConfig(),
         data=replace(data, pairs=None, images=None, pack_sentences=True),
         validator=Validator.LOSS,
-        held_out=(str(folder / "data" / "text.jsonl"),),
-        probe_every=3,
+        validation=(str(folder / "data" / "text.jsonl"),),
+        validate_every=3,
     )
     return replace(run, **changes)
 
@@ -188,8 +188,8 @@ def image_run(folder: Path, **changes: Any) -> Run:
         data=replace(data, pairs=None, text=None, image=augmented),
         init=InitConfig(codebook=str(save_checkpoint(folder, "codebook", Codebook(CODEBOOK)))),
         validator=Validator.LOSS,
-        held_out=(str(folder / "data" / "pairs.tar"),),
-        probe_every=3,
+        validation=(str(folder / "data" / "pairs.tar"),),
+        validate_every=3,
     )
     return replace(run, **changes)
 
@@ -202,7 +202,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, mak
     start(through)
     parts = replace(through, output_dir=tmp_path / "parts")
     with monkeypatch.context() as patch:
-        patch.setattr("flava.training.loop.Trainer.look", interrupting(5))
+        patch.setattr("flava.training.trainer.Trainer.look", interrupting(5))
         with pytest.raises(Interrupted):
             start(parts)
     torch.rand(3)
@@ -224,8 +224,8 @@ def test_the_codebook_is_that_of_the_file_and_stays_so(tmp_path):
 def test_every_rank_holds_out_all_batches(tmp_path, monkeypatch):
     run = image_run(tmp_path)
     alone = held_out_batches(run)
-    monkeypatch.setattr("flava.distributed.rank", lambda: 1)
-    monkeypatch.setattr("flava.distributed.world_size", lambda: 2)
+    monkeypatch.setattr("flava.core.distributed.rank", lambda: 1)
+    monkeypatch.setattr("flava.core.distributed.world_size", lambda: 2)
     for batch, expected in zip(held_out_batches(run), alone, strict=True):
         assert isinstance(batch, ImageBatch)
         assert isinstance(expected, ImageBatch)
@@ -243,12 +243,12 @@ def test_held_out_images_are_whole_and_always_the_same(tmp_path):
         for batch in (again, other):
             assert isinstance(batch, ImageBatch)
             assert torch.equal(ours.pixels, batch.pixels)
-            assert torch.equal(ours.selected, batch.selected)
+            assert torch.equal(ours.patch_mask, batch.patch_mask)
 
 
 def test_the_probe_is_the_objectives_loss_with_the_sign_changed():
     config = tiny_config()
-    model = MaskedText(MaskedTextConfig(text=config.text))
+    model = MaskedTextModel(MaskedTextConfig(text=config.text))
     whole = tiny_model().state_dict()
     model.load_state_dict({name: whole[name] for name in model.state_dict()})
     objective = MaskedObjective(model)
@@ -266,7 +266,7 @@ def test_the_probe_is_the_objectives_loss_with_the_sign_changed():
 
 
 def test_every_mistake_is_listed_before_anything_is_written(tmp_path):
-    run = image_run(tmp_path, held_out=("nowhere.tar",))
+    run = image_run(tmp_path, validation=("nowhere.tar",))
     data = flava_data(tmp_path / "data")
     other = replace(run.data, pairs=data.pairs, image=replace(run.data.image, image_size=24))
     with pytest.raises(ValueError, match="the run cannot start") as error:
@@ -274,7 +274,7 @@ def test_every_mistake_is_listed_before_anything_is_written(tmp_path):
     for line in (
         "data.pairs is set, but masked image modelling is trained on images alone: leave it out",
         "data.image.image_size is 24",
-        "held_out: no file 'nowhere.tar'",
+        "validation: no file 'nowhere.tar'",
     ):
         assert line in str(error.value)
     assert not run.output_dir.exists()

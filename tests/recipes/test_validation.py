@@ -10,19 +10,19 @@ import pytest
 
 from flava.data.imagenet import WNIDS
 from flava.data.loader import DataConfig
-from flava.evaluation.suite.vision import zero_shot
-from flava.model import Codebook
+from flava.evaluation import prompts
+from flava.models import Codebook
 from flava.objectives import CodebookObjectiveConfig
 from flava.recipes.start import start
 from flava.training.checkpoint import save_checkpoint
-from flava.training.initial import InitConfig
+from flava.training.initialization import InitConfig
 from flava.training.run import RUN, Run, Validator, load_run, save_run
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.tiny_runs import CODEBOOK, FLAVA_ARGUMENTS, codebook_run, flava_data, flava_run, rows
 
 IDS = WNIDS.read_text().split()
-FIGURE = "probe/imagenet_zero_shot_accuracy"
+FIGURE = "validation/imagenet_zero_shot_accuracy"
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Run:
     codebook = save_checkpoint(tmp_path, "codebook", Codebook(CODEBOOK))
     data = replace(flava_data(tmp_path / "shards"), root=str(tmp_path / "data"))
     made = flava_run(tmp_path / "run", data, init=InitConfig(codebook=str(codebook)), max_steps=2)
-    return replace(made, probe_every=2)
+    return replace(made, validate_every=2)
 
 
 def some_classes(folder: Path) -> Path:
@@ -48,9 +48,9 @@ def some_classes(folder: Path) -> Path:
 @pytest.fixture
 def few_templates(monkeypatch) -> None:
     """Two of the eighty, where the figure itself does not matter."""
-    prompts = zero_shot.PROMPTS["imagenet"]
-    few = replace(prompts, templates=prompts.templates[:2])
-    monkeypatch.setitem(zero_shot.PROMPTS, "imagenet", few)
+    imagenet = prompts.PROMPTS["imagenet"]
+    few = replace(imagenet, templates=imagenet.templates[:2])
+    monkeypatch.setitem(prompts.PROMPTS, "imagenet", few)
 
 
 # ImageNet-1k
@@ -90,7 +90,7 @@ def test_the_figure_is_that_of_flava_evaluate_on_the_same_checkpoint(
 @pytest.mark.usefixtures("few_templates")
 def test_what_is_looked_at_is_said(run: Run, tmp_path: Path, capsys) -> None:
     folder = some_classes(tmp_path / "val")
-    start(replace(run, validator=Validator.IMAGENET, held_out=(str(folder),)))
+    start(replace(run, validator=Validator.IMAGENET, validation=(str(folder),)))
     said = "validation: 3 images of 3 classes of ImageNet-1k (which has 50,000 of 1,000), from"
     assert f"{said} {folder}" in capsys.readouterr().out
     assert any(FIGURE in row for row in rows(run.output_dir))
@@ -119,26 +119,29 @@ def test_images_that_are_missing_stop_the_start_with_the_command_that_builds_the
 
 
 def pairs_run(run: Run, tmp_path: Path) -> Run:
-    held_out = write_tar(tmp_path / "held-out.tar", pair_files(range(20, 31)))
-    return replace(run, validator=Validator.PAIRS, held_out=(str(held_out),))
+    validation = write_tar(tmp_path / "held-out.tar", pair_files(range(20, 31)))
+    return replace(run, validator=Validator.PAIRS, validation=(str(validation),))
 
 
 def test_held_out_pairs_choose_by_retrieval(run: Run, tmp_path: Path) -> None:
     start(pairs_run(run, tmp_path))
-    (probed,) = [row for row in rows(run.output_dir) if "probe/held_out_r@5" in row]
-    both = probed["probe/held_out_image_to_text_r@5"], probed["probe/held_out_text_to_image_r@5"]
-    assert probed["probe/held_out_r@5"] == sum(both) / 2
+    (probed,) = [row for row in rows(run.output_dir) if "validation/held_out_r@5" in row]
+    both = (
+        probed["validation/held_out_image_to_text_r@5"],
+        probed["validation/held_out_text_to_image_r@5"],
+    )
+    assert probed["validation/held_out_r@5"] == sum(both) / 2
     assert (run.output_dir / "checkpoints" / "best").exists()
 
 
 def test_without_a_validator_there_is_no_best_checkpoint(run: Run) -> None:
     start(run)
-    assert not any(name.startswith("probe/") for row in rows(run.output_dir) for name in row)
+    assert not any(name.startswith("validation/") for row in rows(run.output_dir) for name in row)
     assert not (run.output_dir / "checkpoints" / "best").exists()
 
 
 def test_it_is_chosen_on_the_command_line(flava: Command, run: Run, tmp_path: Path) -> None:
-    held_out = write_tar(tmp_path / "held-out.tar", pair_files(range(20, 31)))
+    validation = write_tar(tmp_path / "held-out.tar", pair_files(range(20, 31)))
     shards = [f"--data.{n}.shards={getattr(run.data, n).shards[0]}" for n in ("pairs", "images")]
     ended = flava(
         "train",
@@ -150,11 +153,11 @@ def test_it_is_chosen_on_the_command_line(flava: Command, run: Run, tmp_path: Pa
         f"--output-dir={run.output_dir}",
         "--max-steps=1",
         "--validator=pairs",
-        f"--held-out={held_out}",
+        f"--validation={validation}",
     )
     assert ended.status == 0, ended.error
     assert load_run(run.output_dir / "run.json").validator is Validator.PAIRS
-    assert "probe/held_out_r@5" in rows(run.output_dir)[-1]
+    assert "validation/held_out_r@5" in rows(run.output_dir)[-1]
 
 
 @pytest.mark.usefixtures("few_templates")
@@ -162,10 +165,10 @@ def test_a_run_may_go_on_with_another(run: Run, tmp_path: Path) -> None:
     """Its best so far says nothing of the new figure, which is lower here."""
     start(pairs_run(run, tmp_path))
     folder = some_classes(tmp_path / "val")
-    imagenet = replace(run, validator=Validator.IMAGENET, held_out=(str(folder),))
+    imagenet = replace(run, validator=Validator.IMAGENET, validation=(str(folder),))
     start(replace(imagenet, resume=True, max_steps=4))
     found = rows(run.output_dir)
-    assert [r["step"] for r in found if "probe/held_out_r@5" in r] == [2]
+    assert [r["step"] for r in found if "validation/held_out_r@5" in r] == [2]
     assert [r["step"] for r in found if FIGURE in r] == [4]
     assert (run.output_dir / "checkpoints" / "best").resolve().name == "step-000004"
 
@@ -177,7 +180,7 @@ def test_other_held_out_pairs_are_another_figure(run: Run, tmp_path: Path) -> No
     assert best(run) == "step-000002"
     edit_progress(run, best=1.0)
     other = write_tar(tmp_path / "other.tar", pair_files(range(40, 60)))
-    again = replace(pairs_run(run, tmp_path), held_out=(str(other),))
+    again = replace(pairs_run(run, tmp_path), validation=(str(other),))
     start(replace(again, resume=True, max_steps=6))
     assert best(run) == "step-000006"
 
@@ -208,25 +211,25 @@ def test_the_best_of_a_run_of_an_earlier_version_stays(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("validator", "held_out", "said"),
+    ("validator", "validation", "said"),
     [
-        (Validator.PAIRS, (), "validator is pairs, but held_out is empty"),
+        (Validator.PAIRS, (), "validator is pairs, but validation is empty"),
         (Validator.LOSS, ("a.tar",), "validator is loss, which is of masked modelling"),
-        (Validator.NONE, ("a.tar",), "held_out is set, but validator is none"),
-        (Validator.EMBEDDED, ("a.tar",), "held_out is set, but validator is embedded"),
+        (Validator.NONE, ("a.tar",), "validation is set, but validator is none"),
+        (Validator.EMBEDDED, ("a.tar",), "validation is set, but validator is embedded"),
     ],
 )
 def test_what_does_not_fit_is_named(
-    tmp_path: Path, validator: Validator, held_out: tuple[str, ...], said: str
+    tmp_path: Path, validator: Validator, validation: tuple[str, ...], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        flava_run(tmp_path, DataConfig(), validator=validator, held_out=held_out)
+        flava_run(tmp_path, DataConfig(), validator=validator, validation=validation)
 
 
 @pytest.mark.parametrize("validator", [Validator.IMAGENET, Validator.EMBEDDED, Validator.PAIRS])
 def test_a_codebook_compares_no_images_with_texts(tmp_path: Path, validator: Validator) -> None:
     with pytest.raises(ValueError, match="which compares images with texts, but a CodebookConfig"):
-        codebook_run(tmp_path, validator=validator, held_out=("a.tar",))
+        codebook_run(tmp_path, validator=validator, validation=("a.tar",))
 
 
 # Runs that were saved before runs named their validator
@@ -254,7 +257,7 @@ def test_every_validator_comes_back_from_a_file(run: Run) -> None:
     for validator in Validator:
         named = ("a.tar",) if validator is Validator.PAIRS else ()
         if validator is not Validator.LOSS:
-            made = replace(run, validator=validator, held_out=named)
+            made = replace(run, validator=validator, validation=named)
             assert RUN.validate_json(RUN.dump_json(made)) == made
 
 
@@ -264,6 +267,6 @@ def test_an_image_of_the_validation_set_need_not_be_readable(
 ) -> None:
     folder = some_classes(tmp_path / "val")
     (folder / IDS[7] / "broken.png").write_bytes(encoded(picture(0))[:50])
-    start(replace(run, validator=Validator.IMAGENET, held_out=(str(folder),)))
+    start(replace(run, validator=Validator.IMAGENET, validation=(str(folder),)))
     assert "validation: sample 2: image cannot be decoded" in caplog.text
     assert any(FIGURE in row for row in rows(run.output_dir))

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 
-from flava.batch import Batch, Inputs
-from flava.distributed import rank, world_size
+from flava.core.batch import Batch, Inputs
+from flava.core.distributed import rank, world_size
 from tests.support import random_images, random_pairs, random_texts, tiny_config
 
 JOINED = 12

@@ -12,18 +12,18 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict_saver import save as torch_save
 from torch.optim import AdamW
 
-from flava.model import Codebook, Flava
-from flava.model.published.files import find_checkpoint
-from flava.model.published.load import load_pretrained
+from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.reading import find_checkpoint
+from flava.models import Codebook, Flava
 from flava.training.checkpoint import (
-    Progress,
+    TrainingProgress,
+    Writer,
     clear_rests,
     load_progress,
     point,
     save_checkpoint,
 )
 from flava.training.state import restore, stored_tensors
-from flava.training.writer import Writer
 from tests.support import randomise, tiny_model
 from tests.tiny_runs import CODEBOOK, content, folders
 from tests.training.trainers import trained, trainer_of
@@ -35,7 +35,7 @@ def saved(folder: Path, name: str = "step-1", keep: int = 1) -> Path:
     """A checkpoint of a codebook that the link ``last`` stands for."""
     model = Codebook(CODEBOOK)
     writer = Writer(folder, keep, timeout=60)
-    progress = Progress(step=3, best=0.25)
+    progress = TrainingProgress(step=3, best=0.25)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     with closing(writer):
         writer.write(name, model, weights, {"moments": MOMENTS}, progress, ["last"])
@@ -80,7 +80,7 @@ def test_what_is_written_is_what_was_when_writing_began(tmp_path):
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     writer = Writer(tmp_path, 1, timeout=60)
     with closing(writer):
-        writer.write("step-1", model, weights, {"moments": moments}, Progress(), ["last"])
+        writer.write("step-1", model, weights, {"moments": moments}, TrainingProgress(), ["last"])
         moments.zero_()
         randomise(model)
     assert torch.equal(stored_tensors(tmp_path / "last")["moments"], torch.arange(5.0))
@@ -90,7 +90,7 @@ def test_what_is_written_is_what_was_when_writing_began(tmp_path):
 
 def test_the_state_comes_back(tmp_path):
     path = saved(tmp_path)
-    assert load_progress(path) == Progress(step=3, best=0.25)
+    assert load_progress(path) == TrainingProgress(step=3, best=0.25)
     assert torch.equal(stored_tensors(path)["moments"], MOMENTS)
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from flava.model.published.load import load_pretrained
-from flava.precision import Precision
+from flava.checkpoints.load import load_pretrained
+from flava.core.precision import Precision
 from flava.training.run import Parallel
 from tests.tiny_runs import rows
 from tests.training.ranks import own_share, run_phases

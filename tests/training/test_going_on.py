@@ -9,19 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from flava.batch import Batch
-from flava.model.published.load import load_pretrained
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import Batch
 from flava.training.checkpoint import load_progress
-from flava.training.loop import Interrupted
+from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
 from flava.training.run import load_run
-from tests.tiny_runs import (
-    content,
-    figures,
-    folders,
-    image_batches,
-    rows,
-)
+from tests.tiny_runs import content, figures, folders, image_batches, rows
 from tests.training.trainers import ending_after, same, trained, trainer_of, weights
 
 # Probes and checkpoints
@@ -44,15 +38,15 @@ class Probing:
 
 
 def test_the_best_checkpoint_is_that_of_the_highest_first_figure(run):
-    run = replace(run, max_steps=9, probe_every=2, checkpoint_every=3)
+    run = replace(run, max_steps=9, validate_every=2, checkpoint_every=3)
     probe = Probing(0.1, 0.5, 0.5, 0.3, 0.4)
     trainer = trainer_of(run, probe)
     trainer.train(image_batches())
     assert trainer.model.training
     assert probe.steps == [2, 4, 6, 8, 9]
-    found = [row for row in rows(run.output_dir) if "probe/good" in row]
-    assert [row["probe/good"] for row in found] == [0.1, 0.5, 0.5, 0.3, 0.4]
-    assert [row["probe/other"] for row in found] == [-2, -4, -6, -8, -9]
+    found = [row for row in rows(run.output_dir) if "validation/good" in row]
+    assert [row["validation/good"] for row in found] == [0.1, 0.5, 0.5, 0.3, 0.4]
+    assert [row["validation/other"] for row in found] == [-2, -4, -6, -8, -9]
     checkpoints = run.output_dir / "checkpoints"
     assert folders(checkpoints) == {"step-000004", "step-000009"}
     assert load_progress(checkpoints / "best").step == 4
@@ -63,7 +57,7 @@ def test_the_best_checkpoint_is_that_of_the_highest_first_figure(run):
 
 def test_within_the_tolerance_of_the_highest_figure_the_later_checkpoint_is_best(run):
     """0.45 and 0.42 are within 0.1 of 0.5, 0.35 is not; the highest is not forgotten."""
-    run = replace(run, max_steps=10, probe_every=2, checkpoint_every=3, probe_tolerance=0.1)
+    run = replace(run, max_steps=10, validate_every=2, checkpoint_every=3, validation_tolerance=0.1)
     trainer_of(run, Probing(0.1, 0.5, 0.45, 0.42, 0.35)).train(image_batches())
     checkpoints = run.output_dir / "checkpoints"
     assert load_progress(checkpoints / "best").step == 8
@@ -71,14 +65,14 @@ def test_within_the_tolerance_of_the_highest_figure_the_later_checkpoint_is_best
 
 
 def test_a_figure_that_is_no_number_is_never_the_best(run):
-    run = replace(run, max_steps=3, probe_every=1)
+    run = replace(run, max_steps=3, validate_every=1)
     trainer_of(run, Probing(0.5, math.nan, 0.3)).train(image_batches())
     assert (run.output_dir / "checkpoints" / "best").resolve().name == "step-000001"
 
 
 def test_the_last_checkpoint_is_never_older_than_the_best(run):
     # Else a resumed run would go back behind it, and a fresh one would not notice it.
-    run = replace(run, probe_every=2, checkpoint_every=100)
+    run = replace(run, validate_every=2, checkpoint_every=100)
     with pytest.raises(RuntimeError, match="end"):
         trainer_of(run, Probing(0.1, 0.2)).train(ending_after(3))
     assert load_progress(run.output_dir / "checkpoints" / "last").step == 2
@@ -214,7 +208,7 @@ def test_a_full_disk_during_training_keeps_rows_and_checkpoint(run, monkeypatch)
         for number, batch in enumerate(image_batches()):
             if number == 3:
                 trainer.writer.wait()  # for the checkpoint after update 2
-                monkeypatch.setattr("flava.model.published.own.save_file", full)
+                monkeypatch.setattr("flava.checkpoints.native.save_file", full)
             yield batch
 
     with pytest.raises(OSError, match=r"step-000004 could not be written.*No space left"):

@@ -11,14 +11,14 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
 
 def test_rows_are_kept_up_to_the_step_that_a_run_resumes_at(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "probe/a": 0.5}\n{"step": 3}\n{"st')
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 2, "validation/a": 0.5}\n{"step": 3}\n{"st')
     metrics = Metrics(tmp_path, step=2)
     metrics.write({"step": 3, "loss/total": 0.25})
     metrics.close()
     assert rows(tmp_path) == [
         {"step": 1},
         {"step": 2},
-        {"step": 2, "probe/a": 0.5},
+        {"step": 2, "validation/a": 0.5},
         {"step": 3, "loss/total": 0.25},
     ]
 

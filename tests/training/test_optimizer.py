@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from flava.model import Flava
+from flava.models import Flava
 from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 from tests.support import tiny_model
 

@@ -11,22 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from flava.batch import Batch
-from flava.data.loader import SourceMarks
-from flava.data.stream import Mark
-from flava.distributed import Gather, rank, world_size
-from flava.model.published.load import load_pretrained
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import Batch
+from flava.core.distributed import Gather, gather_objects, rank, world_size
+from flava.core.precision import Precision
+from flava.data.loader import SourcePositions
+from flava.data.streaming import StreamPosition
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
-from flava.precision import Precision
-from flava.training import folder as folder_module
+from flava.training import run_folder as folder_module
 from flava.training.checkpoint import load_progress
-from flava.training.folder import check, disagreements, of_ranks, unshared
-from flava.training.loop import Interrupted, Trainer
-from flava.training.optimizer import OptimizerConfig
-from flava.training.processes import from_all
-from flava.training.run import LoopConfig, Parallel
-from flava.training.schedule import ScheduleConfig
+from flava.training.launch import Interrupted
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
+from flava.training.run import Parallel, TrainerConfig
+from flava.training.run_folder import check, disagreements, of_ranks, unshared
 from flava.training.state import stored_tensors, tensors_of
+from flava.training.trainer import Trainer
 from tests.support import tiny_model
 from tests.tiny_runs import rows
 from tests.training.ranks import mixed_batches, own_share, run_phases
@@ -36,7 +35,7 @@ TOLERANCE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 """Of 32-bit sums in another order; Adam's eps below is large, lest it blow their errors up."""
 
 
-def config(folder: Path, **changes: Any) -> LoopConfig:
+def config(folder: Path, **changes: Any) -> TrainerConfig:
     fields: dict[str, Any] = {
         "recipe": "mixed",
         "output_dir": folder,
@@ -45,7 +44,7 @@ def config(folder: Path, **changes: Any) -> LoopConfig:
         "schedule": ScheduleConfig(warmup_steps=2),
         "precision": Precision.FP32,
     }
-    return LoopConfig(**(fields | changes))
+    return TrainerConfig(**(fields | changes))
 
 
 CASES: dict[str, dict[str, Any]] = {
@@ -59,14 +58,14 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def trainer_of(run: LoopConfig) -> Trainer:
+def trainer_of(run: TrainerConfig) -> Trainer:
     torch.manual_seed(0)
     objective = FlavaObjective(FlavaObjectiveConfig(gather=Gather.GLOBAL), tiny_model())
     check(run)
     return Trainer(run, objective, None)
 
 
-def batches(run: LoopConfig, first: int = 0) -> Iterator[Batch]:
+def batches(run: TrainerConfig, first: int = 0) -> Iterator[Batch]:
     """Of one kind within an update, as the loader's are."""
     for batch in mixed_batches(first):
         yield from [batch] * run.accumulate
@@ -90,9 +89,14 @@ def signalled(batches: Iterator[Batch], at: int) -> Iterator[Batch]:
         yield batch
 
 
-def position() -> SourceMarks:
+def position() -> SourcePositions:
     """Of a stream that this rank alone reads, and of one that both read."""
-    return {"pairs": {rank(): Mark(shard=7, samples=5), 9: Mark(shard=8, samples=rank())}}
+    return {
+        "pairs": {
+            rank(): StreamPosition(shard=7, samples=5),
+            9: StreamPosition(shard=8, samples=rank()),
+        }
+    }
 
 
 def save_stopped(folder: Path) -> None:
@@ -110,7 +114,7 @@ def go_on(folder: Path) -> None:
     copy = folder / f"resumed by {ranks}"
     if rank() == 0:
         shutil.copytree(folder / "stopped", copy, symlinks=True)
-    from_all(None)
+    gather_objects(None)
     parallel = {2: Parallel.DDP, 3: Parallel.FSDP, 4: Parallel.HYBRID}[ranks]
     trainer = trainer_of(config(copy, parallel=parallel, resume=True))
     trainer.train(own_share(batches(trainer.run, trainer.step)))
@@ -182,8 +186,8 @@ def test_all_ranks_stop_after_the_same_update_when_one_is_told_to(trained: Path)
 
 def test_a_checkpoint_tells_where_the_streams_of_all_ranks_stand(trained: Path) -> None:
     found = load_progress(trained / "stopped" / "checkpoints" / "last").marks
-    read_by_one = {0: Mark(shard=7, samples=5), 1: Mark(shard=7, samples=5)}
-    assert found == {"pairs": read_by_one | {9: Mark(shard=8, samples=1)}}
+    read_by_one = {0: StreamPosition(shard=7, samples=5), 1: StreamPosition(shard=7, samples=5)}
+    assert found == {"pairs": read_by_one | {9: StreamPosition(shard=8, samples=1)}}
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])

@@ -2,7 +2,7 @@ import gzip
 import json
 from dataclasses import replace
 
-from flava.training.meter import PARTS
+from flava.training.step_metrics import PARTS
 from tests.tiny_runs import figures
 from tests.training.trainers import same, trained, weights
 

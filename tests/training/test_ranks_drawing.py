@@ -8,20 +8,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from flava.batch import Batch, ImageBatch
-from flava.distributed import rank
-from flava.model import Codebook, Flava
-from flava.model.published.load import load_pretrained
+from flava.checkpoints.load import load_pretrained
+from flava.core.batch import Batch, ImageBatch
+from flava.core.distributed import rank
+from flava.models import Codebook, Flava
 from flava.objectives import (
     CodebookObjective,
     CodebookObjectiveConfig,
     FlavaObjective,
     FlavaObjectiveConfig,
 )
-from flava.training.folder import check
-from flava.training.loop import Interrupted, Trainer
-from flava.training.run import LoopConfig, Parallel
+from flava.training.launch import Interrupted
+from flava.training.run import Parallel, TrainerConfig
+from flava.training.run_folder import check
 from flava.training.state import stored_tensors
+from flava.training.trainer import Trainer
 from tests.support import randomise, tiny_config
 from tests.training.ranks import mixed_batches, own_share, run_phases
 from tests.training.test_parallel import STEPS, config, signalled
@@ -53,7 +54,7 @@ def batches_for(name: str, first: int) -> Iterator[Batch]:
     return (batch for batch in every if isinstance(batch, ImageBatch))
 
 
-def trainer_of(run: LoopConfig) -> Trainer:
+def trainer_of(run: TrainerConfig) -> Trainer:
     torch.manual_seed(run.seed)
     check(run)
     return Trainer(run, MAKE[run.recipe](), None)

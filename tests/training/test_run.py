@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from flava.data.loader import DataConfig
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import RUN, Run, differences, load_run, save_run
-from flava.training.schedule import ScheduleConfig
 from tests.tiny_runs import CODEBOOK
 
 RATES = st.floats(0, 1e9, exclude_min=True)
@@ -103,7 +102,7 @@ def test_every_mistake_of_a_run_is_listed():
             flava_tiny(),
             max_steps=0,
             accumulate=-1,
-            probe_every=0,
+            validate_every=0,
             checkpoint_every=0,
             seed=-2,
             model=CODEBOOK,
@@ -114,7 +113,7 @@ def test_every_mistake_of_a_run_is_listed():
     for expected in (
         "max_steps is 0: use at least 1",
         "accumulate is -1",
-        "probe_every is 0",
+        "validate_every is 0",
         "checkpoint_every is 0",
         "seed is -2: use 0 or more",
         "FlavaObjectiveConfig, which does not train a CodebookConfig",
@@ -149,8 +148,8 @@ def test_differences_are_all_listed_but_those_free_on_resume():
         "output_dir": Path("elsewhere"),
         "resume": True,
         "max_steps": 7,
-        "probe_every": 3,
-        "probe_tolerance": 0.5,
+        "validate_every": 3,
+        "validation_tolerance": 0.5,
         "checkpoint_every": 4,
     }
     assert differences(saved, replace(saved, **free)) == []

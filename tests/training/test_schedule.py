@@ -5,8 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.training.optimizer import OptimizerConfig
-from flava.training.schedule import Decay, ScheduleConfig, learning_rate_factor, weight_decay_at
+from flava.training.optimizer import (
+    Decay,
+    OptimizerConfig,
+    ScheduleConfig,
+    learning_rate_factor,
+    weight_decay_at,
+)
 
 CONFIGS = st.builds(
     ScheduleConfig,

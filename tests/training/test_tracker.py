@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from flava.training.metrics import Watch
-from flava.training.tracker import Tracker
+from flava.training.metrics import Tracker, Watch
 from tests.tiny_runs import codebook_run
 
 BLOCK, FILE_HEADER, HEADER = 2**15, 7, struct.Struct("<IHB")
@@ -52,7 +51,7 @@ def test_every_figure_is_told_and_a_run_that_goes_on_is_the_same(tmp_path, monke
     run = codebook_run(tmp_path, wandb="project")
     watch = Watch(run, 0)
     watch.write({"step": 1, "batch": "images", "loss/total": 2.5, "accuracy/mim": None})
-    watch.write({"step": 1, "probe/accuracy": 0.25})
+    watch.write({"step": 1, "validation/accuracy": 0.25})
     watch.close()
     time.sleep(1)  # the library names its folders by the second
     watch = Watch(run, 1)
@@ -60,7 +59,7 @@ def test_every_figure_is_told_and_a_run_that_goes_on_is_the_same(tmp_path, monke
     watch.close()
     expected = [
         {"step": 1, "batch": "images", "loss/total": 2.5},
-        {"step": 1, "probe/accuracy": 0.25},
+        {"step": 1, "validation/accuracy": 0.25},
         {"step": 2, "batch": "images", "loss/total": 1.5},
     ]
     patience = 30

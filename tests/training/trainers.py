@@ -4,15 +4,16 @@ from collections.abc import Iterator
 
 import torch
 
-from flava.batch import Batch
-from flava.model import Codebook
-from flava.training.folder import check
-from flava.training.loop import Probe, Trainer
+from flava.core.batch import Batch
+from flava.models import Codebook
+from flava.objectives.objective import Validate
 from flava.training.run import Run
+from flava.training.run_folder import check
+from flava.training.trainer import Trainer
 from tests.tiny_runs import CODEBOOK, MeanSquare, image_batch, image_batches
 
 
-def trainer_of(run: Run, probe: Probe | None = None) -> Trainer:
+def trainer_of(run: Run, probe: Validate | None = None) -> Trainer:
     torch.manual_seed(run.seed)
     check(run)
     return Trainer(run, MeanSquare(Codebook(CODEBOOK)), probe)

@@ -19,25 +19,25 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import tyro
 
 COMMANDS = {
-    "train": ("training", "Train a recipe, or go on with an interrupted run (--resume)."),
+    "train": ("train", "Train a recipe, or go on with an interrupted run (--resume)."),
     "recipes": (
         "recipes",
         "List the recipes of flava train, or show one of them with all of its fields.",
     ),
     "reproduce": (
-        "reproduction",
+        "reproduce",
         "Train the stages and columns of Table C.1 as small twins, evaluate them, compare them.",
     ),
     "evaluate": (
-        "evaluation",
+        "evaluate",
         "Evaluate a run, or a published FLAVA or CLIP, on held-out data or on the paper's tasks.",
     ),
     "plan": (
-        "planning",
+        "plan",
         "Tell what a recipe needs of some GPUs: memory, operations, messages and days.",
     ),
     "report": (
-        "evaluation",
+        "evaluate",
         "Write RUN/report.html; or the paper's table of what `flava evaluate --tasks` found.",
     ),
     "data": (
@@ -45,31 +45,31 @@ COMMANDS = {
         "Build the paper's data, or one's own, into shards that train; check and describe them.",
     ),
     "convert": (
-        "conversion",
+        "convert",
         "Write a model in another layout: transformers', TorchMultimodal's, our own; or as ONNX.",
     ),
-    "embed": ("tables", "Write the embedding of every image, text or pair to a file."),
+    "embed": ("embed", "Write the embedding of every image, text or pair to a file."),
     "classify": (
-        "tables",
+        "embed",
         "Name the likeliest classes of every image, without training (zero-shot).",
     ),
-    "match": ("tables", "Tell how well each image and its text match."),
-    "search": ("searching", "Find images or texts by text or image: index once, then query."),
-    "fill-mask": ("masked", "Print the likeliest tokens for each [MASK] in a text."),
+    "match": ("embed", "Tell how well each image and its text match."),
+    "search": ("search", "Find images or texts by text or image: index once, then query."),
+    "fill-mask": ("fill_mask", "Print the likeliest tokens for each [MASK] in a text."),
     "reconstruct": (
-        "masked",
+        "fill_mask",
         "Hide blocks of an image, fill them in, and write both beside the original.",
     ),
     "finetune": (
-        "tuning",
+        "finetune",
         "Train a classifier of your own images, texts or pairs, on top of a model.",
     ),
     "probe": (
-        "tuning",
+        "finetune",
         "Fit a linear classifier on a model's frozen features of your own images, texts or pairs.",
     ),
     "predict": (
-        "tuning",
+        "finetune",
         "Classify images, texts or pairs with what `flava finetune` or `flava probe` made.",
     ),
 }

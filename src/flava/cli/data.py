@@ -12,13 +12,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from flava.data.build.build import build
-from flava.data.build.check import check
-from flava.data.build.config import BuildConfig, CleaningConfig
-from flava.data.build.fetch_list import write_urls
-from flava.data.build.pool import cores
-from flava.data.build.sources import SOURCES, Source
-from flava.data.build.stats import Described, built_folders, describe, mean_words
+from flava.core.processes import cores
+from flava.prepare.build import build
+from flava.prepare.config import BuildConfig, CleaningConfig
+from flava.prepare.inspection import Described, built_folders, check, describe, mean_words
+from flava.prepare.sources import SOURCES, PublishedSource
+from flava.prepare.url_list import write_urls
 
 SHOWN_MISTAKES = 20
 FETCH = """\
@@ -136,7 +135,7 @@ def listing() -> str:
     return "\n".join(described(name, source) for name, source in SOURCES.items())
 
 
-def described(name: str, source: Source) -> str:
+def described(name: str, source: PublishedSource) -> str:
     count = "" if source.pairs is None else f", {source.pairs:.1f} M pairs in the paper"
     images = source.images
     if source.fetched:
@@ -179,8 +178,8 @@ def list_urls(action: Urls) -> None:
 
 def tokenize_shards(action: Tokenize) -> None:
     """Write them, and say what they are called."""
-    from flava.inference.codes import load_codebook, tokenize
-    from flava.model.digest import codes_name
+    from flava.checkpoints.digests import codes_name
+    from flava.prepare.codes import load_codebook, tokenize
 
     codebook = load_codebook(action.codebook)
     counts = tokenize(list(action.shards), codebook, action.codebook_size, action.output)
@@ -223,7 +222,7 @@ def check_shards(action: Check) -> None:
 
 def show_stats(action: StatsOf) -> None:
     """The table, and the page if one is asked for."""
-    from flava.evaluation.data_report import PICTURES, write_page
+    from flava.reports.data_report import PICTURES, write_page
 
     pick = PICTURES if action.html else 0
     found = describe(action.shards, pick=pick, processes=processes_of(action.processes))
@@ -235,7 +234,7 @@ def show_stats(action: StatsOf) -> None:
 
 def stats_table(found: list[Described]) -> Table:
     """A row a folder."""
-    from flava.evaluation.data_report import readable_bytes
+    from flava.reports.data_report import readable_bytes
 
     table = Table(title="What the shards hold", title_style="")
     table.add_column("folder", overflow="fold")

@@ -15,7 +15,7 @@ def reporting(act: Callable[[], object]) -> int:
         print(f"flava: {error}", file=sys.stderr)
         return 1
     except Exception as error:
-        from flava.training.stopping import Interrupted  # needs torch, which not all commands do
+        from flava.training.launch import Interrupted  # needs torch, which not all commands do
 
         if not isinstance(error, Interrupted):
             raise

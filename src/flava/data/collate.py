@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
 
-from flava.batch import (
+from flava.core.batch import (
     Batch,
     CodedImageBatch,
     ImageBatch,
@@ -20,23 +20,23 @@ from flava.batch import (
     TextBatch,
     TextInputs,
     WholePairBatch,
-    mapped,
+    map_tensors,
 )
-from flava.data.augmentation import flip_at_random, jitter_colours
-from flava.data.clip_tokenizer import ClipTokenizer
-from flava.data.errors import SampleError, Skipped
-from flava.data.levels import Levels, levels_of
+from flava.core.randomness import random_generator
+from flava.data.errors import SampleError, SkippedSample
+from flava.data.fast_decoding import Uint8Image, levels_of
+from flava.data.full_sentences import Packed
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
-from flava.data.packing import Packed
-from flava.data.seeding import generator
-from flava.data.shards import Raw
-from flava.data.source import caption_of, codes_of, skip_sample
-from flava.data.stream import Content, Marks, Window
-from flava.data.tokenizer import Tokenizer, pad
+from flava.data.samples import caption_of, codes_of, skip_sample
+from flava.data.shards import RawSample
+from flava.data.streaming import Content, StreamPositions, Window
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import (
     ImageTransformConfig,
     cropped,
+    flip_at_random,
     for_codebook,
+    jitter_colours,
     normalise,
     resize,
     resize_for_encoder,
@@ -66,14 +66,14 @@ class Collated:
 
     batch: Batch | None
     tried: int
-    skipped: tuple[Skipped, ...]
-    marks: Marks = field(default_factory=dict)
+    skipped: tuple[SkippedSample, ...]
+    marks: StreamPositions = field(default_factory=dict)
 
     def pin_memory(self) -> "Collated":
         """What a `DataLoader` calls, where there is a GPU."""
         if self.batch is None:
             return self
-        return replace(self, batch=mapped(self.batch, torch.Tensor.pin_memory))
+        return replace(self, batch=map_tensors(self.batch, torch.Tensor.pin_memory))
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,25 @@ class Builder(Generic[Content, Example]):
         examples, skipped = [], []
         for item in window.items:
             decoded = self._decode(item.epoch, item.content)
-            (skipped if isinstance(decoded, Skipped) else examples).append(decoded)
+            (skipped if isinstance(decoded, SkippedSample) else examples).append(decoded)
         for tried, item in enumerate(window.spares if skipped else ()):
             if len(examples) == len(window.items) or tried == PATIENCE + len(window.items):
                 break
             decoded = self._decode(item.epoch, item.content)
-            if not isinstance(decoded, Skipped):  # else it is reported in its own turn
+            if not isinstance(decoded, SkippedSample):  # else it is reported in its own turn
                 examples.append(decoded)
         full = len(examples) == len(window.items)
         # What is drawn for a batch as a whole differs between ranks, and is not new for the first.
-        rng = generator(self.seed, window.number, f"batch {self.rank}" if self.rank else "batch")
+        rng = random_generator(
+            self.seed, window.number, f"batch {self.rank}" if self.rank else "batch"
+        )
         batch = self.collator.collate(examples, rng) if full else None
         return Collated(batch, len(window.items), tuple(skipped), window.marks)
 
-    def _decode(self, epoch: int, content: Content | Skipped) -> Example | Skipped:
-        if isinstance(content, Skipped):
+    def _decode(self, epoch: int, content: Content | SkippedSample) -> Example | SkippedSample:
+        if isinstance(content, SkippedSample):
             return content
-        rng = generator(self.seed, epoch, f"{content.shard}/{content.key}")
+        rng = random_generator(self.seed, epoch, f"{content.shard}/{content.key}")
         try:
             return self.collator.decode(content, rng)
         except SampleError as error:
@@ -117,17 +119,17 @@ class ImageExample:
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
     codebook_pixels: UInt8[np.ndarray, "codebook codebook 3"]
-    selected: Bool[np.ndarray, "rows columns"]
+    patch_mask: Bool[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True)
 class TextExample:
     key: str
-    ids: list[int]
+    input_ids: list[int]
     draws: Float[np.ndarray, "3 length"]
 
 
-def augmented(raw: Raw, config: ImageTransformConfig, rng: np.random.Generator) -> Levels:
+def augmented(raw: RawSample, config: ImageTransformConfig, rng: np.random.Generator) -> Uint8Image:
     """A random crop, its colours and its direction drawn too where the config says so."""
     levels = levels_of(raw, config.reduction)
     if config.colour_jitter or config.flip_probability:
@@ -137,24 +139,24 @@ def augmented(raw: Raw, config: ImageTransformConfig, rng: np.random.Generator) 
 
 
 @dataclass(frozen=True)
-class ImageCollator(Collator[Raw, ImageExample]):
+class ImageCollator(Collator[RawSample, ImageExample]):
     """Two views of one random crop, the encoder's and the codebook's, and a blockwise mask."""
 
     config: ImageTransformConfig
     mask_fraction: float
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> ImageExample:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> ImageExample:
         pixels, codebook_pixels = resize(augmented(raw, self.config, rng), self.config)
         grid = self.config.grid
-        selected = blockwise_mask(rng, grid, grid, self.mask_fraction)
-        return ImageExample(raw.key, pixels, codebook_pixels, selected)
+        patch_mask = blockwise_mask(rng, grid, grid, self.mask_fraction)
+        return ImageExample(raw.key, pixels, codebook_pixels, patch_mask)
 
     def collate(self, examples: Sequence[ImageExample], _rng: np.random.Generator) -> ImageBatch:
         return ImageBatch(
             keys=tuple(example.key for example in examples),
             pixels=normalise(np.stack([example.pixels for example in examples])),
             codebook_pixels=for_codebook(np.stack([e.codebook_pixels for e in examples])),
-            selected=torch.from_numpy(np.stack([example.selected for example in examples])),
+            patch_mask=torch.from_numpy(np.stack([example.patch_mask for example in examples])),
         )
 
 
@@ -163,23 +165,23 @@ class CodedExample:
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
     codes: Integer[np.ndarray, "rows columns"]
-    selected: Bool[np.ndarray, "rows columns"]
+    patch_mask: Bool[np.ndarray, "rows columns"]
 
 
 @dataclass(frozen=True)
-class CodedImageCollator(Collator[Raw, CodedExample]):
+class CodedImageCollator(Collator[RawSample, CodedExample]):
     """The encoder's view of whole images, with the codes that are stored of them, and a mask."""
 
     config: ImageTransformConfig
     mask_fraction: float
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> CodedExample:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> CodedExample:
         assert self.config.stored_codes is not None
         codes = codes_of(raw, self.config.stored_codes, self.config.grid)
         levels = levels_of(raw, self.config.reduction)
         pixels = resize_for_encoder(levels, self.config.image_size)
-        selected = blockwise_mask(rng, self.config.grid, self.config.grid, self.mask_fraction)
-        return CodedExample(raw.key, pixels, codes, selected)
+        patch_mask = blockwise_mask(rng, self.config.grid, self.config.grid, self.mask_fraction)
+        return CodedExample(raw.key, pixels, codes, patch_mask)
 
     def collate(
         self, examples: Sequence[CodedExample], _rng: np.random.Generator
@@ -188,22 +190,22 @@ class CodedImageCollator(Collator[Raw, CodedExample]):
             keys=tuple(example.key for example in examples),
             pixels=normalise(np.stack([example.pixels for example in examples])),
             codes=torch.from_numpy(np.stack([e.codes for e in examples]).astype(np.int64)),
-            selected=torch.from_numpy(np.stack([example.selected for example in examples])),
+            patch_mask=torch.from_numpy(np.stack([example.patch_mask for example in examples])),
         )
 
 
 @dataclass(frozen=True)
-class TextCollator(Collator[Raw, TextExample]):
+class TextCollator(Collator[RawSample, TextExample]):
     """Token ids padded to the longest, with some of them masked."""
 
     tokenizer: Tokenizer
     max_length: int
     masker: TokenMasker
-    text_of: Callable[[Raw, np.random.Generator], str]
+    text_of: Callable[[RawSample, np.random.Generator], str]
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> TextExample:
-        ids = self.tokenizer.encode(self.text_of(raw, rng), self.max_length)
-        return TextExample(raw.key, ids, self.masker.draws(rng, len(ids)))
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> TextExample:
+        input_ids = self.tokenizer.encode(self.text_of(raw, rng), self.max_length)
+        return TextExample(raw.key, input_ids, self.masker.draws(rng, len(input_ids)))
 
     def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
         return text_batch(examples, self.tokenizer.pad, self.masker)
@@ -217,8 +219,8 @@ class PackedCollator(Collator[Packed, TextExample]):
     masker: TokenMasker
 
     def decode(self, packed: Packed, rng: np.random.Generator) -> TextExample:
-        ids = packed.ids.tolist()
-        return TextExample(packed.key, ids, self.masker.draws(rng, len(ids)))
+        input_ids = packed.ids.tolist()
+        return TextExample(packed.key, input_ids, self.masker.draws(rng, len(input_ids)))
 
     def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
         return text_batch(examples, self.padding, self.masker)
@@ -226,35 +228,37 @@ class PackedCollator(Collator[Packed, TextExample]):
 
 def text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMasker) -> TextBatch:
     """Texts padded to the longest of them, and masked by their own draws."""
-    ids, real = pad([example.ids for example in examples], padding)
-    draws = np.zeros((3, *ids.shape))
-    draws[:, real] = np.concatenate([example.draws for example in examples], axis=1)
-    masked_ids, selected = masker.mask(ids, real, draws)
+    input_ids, attention_mask = pad([example.input_ids for example in examples], padding)
+    draws = np.zeros((3, *input_ids.shape))
+    draws[:, attention_mask] = np.concatenate([example.draws for example in examples], axis=1)
+    input_ids_masked, token_mask = masker.mask(input_ids, attention_mask, draws)
     return TextBatch(
         keys=tuple(example.key for example in examples),
-        ids=torch.from_numpy(ids),
-        real=torch.from_numpy(real),
-        masked_ids=torch.from_numpy(masked_ids),
-        selected=torch.from_numpy(selected),
+        input_ids=torch.from_numpy(input_ids),
+        attention_mask=torch.from_numpy(attention_mask),
+        input_ids_masked=torch.from_numpy(input_ids_masked),
+        token_mask=torch.from_numpy(token_mask),
     )
 
 
 @dataclass(frozen=True)
-class PairCollator(Collator[Raw, tuple[Any, TextExample]]):
+class PairCollator(Collator[RawSample, tuple[Any, TextExample]]):
     """An image and its text each, some texts exchanged for image-text matching."""
 
     images: ImageCollator | CodedImageCollator
     texts: TextCollator
     mismatch_probability: float
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> tuple[Any, TextExample]:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> tuple[Any, TextExample]:
         return self.images.decode(raw, rng), self.texts.decode(raw, rng)
 
     def collate(
         self, examples: Sequence[tuple[Any, TextExample]], rng: np.random.Generator
     ) -> PairBatch:
         images, texts = zip(*examples, strict=True)
-        exchange = exchange_texts(rng, [text.ids for text in texts], self.mismatch_probability)
+        exchange = exchange_texts(
+            rng, [text.input_ids for text in texts], self.mismatch_probability
+        )
         return PairBatch(
             image=self.images.collate(images, rng),
             text=self.texts.collate([texts[i] for i in exchange.order], rng),
@@ -266,30 +270,35 @@ class PairCollator(Collator[Raw, tuple[Any, TextExample]]):
 class WholePairExample:
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
-    ids: list[int]
+    input_ids: list[int]
 
 
 @dataclass(frozen=True)
-class WholePairCollator(Collator[Raw, WholePairExample]):
+class WholePairCollator(Collator[RawSample, WholePairExample]):
     """One random crop for the encoder, and its text; nothing is hidden or exchanged."""
 
     config: ImageTransformConfig
     tokenizer: Tokenizer | ClipTokenizer
     max_length: int
 
-    def decode(self, raw: Raw, rng: np.random.Generator) -> WholePairExample:
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> WholePairExample:
         pixels = resize_for_encoder(augmented(raw, self.config, rng), self.config.image_size)
-        ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
-        return WholePairExample(raw.key, pixels, ids)
+        input_ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
+        return WholePairExample(raw.key, pixels, input_ids)
 
     def collate(
         self, examples: Sequence[WholePairExample], _rng: np.random.Generator
     ) -> WholePairBatch:
-        ids, real = pad([example.ids for example in examples], self.tokenizer.pad)
+        input_ids, attention_mask = pad(
+            [example.input_ids for example in examples], self.tokenizer.pad
+        )
         return WholePairBatch(
             keys=tuple(example.key for example in examples),
             inputs=PairInputs(
                 image=ImageInputs(pixels=normalise(np.stack([e.pixels for e in examples]))),
-                text=TextInputs(ids=torch.from_numpy(ids), real=torch.from_numpy(real)),
+                text=TextInputs(
+                    input_ids=torch.from_numpy(input_ids),
+                    attention_mask=torch.from_numpy(attention_mask),
+                ),
             ),
         )

@@ -1,7 +1,11 @@
-"""Image files to upright RGB images, whatever they are.
+"""Image files to RGB images, or to arrays of their levels in less time.
 
 PyTorch is not needed here: building data has no other use for it. Training reads files by
-`flava.data.levels`, which gives the same pixels sooner.
+`flava.data.decoding`, which gives the same pixels sooner.
+
+torchvision decodes JPEG straight into an array, where PIL's images have to be copied; both do it by
+libjpeg-turbo, bit for bit alike. PIL reads every header, so that both refuse the same files, and
+decodes all that is not a plain JPEG.
 """
 
 import io

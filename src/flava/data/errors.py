@@ -15,7 +15,7 @@ class SampleError(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Skipped:
+class SkippedSample:
     """A sample, or a whole shard, that was left out, and why."""
 
     shard: str

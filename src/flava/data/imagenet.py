@@ -19,14 +19,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
-from flava.data.build.manifest import NAME as MANIFEST
-from flava.data.build.manifest import UNFINISHED, read_manifest
-from flava.data.build.shard_files import read_range
-from flava.data.embedded import resolve
-from flava.data.errors import SampleError, Skipped
-from flava.data.folders import FOLDER_SUFFIXES, walk_images
+from flava.data.errors import SampleError, SkippedSample
+from flava.data.manifest import NAME as MANIFEST
+from flava.data.manifest import UNFINISHED, read_manifest
+from flava.data.paths import FOLDER_SUFFIXES, resolve, walk_images
 from flava.data.remote import is_url
-from flava.data.shards import TAR_BLOCK_BYTES
+from flava.data.shards import TAR_BLOCK_BYTES, read_range
 from flava.data.tables import open_parquet
 
 CLASSES = 1000
@@ -186,7 +184,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[InFile, int]]:
         label = label_of(inside.name, inside)
         for name in walk_images(inside):
             # What cannot be read counts as an image, and will be named when it is asked for.
-            yield InFile(inside / (name.key if isinstance(name, Skipped) else name)), label
+            yield InFile(inside / (name.key if isinstance(name, SkippedSample) else name)), label
 
 
 def _of_parquet(path: Path) -> Iterator[tuple[InParquet, int]]:

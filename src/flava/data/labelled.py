@@ -1,4 +1,4 @@
-"""One's own labelled data: a folder with a subfolder for each class, or a table, to rows.
+"""One's own labelled data: a folder with a subfolder for each class, or a table.
 
 What is classified follows from the data: images, texts, or pairs of both. A sample that cannot be
 used is left out and reported by name; a mistake in the data as a whole is an error.
@@ -12,11 +12,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from flava.batch import Kind
-from flava.data.errors import SampleError, Skipped
-from flava.data.skips import Skips
-from flava.data.source import IMAGE_SUFFIXES, skip_sample, usable_text
-from flava.data.tables import READERS, columns_of, is_table, read_table
+from flava.core.batch import Kind
+from flava.data.errors import SampleError, SkippedSample
+from flava.data.samples import IMAGE_SUFFIXES, skip_sample, usable_text
+from flava.data.skips import SkipCounter
+from flava.data.tables import TABLE_READERS, is_table, read_table, table_columns
 
 TEXT_SUFFIX = "txt"
 COLUMNS = ("image", "text", "label")
@@ -32,7 +32,7 @@ KINDS: dict[tuple[bool, bool], Kind] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
+class LabelledRow:
     """A sample before decoding. ``image`` is a file's path, or a file's bytes.
 
     What is to be predicted is one of three: ``label``, a class's name; ``score``, a number; or
@@ -51,12 +51,12 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class LabelledRows:
     """All usable samples of one kind, in the order of the source, and what was left out."""
 
     kind: Kind
-    rows: tuple[Row, ...]
-    skips: Skips
+    rows: tuple[LabelledRow, ...]
+    skips: SkipCounter
 
     @property
     def labels(self) -> list[str]:
@@ -73,7 +73,7 @@ class Rows:
         return len(self.rows)
 
 
-def read_rows(path: Path, *, labelled: bool = True) -> Rows:
+def read_rows(path: Path, *, labelled: bool = True) -> LabelledRows:
     """The samples of a folder or a table.
 
     A folder has a subfolder for each class, at any depth within it images (jpg, jpeg, png, webp),
@@ -92,28 +92,28 @@ def read_rows(path: Path, *, labelled: bool = True) -> Rows:
     elif is_table(path) and path.suffix != ".txt":
         found = list(table_rows(path, labelled=labelled))
     else:
-        known = ", ".join(ending for ending in READERS if ending != ".txt")
+        known = ", ".join(ending for ending in TABLE_READERS if ending != ".txt")
         raise ValueError(f"{path} is no table that can be read: it must end in {known}")
     return of_one_kind(path, found)
 
 
-def of_one_kind(path: Path, found: Sequence[Row | Skipped]) -> Rows:
+def of_one_kind(path: Path, found: Sequence[LabelledRow | SkippedSample]) -> LabelledRows:
     """The rows of the commonest kind; those that have less are left out, what is more is dropped.
 
     Raises:
         ValueError: no row can be used, or most of them cannot.
     """
-    skips = Skips(str(path), str(path), "correct the data, or leave these out of it")
-    rows = [row for row in found if isinstance(row, Row)]
+    skips = SkipCounter(str(path), str(path), "correct the data, or leave these out of it")
+    rows = [row for row in found if isinstance(row, LabelledRow)]
     has = Counter((row.image is not None, row.text is not None) for row in rows)
     if not has:
-        skips.add(len(found), [each for each in found if isinstance(each, Skipped)])
+        skips.add(len(found), [each for each in found if isinstance(each, SkippedSample)])
         raise skips.failure() if found else empty(path)
     image, text = has.most_common(1)[0][0]
-    kept: list[Row] = []
-    skipped: list[Skipped] = []
+    kept: list[LabelledRow] = []
+    skipped: list[SkippedSample] = []
     for each in found:
-        if isinstance(each, Skipped):
+        if isinstance(each, SkippedSample):
             skipped.append(each)
         elif (image and each.image is None) or (text and each.text is None):
             lacking = "image" if image and each.image is None else "text"
@@ -125,7 +125,7 @@ def of_one_kind(path: Path, found: Sequence[Row | Skipped]) -> Rows:
     skips.add(len(found), skipped)
     if len(skipped) > len(kept):
         raise skips.failure()
-    return Rows(kind=KINDS[image, text], rows=tuple(kept), skips=skips)
+    return LabelledRows(kind=KINDS[image, text], rows=tuple(kept), skips=skips)
 
 
 def empty(path: Path) -> ValueError:
@@ -135,7 +135,7 @@ def empty(path: Path) -> ValueError:
 # Folders
 
 
-def folder_rows(folder: Path) -> Iterator[Row | Skipped]:
+def folder_rows(folder: Path) -> Iterator[LabelledRow | SkippedSample]:
     """Rows of the subfolders, whose names are the classes.
 
     Raises:
@@ -158,12 +158,12 @@ def folder_rows(folder: Path) -> Iterator[Row | Skipped]:
             yield skipped_file(folder, each, "file is in no class's folder")
 
 
-def unlabelled_rows(folder: Path) -> Iterator[Row | Skipped]:
+def unlabelled_rows(folder: Path) -> Iterator[LabelledRow | SkippedSample]:
     """Rows of everything below a folder."""
     return samples_below(folder, label=None)
 
 
-def samples_below(folder: Path, label: str | None) -> Iterator[Row | Skipped]:
+def samples_below(folder: Path, label: str | None) -> Iterator[LabelledRow | SkippedSample]:
     """Rows of the files below a folder; files of one name but for the ending are one sample."""
     root = folder if label is None else folder.parent
     files = [
@@ -184,7 +184,7 @@ def samples_below(folder: Path, label: str | None) -> Iterator[Row | Skipped]:
         # Two images may share a name: each is a sample, under its whole name.
         for image in images or [None]:
             own = key if image is None or len(images) == 1 else key + image.suffix
-            row = Row(shard=str(root), key=own, image=image, label=label)
+            row = LabelledRow(shard=str(root), key=own, image=image, label=label)
             yield row if text is None else with_text(row, text)
 
 
@@ -192,7 +192,7 @@ def stem(path: Path) -> str:
     return str(path.with_suffix(""))
 
 
-def with_text(row: Row, path: Path) -> Row | Skipped:
+def with_text(row: LabelledRow, path: Path) -> LabelledRow | SkippedSample:
     try:
         return replace(row, text=usable_text(path.read_bytes()))
     except SampleError as error:
@@ -201,21 +201,21 @@ def with_text(row: Row, path: Path) -> Row | Skipped:
         return skip_sample(row, SampleError("file cannot be read", str(error.strerror)))
 
 
-def skipped_file(root: Path, path: Path, reason: str) -> Skipped:
+def skipped_file(root: Path, path: Path, reason: str) -> SkippedSample:
     name = path.relative_to(root).as_posix()
-    return Skipped(shard=str(root), key=name, reason=reason, message=reason)
+    return SkippedSample(shard=str(root), key=name, reason=reason, message=reason)
 
 
 # Tables
 
 
-def table_rows(path: Path, *, labelled: bool) -> Iterator[Row | Skipped]:
+def table_rows(path: Path, *, labelled: bool) -> Iterator[LabelledRow | SkippedSample]:
     """Rows of a table.
 
     Raises:
         ValueError: columns are missing; all of them in one error.
     """
-    columns = columns_of(path)
+    columns = table_columns(path)
     # A table without a readable head is reported by the reader, in its first record.
     missing = [] if columns is None else missing_columns(columns, labelled=labelled)
     if columns and missing:
@@ -224,10 +224,10 @@ def table_rows(path: Path, *, labelled: bool) -> Iterator[Row | Skipped]:
             f"{', '.join(columns)}: rename or add them"
         )
     for record in read_table(path, COLUMNS):
-        if isinstance(record, Skipped):
+        if isinstance(record, SkippedSample):
             yield record
             continue
-        row = Row(shard=str(path), key=f"{path.name}:{record.number}")
+        row = LabelledRow(shard=str(path), key=f"{path.name}:{record.number}")
         try:
             yield replace(
                 row,
@@ -282,21 +282,21 @@ def label_cell(cell: Any) -> str:
 # Splits
 
 
-def class_names(rows: Rows) -> tuple[str, ...]:
+def class_names(rows: LabelledRows) -> tuple[str, ...]:
     """The classes that occur, sorted as strings: `ImageFolder`'s order."""
     return tuple(sorted(set(rows.labels)))
 
 
-def split(rows: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+def split(rows: LabelledRows, fraction: float, seed: int) -> tuple[LabelledRows, LabelledRows]:
     """Training rows, and validation rows `drawn` from them; both keep the order."""
     chosen = drawn(rows.rows, fraction, seed)
-    parts: tuple[list[Row], list[Row]] = ([], [])
+    parts: tuple[list[LabelledRow], list[LabelledRow]] = ([], [])
     for index, row in enumerate(rows.rows):
         parts[index in chosen].append(row)
     return replace(rows, rows=tuple(parts[0])), replace(rows, rows=tuple(parts[1]))
 
 
-def drawn(rows: Sequence[Row], fraction: float, seed: int) -> set[int]:
+def drawn(rows: Sequence[LabelledRow], fraction: float, seed: int) -> set[int]:
     """The places of rows that are drawn by the seed, from each class its share.
 
     Of n rows of a class, ``fraction`` times n are drawn, rounded; but of two or more at least one
@@ -315,3 +315,15 @@ def drawn(rows: Sequence[Row], fraction: float, seed: int) -> set[int]:
 
 def lot(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0split\0{key}".encode(errors="replace")).digest()
+
+
+def rows_digest(rows: Sequence[LabelledRow]) -> str:
+    """Names rows with their content and targets, in order; of images in files, name and size."""
+    digest = hashlib.sha256()
+    for row in rows:
+        image = row.image
+        if isinstance(image, Path):
+            image = (image.name, image.stat().st_size if image.is_file() else None)
+        content = (row.key, row.text, row.second, row.label, row.score, row.answers, image)
+        digest.update(repr(content).encode(errors="replace"))
+    return digest.hexdigest()[:16]

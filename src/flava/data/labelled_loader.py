@@ -1,42 +1,154 @@
-"""Labelled rows to batches: endless and shuffled for training, once and in order for evaluation."""
+"""Labelled rows to batches: shuffled and endless for training, in order for evaluation."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Generic
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from PIL import Image
 
-from flava.batch import AnsweredBatch, Inputs, LabelledBatch, ScoredBatch, TargetBatch
+from flava.core.batch import (
+    AnsweredBatch,
+    ImageInputs,
+    Inputs,
+    LabelledBatch,
+    PairInputs,
+    ScoredBatch,
+    TargetBatch,
+    TextInputs,
+)
 from flava.data.collate import Collated, Collator
-from flava.data.errors import SampleError, Skipped
-from flava.data.labelled import Row, Rows
-from flava.data.readers import Read, Reader
-from flava.data.skips import Skips
-from flava.data.source import skip_sample
-from flava.data.stream import memory_windows
+from flava.data.decoding import open_image, to_rgb
+from flava.data.errors import SampleError, SkippedSample
+from flava.data.fast_decoding import decode_levels
+from flava.data.labelled import LabelledRow, LabelledRows
+from flava.data.samples import skip_sample
+from flava.data.skips import SkipCounter
+from flava.data.streaming import memory_windows
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
+from flava.data.transforms import cropped, normalise, resize_for_encoder
 from flava.data.workers import Batches
+
+Decoded = TypeVar("Decoded")
+
+WHOLE = (1.0, 1.0)
+"""A crop of all of the area, which `random_crop` would cut to its range of aspect ratios."""
+
+
+Pixels = UInt8[np.ndarray, "size size 3"]
+
+
+class RowReader(ABC, Generic[Decoded]):
+    """How one kind of input is read."""
+
+    @abstractmethod
+    def read(self, row: LabelledRow, rng: np.random.Generator | None) -> Decoded:
+        """One row decoded, augmented from ``rng`` if there is one; SampleError if it cannot be."""
+
+    @abstractmethod
+    def batch(self, read: Sequence[Decoded], /) -> Inputs:
+        """Many of them as one."""
+
+
+def row_image(row: LabelledRow, *, upright: bool = True) -> Image.Image:
+    """The row's image in RGB, ``upright`` as its EXIF says, or as it is stored.
+
+    Raises:
+        SampleError: the file cannot be read or decoded.
+    """
+    return to_rgb(open_image(row_file(row)), upright=upright)
+
+
+def row_file(row: LabelledRow) -> bytes:
+    """Raises SampleError: the row's image cannot be read."""
+    assert row.image is not None
+    try:
+        return row.image.read_bytes() if isinstance(row.image, Path) else row.image
+    except OSError as error:
+        raise SampleError("image cannot be read", f"{row.image}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageReader(RowReader[Pixels]):
+    """Whole images; in training a random crop of each."""
+
+    size: int
+    """Pixels a side that the image encoder reads."""
+    crop_scale: tuple[float, float]
+    """Share of the image's area in a crop; with (1, 1) images stay whole, whatever their shape."""
+    upright: bool = True
+    """Whether images are turned as their EXIF says. The paper's tasks have them as they are stored:
+    torchvision's readers, and those of the published code, do not turn them."""
+
+    def read(self, row: LabelledRow, rng: np.random.Generator | None) -> Pixels:
+        levels = decode_levels(row_file(row), upright=self.upright)
+        if rng is not None and self.crop_scale != WHOLE:
+            levels = cropped(rng, levels, self.crop_scale)
+        return resize_for_encoder(levels, self.size)
+
+    def batch(self, read: Sequence[Pixels], /) -> ImageInputs:
+        return ImageInputs(pixels=normalise(np.stack(read)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReader(RowReader[list[int]]):
+    """Token ids, cut to ``max_length``; of two texts as the tokeniser joins them."""
+
+    tokenizer: Tokenizer | ClipTokenizer
+    max_length: int
+
+    def read(self, row: LabelledRow, rng: np.random.Generator | None) -> list[int]:  # noqa: ARG002
+        assert row.text is not None
+        if row.second is not None:
+            return self.tokenizer.encode_pair(row.text, row.second, self.max_length)
+        return self.tokenizer.encode(row.text, self.max_length)
+
+    def batch(self, read: Sequence[list[int]], /) -> TextInputs:
+        input_ids, attention_mask = pad(read, self.tokenizer.pad)
+        return TextInputs(
+            input_ids=torch.from_numpy(input_ids), attention_mask=torch.from_numpy(attention_mask)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairReader(RowReader[tuple[Pixels, list[int]]]):
+    """An image and its text each."""
+
+    image: ImageReader
+    text: TextReader
+
+    def read(self, row: LabelledRow, rng: np.random.Generator | None) -> tuple[Pixels, list[int]]:
+        return self.image.read(row, rng), self.text.read(row, rng)
+
+    def batch(self, read: Sequence[tuple[Pixels, list[int]]], /) -> PairInputs:
+        images, texts = zip(*read, strict=True)
+        return PairInputs(image=self.image.batch(images), text=self.text.batch(texts))
+
 
 Target = int | float | Mapping[int, float]
 """The number of a class; a score; or the share that each of some classes is right."""
 
 
 @dataclass(frozen=True)
-class LabelledExample(Generic[Read]):
+class LabelledExample(Generic[Decoded]):
     """A row as it was read, with what is to be predicted."""
 
     key: str
-    read: Read
+    read: Decoded
     target: Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledCollator(Collator[Row, LabelledExample[Read]], Generic[Read]):
+class LabelledCollator(Collator[LabelledRow, LabelledExample[Decoded]], Generic[Decoded]):
     """Rows to batches for training; rows of one batch have targets of one kind."""
 
-    reader: Reader[Read]
+    reader: RowReader[Decoded]
     classes: tuple[str, ...]
     """In the order of the outputs; there are none where scores are predicted."""
 
@@ -45,10 +157,10 @@ class LabelledCollator(Collator[Row, LabelledExample[Read]], Generic[Read]):
         """Each class's place."""
         return {name: index for index, name in enumerate(self.classes)}
 
-    def decode(self, raw: Row, rng: np.random.Generator, /) -> LabelledExample[Read]:
+    def decode(self, raw: LabelledRow, rng: np.random.Generator, /) -> LabelledExample[Decoded]:
         return LabelledExample(raw.key, self.reader.read(raw, rng), self.target(raw))
 
-    def target(self, row: Row) -> Target:
+    def target(self, row: LabelledRow) -> Target:
         """What is to be predicted; answers that are no class are passed over."""
         if row.answers is not None:
             return {self.numbers[a]: s for a, s in row.answers.items() if a in self.numbers}
@@ -58,7 +170,7 @@ class LabelledCollator(Collator[Row, LabelledExample[Read]], Generic[Read]):
         return self.numbers[row.label]
 
     def collate(
-        self, examples: Sequence[LabelledExample[Read]], _rng: np.random.Generator, /
+        self, examples: Sequence[LabelledExample[Decoded]], _rng: np.random.Generator, /
     ) -> TargetBatch:
         keys = tuple(example.key for example in examples)
         inputs = self.reader.batch([example.read for example in examples])
@@ -89,7 +201,7 @@ class LabelledLoader(Iterator[TargetBatch], AbstractContextManager["LabelledLoad
 
     def __init__(
         self,
-        rows: Rows,
+        rows: LabelledRows,
         collator: LabelledCollator,
         *,
         batch_size: int,
@@ -97,7 +209,7 @@ class LabelledLoader(Iterator[TargetBatch], AbstractContextManager["LabelledLoad
         first: int = 0,
         workers: int = 0,
     ) -> None:
-        self.skips = Skips("data", "the training data", "correct the data")
+        self.skips = SkipCounter("data", "the training data", "correct the data")
         self._batches: Iterator[Collated] | None = Batches(
             windows=partial(memory_windows, rows.rows, batch_size=batch_size, seed=seed),
             collator=collator,
@@ -121,20 +233,22 @@ class LabelledLoader(Iterator[TargetBatch], AbstractContextManager["LabelledLoad
 
 
 @dataclass(frozen=True)
-class Part:
+class RowBatch:
     """Some rows in their order as a model reads them (None where none could be decoded)."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LabelledRow, ...]
     inputs: Inputs | None
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedSample, ...]
 
 
-def in_order(rows: Sequence[Row], reader: Reader[Read], batch_size: int) -> Iterator[Part]:
+def read_in_order(
+    rows: Sequence[LabelledRow], reader: RowReader[Decoded], batch_size: int
+) -> Iterator[RowBatch]:
     """Every row once, with nothing drawn at random."""
     for start in range(0, len(rows), batch_size):
-        kept: list[Row] = []
-        read: list[Read] = []
-        skipped: list[Skipped] = []
+        kept: list[LabelledRow] = []
+        read: list[Decoded] = []
+        skipped: list[SkippedSample] = []
         for row in rows[start : start + batch_size]:
             try:
                 read.append(reader.read(row, None))
@@ -143,4 +257,4 @@ def in_order(rows: Sequence[Row], reader: Reader[Read], batch_size: int) -> Iter
             else:
                 kept.append(row)
         inputs = reader.batch(read) if read else None
-        yield Part(tuple(kept), inputs, tuple(skipped))
+        yield RowBatch(tuple(kept), inputs, tuple(skipped))

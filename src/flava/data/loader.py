@@ -6,11 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from flava import distributed
-from flava.batch import Batch
-from flava.data import mixture, open_files
-from flava.data.build.commands import commands
-from flava.data.clip_tokenizer import ClipTokenizer
+from flava.core import distributed
+from flava.core.batch import Batch
+from flava.data import mixture
 from flava.data.collate import (
     CodedImageCollator,
     ImageCollator,
@@ -19,26 +17,39 @@ from flava.data.collate import (
     TextCollator,
     WholePairCollator,
 )
-from flava.data.crops import CropCollator, CropConfig
-from flava.data.errors import Skipped
+from flava.data.errors import SkippedSample
+from flava.data.full_sentences import PackedReader
 from flava.data.masking import TokenMasker
-from flava.data.packing import PackedReader
+from flava.data.multi_crop import CropCollator, CropConfig
 from flava.data.remote import Shard
-from flava.data.shards import Raw, read_shard, resolve_all
-from flava.data.skips import Skips
-from flava.data.source import caption_of, text_of
-from flava.data.stream import Mark, Marks, fits_in_memory, small_windows
-from flava.data.streamed import Layout, StreamedWindows
-from flava.data.tokenizer import Tokenizer
+from flava.data.samples import caption_of, text_of
+from flava.data.shards import RawSample, read_shard, resolve_all
+from flava.data.skips import SkipCounter
+from flava.data.streaming import (
+    StreamedWindows,
+    StreamLayout,
+    StreamPosition,
+    StreamPositions,
+    fits_in_memory,
+    small_windows,
+)
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, Vocabulary
 from flava.data.transforms import ImageTransformConfig
-from flava.data.vocabularies import Vocabulary
-from flava.data.workers import Batches, Windows
+from flava.data.workers import Batches, Windows, too_many_streams
 
 ROOT = "root:"
 """Before shards that are below ``DataConfig.root``."""
 
-SourceMarks = Mapping[str, Marks]
+SourcePositions = Mapping[str, StreamPositions]
 """Marks by the name of the source."""
+
+Remedy = Callable[[str], list[str]]
+"""A path of shards that are not there -> lines that tell how to make them."""
+
+
+def no_remedy(_shards: str) -> list[str]:
+    """Nothing is known of how to make any shards."""
+    return []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +121,15 @@ class DataConfig:
             if source and source.weight
         }
 
-    def missing(self, shards: tuple[str, ...]) -> list[str]:
-        """Those of some shards that are not there, with what to do."""
-        return _missing(self.located(shards), self.root)
+    def missing(self, shards: tuple[str, ...], remedy: Remedy = no_remedy) -> list[str]:
+        """The shards that are not there, an error message each, with ``remedy`` below it."""
+        found = []
+        for shard in self.located(shards):
+            try:
+                resolve_all((shard,))
+            except (ValueError, OSError) as error:
+                found.append("\n    ".join([str(error), *remedy(shard)]))
+        return found
 
     def located(self, shards: tuple[str, ...]) -> tuple[str, ...]:
         """Shards with the root in the place of "root:"."""
@@ -126,11 +143,15 @@ class DataConfig:
         """The mixture."""
         return {name: source.weight for name, source in self.sources.items()}
 
-    def problems(self) -> list[str]:
-        """Every mistake, a sentence each with the field and its value; looks for the shards too."""
+    def problems(self, remedy: Remedy = no_remedy) -> list[str]:
+        """Every mistake, a sentence each with the field and its value; looks for the shards too.
+
+        ``remedy`` tells how missing shards are made.
+        """
         found = [] if self.sources else ["no source: give one of pairs, images and text a weight"]
         for name, source in self.sources.items():
-            found += _source_problems(name, source, self.root)
+            found += _source_problems(name, source)
+            found += [f"{name}.shards: {each}" for each in self.missing(source.shards, remedy)]
         for name in ("patch_mask_fraction", "mask_probability", "mismatch_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 found.append(f"{name} = {getattr(self, name)}: must be between 0 and 1")
@@ -170,7 +191,7 @@ class DataConfig:
         return found
 
 
-def _source_problems(name: str, source: SourceConfig, root: str) -> list[str]:
+def _source_problems(name: str, source: SourceConfig) -> list[str]:
     found = []
     if not 0 < source.weight < float("inf"):
         found.append(f"{name}.weight = {source.weight}: must be positive, or 0 (left out)")
@@ -178,21 +199,6 @@ def _source_problems(name: str, source: SourceConfig, root: str) -> list[str]:
         found.append(f"{name}.batch_size = {source.batch_size}: must be at least 1")
     if not source.shards:
         found.append(f"{name}.shards is empty: name at least one shard")
-    return found + [f"{name}.shards: {problem}" for problem in _missing(source.shards, root)]
-
-
-def _missing(shards: tuple[str, ...], root: str) -> list[str]:
-    """The shards that are not there, and how those of the paper's data are built."""
-    found = []
-    for shard in shards:
-        try:
-            resolve_all((shard,))
-        except (ValueError, OSError) as error:
-            base = root.rstrip("/")
-            below = shard.removeprefix(f"{base}/")
-            built = commands(below, base) if below != shard else []
-            remedy = ["--data.root is where they are; where they are not yet:"] if built else []
-            found.append("\n    ".join([str(error), *remedy, *built]))
     return found
 
 
@@ -227,7 +233,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         accumulate: int = 1,
         rank: int | None = None,
         world: int | None = None,
-        marks: SourceMarks | None = None,
+        marks: SourcePositions | None = None,
     ) -> None:
         rank = distributed.rank() if rank is None else rank
         world = distributed.world_size() if world is None else world
@@ -238,12 +244,13 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         if problems:
             raise ValueError("the data cannot be loaded:\n" + "\n".join(f"- {p}" for p in problems))
         self._skips = {
-            name: Skips(name, f"data.{name}", f"check {name}.shards") for name in config.sources
+            name: SkipCounter(name, f"data.{name}", f"check {name}.shards")
+            for name in config.sources
         }
         self.skipped: dict[str, Counter[str]] = {n: s.counts for n, s in self._skips.items()}
         self._seed, self._weights = seed, config.weights
         self._step, self._part, self._accumulate = start_step, 0, accumulate
-        self._marks: dict[str, dict[int, Mark]] = {
+        self._marks: dict[str, dict[int, StreamPosition]] = {
             name: dict((marks or {}).get(name, {})) for name in config.sources
         }
         before = mixture.counts_before(seed, start_step, config.weights)
@@ -275,7 +282,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
             self._step, self._part = self._step + 1, 0
         return batch
 
-    def marks(self) -> dict[str, dict[int, Mark]]:
+    def marks(self) -> dict[str, dict[int, StreamPosition]]:
         """By source: where the streams stand that this rank has read, or a little before."""
         return {name: dict(marks) for name, marks in self._marks.items()}
 
@@ -291,22 +298,22 @@ def _check_open_files(name: str, windows: Windows, world: int, workers: int) -> 
     """Raises ValueError: a process cannot keep a shard of each of its streams open."""
     if isinstance(windows, StreamedWindows):
         streams = windows.layout.streams_of(world=world, workers=workers)
-        if said := open_files.problem(streams):
+        if said := too_many_streams(streams):
             raise ValueError(f"data.{name} cannot be loaded: {said}")
 
 
 def _windows(
     source: SourceConfig,
-    read: Callable[[Shard], Iterator[Raw | Skipped]] | PackedReader,
+    read: Callable[[Shard], Iterator[RawSample | SkippedSample]] | PackedReader,
     seed: int,
     streams: int,
-    marks: Marks,
+    marks: StreamPositions,
 ) -> tuple[Windows, int | None]:
     """The windows of a source, and in how many turns they are made if that matters."""
     paths, size = resolve_all(source.shards), source.batch_size
     if fits_in_memory(paths):
         return partial(small_windows, paths, read, batch_size=size, seed=seed), None
-    layout = Layout.of(streams=streams, shards=len(paths), batch_size=size)
+    layout = StreamLayout.of(streams=streams, shards=len(paths), batch_size=size)
     windows = StreamedWindows(
         paths=paths, read=read, batch_size=size, seed=seed, layout=layout, marks=marks
     )
@@ -315,7 +322,7 @@ def _windows(
 
 def _reader(
     config: DataConfig, name: str, tokenizer: Tokenizer | ClipTokenizer
-) -> Callable[[Shard], Iterator[Raw | Skipped]] | PackedReader:
+) -> Callable[[Shard], Iterator[RawSample | SkippedSample]] | PackedReader:
     if name == "text" and config.pack_sentences:
         assert isinstance(tokenizer, Tokenizer)  # nothing reads texts alone in CLIP's tokens
         return PackedReader(tokenizer=tokenizer, length=config.text_max_length)

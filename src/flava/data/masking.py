@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from flava.data.tokenizer import Tokenizer
+from flava.data.tokenizers import Tokenizer
 
 MIN_BLOCK_FRACTION = 16 / 196
 """Smallest area of a block, as a share of the grid: BEiT's 16 of 14x14 patches."""
@@ -99,20 +99,21 @@ class TokenMasker:
 
     def mask(
         self,
-        ids: Int[np.ndarray, "batch length"],
-        real: Bool[np.ndarray, "batch length"],
+        input_ids: Int[np.ndarray, "batch length"],
+        attention_mask: Bool[np.ndarray, "batch length"],
         draws: Float[np.ndarray, "3 batch length"],
     ) -> tuple[Int[np.ndarray, "batch length"], Bool[np.ndarray, "batch length"]]:
-        """The masked ids, and where tokens were selected; ``draws`` are padded as ``ids`` are."""
+        """The masked ids, and where tokens were selected; ``draws`` are padded as ``input_ids``
+        are."""
         choose, replace, token = draws
         if self.whole_words:
-            first = np.where(self.continues[ids], 0, np.arange(ids.shape[1]))
+            first = np.where(self.continues[input_ids], 0, np.arange(input_ids.shape[1]))
             choose = np.take_along_axis(choose, np.maximum.accumulate(first, axis=1), axis=1)
-        selected = (choose < self.probability) & real & ~self.special[ids]
-        random_ids = (token * len(self.special)).astype(ids.dtype)
-        masked = np.where(selected & (replace < MASK_SHARE), self.mask_id, ids)
-        is_random = selected & (replace >= MASK_SHARE) & (replace < MASK_SHARE + RANDOM_SHARE)
-        return np.where(is_random, random_ids, masked), selected
+        token_mask = (choose < self.probability) & attention_mask & ~self.special[input_ids]
+        random_ids = (token * len(self.special)).astype(input_ids.dtype)
+        masked = np.where(token_mask & (replace < MASK_SHARE), self.mask_id, input_ids)
+        is_random = token_mask & (replace >= MASK_SHARE) & (replace < MASK_SHARE + RANDOM_SHARE)
+        return np.where(is_random, random_ids, masked), token_mask
 
 
 @dataclass(frozen=True)

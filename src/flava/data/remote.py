@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 
-from flava.data.embedded import expand_braces
+from flava.data.paths import expand_braces
 
 BLOCK_BYTES = 2 * 2**20
 """Size of a request: large beside what a request costs, and small enough for many streams."""

@@ -2,8 +2,8 @@
 
 A shard is a file or folder, or the URL of a file: a tar of samples (WebDataset's convention: files
 that share a name up to the first dot are one sample), a folder of images, JSON lines with a "text"
-field, or plain text with a text a line. What cannot be read comes out as ``Skipped``, in its place:
-never an error, never nothing.
+field, or plain text with a text a line. What cannot be read comes out as ``SkippedSample``, in its
+place: never an error, never nothing.
 """
 
 import errno
@@ -16,8 +16,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from flava.data.embedded import resolve
-from flava.data.errors import Skipped
+from flava.data.errors import SkippedSample
+from flava.data.paths import resolve
 from flava.data.remote import Shard, is_url, resolve_urls
 
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -29,7 +29,7 @@ TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Raw:
+class RawSample:
     """A sample before decoding: the bytes of its files by their suffix ("webp", "json", "txt")."""
 
     shard: str
@@ -76,8 +76,9 @@ def _require_readable(path: Path) -> None:
         ) from error
 
 
-def read_shard(path: Shard) -> Iterator[Raw | Skipped]:
-    """The raw samples of one shard in order, with a ``Skipped`` where something cannot be read."""
+def read_shard(path: Shard) -> Iterator[RawSample | SkippedSample]:
+    """The raw samples of one shard in order, with a ``SkippedSample`` where something cannot be
+    read."""
     count = 0
     try:
         for item in _reader(path)(path):
@@ -97,12 +98,12 @@ def read_shard(path: Shard) -> Iterator[Raw | Skipped]:
         yield skip_shard(path, "shard is empty", "it holds no sample; remove it or write it again")
 
 
-def skip_shard(path: Shard, reason: str, detail: str) -> Skipped:
+def skip_shard(path: Shard, reason: str, detail: str) -> SkippedSample:
     """A report on a whole shard."""
-    return Skipped(shard=str(path), key="", reason=reason, message=f"{reason}: {detail}")
+    return SkippedSample(shard=str(path), key="", reason=reason, message=f"{reason}: {detail}")
 
 
-def _reader(path: Shard) -> Callable[[Any], Iterator[Raw | Skipped]]:
+def _reader(path: Shard) -> Callable[[Any], Iterator[RawSample | SkippedSample]]:
     if path.is_dir():
         return _read_folder
     for suffixes, reader in (
@@ -116,7 +117,7 @@ def _reader(path: Shard) -> Callable[[Any], Iterator[Raw | Skipped]]:
     raise ValueError(f"shard {path} is of an unknown kind: it must be a folder or end in {known}")
 
 
-def _read_tar(path: Shard) -> Iterator[Raw | Skipped]:
+def _read_tar(path: Shard) -> Iterator[RawSample | SkippedSample]:
     from webdataset.tariterators import base_plus_ext, tar_file_expander  # needs torch
 
     errors: list[Exception] = []
@@ -133,7 +134,7 @@ def _has_end_mark(tar: BufferedReader) -> bool:
     return not any(tar.read())
 
 
-def _read_folder(path: Path) -> Iterator[Raw | Skipped]:
+def _read_folder(path: Path) -> Iterator[RawSample | SkippedSample]:
     errors: list[Exception] = []
 
     def files() -> Iterator[dict[str, Any]]:
@@ -162,14 +163,14 @@ def _grouped(
     files: Iterable[dict[str, Any]],
     keys: Callable[[str], Any],
     errors: list[Exception],
-) -> Generator[Raw | Skipped, None, bool]:
+) -> Generator[RawSample | SkippedSample, None, bool]:
     """Files as samples; collected errors follow in their place. Returns whether there were any."""
     from webdataset.tariterators import group_by_keys  # needs torch
 
     damaged = False
     for sample in group_by_keys(files, keys, handler=_collector(errors)):
         parts = {name: data for name, data in sample.items() if not name.startswith("__")}
-        yield Raw(shard=path.name, key=sample["__key__"], files=parts)
+        yield RawSample(shard=path.name, key=sample["__key__"], files=parts)
         damaged |= bool(errors)
         yield from _reported(path, errors)
     damaged |= bool(errors)
@@ -177,7 +178,7 @@ def _grouped(
     return damaged
 
 
-def _reported(path: Shard, errors: list[Exception]) -> Iterator[Skipped]:
+def _reported(path: Shard, errors: list[Exception]) -> Iterator[SkippedSample]:
     while errors:
         yield skip_shard(path, "shard is damaged", _message(errors.pop(0)))
 
@@ -197,17 +198,31 @@ def _message(error: Exception) -> str:
     return str(error.args[0]) if error.args else type(error).__name__
 
 
-def _read_json_lines(path: Shard) -> Iterator[Raw]:
+def _read_json_lines(path: Shard) -> Iterator[RawSample]:
     return _read_lines(path, "json")
 
 
-def _read_text(path: Shard) -> Iterator[Raw]:
+def _read_text(path: Shard) -> Iterator[RawSample]:
     return _read_lines(path, "txt")
 
 
-def _read_lines(path: Shard, suffix: str) -> Iterator[Raw]:
+def _read_lines(path: Shard, suffix: str) -> Iterator[RawSample]:
     is_packed = path.suffix.lower() == ".gz"
     with path.open("rb") as file, gzip.open(file) if is_packed else file as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
-                yield Raw(shard=path.name, key=f"{path.name}:{number}", files={suffix: line})
+                yield RawSample(shard=path.name, key=f"{path.name}:{number}", files={suffix: line})
+
+
+def read_range(path: Path, start: int, size: int) -> bytes:
+    """So many bytes of a file from there on.
+
+    Raises:
+        OSError: the file is shorter.
+    """
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        found = file.read(size)
+    if len(found) != size:
+        raise OSError(errno.EIO, "file is shorter than it was written", str(path))
+    return found

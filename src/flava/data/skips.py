@@ -4,9 +4,9 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
-from flava.batch import Batch
+from flava.core.batch import Batch
 from flava.data.collate import Collated
-from flava.data.errors import Skipped
+from flava.data.errors import SkippedSample
 
 MIN_TRIED = 1000
 """A source may fail once this many of its samples were tried, if most of them were corrupt."""
@@ -16,7 +16,7 @@ MAX_WARNINGS = 10
 log = logging.getLogger(__name__)
 
 
-class Skips:
+class SkipCounter:
     """What was left out of one source.
 
     ``counts`` counts the reasons. ``name`` begins each line of the log, ``source`` and ``remedy``
@@ -26,7 +26,7 @@ class Skips:
     def __init__(self, name: str, source: str, remedy: str) -> None:
         self.name, self.source, self.remedy = name, source, remedy
         self.counts: Counter[str] = Counter()
-        self.named: dict[Skipped, None] = {}
+        self.named: dict[SkippedSample, None] = {}
         self.tried = 0
 
     def batch_of(self, collated: Collated) -> Batch:
@@ -40,7 +40,7 @@ class Skips:
             raise self.failure()
         return collated.batch
 
-    def add(self, tried: int, skipped: Iterable[Skipped]) -> None:
+    def add(self, tried: int, skipped: Iterable[SkippedSample]) -> None:
         """Count some, and name them in the log if none of them were.
 
         Raises:

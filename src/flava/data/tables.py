@@ -1,6 +1,6 @@
 """Tables of any length, a record at a time: CSV, TSV, JSON lines, Parquet, and plain lines.
 
-What cannot be read comes out as ``Skipped``, in its place, as for shards.
+What cannot be read comes out as ``SkippedSample``, in its place, as for shards.
 """
 
 import csv
@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flava.data.errors import SampleError, Skipped
+from flava.data.errors import SampleError, SkippedSample
 
 FIRST_RECORDS = 100
 """Objects of JSON lines that are looked into for the names of their fields."""
@@ -38,22 +38,22 @@ class Record:
     """The share of the file that has been read, from 0 to 1."""
 
 
-Read = Iterator[Record | Skipped]
+ReadTable = Iterator[Record | SkippedSample]
 
 
 def is_table(path: Path) -> bool:
     """Whether the name's ending is of a table that can be read."""
-    return _ending(path) in READERS
+    return _ending(path) in TABLE_READERS
 
 
-def read_table(path: Path, columns: Collection[str]) -> Read:
+def read_table(path: Path, columns: Collection[str]) -> ReadTable:
     """The records of a file in order, with those of ``columns`` that it has.
 
     Lines of plain text have one column, "text". Empty lines are passed over.
     """
     count = 0
     try:
-        for each in READERS[_ending(path)](path, columns):
+        for each in TABLE_READERS[_ending(path)](path, columns):
             count += 1
             yield each
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
@@ -63,7 +63,7 @@ def read_table(path: Path, columns: Collection[str]) -> Read:
         yield skip_record(path, None, SampleError("table is empty", "it holds no record"))
 
 
-def columns_of(path: Path) -> list[str] | None:
+def table_columns(path: Path) -> list[str] | None:
     """The names of a table's columns (of JSON lines, its first objects'); None if unreadable."""
     if _ending(path) == ".parquet":
         try:
@@ -86,20 +86,20 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     return pq.ParquetFile(path, pre_buffer=False, buffer_size=PARQUET_BUFFER_BYTES)
 
 
-def skip_record(path: Path, number: int | None, error: SampleError) -> Skipped:
+def skip_record(path: Path, number: int | None, error: SampleError) -> SkippedSample:
     """A report on one record, or on a whole table."""
     key = "" if number is None else f"{path.name}:{number}"
-    return Skipped(shard=str(path), key=key, reason=error.reason, message=str(error))
+    return SkippedSample(shard=str(path), key=key, reason=error.reason, message=str(error))
 
 
-def _read_lines(path: Path, _columns: Collection[str]) -> Read:
+def _read_lines(path: Path, _columns: Collection[str]) -> ReadTable:
     with _opened(path) as (stream, done):
         for number, line in enumerate(stream, 1):
             if text := _text(line, number).strip():
                 yield Record(number=number, cells={"text": text}, done=done())
 
 
-def _read_json_lines(path: Path, _columns: Collection[str]) -> Read:
+def _read_json_lines(path: Path, _columns: Collection[str]) -> ReadTable:
     with _opened(path) as (stream, done):
         for number, line in enumerate(stream, 1):
             text = _text(line, number)
@@ -118,7 +118,7 @@ def _read_json_lines(path: Path, _columns: Collection[str]) -> Read:
                 )
 
 
-def _read_csv(path: Path, columns: Collection[str]) -> Read:
+def _read_csv(path: Path, columns: Collection[str]) -> ReadTable:
     with _opened(path) as (stream, done):
         rows = _csv_rows(path, stream)
         header = next(rows, [])
@@ -141,7 +141,7 @@ def _read_csv(path: Path, columns: Collection[str]) -> Read:
                 )
 
 
-def _read_parquet(path: Path, columns: Collection[str]) -> Read:
+def _read_parquet(path: Path, columns: Collection[str]) -> ReadTable:
     with open_parquet(path) as file:
         rows, number = file.metadata.num_rows, 0
         wanted = [name for name in file.schema_arrow.names if name in columns]
@@ -153,7 +153,7 @@ def _read_parquet(path: Path, columns: Collection[str]) -> Read:
                 yield Record(number=number, cells=record, done=number / rows)
 
 
-READERS: dict[str, Callable[[Path, Collection[str]], Read]] = {
+TABLE_READERS: dict[str, Callable[[Path, Collection[str]], ReadTable]] = {
     ".txt": _read_lines,
     ".jsonl": _read_json_lines,
     ".csv": _read_csv,

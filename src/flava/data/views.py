@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from flava.batch import LOGIT_LAPLACE_EPS
+from flava.core.batch import LOGIT_LAPLACE_EPS
 from flava.data.errors import SampleError
 from flava.data.transforms import CLIP_MEAN, CLIP_STD
 

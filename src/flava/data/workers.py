@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, runtime_checkable
@@ -10,9 +11,44 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from flava.core.processes import end_with_parent
 from flava.data.collate import Builder, Collated, Collator
-from flava.data.stream import Share, Window
-from flava.parent import end_with_parent
+from flava.data.streaming import Share, Window
+
+BESIDE = 128
+"""Files that a process has open beside its shards: libraries, pipes, batches on their way."""
+MOST = 10_240
+"""What macOS allows a process, where it says that it allows any number."""
+
+
+def allow_open_files() -> int | None:
+    """Let this process, and those that it starts, keep as many files open as the system lets them.
+
+    By default many systems stop at 1,024. Returns how many, or None where that is not told.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows, which has no such limit
+        return None
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (most, MOST):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+            break
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if allowed == resource.RLIM_INFINITY else allowed
+
+
+def too_many_streams(streams: int) -> str | None:
+    """Why a process cannot read so many streams, if it cannot."""
+    allowed = allow_open_files()
+    if allowed is None or streams + BESIDE <= allowed:
+        return None
+    return (
+        f"a process reads {streams} shards at once, and may open {allowed} files, of which others "
+        f"take {BESIDE}: allow more (ulimit -n), or lower data.streams, or raise data.workers"
+    )
+
 
 PREFETCH = 2
 """Batches that each worker keeps ready."""

@@ -15,14 +15,19 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from flava.batch import Kind
-from flava.data.labelled import Row
-from flava.data.readers import row_image
-from flava.evaluation.metrics import accuracy, majority
-from flava.evaluation.record import Confusion, Figure, Pictures, save_pictures
-from flava.evaluation.zero_shot import confusion
-from flava.files import explain
-from flava.training.files import write_whole
+from flava.core.batch import Kind
+from flava.core.files import explain_errors, write_atomically
+from flava.data.labelled import LabelledRow
+from flava.data.labelled_loader import row_image
+from flava.evaluation.record import (
+    Confusion,
+    Figure,
+    Pictures,
+    accuracy,
+    confusion,
+    majority,
+    save_pictures,
+)
 
 FILE = "classification.json"
 PREDICTIONS = "predictions.jsonl"
@@ -36,7 +41,7 @@ THUMBNAIL = 192
 class Predictions:
     """Probabilities for each row, in the order of ``classes``."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[LabelledRow, ...]
     classes: tuple[str, ...]
     probabilities: Float[Tensor, "rows classes"]
 
@@ -66,7 +71,7 @@ class OneClass:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Example:
+class ClassifiedExample:
     """One row, what it is and what it was taken for; ``picture`` names one, if it has an image."""
 
     key: str
@@ -78,7 +83,7 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class ClassifierEvaluation:
     """All that the report tells. ``interval`` is the 95 % interval of the accuracy."""
 
     method: str
@@ -87,8 +92,8 @@ class Classification:
     interval: tuple[float, float]
     classes: tuple[OneClass, ...]
     confusion: Confusion
-    wrong: tuple[Example, ...] = ()
-    right: tuple[Example, ...] = ()
+    wrong: tuple[ClassifiedExample, ...] = ()
+    right: tuple[ClassifiedExample, ...] = ()
     notes: tuple[str, ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -107,12 +112,12 @@ class Classification:
         )
 
 
-CLASSIFICATION = TypeAdapter(Classification)
+CLASSIFICATION = TypeAdapter(ClassifierEvaluation)
 
 
 def judge(
     predictions: Predictions, *, method: str, kind: Kind, train_labels: Iterable[str]
-) -> Classification:
+) -> ClassifierEvaluation:
     """Figures of predictions whose rows have labels; examples are added by `with_examples`.
 
     Raises:
@@ -123,7 +128,7 @@ def judge(
     truth, predicted, classes = predictions.labels, predictions.predicted, predictions.classes
     counts = confusion(truth, predicted, len(classes))
     rows = classes_of(classes, counts, Counter(train_labels))
-    return Classification(
+    return ClassifierEvaluation(
         method=method,
         kind=kind,
         figures=figures_of(truth, predicted, rows),
@@ -193,8 +198,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def with_examples(
-    found: Classification, predictions: Predictions, seed: int
-) -> tuple[Classification, Pictures]:
+    found: ClassifierEvaluation, predictions: Predictions, seed: int
+) -> tuple[ClassifierEvaluation, Pictures]:
     """The same with examples, and the examples' pictures by name.
 
     Wrong ones are the most confident: what is wrong in the data shows there first. Right ones are
@@ -207,12 +212,12 @@ def with_examples(
     right = np.random.default_rng(seed).permutation(np.flatnonzero(is_right))[:SHOWN]
     pictures: dict[str, Image.Image] = {}
 
-    def example(index: int, name: str) -> Example:
+    def example(index: int, name: str) -> ClassifiedExample:
         row = predictions.rows[index]
         if row.image is not None:
             pictures[name] = row_image(row)
             pictures[name].thumbnail((THUMBNAIL, THUMBNAIL))
-        return Example(
+        return ClassifiedExample(
             key=row.key,
             label=row.label or "",
             predicted=predictions.classes[int(predictions.predicted[index])],
@@ -233,7 +238,7 @@ def with_examples(
 
 
 def save_classification(
-    found: Classification, pictures: Pictures, predictions: Predictions, run_folder: Path
+    found: ClassifierEvaluation, pictures: Pictures, predictions: Predictions, run_folder: Path
 ) -> None:
     """Write RUN/classification.json, the examples' pictures, and RUN/predictions.jsonl.
 
@@ -243,7 +248,7 @@ def save_classification(
     run_folder.mkdir(parents=True, exist_ok=True)
     save_pictures(pictures, run_folder)
     save_predictions(predictions, run_folder / PREDICTIONS)
-    write_whole(run_folder / FILE, CLASSIFICATION.dump_json(found, indent=2) + b"\n")
+    write_atomically(run_folder / FILE, CLASSIFICATION.dump_json(found, indent=2) + b"\n")
 
 
 def save_predictions(predictions: Predictions, path: Path) -> None:
@@ -262,10 +267,10 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
         shares: Mapping[str, float] = dict(zip(predictions.classes, values, strict=True))
         line["probabilities"] = {name: round(value, 6) for name, value in shares.items()}
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_whole(path, "".join(lines).encode(errors="replace"))
+    write_atomically(path, "".join(lines).encode(errors="replace"))
 
 
-def load_classification(run_folder: Path) -> Classification:
+def load_classification(run_folder: Path) -> ClassifierEvaluation:
     """Read RUN/classification.json.
 
     Raises:
@@ -278,4 +283,4 @@ def load_classification(run_folder: Path) -> Classification:
     try:
         return CLASSIFICATION.validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ValueError(f"{path} is damaged:{explain(error)}") from error
+        raise ValueError(f"{path} is damaged:{explain_errors(error)}") from error

@@ -8,22 +8,22 @@ from jaxtyping import Bool, Float, Int
 from PIL import Image
 from torch import Tensor
 
-from flava.batch import unmap_pixels
-from flava.data.seeding import generator
-from flava.evaluation import predictions
-from flava.evaluation.drawing import HIDDEN_GREY, paste, to_picture
-from flava.evaluation.held_out import Pairs, tokenizer
-from flava.evaluation.masked import hidden_tokens, patch_masks
+from flava.core.batch import unmap_pixels
+from flava.core.randomness import random_generator
+from flava.evaluation.embedded_data import EmbeddedPairs, tokenizer
+from flava.evaluation.features import BOTH, EvaluatedModel, TextStates, missing_parts
+from flava.evaluation.masked_tasks import hidden_tokens, patch_masks
 from flava.evaluation.record import (
-    Blank,
     Examples,
-    MaskedImage,
-    MaskedText,
+    MaskedImageExample,
+    MaskedTextExample,
+    MaskedTokenExample,
     Pictures,
-    Ranked,
+    RankedExample,
 )
 from flava.evaluation.retrieval import ranks
-from flava.evaluation.subject import BOTH, Subject, TextStates, lacking
+from flava.inference import fill
+from flava.inference.fill import HIDDEN_GREY, paste, to_picture
 
 QUERIES = 8
 """Samples of each kind of example."""
@@ -51,11 +51,13 @@ MASKED_TEXTS = ("mlm_head", "mmm_text_head")
 """What examples are drawn with, of the parts that not every checkpoint holds."""
 
 
-def draw_examples(subject: Subject, split: str = "unseen_style") -> tuple[Examples, Pictures]:
+def draw_examples(
+    subject: EvaluatedModel, split: str = "unseen_style"
+) -> tuple[Examples, Pictures]:
     """Examples of everything that the model has the parts for, and the pictures they name."""
-    album, has = Album(), lacking(subject.model).isdisjoint
+    album, has = Album(), missing_parts(subject.model).isdisjoint
     pairs = subject.held_out.pairs(split)
-    rng = generator(subject.held_out.seed, 0, "examples")
+    rng = random_generator(subject.held_out.seed, 0, "examples")
     rows = torch.from_numpy(rng.permutation(len(pairs))[:QUERIES])
     examples = Examples(
         images_for_captions=tuple(
@@ -74,12 +76,12 @@ def draw_examples(subject: Subject, split: str = "unseen_style") -> tuple[Exampl
 
 
 def images_for_captions(
-    subject: Subject, split: str, rows: Int[Tensor, " rows"], album: Album
-) -> Iterator[Ranked]:
+    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+) -> Iterator[RankedExample]:
     texts, images = subject.caption_embeddings(split), subject.image_embeddings(split)
     pairs = subject.held_out.pairs(split)
     for row, order, rank in nearest(texts, images, pairs, rows):
-        yield Ranked(
+        yield RankedExample(
             picture=album.add(f"image-{row}", pairs.images[row]),
             caption=pairs.captions.texts[row],
             results=tuple(album.add(f"image-{i}", pairs.images[i]) for i in order),
@@ -90,12 +92,12 @@ def images_for_captions(
 
 
 def captions_for_images(
-    subject: Subject, split: str, rows: Int[Tensor, " rows"], album: Album
-) -> Iterator[Ranked]:
+    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+) -> Iterator[RankedExample]:
     texts, images = subject.caption_embeddings(split), subject.image_embeddings(split)
     pairs = subject.held_out.pairs(split)
     for row, order, rank in nearest(images, texts, pairs, rows):
-        yield Ranked(
+        yield RankedExample(
             picture=album.add(f"image-{row}", pairs.images[row]),
             caption=pairs.captions.texts[row],
             results=tuple(pairs.captions.texts[i] for i in order),
@@ -108,7 +110,7 @@ def captions_for_images(
 def nearest(
     queries: Float[Tensor, "n width"],
     gallery: Float[Tensor, "n width"],
-    pairs: Pairs,
+    pairs: EmbeddedPairs,
     rows: Int[Tensor, " rows"],
 ) -> Iterator[tuple[int, list[int], int]]:
     """For each row: itself, the best candidates, and the rank from 1 of the first right one."""
@@ -120,35 +122,33 @@ def nearest(
 
 
 def masked_images(
-    subject: Subject, split: str, rows: Int[Tensor, " rows"], album: Album
-) -> Iterator[MaskedImage]:
+    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+) -> Iterator[MaskedImageExample]:
     """The hidden patches as the codebook draws the codes that the model predicts for them."""
     model, pairs = subject.flava, subject.held_out.pairs(split)
-    selected = patch_masks(pairs, subject.held_out.seed)[rows]
-    states = subject.image_states(pairs.pixels[rows], selected)
-    alone = (
-        predictions.patches_alone(model, states.to(subject.device), selected).argmax(dim=1).cpu()
-    )
+    patch_mask = patch_masks(pairs, subject.held_out.seed)[rows]
+    states = subject.image_states(pairs.pixels[rows], patch_mask)
+    alone = fill.patches_alone(model, states.to(subject.device), patch_mask).argmax(dim=1).cpu()
     texts = subject.text_states(pairs.captions)
     joint = jointly(subject, states, texts, rows)
-    with_text = predictions.patches_jointly(model, joint, selected).argmax(dim=1).cpu()
+    with_text = fill.patches_jointly(model, joint, patch_mask).argmax(dim=1).cpu()
     codes = subject.codes(split)[rows]
-    truth = codes[selected]
+    truth = codes[patch_mask]
     seen = pairs.codebook_pixels[rows]
     original = unmap_pixels(seen)
     grey = torch.full_like(original, HIDDEN_GREY)
     drawn = {
         "original": original,
-        "masked": paste(original, grey, selected),
+        "masked": paste(original, grey, patch_mask),
         "codes": decode(subject, codes),
-        "alone": filled_in(subject, original, codes, selected, alone),
-        "caption": filled_in(subject, original, codes, selected, with_text),
+        "alone": filled_in(subject, original, codes, patch_mask, alone),
+        "caption": filled_in(subject, original, codes, patch_mask, with_text),
     }
-    which = selected.nonzero()[:, 0]
+    which = patch_mask.nonzero()[:, 0]
     for i, row in enumerate(rows.tolist()):
         name = {kind: album.add(f"masked-{row}-{kind}", drawn[kind][i]) for kind in drawn}
         hits = [share(guess[which == i] == truth[which == i]) for guess in (alone, with_text)]
-        yield MaskedImage(
+        yield MaskedImageExample(
             caption=pairs.captions.texts[row],
             original=name["original"],
             masked=name["masked"],
@@ -161,18 +161,18 @@ def masked_images(
 
 
 def jointly(
-    subject: Subject,
+    subject: EvaluatedModel,
     images: Float[Tensor, "n tokens width"],
     texts: TextStates,
     rows: Int[Tensor, " n"],
 ) -> Float[Tensor, "n joint_tokens joint_width"]:
     """The multimodal states of images with those rows of the texts."""
-    inputs = (images, texts.hidden[rows], texts.real[rows])
+    inputs = (images, texts.hidden[rows], texts.attention_mask[rows])
     return subject.flava.multimodal(*(each.to(subject.device) for each in inputs))
 
 
 def decode(
-    subject: Subject, codes: Int[Tensor, "n rows columns"]
+    subject: EvaluatedModel, codes: Int[Tensor, "n rows columns"]
 ) -> Float[Tensor, "n 3 height width"]:
     """What the codebook draws, in [0, 1]."""
     return subject.flava.codebook.decode(codes.to(subject.device)).float().cpu()
@@ -183,21 +183,21 @@ def share(right: Bool[Tensor, " n"]) -> float:
 
 
 def filled_in(
-    subject: Subject,
+    subject: EvaluatedModel,
     original: Float[Tensor, "n 3 h w"],
     codes: Int[Tensor, "n rows columns"],
-    selected: Bool[Tensor, "n rows columns"],
+    patch_mask: Bool[Tensor, "n rows columns"],
     guesses: Int[Tensor, " hidden"],
 ) -> Float[Tensor, "n 3 h w"]:
     """The originals with their hidden patches decoded from the guessed codes."""
     guessed = codes.clone()
-    guessed[selected] = guesses
-    return paste(original, decode(subject, guessed), selected)
+    guessed[patch_mask] = guesses
+    return paste(original, decode(subject, guessed), patch_mask)
 
 
 def masked_texts(
-    subject: Subject, split: str, rng: np.random.Generator, album: Album
-) -> Iterator[MaskedText]:
+    subject: EvaluatedModel, split: str, rng: np.random.Generator, album: Album
+) -> Iterator[MaskedTextExample]:
     """Captions in which the evaluation's masks hide one or two tokens."""
     pairs, model = subject.held_out.pairs(split), subject.flava
     hidden = hidden_tokens(pairs.captions, subject.held_out.seed)
@@ -208,18 +208,18 @@ def masked_texts(
     images = subject.image_states(pairs.pixels[rows])
     joint = jointly(subject, images, texts, rows)
     for i, row in enumerate(rows.tolist()):
-        selected, ids = hidden[row : row + 1], pairs.captions.ids[row]
-        seeing = predictions.tokens_jointly(model, joint[i : i + 1], selected)
-        blind = predictions.tokens_alone(
-            model, texts.hidden[row : row + 1].to(subject.device), selected
-        )
-        shown = ids.masked_fill(selected[0], tokenizer().mask)[texts.real[row]]
-        yield MaskedText(
+        token_mask, ids = hidden[row : row + 1], pairs.captions.input_ids[row]
+        seeing = fill.tokens_jointly(model, joint[i : i + 1], token_mask)
+        blind = fill.tokens_alone(model, texts.hidden[row : row + 1].to(subject.device), token_mask)
+        shown = ids.masked_fill(token_mask[0], tokenizer().mask)[texts.attention_mask[row]]
+        yield MaskedTextExample(
             picture=album.add(f"image-{row}", pairs.images[row]),
             sentence=tokenizer().decode(shown[1:-1].tolist(), keep_special=True),
             blanks=tuple(
-                Blank(truth=tokenizer().token(t), with_image=top(s), without_image=top(b))
-                for t, s, b in zip(ids[selected[0]].tolist(), seeing, blind, strict=True)
+                MaskedTokenExample(
+                    truth=tokenizer().token(t), with_image=top(s), without_image=top(b)
+                )
+                for t, s, b in zip(ids[token_mask[0]].tolist(), seeing, blind, strict=True)
             ),
         )
 
@@ -234,7 +234,7 @@ def top(logits: Float[Tensor, " vocabulary"]) -> tuple[tuple[str, float], ...]:
 
 
 def reconstructions(
-    subject: Subject, split: str, rng: np.random.Generator, album: Album
+    subject: EvaluatedModel, split: str, rng: np.random.Generator, album: Album
 ) -> Iterator[tuple[str, str]]:
     pairs = subject.held_out.pairs(split)
     rows = torch.from_numpy(rng.permutation(len(pairs))[: 2 * QUERIES])

@@ -24,7 +24,7 @@ Features = Float[np.ndarray, "samples width"]
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledFeatures:
     """Features with a class name for each row."""
 
     features: Features
@@ -39,13 +39,13 @@ class LinearProbe:
     scale: float
     classifier: LogisticRegression
 
-    def accuracy(self, test: Labelled) -> float:
+    def accuracy(self, test: LabelledFeatures) -> float:
         """The share of right predictions."""
         scaled = (test.features - self.mean) / self.scale
         return float(self.classifier.score(scaled, test.labels))
 
 
-def fit_probe(train: Labelled, validation: Labelled) -> LinearProbe:
+def fit_probe(train: LabelledFeatures, validation: LabelledFeatures) -> LinearProbe:
     """The probe on ``train`` whose regularisation serves ``validation`` best; the stronger on ties.
 
     Raises:
@@ -54,7 +54,9 @@ def fit_probe(train: Labelled, validation: Labelled) -> LinearProbe:
     return max(try_strengths(train, validation), key=lambda trial: trial[1])[0]
 
 
-def try_strengths(train: Labelled, validation: Labelled) -> list[tuple[LinearProbe, float]]:
+def try_strengths(
+    train: LabelledFeatures, validation: LabelledFeatures
+) -> list[tuple[LinearProbe, float]]:
     """A probe on ``train`` for each strength, the strongest first, and its accuracy elsewhere.
 
     Raises:
@@ -64,7 +66,7 @@ def try_strengths(train: Labelled, validation: Labelled) -> list[tuple[LinearPro
     return [(probe, probe.accuracy(validation)) for probe in probes]
 
 
-def fit_at(train: Labelled, strength: float) -> LinearProbe:
+def fit_at(train: LabelledFeatures, strength: float) -> LinearProbe:
     """The probe on ``train`` with ``strength`` for scikit-learn's C.
 
     One scale for all dimensions, not one each: standardised dimensions would turn the small

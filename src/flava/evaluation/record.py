@@ -1,14 +1,17 @@
-"""What an evaluation found: one record for each figure, written to RUN/evaluation.json."""
+"""What an evaluation measured: one record for each figure, kept as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Int, Shaped
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
-from flava.files import whole_file
+from flava.core.files import atomic_file
 
 FILE = "evaluation.json"
 PICTURES = "evaluation"
@@ -49,7 +52,7 @@ class Confusion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranked:
+class RankedExample:
     """A query with what was retrieved for it, best first; items name pictures or are captions.
 
     ``rank`` is the place of the first right one among all ``candidates``, counted from 1.
@@ -64,7 +67,7 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedImage:
+class MaskedImageExample:
     """The names of the pictures of one image, and the share of hidden codes filled in rightly."""
 
     caption: str
@@ -78,7 +81,7 @@ class MaskedImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Blank:
+class MaskedTokenExample:
     """One hidden token with the likeliest fillings, (token, probability), best first."""
 
     truth: str
@@ -87,22 +90,22 @@ class Blank:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedText:
+class MaskedTextExample:
     """A caption whose hidden tokens are shown as [MASK], and its image."""
 
     picture: str
     sentence: str
-    blanks: tuple[Blank, ...]
+    blanks: tuple[MaskedTokenExample, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
     """What the report shows; pictures are named, and kept in ``Evaluation.pictures``."""
 
-    images_for_captions: tuple[Ranked, ...] = ()
-    captions_for_images: tuple[Ranked, ...] = ()
-    masked_images: tuple[MaskedImage, ...] = ()
-    masked_texts: tuple[MaskedText, ...] = ()
+    images_for_captions: tuple[RankedExample, ...] = ()
+    captions_for_images: tuple[RankedExample, ...] = ()
+    masked_images: tuple[MaskedImageExample, ...] = ()
+    masked_texts: tuple[MaskedTextExample, ...] = ()
     reconstructions: tuple[tuple[str, str], ...] = ()
     """(original, what the codebook makes of it)."""
 
@@ -132,7 +135,7 @@ def save_evaluation(evaluation: Evaluation, pictures: Pictures, run_folder: Path
     """Write RUN/evaluation.json, and the examples' pictures."""
     save_pictures(pictures, run_folder)
     path = run_folder / FILE
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_bytes(EVALUATION.dump_json(evaluation, indent=2) + b"\n")
     return path
 
@@ -163,3 +166,37 @@ def load_evaluation(run_folder: Path) -> Evaluation:
         raise ValueError(
             f"{path} is not an evaluation ({error}): run `flava evaluate {run_folder}` again"
         ) from error
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A metric's value over ``n`` predictions, with the baselines that come with it."""
+
+    value: float
+    n: int
+    baselines: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TaskOutcome:
+    """What a task found of one model: metrics by name."""
+
+    metrics: dict[str, Measured]
+    confusion: Confusion | None = None
+
+
+def accuracy(predicted: Shaped[Tensor, " n"], truth: Shaped[Tensor, " n"]) -> float:
+    """The share of right predictions."""
+    return (predicted == truth).double().mean().item()
+
+
+def majority(truth: Shaped[Tensor, " n"]) -> float:
+    """The accuracy of the best constant answer: that of the commonest class of this very data."""
+    return truth.bincount().max().item() / len(truth)
+
+
+def confusion(
+    truth: Int[Tensor, " images"], predicted: Int[Tensor, " images"], classes: int
+) -> Int[Tensor, "classes classes"]:
+    """Counts: rows are the true classes, columns the predicted ones."""
+    return torch.bincount(truth * classes + predicted, minlength=classes**2).view(classes, classes)

@@ -11,7 +11,9 @@ RANKS = (1, 5, 10)
 HELD = 2**22
 """Similarities that are held in memory at once, of which there are queries times candidates."""
 
-Block = tuple[slice, Float[np.ndarray, "rows candidates"], Bool[np.ndarray, "rows candidates"]]
+SimilarityBlock = tuple[
+    slice, Float[np.ndarray, "rows candidates"], Bool[np.ndarray, "rows candidates"]
+]
 """Some of the queries: which, their similarities, and which candidates are right."""
 
 
@@ -65,7 +67,7 @@ def blocks(
     query_ids: Int[np.ndarray, " queries"],
     gallery_ids: Int[np.ndarray, " candidates"],
     held: int,
-) -> Iterator[Block]:
+) -> Iterator[SimilarityBlock]:
     """Every query's similarities; errors as `ranks`."""
     lost = query_ids[~np.isin(query_ids, gallery_ids)][:5].tolist()
     if lost:

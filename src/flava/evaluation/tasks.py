@@ -1,86 +1,208 @@
-"""What is evaluated, as rows: splits of the embedded corpus, and tasks on them."""
+"""The tasks of the embedded corpus as rows, and how each is measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flava.evaluation import masked, measures
-from flava.evaluation.held_out import Split
-from flava.evaluation.metrics import Outcome
-from flava.evaluation.subject import BOTH
+import numpy as np
+import torch
+
+from flava.evaluation import masked_tasks
+from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES, EmbeddedSplit
+from flava.evaluation.features import BOTH, EvaluatedModel, PixelComponents
+from flava.evaluation.linear_probe import LabelledFeatures, fit_probe
+from flava.evaluation.record import Confusion, Measured, TaskOutcome, accuracy, confusion, majority
+from flava.evaluation.retrieval import RANKS, chance_recall, ranks, recall
+from flava.inference.zero_shot import class_embeddings, classify
+
+PROBE_TRAIN, VALIDATION = "probe_train", "validation"
+"""The splits that the linear probe is fitted on and its regularisation chosen on."""
+
+
+def retrieval(subject: EvaluatedModel, split: str) -> TaskOutcome:
+    """R@k both ways among all of the split's pairs, by cosine similarity."""
+    ids = subject.held_out.pairs(split).concept_ids
+    images = subject.image_embeddings(split).numpy()
+    texts = subject.caption_embeddings(split).numpy()
+    places = {
+        "image_to_text": ranks(images, texts, ids, ids),
+        "text_to_image": ranks(texts, images, ids, ids),
+    }
+    return TaskOutcome(
+        {
+            f"{way}_r@{k}": Measured(
+                recall(found, k), len(ids), {"chance": chance_recall(ids, ids, k)}
+            )
+            for way, found in places.items()
+            for k in RANKS
+        }
+    )
+
+
+def zero_shot(subject: EvaluatedModel, split: str) -> TaskOutcome:
+    """Accuracy over ``CLASSES`` among the images that belong to one."""
+    rows, truth = in_classes(subject.held_out.pairs(split).subgroups)
+    classes = class_embeddings(subject.embed, [each.names for each in CLASSES], TEMPLATES)
+    predicted = classify(subject.image_embeddings(split)[rows], classes)
+    counts = confusion(truth, predicted, len(CLASSES)).tolist()
+    measured = Measured(accuracy(predicted, truth), len(truth), {"majority": majority(truth)})
+    return TaskOutcome(
+        {"accuracy": measured},
+        Confusion(
+            split=split,
+            classes=tuple(each.names[0] for each in CLASSES),
+            counts=tuple(tuple(row) for row in counts),
+        ),
+    )
+
+
+def in_classes(subgroups: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows that belong to one of ``CLASSES``, and which.
+
+    Raises:
+        ValueError: none does.
+    """
+    rows = [i for i, subgroup in enumerate(subgroups) if subgroup in CLASS_OF]
+    if not rows:
+        raise ValueError(
+            f"no image belongs to a class of zero-shot classification: their subgroups are "
+            f"{sorted(set(subgroups))[:5]}, the classes' are {sorted(CLASS_OF)[:5]}, ..."
+        )
+    return torch.tensor(rows), torch.tensor([CLASS_OF[subgroups[row]] for row in rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeTask:
+    """A task: a linear probe of frozen features, fitted once and tested on several splits."""
+
+    name: str
+    labelled: Callable[[Any, str], LabelledFeatures]
+    """A split's features with their labels."""
+    train: str = PROBE_TRAIN
+    validation: str = VALIDATION
+
+    def __call__(self, subject: EvaluatedModel | PixelComponents, split: str) -> TaskOutcome:
+        """Accuracy."""
+        if self.name not in subject.probes:
+            train, validation = (self.labelled(subject, s) for s in (self.train, self.validation))
+            subject.probes[self.name] = fit_probe(train, validation)
+        test = self.labelled(subject, split)
+        counts = np.unique(test.labels, return_counts=True)[1]
+        baselines = {"majority": float(counts.max() / counts.sum())}
+        value = subject.probes[self.name].accuracy(test)
+        return TaskOutcome({"accuracy": Measured(value, len(test.labels), baselines)})
+
+
+def image_groups(subject: EvaluatedModel | PixelComponents, split: str) -> LabelledFeatures:
+    """Images, and the groups of Unicode's that they belong to."""
+    return LabelledFeatures(subject.features(split), np.array(subject.held_out.pairs(split).groups))
+
+
+def digits(subject: EvaluatedModel | PixelComponents, split: str) -> LabelledFeatures:
+    """Images, and the digits they show."""
+    return LabelledFeatures(
+        subject.features(split), np.array(subject.held_out.pairs(split).field("digit"))
+    )
+
+
+def caption_groups(subject: EvaluatedModel, split: str) -> LabelledFeatures:
+    """Canonical captions, and the groups of what they name."""
+    pairs = subject.held_out.pairs(split)
+    return LabelledFeatures(subject.text_features(pairs.captions), np.array(pairs.groups))
+
+
+def parts_of_speech(subject: EvaluatedModel, split: str) -> LabelledFeatures:
+    """Dictionary texts, and whether they explain a noun, verb, adjective or adverb.
+
+    Raises:
+        ValueError: a text's key is not that of a synset.
+    """
+    texts = subject.held_out.texts(split)
+    labels = [PART_OF_SPEECH.get(origin[:1]) for origin in texts.origins]
+    if None in labels:
+        raise ValueError(
+            f"text {texts.origins[labels.index(None)]} of {split} is of no WordNet synset: its key "
+            f"begins with none of {', '.join(PART_OF_SPEECH)}"
+        )
+    return LabelledFeatures(subject.text_features(texts), np.array(labels))
+
+
+PART_OF_SPEECH = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
+"""The letter that WordNet's names of synsets begin with; "s" is a satellite adjective."""
+
 
 TRAINED_STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
 
 SPLITS = {
     split.name: split
     for split in (
-        Split(
+        EmbeddedSplit(
             name="unseen_style",
             title="unseen style (Twemoji), seen concepts",
             shards=("embedded:pairs/twemoji-train.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="unseen_style_hard",
             title="second unseen style (OpenMoji), seen concepts",
             shards=("embedded:pairs/openmoji-train.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="unseen_concepts",
             title="unseen concepts, seen style (Noto)",
             shards=("embedded:pairs/noto-test.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="unseen_concepts_all",
             title="unseen concepts in all six seen styles",
             shards=(f"embedded:pairs/{TRAINED_STYLES}-test.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="unseen_both",
             title="unseen concepts in the unseen style (Twemoji)",
             shards=("embedded:pairs/twemoji-test.tar",),
         ),
-        Split(
-            name=measures.VALIDATION,
+        EmbeddedSplit(
+            name=VALIDATION,
             title="validation concepts in all six seen styles",
             shards=(f"embedded:pairs/{TRAINED_STYLES}-val.tar",),
         ),
-        Split(
-            name=measures.PROBE_TRAIN,
+        EmbeddedSplit(
+            name=PROBE_TRAIN,
             title="training concepts in all six seen styles",
             shards=(f"embedded:pairs/{TRAINED_STYLES}-train.tar",),
             limit=3000,
         ),
-        Split(
+        EmbeddedSplit(
             name="digits",
             title="MNIST's digits",
             shards=("embedded:images/mnist-test.tar",),
         ),
-        Split(
+        EmbeddedSplit(
             name="digits_train",
             title="MNIST's training digits",
             shards=("embedded:images/mnist-train.tar",),
             limit=2000,
         ),
-        Split(
+        EmbeddedSplit(
             name="digits_validation",
             title="others of MNIST's training digits",
             shards=("embedded:images/mnist-train.tar",),
             limit=2000,
             after="digits_train",
         ),
-        Split(
+        EmbeddedSplit(
             name="wordnet_train",
             title="WordNet glosses and examples, also trained on without labels",
             shards=("embedded:text/wordnet-train.jsonl",),
             limit=3000,
         ),
-        Split(
+        EmbeddedSplit(
             name="wordnet_validation",
             title="validation WordNet glosses and examples",
             shards=("embedded:text/wordnet-val.jsonl",),
             limit=1000,
         ),
-        Split(
+        EmbeddedSplit(
             name="wordnet",
             title="unseen WordNet glosses and examples",
             shards=("embedded:text/wordnet-test.jsonl",),
@@ -96,8 +218,8 @@ class Task:
 
     name: str
     split: str
-    measure: Callable[[Any, str], Outcome]
-    """Of a `Subject`."""
+    measure: Callable[[Any, str], TaskOutcome]
+    """Of a `EvaluatedModel`."""
     needs: tuple[str, ...] = ()
     """Parts of the model that not every checkpoint holds: without them the row is left out."""
     pca: str | None = None
@@ -107,7 +229,7 @@ class Task:
 
 def rows(
     name: str,
-    measure: Callable[[Any, str], Outcome],
+    measure: Callable[[Any, str], TaskOutcome],
     splits: str,
     *,
     needs: tuple[str, ...] = (),
@@ -123,17 +245,17 @@ def rows(
 IMAGE, TEXT = ("image_encoder",), ("text_encoder",)
 CODES = ("codebook.encoder",)
 
-GROUPS = measures.Probe(name="groups", labelled=measures.image_groups)
-DIGITS = measures.Probe(
+GROUPS = ProbeTask(name="groups", labelled=image_groups)
+DIGITS = ProbeTask(
     name="digits",
-    labelled=measures.digits,
+    labelled=digits,
     train="digits_train",
     validation="digits_validation",
 )
-CAPTION_GROUPS = measures.Probe(name="caption groups", labelled=measures.caption_groups)
-PARTS_OF_SPEECH = measures.Probe(
+CAPTION_GROUPS = ProbeTask(name="caption groups", labelled=caption_groups)
+PARTS_OF_SPEECH = ProbeTask(
     name="parts of speech",
-    labelled=measures.parts_of_speech,
+    labelled=parts_of_speech,
     train="wordnet_train",
     validation="wordnet_validation",
 )
@@ -141,13 +263,13 @@ PARTS_OF_SPEECH = measures.Probe(
 TASKS = (
     *rows(
         "retrieval",
-        measures.retrieval,
+        retrieval,
         "unseen_style unseen_style_hard unseen_concepts unseen_both",
         needs=BOTH,
     ),
     *rows(
         "zero_shot",
-        measures.zero_shot,
+        zero_shot,
         "unseen_style unseen_style_hard unseen_concepts_all unseen_both",
         needs=BOTH,
     ),
@@ -161,15 +283,22 @@ TASKS = (
     *rows("digits", DIGITS, "digits", needs=IMAGE, pca=DIGITS.train),
     *rows("caption_groups", CAPTION_GROUPS, "unseen_concepts", needs=TEXT),
     *rows("parts_of_speech", PARTS_OF_SPEECH, "wordnet", needs=TEXT),
-    *rows("itm", masked.itm, "unseen_style unseen_concepts", needs=("itm_head",)),
-    *rows("mmm_text", masked.mmm_text, "unseen_style unseen_concepts", needs=("mmm_text_head",)),
-    *rows("mlm_captions", masked.mlm_captions, "unseen_style unseen_concepts", needs=("mlm_head",)),
-    *rows("mlm", masked.mlm, "wordnet", needs=("mlm_head",)),
+    *rows("itm", masked_tasks.itm, "unseen_style unseen_concepts", needs=("itm_head",)),
+    *rows(
+        "mmm_text", masked_tasks.mmm_text, "unseen_style unseen_concepts", needs=("mmm_text_head",)
+    ),
+    *rows(
+        "mlm_captions",
+        masked_tasks.mlm_captions,
+        "unseen_style unseen_concepts",
+        needs=("mlm_head",),
+    ),
+    *rows("mlm", masked_tasks.mlm, "wordnet", needs=("mlm_head",)),
     *rows(
         "mmm_image",
-        masked.mmm_image,
+        masked_tasks.mmm_image,
         "unseen_style unseen_concepts",
         needs=("mmm_image_head", *CODES),
     ),
-    *rows("mim", masked.mim, "unseen_style unseen_concepts", needs=("mim_head", *CODES)),
+    *rows("mim", masked_tasks.mim, "unseen_style unseen_concepts", needs=("mim_head", *CODES)),
 )

@@ -1,4 +1,4 @@
-"""Validators of pretraining beside the embedded corpus's: ImageNet-1k, and held-out pairs.
+"""What measures a run while it trains, and chooses its best checkpoint.
 
 A validator is what training calls a probe: (model, step) -> figures, of which the first chooses the
 best checkpoint. Every rank is asked, computes its part, and has the figures that all others have.
@@ -6,7 +6,7 @@ best checkpoint. Every rank is asked, computes its part, and has the figures tha
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -16,19 +16,95 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from flava.data.errors import SampleError, Skipped
+from flava.core.batch import Batch, to_device
+from flava.core.distributed import batches_of_rank, compute_on_all_ranks
+from flava.core.precision import Precision
+from flava.data.errors import SampleError, SkippedSample
 from flava.data.imagenet import LabelledImages
-from flava.data.shards import Raw, read_shard, resolve_all
-from flava.data.source import first_caption, image_file_of, image_of
-from flava.evaluation.probe import Probe
-from flava.evaluation.ranks import of_all_ranks, own_batches
+from flava.data.samples import first_caption, image_file_of, image_of
+from flava.data.shards import RawSample, read_shard, resolve_all
+from flava.data.stored_images import StoredImages, open_image
+from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedSplit, HeldOut
+from flava.evaluation.features import EvaluatedModel, Settings, evaluating
+from flava.evaluation.image_features import FeatureExtractor
+from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
+from flava.evaluation.record import accuracy
 from flava.evaluation.retrieval import ranks, recall
-from flava.evaluation.subject import evaluating
-from flava.evaluation.suite.task import Settings
-from flava.evaluation.suite.vision.collection import Images
-from flava.evaluation.suite.vision.decoding import open_image
-from flava.evaluation.suite.vision.features import Extractor
-from flava.evaluation.suite.vision.zero_shot import PROMPTS, Prompts, classify
+from flava.evaluation.tasks import SPLITS, VALIDATION, in_classes
+from flava.inference.zero_shot import class_embeddings, classify
+from flava.models import Clip, ClipConfig, Flava, FlavaConfig
+from flava.objectives.objective import Objective
+
+BATCH_SIZE = 256
+
+Validate = Callable[[nn.Module, int], dict[str, float]]
+
+
+def zero_shot_probe(
+    config: FlavaConfig | ClipConfig,
+    *,
+    splits: Mapping[str, EmbeddedSplit] = SPLITS,
+    precision: Precision = Precision.BF16,
+) -> Validate:
+    """(model, step) -> figures on the validation concepts in the trained styles.
+
+    The first figure, ``zero_shot_accuracy``, chooses the best checkpoint. ``retrieval_r@5`` is the
+    mean of both directions, among the validation concepts.
+
+    Raises:
+        FileNotFoundError, ValueError: as `HeldOut`; the data is read now, not in training.
+    """
+    held_out = HeldOut(splits, config, seed=0)
+    pairs = held_out.pairs(VALIDATION)
+    rows, truth = in_classes(pairs.subgroups)
+    ids = pairs.concept_ids
+    once = np.unique(ids, return_index=True)[1]
+    assert len(pairs.pixels) == len(ids)  # decoded now, for all calls
+
+    def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
+        assert isinstance(model, Flava | Clip)
+        subject = EvaluatedModel(model, held_out, BATCH_SIZE)
+        with evaluating(model, precision):
+            images = subject.image_embeddings(VALIDATION)
+            texts = subject.caption_embeddings(VALIDATION)
+            classes = class_embeddings(subject.embed, [each.names for each in CLASSES], TEMPLATES)
+        # One caption a concept: six styles have the same one.
+        texts = texts[once]
+        both = [
+            recall(ranks(images.numpy(), texts.numpy(), ids, ids[once]), k=5),
+            recall(ranks(texts.numpy(), images.numpy(), ids[once], ids), k=5),
+        ]
+        return {
+            "zero_shot_accuracy": accuracy(classify(images[rows], classes), truth),
+            "retrieval_r@5": sum(both) / 2,
+        }
+
+    return probe
+
+
+def loss_probe(
+    objective: Objective, batches: Sequence[Batch], precision: Precision
+) -> Callable[[nn.Module, int], dict[str, float]]:
+    """(model, step) -> for each loss its mean over ``batches`` with the sign changed, and accuracy.
+
+    With the sign changed it is the log-likelihood of what is hidden, in nats for each prediction:
+    more is better, as the choice of the best checkpoint needs. Accuracies are in [0, 1].
+    """
+
+    def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
+        device = next(model.parameters()).device
+        with evaluating(model, precision):
+            found = [objective(to_device(batch, device)) for batch in batches]
+        figures = {}
+        for name in found[0]:
+            losses = [terms[name].loss.item() for terms in found]
+            right = [a.item() for terms in found if (a := terms[name].accuracy) is not None]
+            figures[f"{name}_log_likelihood"] = -sum(losses) / len(losses)
+            figures[f"{name}_accuracy"] = sum(right) / max(1, len(right))
+        return figures
+
+    return probe
+
 
 K = 5
 """The k of R@k."""
@@ -46,7 +122,7 @@ log = logging.getLogger(__name__)
 
 def imagenet_validator(
     images: LabelledImages, settings: Settings, *, threads: int, prompts: Prompts | None = None
-) -> Probe:
+) -> Validate:
     """Zero-shot accuracy on ImageNet-1k, as `flava evaluate --tasks zero_shot_imagenet` finds it.
 
     An image that cannot be decoded counts as not recognised, and is named in a warning.
@@ -59,9 +135,9 @@ def imagenet_validator(
     labels = torch.from_numpy(images.labels)
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
-        extractor = Extractor(model, settings, threads=threads, shown=False)
+        extractor = FeatureExtractor(model, settings, threads=threads, shown=False)
         features = features_of(extractor, images)
-        right = torch.from_numpy(classify(extractor, features, prompts)) == labels
+        right = torch.from_numpy(classify_with_prompts(extractor, features, prompts)) == labels
         right &= ~torch.from_numpy(unreadable(features))
         return {"imagenet_zero_shot_accuracy": right.double().mean().item()}
 
@@ -127,19 +203,19 @@ def held_out_pairs(shards: Sequence[str]) -> HeldOutPairs:
     return pairs
 
 
-def usable(raw: Raw | Skipped) -> tuple[bytes, str]:
+def usable(raw: RawSample | SkippedSample) -> tuple[bytes, str]:
     """A pair's image file and its first caption.
 
     Raises:
         SampleError: one of them cannot be used.
     """
-    if isinstance(raw, Skipped):
+    if isinstance(raw, SkippedSample):
         raise SampleError(raw.reason, raw.message)
     image_of(raw)  # decoded now, and not first in the middle of training
     return image_file_of(raw), first_caption(raw)
 
 
-def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int) -> Probe:
+def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int) -> Validate:
     """R@5 of images' texts and of texts' images; the mean of both is the first figure.
 
     Images are turned as their EXIF says, as in training and as `flava.load` shows them.
@@ -147,7 +223,7 @@ def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int
     ids = pairs.ids
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
-        extractor = Extractor(model, settings, threads=threads, shown=False, upright=True)
+        extractor = FeatureExtractor(model, settings, threads=threads, shown=False, upright=True)
         # An image that this model cannot be shown is like no text: its pair is not found.
         images = extractor.project(np.nan_to_num(features_of(extractor, pairs.files))).numpy()
         texts = embeddings(extractor, pairs.captions).numpy()
@@ -162,10 +238,12 @@ def retrieval_validator(pairs: HeldOutPairs, settings: Settings, *, threads: int
     return validate
 
 
-def features_of(extractor: Extractor, images: Images) -> Float[np.ndarray, "images width"]:
+def features_of(
+    extractor: FeatureExtractor, images: StoredImages
+) -> Float[np.ndarray, "images width"]:
     """The features of every image, of which each rank computes a part; see `unreadable`."""
     size, count = extractor.settings.batch_size, len(images)
-    own = np.concatenate([np.arange(p.start, p.stop) for p, _ in own_batches(count, size)])
+    own = np.concatenate([np.arange(p.start, p.stop) for p, _ in batches_of_rank(count, size)])
     decoded = extractor.batches(images, own)
     failed: list[SampleError] = []
 
@@ -179,7 +257,7 @@ def features_of(extractor: Extractor, images: Images) -> Float[np.ndarray, "imag
         return torch.from_numpy(features)
 
     with evaluating(extractor.model, extractor.settings.precision):
-        features = of_all_ranks(count, size, computed, device_of(extractor)).numpy()
+        features = compute_on_all_ranks(count, size, computed, device_of(extractor)).numpy()
     for error in failed[:NAMED]:
         log.warning("validation: %s", error)
     if len(failed) > NAMED:
@@ -192,7 +270,9 @@ def unreadable(features: Float[np.ndarray, "images width"]) -> Bool[np.ndarray, 
     return np.isnan(features[:, 0])
 
 
-def embeddings(extractor: Extractor, texts: Sequence[str]) -> Float[Tensor, "texts projection"]:
+def embeddings(
+    extractor: FeatureExtractor, texts: Sequence[str]
+) -> Float[Tensor, "texts projection"]:
     """Unit vectors of texts, each rank of a part of them."""
 
     def embed(places: range) -> Tensor:
@@ -200,8 +280,8 @@ def embeddings(extractor: Extractor, texts: Sequence[str]) -> Float[Tensor, "tex
 
     size = extractor.settings.batch_size
     with evaluating(extractor.model, extractor.settings.precision):
-        return of_all_ranks(len(texts), size, embed, device_of(extractor))
+        return compute_on_all_ranks(len(texts), size, embed, device_of(extractor))
 
 
-def device_of(extractor: Extractor) -> torch.device:
+def device_of(extractor: FeatureExtractor) -> torch.device:
     return next(extractor.model.parameters()).device

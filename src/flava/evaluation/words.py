@@ -27,26 +27,26 @@ COURSES = {
 """Other columns of metrics.jsonl that are drawn."""
 
 PROBES = {
-    "probe/zero_shot_accuracy": (
+    "validation/zero_shot_accuracy": (
         "zero-shot accuracy",
         "On validation concepts; chooses the best checkpoint.",
     ),
-    "probe/imagenet_zero_shot_accuracy": (
+    "validation/imagenet_zero_shot_accuracy": (
         "zero-shot accuracy on ImageNet-1k",
         "With CLIP's class names and templates; chooses the best checkpoint.",
     ),
-    "probe/held_out_r@5": (
+    "validation/held_out_r@5": (
         "R@5 on held-out pairs",
         "Mean of both ways, among the pairs of held_out; chooses the best checkpoint.",
     ),
-    "probe/held_out_image_to_text_r@5": ("held-out R@5, image to text", ""),
-    "probe/held_out_text_to_image_r@5": ("held-out R@5, text to image", ""),
-    "probe/validation_accuracy": (
+    "validation/held_out_image_to_text_r@5": ("held-out R@5, image to text", ""),
+    "validation/held_out_text_to_image_r@5": ("held-out R@5, text to image", ""),
+    "validation/validation_accuracy": (
         "validation accuracy",
         "Chooses the checkpoint that is kept.",
     ),
-    "probe/validation_loss": ("validation loss", "Cross-entropy of the labels, in nats."),
-    "probe/retrieval_r@5": ("retrieval R@5", "Mean of both ways, on validation concepts."),
+    "validation/validation_loss": ("validation loss", "Cross-entropy of the labels, in nats."),
+    "validation/retrieval_r@5": ("retrieval R@5", "Mean of both ways, on validation concepts."),
 }
 
 

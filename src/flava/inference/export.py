@@ -8,17 +8,17 @@ from typing import Any
 from huggingface_hub import HfApi
 from torch import nn
 
-from flava.files import whole_folder
-from flava.inference.card import find_run, model_card
-from flava.inference.processor_files import write_image_processor, write_tokenizer
-from flava.inference.programs import write_programs
-from flava.model import Clip, Flava
-from flava.model.published import clips_huggingface, huggingface, own, torchmultimodal
+from flava.checkpoints import clip_huggingface, huggingface, native, torchmultimodal
+from flava.checkpoints.processor_files import write_image_processor, write_tokenizer
+from flava.core.files import atomic_folder
+from flava.inference.model_card import find_run, model_card
+from flava.inference.onnx_programs import write_programs
+from flava.models import Clip, Flava
 
 WRITERS: dict[str, dict[type[nn.Module], Callable[[Any, Path], None]]] = {
-    "hf": {Flava: huggingface.write, Clip: clips_huggingface.write},
+    "hf": {Flava: huggingface.write, Clip: clip_huggingface.write},
     "torchmultimodal": {Flava: torchmultimodal.write},
-    "flava": dict.fromkeys(own.MODELS.values(), own.write_model),
+    "flava": dict.fromkeys(native.MODELS.values(), native.write_model),
     "onnx": {Flava: write_programs, Clip: write_programs},
 }
 """What writes a model of a kind into a folder, by the name of the layout."""
@@ -46,7 +46,7 @@ def export(model: nn.Module, folder: Path, layout: str, *, source: Path | None =
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not empty: name a new folder")
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         writers[type(model)](model, partial)
         if isinstance(model, Flava | Clip):
             write_tokenizer(model, partial, source, ours=layout in WITH_PROCESSOR)
@@ -60,7 +60,7 @@ def save_pretrained(model: nn.Module, folder: Path, *, source: Path | None = Non
 
     ``FlavaForPreTraining.from_pretrained(folder)`` and ``FlavaProcessor.from_pretrained(folder)``,
     or ``CLIPModel`` and ``CLIPProcessor``, read what it writes, and so does
-    `flava.model.published.load.load_pretrained`. The codebook's decoder, which transformers does
+    `flava.checkpoints.load.load_pretrained`. The codebook's decoder, which transformers does
     not have, stands in a file of its own.
 
     Raises:

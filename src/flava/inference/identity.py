@@ -4,9 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict
 
+from flava.checkpoints.digests import parts_of
 from flava.inference.processor import Processor
-from flava.model import Clip, Flava
-from flava.model.digest import parts_of
+from flava.models import Clip, Flava
 
 NOT_GEOMETRY = ("init_std", "token_init_std")
 """Fields of a model's configuration that only matter before its training."""
@@ -21,7 +21,7 @@ def identity(model: Flava | Clip, processor: Processor) -> str:
     geometry = {k: v for k, v in asdict(model.config).items() if k not in NOT_GEOMETRY}
     settings = {"model": geometry, "image": asdict(processor.image)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    without = tuple(f"{part}." for part in getattr(model, "absent", ()))
+    without = tuple(f"{part}." for part in getattr(model, "missing_parts", ()))
     state = model.state_dict()
     for part in parts_of({n: t for n, t in state.items() if not n.startswith(without)}):
         digest.update(part)

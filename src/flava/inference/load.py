@@ -5,16 +5,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flava.data.clip_tokenizer import ClipTokenizer
-from flava.data.tokenizer import Tokenizer
+from flava.checkpoints.load import build, read
+from flava.checkpoints.processor_files import read_image_file, read_tokenizer, read_view
+from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.transforms import CODE_PIXELS
 from flava.data.views import View, clip_view, codebook_view, encoder_view
-from flava.inference.files import read_image_file, read_tokenizer, read_view
-from flava.inference.precision import InferencePrecision
+from flava.inference.int8 import InferencePrecision
 from flava.inference.pretrained import Pretrained
 from flava.inference.processor import Processor, TextTokenizer
-from flava.model import Clip, Flava
-from flava.model.published.load import build, read
+from flava.models import Clip, Flava
 
 
 def load(
@@ -28,7 +27,7 @@ def load(
 
     Args:
         source: A model's id on the Hugging Face hub, a folder or a file: see
-            `flava.model.published.load`.
+            `flava.checkpoints.load`.
         device: As torch names it, such as "cuda:1"; "auto" is a GPU if there is one, else the CPU.
         precision: What matrix products are computed in. "bf16", with 8 bits of mantissa, took
             half of the time on a CPU with instructions for it; "int8", whole numbers of 8 bits in

@@ -8,34 +8,30 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flava.evaluation.classes import ImageClass
-from flava.evaluation.zero_shot import class_embeddings
-from flava.inference import export, masked, states
+from flava.inference import encoding, export, fill
+from flava.inference.encoding import Passes, check_pairs, gather
 from flava.inference.identity import identity
-from flava.inference.images import Images, image_list
-from flava.inference.passes import Passes, check_pairs, gather
-from flava.inference.precision import InferencePrecision
-from flava.inference.processor import Processor
+from flava.inference.int8 import InferencePrecision
+from flava.inference.processor import ImagesLike, Processor, image_list
 from flava.inference.results import (
     Candidate,
-    Classification,
+    ClassificationResult,
     HiddenStates,
     Match,
     Reconstruction,
 )
-from flava.model import Clip, Flava
-
-TEMPLATES = ("a photo of a {}.",)
-"""CLIP's prompt for a class (Radford et al. 2021, section 3.1.4)."""
+from flava.inference.zero_shot import TEMPLATES, check_classes, class_embeddings
+from flava.models import Clip, Flava
 
 
 class Pretrained:
     """What `flava.load` returns.
 
     Images may be PIL images, arrays, tensors, paths or files' bytes (see
-    `flava.inference.images.open_image`). All results are in 32 bits, on the CPU, and in the order
-    asked. Every method raises ValueError for inputs that cannot be used, and names them. ``model``
-    is in 32 bits whatever the precision; for less its matrices were copied when this was made.
+    `flava.inference.processor.open_image`). All results are in 32 bits, on the CPU, and in the
+    order asked. Every method raises ValueError for inputs that cannot be used, and names them.
+    ``model`` is in 32 bits whatever the precision; for less its matrices were copied when this was
+    made.
     """
 
     def __init__(
@@ -62,7 +58,7 @@ class Pretrained:
         """The natural logarithm of what cosines are multiplied with to be logits."""
         return self.model.logit_scale.item()
 
-    def encode_image(self, images: Images) -> Float[Tensor, "images width"]:
+    def encode_image(self, images: ImagesLike) -> Float[Tensor, "images width"]:
         """Unit vectors of the contrastive space."""
         images = image_list(images)
         with self._passes.computing():
@@ -74,44 +70,45 @@ class Pretrained:
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
         """Unit vectors of the contrastive space."""
-        ids = self.processor.ids(texts)
+        input_ids = self.processor.input_ids(texts)
         with self._passes.computing():
             encoded = (
-                (each.rows, self._passes.model.encode_text(each.ids, each.real))
-                for each in self._passes.texts(ids)
+                (each.rows, self._passes.model.encode_text(each.input_ids, each.attention_mask))
+                for each in self._passes.texts(input_ids)
             )
-            return gather(encoded, len(ids), self.model.config.projection_width)
+            return gather(encoded, len(input_ids), self.model.config.projection_width)
 
-    def encode_pair(self, images: Images, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
+    def encode_pair(self, images: ImagesLike, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
         """Of each image with its text the multimodal [CLS_M] after the final norm, h_CLS,M."""
-        model, ids = self._flava(), self.processor.ids(texts)
+        model, input_ids = self._flava(), self.processor.input_ids(texts)
         with self._passes.computing():
             encoded = (
-                (each.rows, each.joint[:, 0]) for each in self._passes.pairs(model, images, ids)
+                (each.rows, each.joint[:, 0])
+                for each in self._passes.pairs(model, images, input_ids)
             )
-            return gather(encoded, len(ids), model.config.multimodal.width)
+            return gather(encoded, len(input_ids), model.config.multimodal.width)
 
     def hidden_states(
-        self, images: Images | None = None, texts: Sequence[str] | None = None
+        self, images: ImagesLike | None = None, texts: Sequence[str] | None = None
     ) -> HiddenStates:
         """All states of the encoders that read what is given, after their final norms.
 
         Raises:
             ValueError: neither images nor texts are given; or some cannot be used.
         """
-        return states.hidden_states(self._flava(), self._passes, images, texts)
+        return encoding.hidden_states(self._flava(), self._passes, images, texts)
 
-    def match(self, images: Images, texts: Sequence[str]) -> Match:
+    def match(self, images: ImagesLike, texts: Sequence[str]) -> Match:
         """How well each image goes with its text."""
         if isinstance(self.model, Clip):
             images = image_list(images)
             check_pairs(len(images), len(texts))
             cosine = (self.encode_image(images) * self.encode_text(texts)).sum(dim=1)
             return Match(cosine=cosine, probability=None)
-        model, ids = self._flava("itm_head"), self.processor.ids(texts)
-        cosine, probability = torch.zeros(2, len(ids))
+        model, input_ids = self._flava("itm_head"), self.processor.input_ids(texts)
+        cosine, probability = torch.zeros(2, len(input_ids))
         with self._passes.computing():
-            for each in self._passes.pairs(model, images, ids):
+            for each in self._passes.pairs(model, images, input_ids):
                 image, text = model.project_image(each.image), model.project_text(each.text)
                 cosine[each.rows] = (image * text).sum(dim=1).cpu()
                 logits = model.itm_head(each.joint).float()
@@ -120,22 +117,22 @@ class Pretrained:
 
     def classify(
         self,
-        images: Images,
+        images: ImagesLike,
         class_names: Sequence[str],
         templates: Sequence[str] = TEMPLATES,
-    ) -> Classification:
+    ) -> ClassificationResult:
         """Zero-shot classes: which of the names, each put in all templates, fits an image best.
 
         A class's vector is the mean of the unit vectors of its prompts, as in CLIP.
         """
         check_classes(class_names, templates)
-        named = [ImageClass((name,), ()) for name in class_names]
+        named = [(name,) for name in class_names]
         classes = class_embeddings(self.encode_text, named, templates)
         logits = self.model.logit_scale.detach().exp().cpu() * self.encode_image(images) @ classes.T
-        return Classification(names=tuple(class_names), probabilities=logits.softmax(dim=1))
+        return ClassificationResult(names=tuple(class_names), probabilities=logits.softmax(dim=1))
 
     def fill_mask(
-        self, texts: Sequence[str], images: Images | None = None, *, top: int = 5
+        self, texts: Sequence[str], images: ImagesLike | None = None, *, top: int = 5
     ) -> list[list[list[Candidate]]]:
         """For each text, for each [MASK] in it, the likeliest tokens, best first.
 
@@ -143,11 +140,11 @@ class Pretrained:
         masked multimodal modelling, which sees both.
         """
         model = self._flava("mlm_head" if images is None else "mmm_text_head")
-        return masked.fill_mask(model, self._passes, texts, images, top)
+        return fill.fill_mask(model, self._passes, texts, images, top)
 
     def reconstruct(
         self,
-        images: Images,
+        images: ImagesLike,
         texts: Sequence[str] | None = None,
         *,
         mask: Bool[Tensor, "*images rows columns"] | None = None,
@@ -161,7 +158,7 @@ class Pretrained:
         """
         head = "mim_head" if texts is None else "mmm_image_head"
         model = self._flava(head, "codebook.encoder", "codebook.decoder")
-        return masked.reconstruct(model, self._passes, images, texts, mask, seed)
+        return fill.reconstruct(model, self._passes, images, texts, mask, seed)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model for transformers, with its processor's files, into a new folder.
@@ -191,25 +188,3 @@ class Pretrained:
         model = self._passes.model
         assert isinstance(model, Flava)
         return model
-
-
-def check_classes(names: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises ValueError, with every mistake, if these cannot be classes."""
-    mistakes = [
-        f"{field} is a single text: give a list"
-        for field, value in (("class_names", names), ("templates", templates))
-        if isinstance(value, str)
-    ]
-    if not names:
-        mistakes.append("class_names is empty: give the names to choose from")
-    if twice := sorted({name for name in names if list(names).count(name) > 1}):
-        mistakes.append(f"class_names holds {', '.join(map(repr, twice))} twice")
-    if not templates:
-        mistakes.append('templates is empty: give at least one, such as "a photo of a {}."')
-    mistakes += [
-        f'template {each!r}: write one "{{}}" where the name goes, and no other brace'
-        for each in templates
-        if each.count("{}") != 1 or set("{}") & set(each.replace("{}", ""))
-    ]
-    if mistakes:
-        raise ValueError("these are no classes:\n  " + "\n  ".join(mistakes))

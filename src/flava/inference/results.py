@@ -19,11 +19,11 @@ class HiddenStates:
     """[CLS], then the patches row by row."""
     text: Float[Tensor, "count length text_width"] | None = None
     """[CLS], then the other tokens."""
-    text_real: Bool[Tensor, "count length"] | None = None
+    text_attention_mask: Bool[Tensor, "count length"] | None = None
     """False at padding."""
     multimodal: Float[Tensor, "count tokens width"] | None = None
     """[CLS_M], image [CLS], patches, text."""
-    multimodal_real: Bool[Tensor, "count tokens"] | None = None
+    multimodal_attention_mask: Bool[Tensor, "count tokens"] | None = None
     """False at padding."""
 
 
@@ -38,7 +38,7 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Classification:
+class ClassificationResult:
     """Zero-shot classes of images."""
 
     names: tuple[str, ...]

@@ -19,14 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 from usearch.compiled import MetricKind
 from usearch.index import search as nearest
 
+from flava.core.files import explain_errors
 from flava.data.tables import open_parquet
-from flava.files import explain
-from flava.inference.outputs import ABOUT, METADATA, beside
+from flava.inference.bulk import BATCH_SIZE, BulkOutcome, embed_rows, finish, progress
+from flava.inference.output_files import ABOUT, METADATA, ROWS, Unfinished, beside
 from flava.inference.pretrained import Pretrained
-from flava.inference.rows import BATCH_SIZE, embed_rows
-from flava.inference.sources import Kind, Source
-from flava.inference.streaming import Outcome, finish, progress
-from flava.inference.unfinished import ROWS, Unfinished
+from flava.inference.row_sources import InputKind, InputSource
 
 VECTORS = "vectors.npy"
 CHUNK_ROWS = 4096
@@ -90,7 +88,7 @@ class Index:
             self.vectors: Float32[np.ndarray, "rows width"] = np.load(path, mmap_mode="r")
         except ValidationError as error:
             raise ValueError(
-                f"{beside(path, ABOUT)} does not describe an index:{explain(error)}"
+                f"{beside(path, ABOUT)} does not describe an index:{explain_errors(error)}"
             ) from error
         except (ValueError, OSError, EOFError) as error:
             raise ValueError(f"{path} is damaged ({error}): index again") from error
@@ -131,7 +129,7 @@ class Index:
     def _names(self, rows: list[int]) -> dict[int, str]:
         """Without parsing the lines of other rows: finding a million's ends takes 0.03 s."""
         path = beside(self.folder / VECTORS, ROWS)
-        column = "path" if self.about.kind == Kind.IMAGES.value else "text"
+        column = "path" if self.about.kind == InputKind.IMAGES.value else "text"
         try:
             lines = np.memmap(path, np.uint8, "r")
             ends = np.flatnonzero(lines == ord("\n"))
@@ -145,12 +143,12 @@ class Index:
 
 def build_index(
     pretrained: Pretrained,
-    source: Source,
+    source: InputSource,
     folder: Path,
     *,
     model: str,
     batch_size: int = BATCH_SIZE,
-) -> Outcome:
+) -> BulkOutcome:
     """Index the rows of a source; ``model`` is where it was loaded from.
 
     Raises:
@@ -158,12 +156,12 @@ def build_index(
         ValueError, OSError: as ``embed_rows``.
     """
     check_free(folder)
-    if source.kind is Kind.PAIRS:
+    if source.kind is InputKind.PAIRS:
         raise ValueError(NO_PAIRS)
     return embed_rows(pretrained, source, folder / VECTORS, model=model, batch_size=batch_size)
 
 
-def index_embeddings(file: Path, folder: Path) -> Outcome:
+def index_embeddings(file: Path, folder: Path) -> BulkOutcome:
     """Index what ``flava embed`` wrote to Parquet, without computing it again.
 
     Raises:
@@ -174,7 +172,7 @@ def index_embeddings(file: Path, folder: Path) -> Outcome:
     """
     check_free(folder)
     notes = _metadata(file)
-    name = "path" if notes["kind"] == Kind.IMAGES.value else "text"
+    name = "path" if notes["kind"] == InputKind.IMAGES.value else "text"
     about = {"embeddings": str(file), "model": notes.pop("model"), "input": notes.pop("input")}
     unfinished = Unfinished(folder / VECTORS, about, notes)
     earlier, seen = unfinished.journal.consumed, 0
@@ -215,7 +213,7 @@ def _metadata(file: Path) -> dict[str, str]:
             f"{file} does not say what made it ({', '.join(sorted(missing))} missing): give what "
             "flava embed wrote, or index the images or texts themselves"
         )
-    if found["kind"] == Kind.PAIRS.value:
+    if found["kind"] == InputKind.PAIRS.value:
         raise ValueError(f"{file}: {NO_PAIRS}")
     return found
 

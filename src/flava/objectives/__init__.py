@@ -1,12 +1,12 @@
 """A batch -> its named losses: pure functions, and one module for each method."""
 
+from flava.objectives.classifier import FinetuneObjective
 from flava.objectives.clip import ClipObjective, ClipObjectiveConfig, ContrastConfig
 from flava.objectives.codebook import CodebookObjective, CodebookObjectiveConfig
 from flava.objectives.dino import DinoObjective, DinoObjectiveConfig
-from flava.objectives.finetune import FinetuneObjective
 from flava.objectives.flava import FlavaObjective, FlavaObjectiveConfig
-from flava.objectives.losses import Term
-from flava.objectives.masked import MaskedObjective, MaskedObjectiveConfig
+from flava.objectives.losses import LossOutput
+from flava.objectives.unimodal import MaskedObjective, MaskedObjectiveConfig
 
 __all__ = [
     "ClipObjective",
@@ -19,7 +19,7 @@ __all__ = [
     "FinetuneObjective",
     "FlavaObjective",
     "FlavaObjectiveConfig",
+    "LossOutput",
     "MaskedObjective",
     "MaskedObjectiveConfig",
-    "Term",
 ]

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from flava.batch import Batch, PairBatch, PairInputs, WholePairBatch
-from flava.distributed import Gather
-from flava.model import Clip, Flava
-from flava.objectives.losses import Term, contrastive
+from flava.core.batch import Batch, PairBatch, PairInputs, WholePairBatch
+from flava.core.distributed import Gather
+from flava.models import Clip, Flava
+from flava.objectives.losses import LossOutput, contrastive
 
 MAX_LOGIT_SCALE = math.log(100)
 """Logits are never scaled by more than 100 (section 2.5); nor by less than 1 (open_clip)."""
@@ -21,14 +21,14 @@ class ContrastConfig:
     """What of the contrastive loss can be chosen."""
 
     gather: Gather = Gather.GLOBAL
-    """Whether the contrastive gradient reaches every worker or only the worker's own features."""
-    workers: int = 1
-    """How many workers each process stands for, which changes the local gradient alone: so few
+    """Whether the contrastive gradient reaches every rank or only the rank's own features."""
+    ranks: int = 1
+    """How many ranks each process stands for, which changes the local gradient alone: so few
     processes can train as many would."""
 
     def mistakes(self, field: str) -> list[str]:
         """What is wrong with these settings, one line each."""
-        return [f"{field}.workers is {self.workers}: use at least 1"] if self.workers < 1 else []
+        return [f"{field}.ranks is {self.ranks}: use at least 1"] if self.ranks < 1 else []
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class ClipObjectiveConfig(ContrastConfig):
     """What of the objective can be chosen."""
 
     gather: Gather = Gather.LOCAL
-    """How far the gradient reaches: to the worker's own features, as in the paper's baseline
-    (OpenCLIP's way then), or to every worker's."""
+    """How far the gradient reaches: to the rank's own features, as in the paper's baseline
+    (OpenCLIP's way then), or to every rank's."""
 
 
 class ClipObjective:
@@ -47,7 +47,7 @@ class ClipObjective:
         self.config = config
         self.model = model
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         if not isinstance(batch, WholePairBatch):
             raise ValueError(
                 f"CLIP is trained on whole pairs alone, but the data yields a "
@@ -59,7 +59,7 @@ class ClipObjective:
         self,
         batch: PairBatch | WholePairBatch,  # noqa: ARG002
         rows: Bool[Tensor, " batch"],  # noqa: ARG002
-    ) -> dict[str, Term]:
+    ) -> dict[str, LossOutput]:
         """There is no loss but contrast."""
         return {}
 
@@ -69,9 +69,9 @@ class ClipObjective:
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
 
-def contrast(model: Clip | Flava, pairs: PairInputs, config: ContrastConfig) -> Term:
+def contrast(model: Clip | Flava, pairs: PairInputs, config: ContrastConfig) -> LossOutput:
     """The contrastive loss of pairs that all match."""
     image = model.encode_image(pairs.image.pixels)
-    text = model.encode_text(pairs.text.ids, pairs.text.real)
+    text = model.encode_text(pairs.text.input_ids, pairs.text.attention_mask)
     every = torch.ones(len(image), dtype=torch.bool)
-    return contrastive(image, text, model.logit_scale, every, config.gather, config.workers)
+    return contrastive(image, text, model.logit_scale, every, config.gather, config.ranks)

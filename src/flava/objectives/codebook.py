@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from flava.batch import Batch, ImageBatch
-from flava.model import Codebook
-from flava.objectives.losses import Term
+from flava.core.batch import Batch, ImageBatch
+from flava.models import Codebook
+from flava.objectives.losses import LossOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class CodebookObjective:
         self.temperature = anneal(1.0, config.final_temperature, step, config.temperature_steps)
         self.kl_weight = anneal(0.0, config.kl_weight, step, config.kl_steps)
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         if not isinstance(batch, ImageBatch):
             raise ValueError(
                 f"the codebook is trained on images alone, but the data yields a "
@@ -57,8 +57,8 @@ class CodebookObjective:
         statistics = self.model.decoder(relaxed).float()
         channels_per_code = pixels[0].numel() / logits[0, 0].numel()
         return {
-            "reconstruction": Term(logit_laplace(statistics, pixels).mean()),
-            "divergence": Term(
+            "reconstruction": LossOutput(logit_laplace(statistics, pixels).mean()),
+            "divergence": LossOutput(
                 self.kl_weight * divergence_from_uniform(logits).mean() / channels_per_code
             ),
         }

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flava.batch import Batch, CropBatch
-from flava.distributed import mean_over_workers
-from flava.model import Dino
-from flava.objectives.losses import Term
+from flava.core.batch import Batch, CropBatch
+from flava.core.distributed import mean_over_ranks
+from flava.models import Dino
+from flava.objectives.losses import LossOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class DinoObjective:
         """The teacher's mean output in each batch since the last update."""
         self.after_step(0)
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         if not isinstance(batch, CropBatch):
             raise ValueError(
                 f"DINO is trained on crops, but the data yields a {type(batch).__name__}: set "
@@ -103,7 +103,7 @@ class DinoObjective:
         predicted = torch.cat(logits).float() / self.config.student_temperature
         entropy = mean_entropy(targets)
         divergence = cross_entropy(targets, predicted.log_softmax(dim=-1)) - entropy
-        return {"entropy": Term(entropy), "divergence": Term(divergence)}
+        return {"entropy": LossOutput(entropy), "divergence": LossOutput(divergence)}
 
     def after_step(self, step: int) -> None:
         """Move center and teacher, if an update was made; set temperature and freeze for the next.
@@ -112,7 +112,7 @@ class DinoObjective:
         """
         config, model = self.config, self.model
         if self.outputs:
-            output = mean_over_workers(torch.stack(self.outputs).mean(0))
+            output = mean_over_ranks(torch.stack(self.outputs).mean(0))
             if output.isfinite().all():  # else the update was left out, and its batch is too
                 model.center.lerp_(output, 1 - config.center_momentum)
             model.follow(config.momentum_at(step - 1, self.max_steps))

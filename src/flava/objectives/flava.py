@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from flava.batch import (
+from flava.core.batch import (
     AnsweredBatch,
     Batch,
     CodedImageBatch,
@@ -33,12 +33,12 @@ from flava.batch import (
     TextBatch,
     WholePairBatch,
 )
-from flava.model import MAX_LOGIT_SCALE, Flava
-from flava.model.packing import pick
-from flava.model.transformer import cls_alone
+from flava.models import MAX_LOGIT_SCALE, Flava
+from flava.models.packing import select_masked
+from flava.models.transformer import cls_only
 from flava.objectives.clip import ContrastConfig, contrast
-from flava.objectives.losses import Term, classification, contrastive, matched_rows
-from flava.objectives.masked import codes_of, masked_image, masked_text
+from flava.objectives.losses import LossOutput, classification, contrastive, matched_rows
+from flava.objectives.unimodal import codes_of, masked_image, masked_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class FlavaObjectiveConfig(ContrastConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hidden:
+class EncoderStates:
     """States of the encoders before their norms: of whole pairs [CLS] alone, of masked ones all."""
 
     image: Float[Tensor, "batch image_tokens image_width"]
@@ -56,28 +56,32 @@ class Hidden:
     masked_text: Float[Tensor, "batch text_tokens text_width"]
 
 
-def both_passes(model: Flava, batch: PairBatch) -> Hidden:
+def both_passes(model: Flava, batch: PairBatch) -> EncoderStates:
     """Whole and masked pairs through the encoders, as one batch of twice the size.
 
     Each weight is read once in place of twice (and gathered once, where it is sharded), and its
     gradient comes from one product.
     """
     image, text = batch.image, batch.text
-    selected = torch.cat([torch.zeros_like(image.selected), image.selected])
-    tokens = selected.new_ones(len(image.pixels), 1 + image.selected[0].numel())
-    images = model.image_encoder(image.pixels.repeat(2, 1, 1, 1), selected, read_after_both(tokens))
+    patch_mask = torch.cat([torch.zeros_like(image.patch_mask), image.patch_mask])
+    tokens = patch_mask.new_ones(len(image.pixels), 1 + image.patch_mask[0].numel())
+    images = model.image_encoder(
+        image.pixels.repeat(2, 1, 1, 1), patch_mask, read_after_both(tokens)
+    )
     texts = model.text_encoder(
-        torch.cat([text.ids, text.masked_ids]), text.real.repeat(2, 1), read_after_both(text.real)
+        torch.cat([text.input_ids, text.input_ids_masked]),
+        text.attention_mask.repeat(2, 1),
+        read_after_both(text.attention_mask),
     )
     (image_states, masked_image), (text_states, masked_text) = images.chunk(2), texts.chunk(2)
-    return Hidden(
+    return EncoderStates(
         image=image_states, text=text_states, masked_image=masked_image, masked_text=masked_text
     )
 
 
-def read_after_both(real: Bool[Tensor, "batch length"]) -> Bool[Tensor, "twice length"]:
+def read_after_both(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "twice length"]:
     """[CLS] of the whole inputs, all there is of the masked ones."""
-    return torch.cat([cls_alone(len(real), real.shape[1]), real])
+    return torch.cat([cls_only(len(attention_mask), attention_mask.shape[1]), attention_mask])
 
 
 class FlavaObjective:
@@ -87,7 +91,7 @@ class FlavaObjective:
         self.config = config
         self.model = model
 
-    def __call__(self, batch: Batch) -> dict[str, Term]:
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         match batch:
             case PairBatch():
                 return self.pairs(batch)
@@ -108,7 +112,7 @@ class FlavaObjective:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
-    def pairs(self, batch: PairBatch) -> dict[str, Term]:
+    def pairs(self, batch: PairBatch) -> dict[str, LossOutput]:
         rows = matched_rows(batch.matched)
         hidden = both_passes(self.model, batch)
         masked = self.multimodal(batch, hidden.masked_image, hidden.masked_text, rows)
@@ -116,15 +120,15 @@ class FlavaObjective:
 
     def others(
         self, batch: PairBatch | WholePairBatch, rows: Bool[Tensor, " batch"]
-    ) -> dict[str, Term]:
+    ) -> dict[str, LossOutput]:
         """The losses of pairs but for contrast, where that is taken over several batches."""
         if isinstance(batch, WholePairBatch):
             return {}
-        image = self.model.image_encoder(batch.image.pixels, batch.image.selected)
-        text = self.model.text_encoder(batch.text.masked_ids, batch.text.real)
+        image = self.model.image_encoder(batch.image.pixels, batch.image.patch_mask)
+        text = self.model.text_encoder(batch.text.input_ids_masked, batch.text.attention_mask)
         return self.multimodal(batch, image, text, rows)
 
-    def contrast(self, hidden: Hidden, rows: Bool[Tensor, " batch"]) -> Term:
+    def contrast(self, hidden: EncoderStates, rows: Bool[Tensor, " batch"]) -> LossOutput:
         model = self.model
         return contrastive(
             model.project_image(hidden.image),
@@ -132,7 +136,7 @@ class FlavaObjective:
             model.logit_scale,
             rows,
             self.config.gather,
-            self.config.workers,
+            self.config.ranks,
         )
 
     def multimodal(
@@ -141,25 +145,28 @@ class FlavaObjective:
         image_states: Float[Tensor, "batch image_tokens image_width"],
         text_states: Float[Tensor, "batch text_tokens text_width"],
         rows: Bool[Tensor, " batch"],
-    ) -> dict[str, Term]:
+    ) -> dict[str, LossOutput]:
         """The three losses of the masked pass."""
         model, image, text = self.model, batch.image, batch.text
         # Of a mismatched pair neither side can be expected to help with the other.
-        hidden_patches = image.selected & rows[:, None, None]
-        hidden_tokens = text.selected & rows[:, None]
+        hidden_patches = image.patch_mask & rows[:, None, None]
+        hidden_tokens = text.token_mask & rows[:, None]
         # Their places behind [CLS_M] and the image's [CLS].
-        places, length = image.selected[0].numel(), text.real.shape[1]
+        places, length = image.patch_mask[0].numel(), text.attention_mask.shape[1]
         patches = functional.pad(hidden_patches.flatten(1), (2, length))
         tokens = functional.pad(hidden_tokens, (2 + places, 0))
-        read = patches | tokens
-        read[:, 0] = True
-        states = model.multimodal(image_states, text_states, text.real, read)
+        output_positions = patches | tokens
+        output_positions[:, 0] = True
+        states = model.multimodal(image_states, text_states, text.attention_mask, output_positions)
         codes = codes_of(model.codebook, image, hidden_patches)
         labels = batch.matched.to(states.device, non_blocking=True).long()
         return {
-            "mmm_image": classification(model.mmm_image_head(pick(states, patches)), codes),
+            "mmm_image": classification(
+                model.mmm_image_head(select_masked(states, patches)), codes
+            ),
             "mmm_text": classification(
-                model.mmm_text_head(pick(states, tokens)), pick(text.ids, hidden_tokens)
+                model.mmm_text_head(select_masked(states, tokens)),
+                select_masked(text.input_ids, hidden_tokens),
             ),
             "itm": classification(model.itm_head(states), labels),
         }

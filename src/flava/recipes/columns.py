@@ -8,22 +8,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from flava.core.distributed import Gather
 from flava.data.loader import DataConfig, SourceConfig
-from flava.data.vocabularies import Vocabulary
-from flava.distributed import Gather
-from flava.model import ClipConfig, ClipImageConfig, ClipTextConfig, FlavaConfig
+from flava.data.tokenizers import Vocabulary
+from flava.models import ClipConfig, ClipImageConfig, ClipTextConfig, FlavaConfig
 from flava.objectives import ClipObjectiveConfig, FlavaObjectiveConfig
 from flava.recipes.tiny import IMAGE, PATCH, flava_tiny
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run, Validator
-from flava.training.schedule import ScheduleConfig
 
 PMD_UPDATES = 150_000
 """How often PMD is drawn in all, whatever else is (Table A.2)."""
 
 BATCH_SIZE = 8_192
-"""Of all workers together (Table A.1)."""
+"""Of all ranks together (Table A.1)."""
 
 SELECTION = 8_000
 """Updates between two looks at zero-shot accuracy on ImageNet-1k's validation images, by which the
@@ -66,7 +65,7 @@ def flava() -> Run:
         schedule=ScheduleConfig(),
         init=InitConfig(codebook="runs/codebook"),
         validator=Validator.IMAGENET,
-        probe_every=SELECTION,
+        validate_every=SELECTION,
         checkpoint_every=SELECTION,
     )
 
@@ -79,13 +78,13 @@ class Scale:
     """Column 10."""
     clip: ClipConfig
     """The geometry of column 13."""
-    workers: int
-    """How many workers a process stands for where the contrastive gradient is local."""
+    ranks: int
+    """How many ranks a process stands for where the contrastive gradient is local."""
     suffix: str
     """Behind a recipe's name."""
 
 
-PAPER = Scale(flava=flava, clip=ClipConfig(), workers=1, suffix="")
+PAPER = Scale(flava=flava, clip=ClipConfig(), ranks=1, suffix="")
 """CLIP's is OpenAI's ViT-B/16, with the activation of its paper's weights."""
 
 TINY = Scale(
@@ -103,7 +102,7 @@ TINY = Scale(
         text=ClipTextConfig(width=128, heads=2, mlp_width=512, depth=1, max_length=32),
         projection_width=128,
     ),
-    workers=8,  # of 16 pairs: a single one's local gradient is the global one
+    ranks=8,  # of 16 pairs: a single one's local gradient is the global one
     suffix="-tiny",
 )
 
@@ -123,7 +122,7 @@ def flava_mm(scale: Scale = PAPER) -> Run:
 
 
 def flava_c(scale: Scale = PAPER) -> Run:
-    """Contrast alone, its gradient reaching every worker, from scratch."""
+    """Contrast alone, its gradient reaching every rank, from scratch."""
     parent = flava_mm(scale)
     return replace(
         named(parent, "flava-c", scale),
@@ -133,10 +132,10 @@ def flava_c(scale: Scale = PAPER) -> Run:
 
 
 def flava_c_local(scale: Scale = PAPER) -> Run:
-    """Contrast alone, its gradient reaching the worker's own features, from scratch."""
+    """Contrast alone, its gradient reaching the rank's own features, from scratch."""
     return replace(
         named(flava_c(scale), "flava-c-local", scale),
-        objective=FlavaObjectiveConfig(gather=Gather.LOCAL, workers=scale.workers),
+        objective=FlavaObjectiveConfig(gather=Gather.LOCAL, ranks=scale.ranks),
     )
 
 
@@ -146,7 +145,7 @@ def clip_pmd(scale: Scale = PAPER) -> Run:
     return replace(
         named(parent, "clip-pmd", scale),
         model=scale.clip,
-        objective=ClipObjectiveConfig(gather=Gather.LOCAL, workers=scale.workers),
+        objective=ClipObjectiveConfig(gather=Gather.LOCAL, ranks=scale.ranks),
         data=replace(parent.data, vocabulary=Vocabulary.CLIP),
     )
 

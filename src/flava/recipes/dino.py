@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from flava.data.crops import CropConfig
+from flava.core.precision import Precision
 from flava.data.loader import DataConfig, SourceConfig
-from flava.model import DinoConfig, ImageConfig
+from flava.data.multi_crop import CropConfig
+from flava.models import DinoConfig, ImageConfig
 from flava.objectives import DinoObjectiveConfig
-from flava.precision import Precision
 from flava.recipes.tiny import IMAGE, PATCH
-from flava.training.optimizer import OptimizerConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run
-from flava.training.schedule import ScheduleConfig
 
 IMAGENET_STREAMS = 1024
 """Of its 1,282 shards: so many that up to 64 GPUs, with 16 workers each, read each shard once."""

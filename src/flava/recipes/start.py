@@ -8,62 +8,48 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flava.batch import Batch, Kind
-from flava.data.build.commands import commands
-from flava.data.build.pool import cores
+from flava.checkpoints.digests import codes_name
+from flava.checkpoints.reading import find_checkpoint
+from flava.core.batch import Batch, Kind
+from flava.core.distributed import local_world_size, process_group, rank, restart_count, world_size
+from flava.core.processes import cores
 from flava.data.imagenet import PLACES, LabelledImages, validation_images
 from flava.data.loader import Loader
-from flava.data.vocabularies import Vocabulary
-from flava.distributed import rank, world_size
-from flava.evaluation.held_out_loss import loss_probe
-from flava.evaluation.probe import zero_shot_probe
-from flava.evaluation.suite.task import Settings
+from flava.data.tokenizers import Vocabulary
+from flava.evaluation.features import Settings
 from flava.evaluation.validators import (
     held_out_pairs,
     imagenet_validator,
+    loss_probe,
     retrieval_validator,
+    zero_shot_probe,
 )
-from flava.model import (
-    Clip,
+from flava.models import (
     ClipConfig,
-    Codebook,
     CodebookConfig,
-    Dino,
     DinoConfig,
-    Flava,
     FlavaConfig,
     ImageConfig,
-    MaskedImage,
     MaskedImageConfig,
-    MaskedText,
     MaskedTextConfig,
     TextConfig,
 )
-from flava.model.digest import codes_name
-from flava.model.published.files import find_checkpoint
-from flava.model.published.own import build_model
 from flava.objectives import (
     ClipObjective,
-    ClipObjectiveConfig,
-    CodebookObjective,
-    CodebookObjectiveConfig,
-    DinoObjective,
-    DinoObjectiveConfig,
     FlavaObjective,
-    FlavaObjectiveConfig,
-    MaskedObjective,
-    MaskedObjectiveConfig,
 )
+from flava.objectives.objective import Objective, Validate
+from flava.planning.costs import outlined_objective
+from flava.planning.operations import Counted
+from flava.prepare.sources import commands
 from flava.recipes import RECIPES
-from flava.recipes.work import Counted
 from flava.training.checkpoint import last_checkpoint
-from flava.training.folder import check
-from flava.training.initial import Taken, initialise, save_taken
-from flava.training.loop import Objective, Probe, Trainer
-from flava.training.memory import keep_freed_memory
-from flava.training.outline import outlined
-from flava.training.processes import joined, machine_size, restarts
+from flava.training.initialization import InitReport, initialise, save_init_reports
+from flava.training.launch import keep_freed_memory
+from flava.training.methods import objective_of, predicts_codes
 from flava.training.run import Run, Validator
+from flava.training.run_folder import check
+from flava.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +65,15 @@ def start(run: Run) -> None:
         ConnectionError: another rank ended, or did not answer in time.
         Interrupted, FloatingPointError, OSError: as `Trainer.train`.
     """
-    with joined(run.timeout):
+    with process_group(run.timeout):
         # What was started again after a failure has a checkpoint to go on from.
-        train_as_one(replace(run, resume=True) if restarts() else run)
+        train_as_one(replace(run, resume=True) if restart_count() else run)
 
 
 def train_as_one(run: Run) -> None:
     """What each rank does once it has met the others; errors as `start`."""
-    problems = run.data.problems() + run.data.sharing_problems(world_size())
+    problems = run.data.problems(partial(how_to_build, run.data.root))
+    problems += run.data.sharing_problems(world_size())
     mistakes = misfits(run) + [f"data.{problem}" for problem in problems]
     check(run, mistakes + missing_stages(run))
     is_new = last_checkpoint(run.output_dir) is None
@@ -97,7 +84,7 @@ def train_as_one(run: Run) -> None:
     check_codes(run, objective.model)
     trainer = Trainer(run, objective, probe, Counted(run, partial(outlined_objective, run)))
     if taken and rank() == 0:
-        save_taken(taken, run.output_dir)
+        save_init_reports(taken, run.output_dir)
     with Loader(
         run.data,
         seed=run.seed,
@@ -111,7 +98,16 @@ def train_as_one(run: Run) -> None:
             report_skipped(batches)
 
 
-def take(run: Run, objective: Objective) -> list[Taken]:
+def how_to_build(root: str, shards: str) -> list[str]:
+    """The commands that build shards of the paper's data below ``root``, a line each."""
+    base = root.rstrip("/")
+    if not shards.startswith(f"{base}/"):
+        return []
+    built = commands(shards.removeprefix(f"{base}/"), base)
+    return ["--data.root is where they are; where they are not yet:", *built] if built else []
+
+
+def take(run: Run, objective: Objective) -> list[InitReport]:
     """Fill the model as ``run.init`` says, and show what was taken."""
     taken = initialise(objective.model, run.init)
     for each in taken if rank() == 0 else ():
@@ -138,39 +134,14 @@ def report_skipped(batches: Loader) -> None:
             log.warning("data.%s: samples were skipped (%s)", name, counts)
 
 
-def join(run: Run) -> tuple[Objective, Probe | None]:
+def join(run: Run) -> tuple[Objective, Validate | None]:
     """The objective around a fresh model, and what is probed during training."""
     objective = objective_of(run)
     return objective, probe_of(run, objective)
 
 
-def objective_of(run: Run) -> Objective:
-    """The objective around a fresh model."""
-    match run.objective, build_model(run.model):
-        case CodebookObjectiveConfig() as config, Codebook() as model:
-            return CodebookObjective(config, model)
-        case DinoObjectiveConfig() as config, Dino() as model:
-            return DinoObjective(config, model, run.max_steps)
-        case FlavaObjectiveConfig() as config, Flava() as model:
-            leave_out(model, untrained(run))
-            return FlavaObjective(config, model)
-        case ClipObjectiveConfig() as config, Clip() as model:
-            return ClipObjective(config, model)
-        case MaskedObjectiveConfig(), MaskedImage() | MaskedText() as model:
-            return MaskedObjective(model)
-    raise AssertionError("Run checks that objective and model fit")
-
-
-def outlined_objective(run: Run) -> Objective:
-    """A run's objective around a model without numbers."""
-    with torch.device("meta"):
-        objective = objective_of(run)
-    outlined(objective.model)
-    return objective
-
-
-def probe_of(run: Run, objective: Objective) -> Probe | None:
-    """What looks at the run every ``probe_every`` updates: ``run.validator``.
+def probe_of(run: Run, objective: Objective) -> Validate | None:
+    """What looks at the run every ``validate_every`` updates: ``run.validator``.
 
     Raises:
         FileNotFoundError, ValueError: what it reads is not there, or does not hold.
@@ -182,7 +153,7 @@ def probe_of(run: Run, objective: Objective) -> Probe | None:
                 print(f"validation: {images}")
             return imagenet_validator(images, validation_settings(run), threads=own_threads())
         case Validator.PAIRS:
-            pairs = held_out_pairs(run.data.located(run.held_out))
+            pairs = held_out_pairs(run.data.located(run.validation))
             return retrieval_validator(pairs, validation_settings(run), threads=own_threads())
         case Validator.EMBEDDED:
             assert isinstance(objective, FlavaObjective | ClipObjective)  # Run checks it
@@ -195,7 +166,7 @@ def probe_of(run: Run, objective: Objective) -> Probe | None:
 
 def imagenet_images(run: Run) -> LabelledImages:
     """Errors as `validation_images`."""
-    return validation_images(run.data.located(run.held_out), run.data.root)
+    return validation_images(run.data.located(run.validation), run.data.root)
 
 
 def validation_settings(run: Run) -> Settings:
@@ -206,7 +177,7 @@ def validation_settings(run: Run) -> Settings:
 
 def own_threads() -> int:
     """Cores of the machine for each of its ranks."""
-    return max(1, cores() // machine_size())
+    return max(1, cores() // local_world_size())
 
 
 def held_out_batches(run: Run) -> list[Batch]:
@@ -214,7 +185,7 @@ def held_out_batches(run: Run) -> list[Batch]:
     sources = {
         name: replace(
             source,
-            shards=run.held_out,
+            shards=run.validation,
             batch_size=min(source.batch_size, HELD_OUT_BATCH_SIZE),
         )
         for name, source in run.data.sources.items()
@@ -224,35 +195,6 @@ def held_out_batches(run: Run) -> list[Batch]:
     # All of them on every rank: all must find the same figure.
     with Loader(data, seed=run.seed, rank=0, world=1) as batches:
         return [next(batches) for _ in range(HELD_OUT_BATCHES)]
-
-
-def untrained(run: Run) -> frozenset[str]:
-    """The parts of a FLAVA that no loss of the run reads."""
-    masked_pairs = "pairs" in run.data.sources and run.data.mask_pairs
-    images, text = ("images" in run.data.sources), ("text" in run.data.sources)
-    with_codes = predicts_codes(run) or run.init.codebook is not None
-    read = {
-        "mim_head": images,
-        "mlm_head": text,
-        "mmm_image_head": masked_pairs,
-        "mmm_text_head": masked_pairs,
-        "itm_head": masked_pairs,
-        "codebook.encoder": with_codes,
-        "codebook.decoder": with_codes,
-    }
-    return frozenset(part for part, is_read in read.items() if not is_read)
-
-
-def predicts_codes(run: Run) -> bool:
-    """Whether any loss has the codes of hidden patches for its targets."""
-    return "images" in run.data.sources or ("pairs" in run.data.sources and run.data.mask_pairs)
-
-
-def leave_out(model: Flava, parts: frozenset[str]) -> None:
-    """Parts that stay at initial values: neither trained nor passed off as trained."""
-    model.absent = parts
-    for part in parts:
-        model.get_submodule(part).requires_grad_(False)
 
 
 def misfits(run: Run) -> list[str]:
@@ -266,13 +208,14 @@ def misfits(run: Run) -> list[str]:
 def validation_misfits(run: Run) -> list[str]:
     """What the validator reads and is not there, with the commands that build it."""
     if run.validator is not Validator.IMAGENET:
-        return [f"held_out: {problem}" for problem in run.data.missing(run.held_out)]
+        remedy = partial(how_to_build, run.data.root)
+        return [f"validation: {problem}" for problem in run.data.missing(run.validation, remedy)]
     try:
         imagenet_images(run)
     except (OSError, ValueError) as error:
         root = run.data.root.rstrip("/")
         lines = [
-            f"validator is imagenet: {error}. Build them, name others with --held-out (a folder "
+            f"validator is imagenet: {error}. Build them, name others with --validation (a folder "
             "of class folders, tars, Parquet), or choose another --validator (pairs, none):",
             *commands(PLACES[0], root),
         ]

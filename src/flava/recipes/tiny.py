@@ -5,12 +5,11 @@ from pathlib import Path
 
 from flava.data.loader import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
-from flava.model import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
+from flava.models import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run, Validator
-from flava.training.schedule import ScheduleConfig
 
 STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
 """The drawing styles that are trained on; twemoji and openmoji are held out."""
@@ -66,8 +65,8 @@ def flava_tiny() -> Run:
         init=InitConfig(codebook="shipped:codebook-tiny"),
         validator=Validator.EMBEDDED,
         # Of 250 images the zero-shot accuracy has a standard error of 2.8 points.
-        probe_every=230,
-        probe_tolerance=0.028,
+        validate_every=230,
+        validation_tolerance=0.028,
         checkpoint_every=230,
     )
 

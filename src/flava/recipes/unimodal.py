@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flava.data.loader import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
-from flava.model import (
+from flava.models import (
     CodebookConfig,
     FlavaConfig,
     ImageConfig,
@@ -20,10 +20,9 @@ from flava.objectives import CodebookObjectiveConfig, MaskedObjectiveConfig
 from flava.recipes.columns import BATCH_SIZE, PMD_UPDATES, SELECTION, TINY, flava_mm
 from flava.recipes.dino import IMAGENET_STREAMS
 from flava.recipes.tiny import STYLES, flava_tiny
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 from flava.training.run import Run, Validator
-from flava.training.schedule import Decay, ScheduleConfig
 
 PMD = ("root:pmd/*/*.tar",)
 IMAGENET = ("root:imagenet-1k/*.tar",)
@@ -48,7 +47,7 @@ def mim() -> Run:
         optimizer=OptimizerConfig(),
         schedule=ScheduleConfig(),
         init=InitConfig(codebook="runs/codebook"),
-        probe_every=SELECTION,
+        validate_every=SELECTION,
         checkpoint_every=SELECTION,
     )
 
@@ -101,8 +100,8 @@ def text_mlm() -> Run:
         ),
         schedule=ScheduleConfig(warmup_steps=10_000, decay=Decay.LINEAR),
         validator=Validator.LOSS,
-        held_out=("root:ccnews-val/*.jsonl", "root:bookcorpus-val/*.jsonl"),
-        probe_every=SELECTION,
+        validation=("root:ccnews-val/*.jsonl", "root:bookcorpus-val/*.jsonl"),
+        validate_every=SELECTION,
         checkpoint_every=SELECTION,
     )
 
@@ -134,7 +133,7 @@ def image_beit() -> Run:
         optimizer=OptimizerConfig(lr=1.5e-3, beta2=0.98, weight_decay=0.05, max_grad_norm=3.0),
         schedule=ScheduleConfig(warmup_steps=10 * BEIT_EPOCH, final_fraction=1e-5 / 1.5e-3),
         init=InitConfig(codebook="runs/codebook"),
-        probe_every=SELECTION,
+        validate_every=SELECTION,
         checkpoint_every=SELECTION,
     )
 
@@ -194,8 +193,8 @@ def mim_tiny() -> Run:
         schedule=parent.schedule,
         init=parent.init,
         validator=Validator.LOSS,
-        held_out=(f"embedded:pairs/{STYLES}-val.tar",),
-        probe_every=parent.probe_every,
+        validation=(f"embedded:pairs/{STYLES}-val.tar",),
+        validate_every=parent.validate_every,
         checkpoint_every=parent.checkpoint_every,
     )
 
@@ -218,8 +217,8 @@ def mlm_tiny() -> Run:
         optimizer=parent.optimizer,
         schedule=parent.schedule,
         validator=Validator.LOSS,
-        held_out=(f"embedded:pairs/{STYLES}-val.tar",),
-        probe_every=parent.probe_every,
+        validation=(f"embedded:pairs/{STYLES}-val.tar",),
+        validate_every=parent.validate_every,
         checkpoint_every=parent.checkpoint_every,
     )
 
@@ -242,8 +241,8 @@ def text_mlm_tiny() -> Run:
         ),
         optimizer=replace(paper.optimizer, lr=parent.optimizer.lr, max_grad_norm=1.0),
         schedule=replace(paper.schedule, warmup_steps=50),
-        held_out=("embedded:text/wordnet-val.jsonl",),
-        probe_every=200,
+        validation=("embedded:text/wordnet-val.jsonl",),
+        validate_every=200,
         checkpoint_every=200,
     )
 
@@ -270,8 +269,8 @@ def image_beit_tiny() -> Run:
         schedule=replace(paper.schedule, warmup_steps=50),
         init=parent.init,
         validator=parent.validator,
-        held_out=parent.held_out,
-        probe_every=200,
+        validation=parent.validation,
+        validate_every=200,
         checkpoint_every=200,
     )
 

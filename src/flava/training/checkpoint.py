@@ -1,4 +1,4 @@
-"""Checkpoints: a folder with the model in our layout, and the state to go on from.
+"""Checkpoints of a run: written while training goes on, found, kept and removed.
 
 ``model.safetensors`` and ``config.json`` are the whole model. ``progress.json`` says how far the
 run was, and ``state/`` holds the tensors of optimiser and random generators, as
@@ -11,23 +11,32 @@ and ``best`` are links to the folders they stand for.
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
+import torch.distributed as dist
 from pydantic import ConfigDict, TypeAdapter
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from flava.data.loader import SourceMarks
-from flava.data.stream import Mark
-from flava.files import whole_folder
-from flava.model.published.own import OwnModel, write_model
+from flava.checkpoints.native import OwnModel, write_model
+from flava.core.distributed import is_connection_error, rank, world_size
+from flava.core.files import atomic_folder
+from flava.data.loader import SourcePositions
+from flava.data.streaming import StreamPosition
 
 STATE = "state"
 """The folder of tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainingProgress:
     """How far a run was when a checkpoint was written; at first, nowhere."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -44,16 +53,16 @@ class Progress:
     """Updates that were left out, among those made."""
     ranks: int = 1
     """How many processes trained."""
-    marks: dict[str, dict[int, Mark]] = field(default_factory=dict)
+    marks: dict[str, dict[int, StreamPosition]] = field(default_factory=dict)
     """Where the streams of each source stood, whichever rank read them: see `Loader`."""
 
 
-PROGRESS = TypeAdapter(Progress)
+PROGRESS = TypeAdapter(TrainingProgress)
 
 
-def joined_marks(of_ranks: Iterable[SourceMarks]) -> dict[str, dict[int, Mark]]:
+def joined_marks(of_ranks: Iterable[SourcePositions]) -> dict[str, dict[int, StreamPosition]]:
     """Of each stream the furthest mark: a rank keeps old ones of streams that others read."""
-    found: dict[str, dict[int, Mark]] = {}
+    found: dict[str, dict[int, StreamPosition]] = {}
     for marks in of_ranks:
         for source, streams in marks.items():
             known = found.setdefault(source, {})
@@ -75,16 +84,16 @@ def save_checkpoint(folder: Path, name: str, model: OwnModel) -> Path:
         OSError: it could not be written; what was there before is untouched.
     """
     target = folder / name
-    with whole_folder(target) as partial:
+    with atomic_folder(target) as partial:
         write_model(model, partial)
     return target
 
 
-def write_progress(progress: Progress, folder: Path) -> None:
+def write_progress(progress: TrainingProgress, folder: Path) -> None:
     (folder / "progress.json").write_bytes(PROGRESS.dump_json(progress, indent=2) + b"\n")
 
 
-def load_progress(folder: Path) -> Progress:
+def load_progress(folder: Path) -> TrainingProgress:
     """Raises:
     FileNotFoundError: the checkpoint was made to be used, not to be gone on from.
     ValueError: the file is damaged.
@@ -179,3 +188,109 @@ def keep_best(run_folder: Path) -> None:
     prune(folder, keep=0)
     shutil.rmtree(folder / best / STATE, ignore_errors=True)
     (folder / best / "progress.json").unlink(missing_ok=True)
+
+
+class Writer:
+    """Copies what a checkpoint is made of, and writes it in a thread of its own, one at a time.
+
+    All ranks write their parts of the state. Rank 0 writes the model, and when every part is on the
+    disk it gives the checkpoint its name, switches the links and drops what is old.
+    """
+
+    def __init__(self, folder: Path, keep: int, timeout: int) -> None:
+        self.folder, self.keep = folder, keep
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self.running: Future[None] | None = None
+        # A group of its own: its messages must not mix with those of training.
+        self.group: dist.ProcessGroup | None = None
+        if world_size() > 1:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
+            assert isinstance(group, dist.ProcessGroup)  # every rank is a member
+            self.group = group
+
+    def write(
+        self,
+        name: str,
+        model: OwnModel,
+        weights: Mapping[str, Tensor],
+        tensors: Mapping[str, Tensor],
+        progress: TrainingProgress,
+        links: Sequence[str],
+    ) -> None:
+        """Begin to write ``folder/name``, after the one before; ``weights`` are already a copy.
+
+        Raises:
+            OSError: the one before could not be written.
+        """
+        self.wait()
+        partial = self.folder / f".{name}.partial"
+        saved = async_save(
+            dict(tensors),
+            storage_writer=FileSystemWriter(partial / STATE),
+            process_group=self.group,
+        )
+        assert isinstance(saved, Future)
+
+        def finish() -> None:
+            try:
+                saved.result()
+                if rank() > 0:
+                    return
+                write_model(model, partial, weights)
+                write_progress(progress, partial)
+                publish(partial, self.folder / name)
+                for link in links:
+                    point(self.folder, link, name)
+                prune(self.folder, self.keep)
+            except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
+                # torch and safetensors report a full disk as errors of their own.
+                if rank() == 0:
+                    shutil.rmtree(partial, ignore_errors=True)
+                if isinstance(error, RuntimeError) and is_connection_error(error):
+                    raise
+                raise OSError(
+                    f"{self.folder / name} could not be written ({reason(error)}): free some "
+                    "space there. The last checkpoint before it is whole, and --resume goes on "
+                    "from it"
+                ) from error
+
+        self.running = self.thread.submit(finish)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a checkpoint could not be written, as far as this rank knows by now."""
+        running = self.running
+        return running is not None and running.done() and running.exception() is not None
+
+    def failure(self) -> OSError:
+        """What became of a checkpoint that some rank could not write."""
+        try:
+            self.wait()
+        except OSError as error:
+            return error
+        return OSError(f"a rank could not write its part of a checkpoint in {self.folder}")
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        running, self.running = self.running, None
+        if running is not None:
+            running.result()
+
+    def close(self) -> None:
+        """As `wait`."""
+        try:
+            self.wait()
+        finally:
+            self.thread.shutdown()
+
+
+def reason(error: BaseException) -> str:
+    """What the system said, without the traceback that torch puts around it."""
+    if isinstance(error, CheckpointException) and error.failures:
+        first = next(iter(error.failures.values()))
+        return str(first[0])
+    return str(error)

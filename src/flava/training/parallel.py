@@ -19,13 +19,12 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from flava.distributed import rank, world_size
-from flava.model.transformer import blocks_of
-from flava.objectives import Term
-from flava.precision import Precision
-from flava.training.objective import Objective
-from flava.training.processes import machine_size
-from flava.training.run import LoopConfig, Parallel
+from flava.core.distributed import local_world_size, rank, world_size
+from flava.core.precision import Precision
+from flava.models.transformer import blocks_of
+from flava.objectives import LossOutput
+from flava.objectives.objective import Objective
+from flava.training.run import Parallel, TrainerConfig
 
 # Its successor is not in the oldest torch that we support.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
@@ -35,14 +34,14 @@ Accuracies = dict[str, Tensor | None]
 Result = TypeVar("Result")
 
 
-def by_name(batch: Callable[[], dict[str, Term]]) -> tuple[Losses, Accuracies]:
+def by_name(batch: Callable[[], dict[str, LossOutput]]) -> tuple[Losses, Accuracies]:
     """A batch's losses, where what joins the ranks finds them, and its accuracies."""
     terms = batch()
     losses = {name: term.loss for name, term in terms.items()}
     return losses, {name: term.accuracy for name, term in terms.items()}
 
 
-class Learner(nn.Module):
+class TrainingModule(nn.Module):
     """The model as a module whose forward pass is any function that uses it.
 
     DDP and FSDP prepare their work when a module's forward begins, and an objective calls parts of
@@ -60,10 +59,10 @@ class Learner(nn.Module):
 class ParallelModel:
     """A model on its device, shared by all ranks as the configuration says."""
 
-    def __init__(self, run: LoopConfig, objective: Objective, device: torch.device) -> None:
+    def __init__(self, run: TrainerConfig, objective: Objective, device: torch.device) -> None:
         self.model = objective.model.to(device)
         prepare_blocks(self.model, checkpointed=run.checkpoint_blocks, compiled=run.compile_blocks)
-        self.learner: nn.Module = Learner(objective)
+        self.learner: nn.Module = TrainingModule(objective)
         self.sharded = run.parallel is not Parallel.DDP and world_size() > 1
         if self.sharded:
             shard(self.learner, mesh(run.parallel, device), run.precision)
@@ -145,9 +144,9 @@ def mesh(parallel: Parallel, device: torch.device) -> DeviceMesh:
     """All ranks in a row, or (hybrid) a row for each machine."""
     if parallel is Parallel.FSDP:
         return init_device_mesh(device.type, (world_size(),))
-    machines = world_size() // machine_size()
+    machines = world_size() // local_world_size()
     return init_device_mesh(
-        device.type, (machines, machine_size()), mesh_dim_names=("machines", "ranks")
+        device.type, (machines, local_world_size()), mesh_dim_names=("machines", "ranks")
     )
 
 

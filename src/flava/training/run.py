@@ -9,9 +9,11 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from flava.core.files import explain_errors, write_atomically
+from flava.core.precision import Precision
+from flava.core.unions import KIND, TaggedUnion
 from flava.data.loader import DataConfig
-from flava.files import explain
-from flava.model import (
+from flava.models import (
     ClipConfig,
     CodebookConfig,
     DinoConfig,
@@ -19,7 +21,6 @@ from flava.model import (
     MaskedImageConfig,
     MaskedTextConfig,
 )
-from flava.named import KIND, Named
 from flava.objectives import (
     ClipObjectiveConfig,
     CodebookObjectiveConfig,
@@ -28,11 +29,8 @@ from flava.objectives import (
     FlavaObjectiveConfig,
     MaskedObjectiveConfig,
 )
-from flava.precision import Precision
-from flava.training.files import write_whole
-from flava.training.initial import InitConfig
-from flava.training.optimizer import OptimizerConfig
-from flava.training.schedule import ScheduleConfig
+from flava.training.initialization import InitConfig
+from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 
 
 class Parallel(Enum):
@@ -47,7 +45,7 @@ class Parallel(Enum):
 
 
 class Validator(Enum):
-    """What looks at a pretraining run every ``probe_every`` updates, and at its end: its first
+    """What looks at a pretraining run every ``validate_every`` updates, and at its end: its first
     figure chooses the checkpoint that is kept as best."""
 
     IMAGENET = "imagenet"
@@ -56,15 +54,15 @@ class Validator(Enum):
     EMBEDDED = "embedded"
     """Zero-shot accuracy on the embedded corpus's validation pictures: of emoji alone."""
     PAIRS = "pairs"
-    """Retrieval among the pairs of ``held_out``: the mean R@5 of both ways."""
+    """Retrieval among the pairs of ``validation``: the mean R@5 of both ways."""
     LOSS = "loss"
-    """The loss on ``held_out``, of masked modelling of one kind of data."""
+    """The loss on ``validation``, of masked modelling of one kind of data."""
     NONE = "none"
     """Nothing: there is no best checkpoint, only the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class TrainerConfig:
     """What the loop reads of a run's configuration; each kind of run adds what it trains on what.
 
     All of it is saved beside the checkpoints, and compared when the run is resumed.
@@ -91,9 +89,9 @@ class LoopConfig:
     """What matrix products are computed in."""
     accumulate: int = 1
     """Batches that count as one for an update, to contrast too, in the memory of one."""
-    probe_every: int = 100
+    validate_every: int = 100
     """Updates between two probes, which choose the checkpoint that is kept as best."""
-    probe_tolerance: float = 0.0
+    validation_tolerance: float = 0.0
     """A later checkpoint becomes the best one unless its figure is lower than the highest by more
     than this. Set to the figure's standard error, it keeps no checkpoint for its luck."""
     checkpoint_every: int = 200
@@ -135,7 +133,7 @@ class LoopConfig:
             for name in (
                 "max_steps",
                 "accumulate",
-                "probe_every",
+                "validate_every",
                 "checkpoint_every",
                 "keep_last",
                 "timeout",
@@ -144,7 +142,7 @@ class LoopConfig:
         ]
         found += [
             f"{name} is {value}: use 0 or more"
-            for name in ("seed", "probe_tolerance", "max_non_finite")
+            for name in ("seed", "validation_tolerance", "max_non_finite")
             if not (value := getattr(self, name)) >= 0
         ]
         return found + self.optimizer.mistakes("optimizer") + self.schedule.mistakes("schedule")
@@ -162,7 +160,7 @@ TRAINED_BY = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(LoopConfig):
+class Run(TrainerConfig):
     """Everything that decides what a pretraining run, or a codebook's, does."""
 
     model: Annotated[
@@ -172,7 +170,7 @@ class Run(LoopConfig):
         | DinoConfig
         | MaskedImageConfig
         | MaskedTextConfig,
-        Named(),
+        TaggedUnion(),
     ]
     """Geometry of the model."""
     objective: Annotated[
@@ -181,7 +179,7 @@ class Run(LoopConfig):
         | ClipObjectiveConfig
         | DinoObjectiveConfig
         | MaskedObjectiveConfig,
-        Named(),
+        TaggedUnion(),
     ]
     """The losses' settings."""
     data: DataConfig
@@ -189,17 +187,17 @@ class Run(LoopConfig):
     init: InitConfig = field(default_factory=InitConfig)
     """Where parts of the model come from; it is not read when a run is resumed."""
     validator: Validator = Validator.NONE
-    """What chooses the best checkpoint: imagenet (zero-shot accuracy on ImageNet-1k), embedded
-    (the same on the embedded corpus), pairs (retrieval on held_out), loss (that of masked modelling
-    on held_out) or none."""
-    held_out: tuple[str, ...] = ()
+    """What chooses the best checkpoint: imagenet (zero-shot accuracy on ImageNet-1k), embedded (the
+    same on the embedded corpus), pairs (retrieval on validation), loss (that of masked modelling on
+    validation) or none."""
+    validation: tuple[str, ...] = ()
     """What the validator reads. For pairs and loss: shards, as in data. For imagenet: where the
     validation images are, a folder of class folders, tars or Parquet; by default it is looked for
     below data.root."""
 
     @property
     def judged_by(self) -> str:
-        return " ".join([self.validator.value, *self.held_out])
+        return " ".join([self.validator.value, *self.validation])
 
     def mistakes(self) -> list[str]:
         found = super().mistakes()
@@ -229,24 +227,24 @@ class Run(LoopConfig):
         ):
             return [f"{named}, which is of masked modelling of one kind of data: use another"]
         reads = self.validator in (Validator.PAIRS, Validator.LOSS)
-        if reads and not self.held_out:
-            return [f"{named}, but held_out is empty: name the shards that it reads"]
-        if self.held_out and not reads and self.validator is not Validator.IMAGENET:
-            return [f"held_out is set, but {named}, which does not read it: leave it out"]
+        if reads and not self.validation:
+            return [f"{named}, but validation is empty: name the shards that it reads"]
+        if self.validation and not reads and self.validator is not Validator.IMAGENET:
+            return [f"validation is set, but {named}, which does not read it: leave it out"]
         return []
 
 
 RUN = TypeAdapter(Run)
-AnyRun = TypeVar("AnyRun", bound=LoopConfig)
+AnyRun = TypeVar("AnyRun", bound=TrainerConfig)
 
 FREE_ON_RESUME = {
     "output_dir",
     "resume",
     "max_steps",
     "validator",
-    "held_out",
-    "probe_every",
-    "probe_tolerance",
+    "validation",
+    "validate_every",
+    "validation_tolerance",
     "checkpoint_every",
     "keep_last",
     "parallel",
@@ -260,8 +258,8 @@ FREE_ON_RESUME = {
 """Fields that may differ when a run is resumed; any other would make it another run."""
 
 
-def save_run(run: LoopConfig, path: Path) -> None:
-    write_whole(path, TypeAdapter(type(run)).dump_json(run, indent=2) + b"\n")
+def save_run(run: TrainerConfig, path: Path) -> None:
+    write_atomically(path, TypeAdapter(type(run)).dump_json(run, indent=2) + b"\n")
 
 
 def load_run(path: Path, kind: type[AnyRun] = Run) -> AnyRun:
@@ -272,14 +270,34 @@ def load_run(path: Path, kind: type[AnyRun] = Run) -> AnyRun:
     if not path.is_file():
         raise FileNotFoundError(f"no run at {path.parent}: it holds no {path.name}")
     try:
-        saved = json.loads(path.read_bytes())
+        saved = with_new_names(json.loads(path.read_bytes()))
         if kind is Run and isinstance(saved, dict):
             saved.setdefault("validator", former_validator(saved))
         return TypeAdapter(kind).validate_json(json.dumps(saved))
     except ValidationError as error:
-        raise ValueError(f"{path} is not a run's configuration:{explain(error)}") from error
+        raise ValueError(f"{path} is not a run's configuration:{explain_errors(error)}") from error
     except ValueError as error:
         raise ValueError(f"{path} is not a run's configuration: {error}") from error
+
+
+RENAMED = {
+    "probe_every": "validate_every",
+    "probe_tolerance": "validation_tolerance",
+    "held_out": "validation",
+}
+"""Fields of a run by the names that they had in files of earlier versions."""
+
+
+def with_new_names(saved: Any) -> Any:
+    """What a run.json holds, its fields under the names that they have now."""
+    if not isinstance(saved, dict):
+        return saved
+    renamed = {RENAMED.get(name, name): value for name, value in saved.items()}
+    objective = renamed.get("objective")
+    if isinstance(objective, dict) and "workers" in objective:
+        objective = {"ranks" if k == "workers" else k: v for k, v in objective.items()}
+        renamed["objective"] = objective
+    return renamed
 
 
 def former_validator(saved: dict[str, Any]) -> str:
@@ -288,7 +306,7 @@ def former_validator(saved: dict[str, Any]) -> str:
     kind = objective.get(KIND) if isinstance(objective, dict) else None
     if kind in (FlavaObjectiveConfig.__name__, ClipObjectiveConfig.__name__):
         return Validator.EMBEDDED.value
-    return (Validator.LOSS if saved.get("held_out") else Validator.NONE).value
+    return (Validator.LOSS if saved.get("validation") else Validator.NONE).value
 
 
 def differences(saved: AnyRun, asked: AnyRun) -> list[str]:

@@ -19,8 +19,8 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.optim import Optimizer
 
-from flava.data.seeding import generator
-from flava.distributed import rank
+from flava.core.distributed import rank
+from flava.core.randomness import random_generator
 from flava.training.checkpoint import STATE, damaged
 
 # It is meant: a run of one process has nothing to join.
@@ -45,7 +45,7 @@ def generators() -> dict[str, Tensor]:
 
 def seed_anew(seed: int, step: int) -> None:
     """Give this rank random numbers that no other rank has, and no other update had."""
-    torch.manual_seed(int(generator(seed, step, f"rank {rank()}").integers(2**63)))
+    torch.manual_seed(int(random_generator(seed, step, f"rank {rank()}").integers(2**63)))
 
 
 def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
@@ -57,7 +57,7 @@ def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
         ValueError: the checkpoint is damaged.
     """
     folder = checkpoint / STATE
-    reader = Reader(folder)
+    reader = OptimizerStateReader(folder)
     try:
         stored = reader.read_metadata().state_dict_metadata
         wanted: dict[str, Tensor] = {}
@@ -78,7 +78,7 @@ def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
 
 def stored_tensors(checkpoint: Path) -> dict[str, Tensor]:
     """Every tensor of a checkpoint's state, of all ranks; errors of whatever is not whole."""
-    reader = Reader(checkpoint / STATE)
+    reader = OptimizerStateReader(checkpoint / STATE)
     found = {
         name: torch.empty(each.size, dtype=each.properties.dtype)
         for name, each in reader.read_metadata().state_dict_metadata.items()
@@ -97,7 +97,7 @@ def empty_state(parameter: nn.Parameter) -> dict[str, Tensor]:
     }
 
 
-class Reader(FileSystemReader):
+class OptimizerStateReader(FileSystemReader):
     """Reads tensors alone, and a table of them that can run no code."""
 
     def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:

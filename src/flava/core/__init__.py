@@ -1,0 +1,1 @@
+"""What every floor above may use: batches, ranks, files, processes, progress, precision."""

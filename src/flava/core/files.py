@@ -1,0 +1,79 @@
+"""Files and folders that are written whole or not at all, and readable errors about them."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of ``target`` when the block ends well.
+
+    Whatever happens, ``target`` is what it was before or the whole new folder.
+
+    Raises:
+        OSError: it could not be written, and what was there before is untouched.
+    """
+    target = target.absolute()  # "." has no name
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        shutil.rmtree(target, ignore_errors=True)
+        partial.replace(target)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors report a full disk as errors of their own.
+        raise OSError(
+            f"{target} could not be written ({error}): free some space there, or choose another "
+            "folder. What was there before is untouched"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """A path to write to, whose file takes the place of ``target`` when the block ends well.
+
+    Whatever happens, ``target`` is what it was before or the whole new file.
+    """
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def explain_errors(error: ValidationError) -> str:
+    """Every mistake in a file, one line each with its field."""
+    return "".join(
+        f"\n  {'.'.join(map(str, each['loc']))}: {each['msg']}"
+        for each in error.errors(include_url=False)
+    )
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file's content; whatever happens, it holds the old or the new, never a part.
+
+    Raises:
+        OSError: it could not be written, and holds what it held.
+    """
+    try:
+        with atomic_file(path) as partial:
+            partial.write_bytes(content)
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: Exception) -> OSError:
+    """The system's own error seldom names the file, and never says what to do."""
+    return OSError(
+        f"{path} could not be written ({error}): free some space there, or choose another folder "
+        "with --output-dir. What was written before is untouched"
+    )

@@ -1,1 +1,0 @@
-"""The paper's data: files as their publishers give them -> shards that train."""

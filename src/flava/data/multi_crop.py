@@ -1,0 +1,157 @@
+"""DINO's multi-crop: of each image two large crops and several small ones, each altered by chance.
+
+What is drawn, and with which probabilities, is that of facebookresearch/dino's ``main_dino.py``
+(``DataAugmentationDINO``), in its order and on PIL images as there. torchvision draws from torch's
+generator: that is seeded for each sample from the sample's own, and put back afterwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from flava.core.batch import CropBatch
+from flava.data.collate import Collator
+from flava.data.samples import image_of
+from flava.data.shards import RawSample
+from flava.data.transforms import normalise
+
+if TYPE_CHECKING:
+    from torchvision.transforms import v2
+
+GLOBAL_CROPS = 2
+"""What the teacher reads (Caron et al. 2021, section 3.1)."""
+FLIP, JITTER, GREY = 0.5, 0.8, 0.2
+"""Probabilities, for every crop alike, of a mirror image, other colours, and none at all."""
+STRENGTHS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
+"""How far the colours change."""
+BLUR, SOLARISE = (1.0, 0.1), (0.0, 0.2)
+"""Probabilities for the first and the second global crop."""
+LOCAL_BLUR, LOCAL_SOLARISE = 0.5, 0.0
+"""Probabilities for a local crop."""
+BLUR_RADII = (0.1, 2.0)
+"""Range of the blur's standard deviation, in pixels."""
+SOLARISE_FROM = 128
+"""Brighter values are inverted: the default of PIL's ``ImageOps.solarize``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """The crops of an image; the defaults are those of ``main_dino.py``."""
+
+    global_size: int = 224
+    """Pixels a side of the two global crops."""
+    local_size: int = 96
+    """Pixels a side of the local crops."""
+    local_crops: int = 8
+    """Number of local crops; 0 leaves the global ones alone."""
+    global_scale: tuple[float, float] = (0.4, 1.0)
+    """Share of the image's area in a global crop."""
+    local_scale: tuple[float, float] = (0.05, 0.4)
+    """Share of the image's area in a local crop."""
+
+    def problems(self) -> list[str]:
+        """What is wrong with the fields, a sentence each."""
+        found = [
+            f"{name} = {value}: must be at least {least}"
+            for name, least in (("global_size", 1), ("local_size", 1), ("local_crops", 0))
+            if (value := getattr(self, name)) < least
+        ]
+        for name in ("global_scale", "local_scale"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= 1:
+                found.append(f"{name} = {(low, high)}: must be 0 < low <= high <= 1")
+        return found
+
+
+Pixels = UInt8[np.ndarray, "crops size size 3"]
+
+
+@dataclass(frozen=True)
+class CropExample:
+    key: str
+    global_crops: UInt8[np.ndarray, "global size size 3"]
+    local_crops: UInt8[np.ndarray, "local local_size local_size 3"]
+
+
+@dataclass(frozen=True)
+class CropCollator(Collator[RawSample, CropExample]):
+    """All crops of each image."""
+
+    config: CropConfig
+
+    def decode(self, raw: RawSample, rng: np.random.Generator) -> CropExample:
+        image, config = image_of(raw), self.config
+        with torch.random.fork_rng(devices=[]):
+            # Of this generator alone: torch.manual_seed would seed a GPU's too.
+            torch.default_generator.manual_seed(int(rng.integers(2**63)))
+            first, second, local = transforms(config)
+            return CropExample(
+                raw.key,
+                stacked([first(image), second(image)], config.global_size),
+                stacked([local(image) for _ in range(config.local_crops)], config.local_size),
+            )
+
+    def collate(self, examples: Sequence[CropExample], _rng: np.random.Generator) -> CropBatch:
+        return CropBatch(
+            keys=tuple(example.key for example in examples),
+            global_crops=batched([example.global_crops for example in examples]),
+            local_crops=batched([example.local_crops for example in examples]),
+        )
+
+
+def stacked(crops: Sequence[Image.Image], size: int) -> Pixels:
+    """The crops' pixels; ``size`` is that of none."""
+    return (
+        np.stack([np.asarray(crop) for crop in crops])
+        if crops
+        else np.zeros((0, size, size, 3), np.uint8)
+    )
+
+
+def batched(images: Sequence[Pixels]) -> Float[Tensor, "crops batch 3 size size"]:
+    """Crops of each image -> of each crop the images, normalised."""
+    pixels = np.stack(images, axis=1)
+    flat = pixels.reshape(-1, *pixels.shape[2:])
+    return normalise(flat).unflatten(0, pixels.shape[:2])
+
+
+@lru_cache
+def transforms(config: CropConfig) -> tuple["v2.Transform", "v2.Transform", "v2.Transform"]:
+    """What makes the first global crop, the second, and a local one from an image."""
+    size, scale = config.global_size, config.global_scale
+    return (
+        view(size, scale, BLUR[0], SOLARISE[0]),
+        view(size, scale, BLUR[1], SOLARISE[1]),
+        view(config.local_size, config.local_scale, LOCAL_BLUR, LOCAL_SOLARISE),
+    )
+
+
+def view(
+    size: int, scale: tuple[float, float], blur_probability: float, solarise: float
+) -> "v2.Transform":
+    # Imported here: it takes a second, and most of what needs this package makes no crops.
+    from torchvision.transforms import v2
+
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=scale, interpolation=v2.InterpolationMode.BICUBIC),
+            v2.RandomHorizontalFlip(FLIP),
+            v2.RandomApply([v2.ColorJitter(**STRENGTHS)], JITTER),
+            v2.RandomGrayscale(GREY),
+            v2.RandomApply([v2.Lambda(blur)], blur_probability),
+            v2.RandomSolarize(SOLARISE_FROM, solarise),
+        ]
+    )
+
+
+def blur(image: Image.Image) -> Image.Image:
+    """PIL's Gaussian blur of a random radius, as published; torchvision's has a fixed window."""
+    radius = torch.empty(()).uniform_(*BLUR_RADII).item()
+    return image.filter(ImageFilter.GaussianBlur(radius))

@@ -1,0 +1,237 @@
+"""`flava evaluate`: every task on a model, on the same model untrained, on baselines."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flava.checkpoints.load import build, read
+from flava.checkpoints.reading import looks_like_hub_id
+from flava.core.machine import describe_machine
+from flava.core.precision import Precision
+from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedSplit, HeldOut
+from flava.evaluation.examples import draw_examples
+from flava.evaluation.features import (
+    Evaluated,
+    EvaluatedModel,
+    PixelComponents,
+    evaluating,
+    missing_parts,
+)
+from flava.evaluation.linear_probe import STRENGTHS
+from flava.evaluation.masked_tasks import TOKEN_PROBABILITY
+from flava.evaluation.record import (
+    Confusion,
+    Evaluation,
+    Figure,
+    Pictures,
+    TaskOutcome,
+    save_evaluation,
+)
+from flava.evaluation.tasks import SPLITS, TASKS, Task
+from flava.evaluation.words import headlines
+from flava.models import Flava, MaskedImageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How a model is evaluated; what is evaluated are the rows of `tasks`."""
+
+    seed: int = 0
+    """Draws the masks, the mismatched captions, the subsamples and the untrained model."""
+    batch_size: int = 256
+    """Samples that are computed at once; changes no figure."""
+    precision: Precision = Precision.BF16
+    """What matrix products are computed in."""
+
+
+DEFAULT = EvaluationConfig()
+
+Model = TypeVar("Model", bound=Evaluated)
+
+
+def measure(
+    model: Evaluated,
+    held_out: HeldOut,
+    config: EvaluationConfig,
+    tasks: Sequence[Task],
+) -> tuple[tuple[Figure, ...], tuple[Confusion, ...]]:
+    """The figures of every task with their baselines, and the confusion matrices."""
+    subject = EvaluatedModel(model, held_out, config.batch_size)
+    fresh = subject.twin(untrained(model, config.seed))
+
+    @cache
+    def components(fitted_on: str) -> PixelComponents:
+        return PixelComponents(held_out, fitted_on, subject.flava.config.image.width)
+
+    figures: list[Figure] = []
+    confusions: list[Confusion] = []
+    with evaluating(model, config.precision), progress_bar() as progress:
+        bar = progress.add_task("", total=len(tasks), name="")
+        for task in tasks:
+            progress.update(bar, name=f"{task.name}, {held_out.rows[task.split].title}")
+            outcome = task.measure(subject, task.split)
+            rivals = {"untrained": task.measure(fresh, task.split)}
+            if task.pca:
+                rivals["pca"] = task.measure(components(task.pca), task.split)
+            figures += figures_of(task, outcome, rivals)
+            confusions += [outcome.confusion] if outcome.confusion else []
+            progress.advance(bar)
+    return tuple(figures), tuple(confusions)
+
+
+def figures_of(task: Task, outcome: TaskOutcome, rivals: Mapping[str, TaskOutcome]) -> list[Figure]:
+    """A record a metric, the same metric of each rival beside it."""
+    return [
+        Figure(
+            task=task.name,
+            split=task.split,
+            metric=metric,
+            value=measured.value,
+            n=measured.n,
+            baselines=measured.baselines
+            | {name: rival.metrics[metric].value for name, rival in rivals.items()},
+        )
+        for metric, measured in outcome.metrics.items()
+    ]
+
+
+def untrained(model: Model, seed: int) -> Model:
+    """The same geometry with initial weights; but the same codebook, which sets the targets."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = type(model)(model.config)  # pyright: ignore[reportArgumentType]
+    if isinstance(fresh, Flava | MaskedImageModel) and isinstance(model, Flava | MaskedImageModel):
+        fresh.codebook.load_state_dict(model.codebook.state_dict())
+    return fresh.to(next(model.parameters()).device).eval()
+
+
+def progress_bar() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("evaluating"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[name]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+def evaluate(
+    model: Evaluated,
+    *,
+    config: EvaluationConfig = DEFAULT,
+    tasks: Sequence[Task] = TASKS,
+    splits: Mapping[str, EmbeddedSplit] = SPLITS,
+) -> tuple[Evaluation, Pictures]:
+    """Every figure and example of a trained model, and the examples' pictures by name.
+
+    The model is evaluated on the device that its weights are on. What needs a part that it
+    lacks (`missing_parts`) is left out.
+
+    Raises:
+        FileNotFoundError: a split's shard is missing.
+        ValueError: samples lack what a task needs, or the model's features are not finite.
+    """
+    started = time.perf_counter()
+    held_out = HeldOut(splits, model.config, config.seed)
+    tasks = [task for task in tasks if missing_parts(model).isdisjoint(task.needs)]
+    figures, confusions = measure(model, held_out, config, tasks)
+    with evaluating(model, config.precision):
+        examples, pictures = draw_examples(EvaluatedModel(model, held_out, config.batch_size))
+    evaluation = Evaluation(
+        settings=describe(model, config, splits),
+        seconds=time.perf_counter() - started,
+        figures=figures,
+        confusions=confusions,
+        examples=examples,
+    )
+    return evaluation, pictures
+
+
+def describe(
+    model: Evaluated, config: EvaluationConfig, splits: Mapping[str, EmbeddedSplit]
+) -> dict[str, Any]:
+    """What produced the figures, in plain types."""
+    return {
+        **asdict(config),
+        "precision": config.precision.value,
+        "splits": {s.name: {"title": s.title, "shards": list(s.shards)} for s in splits.values()},
+        "classes": {each.names[0]: list(each.subgroups) for each in CLASSES},
+        "templates": list(TEMPLATES),
+        "linear_probe_strengths": list(STRENGTHS),
+        "token_probability": TOKEN_PROBABILITY,
+        "missing_parts": sorted(missing_parts(model)),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "machine": describe_machine(),
+    }
+
+
+def evaluate_run(
+    source: str | Path, config: EvaluationConfig = DEFAULT, *, output_dir: Path | None = None
+) -> str:
+    """Evaluate a model, write evaluation.json, and return the headlines as text.
+
+    Args:
+        source: A run's folder, whose best checkpoint is evaluated, or anything that
+            `flava.checkpoints.load.read` takes.
+        output_dir: Where evaluation.json goes; else into the source, which then is a folder.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint, or a split's shard is missing.
+        ValueError: the checkpoint is damaged, or neither FLAVA's nor CLIP's; or it is no folder
+            and no ``output_dir`` is given; or as `evaluate`.
+    """
+    folder = folder_for_figures(source, output_dir)
+    stored = read(source)
+    model = build(stored)
+    if not isinstance(model, Evaluated):
+        raise ValueError(
+            f"{source} holds a {type(model).__name__}: only a FLAVA, a CLIP or an encoder of "
+            f"images or texts can be evaluated. For the curves of a run: flava report {source}"
+        )
+    evaluation, pictures = evaluate(model, config=config)
+    # Where the weights are: in a run "best" stands for one of its updates.
+    place = stored.folder or Path(source)
+    settings = {"checkpoint": place.resolve().name, **evaluation.settings}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = save_evaluation(replace(evaluation, settings=settings), pictures, folder)
+    return "\n".join([f"evaluated {place}: {path}", *summary(evaluation)])
+
+
+def folder_for_figures(source: str | Path, output_dir: Path | None) -> Path:
+    """Where a model's figures go: ``output_dir``, or else its own folder.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    if output_dir is not None:
+        return output_dir
+    folder = Path(source)
+    if folder.is_file():
+        raise ValueError(f"{source} is no folder to write to: give one with --output-dir")
+    if not folder.exists() and looks_like_hub_id(str(source)):
+        raise ValueError(
+            f"there is no folder {source}: check the path; or, if it is a model's id on the hub, "
+            "give a folder for its figures with --output-dir"
+        )
+    return folder
+
+
+def summary(evaluation: Evaluation) -> list[str]:
+    """The headlines beside their baselines, a line each."""
+    lines = []
+    for title, figure in headlines(evaluation):
+        rivals = ", ".join(f"{name} {value:.3f}" for name, value in figure.baselines.items())
+        where = SPLITS[figure.split].title if figure.split in SPLITS else figure.split
+        lines.append(f"  {title:28}  {figure.value:.3f}  {where} ({rivals})")
+    return lines

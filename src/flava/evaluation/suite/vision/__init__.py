@@ -1,5 +1,0 @@
-"""The vision tasks: 22 linear probes, and zero-shot classification."""
-
-from flava.evaluation.suite.vision.tasks import VISION, ZERO_SHOT
-
-__all__ = ["VISION", "ZERO_SHOT"]

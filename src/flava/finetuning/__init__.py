@@ -1,0 +1,1 @@
+"""Classifiers of one's own data and of the suite's: fine-tuned, probed, applied."""

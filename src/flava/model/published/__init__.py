@@ -1,1 +1,0 @@
-"""Checkpoints as others publish them, to and from ours: one module for each family of layouts."""

@@ -1,0 +1,25 @@
+"""Fine-tuning: the loss of what is to be predicted, through head and encoders alike."""
+
+from flava.core.batch import AnsweredBatch, Batch, LabelledBatch, ScoredBatch
+from flava.models import Classifier
+from flava.objectives.losses import LossOutput, answering, classification, regression
+
+
+class FinetuneObjective:
+    """A batch with targets -> its loss: that of classes, of answers, or of scores."""
+
+    def __init__(self, model: Classifier) -> None:
+        self.model = model
+
+    def __call__(self, batch: Batch) -> dict[str, LossOutput]:
+        match batch:
+            case LabelledBatch():
+                return {"classification": classification(self.model(batch.inputs), batch.labels)}
+            case AnsweredBatch():
+                return {"answering": answering(self.model(batch.inputs), batch.answers)}
+            case ScoredBatch():
+                return {"regression": regression(self.model(batch.inputs), batch.scores)}
+        raise ValueError(f"fine-tuning needs labels, and a {type(batch).__name__} has none")
+
+    def after_step(self, step: int) -> None:
+        """Nothing is annealed."""

@@ -1,0 +1,1 @@
+"""What a run needs, told before it is started: memory, operations, messages, days."""

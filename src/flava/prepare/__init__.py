@@ -1,0 +1,1 @@
+"""Published data, and one's own, to shards that train."""

@@ -1,0 +1,135 @@
+"""A codebook's codes, written beside the images in shards: training need not compute them then."""
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from rich.progress import track
+
+from flava.checkpoints.digests import codes_name
+from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.reading import locate
+from flava.core.distributed import local_device
+from flava.data.errors import SampleError, SkippedSample
+from flava.data.fast_decoding import levels_of
+from flava.data.samples import codes_suffix
+from flava.data.shards import RawSample, read_shard, resolve_all
+from flava.data.transforms import for_codebook, resize_for_codebook
+from flava.models import Codebook
+from flava.prepare.shard_files import ShardWriter
+
+BATCH = 64
+"""Images at a time."""
+
+
+def load_codebook(source: str) -> Codebook:
+    """The codebook of a run, a checkpoint, a hub id or "shipped:NAME".
+
+    Raises:
+        ValueError: there is none in it.
+        FileNotFoundError: it is not there.
+    """
+    model = load_pretrained(locate(source))
+    codebook = model if isinstance(model, Codebook) else getattr(model, "codebook", None)
+    if not isinstance(codebook, Codebook) or "encoder" in codebook.missing_parts:
+        raise ValueError(f"{source} holds no codebook that could make codes: name another source")
+    return codebook.to(local_device()).eval()
+
+
+def tokenize(shards: list[str], codebook: Codebook, size: int, output: Path) -> Counter[str]:
+    """Write each shard again, with the codes of the whole image in every sample.
+
+    A shard that is there already is left as it is, so that a run that was stopped goes on. Samples
+    without a usable image stay, without codes. Returns how many samples have codes, under "", and
+    how many do not, by reason.
+
+    Args:
+        shards: tars, as training takes them.
+        size: pixels a side that the codebook sees.
+        output: the folder for the new tars, of the same names.
+
+    Raises:
+        ValueError: a shard is no local tar, two have one name, or a shard would be overwritten.
+    """
+    found = resolve_all(shards)
+    if remote := [str(path) for path in found if not isinstance(path, Path)]:
+        raise ValueError(f"codes are written beside local shards: copy {', '.join(remote)} first")
+    paths = [path for path in found if isinstance(path, Path)]
+    check(paths, size, output)
+    output.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    for path in track(paths, "tokenizing"):
+        if not (output / path.name).exists():
+            counts += tokenize_shard(path, codebook, size, output / path.name)
+    return counts
+
+
+def check(paths: list[Path], size: int, output: Path) -> None:
+    mistakes = [f"{path} is no tar: codes go into tars" for path in paths if path.suffix != ".tar"]
+    names = Counter(path.name for path in paths)
+    mistakes += [f"{count} shards are called {n}" for n, count in names.items() if count > 1]
+    if any(path.parent.resolve() == output.resolve() for path in paths):
+        mistakes.append(f"--output {output} is the shards' own folder: name another one")
+    if size < 8 or size % 8:
+        mistakes.append(f"--codebook-size is {size}: use a positive multiple of 8")
+    if mistakes:
+        raise ValueError("no codes can be written:\n  " + "\n  ".join(mistakes))
+
+
+def tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> Counter[str]:
+    suffix, counts = codes_suffix(codes_name(codebook)), Counter[str]()
+    writer = ShardWriter(target)
+    try:
+        with ThreadPoolExecutor() as threads:
+            for samples in in_batches(read_shard(path)):
+                views = list(threads.map(lambda raw: view(raw, size), samples))
+                counts.update(v.reason if isinstance(v, SampleError) else "" for v in views)
+                codes = iter(codes_of([v for v in views if isinstance(v, np.ndarray)], codebook))
+                for raw, seen in zip(samples, views, strict=True):
+                    files = list(raw.files.items())
+                    if isinstance(seen, np.ndarray):
+                        files.append((suffix, next(codes)))
+                    writer.add(raw.key, files)
+    except BaseException:
+        writer.drop()
+        raise
+    writer.finish()
+    return counts
+
+
+def in_batches(samples: Iterator[RawSample | SkippedSample]) -> Iterator[list[RawSample]]:
+    """Raises ValueError: the shard is damaged."""
+    while batch := list(islice(samples, BATCH)):
+        for sample in batch:
+            if isinstance(sample, SkippedSample):
+                raise ValueError(f"{sample}: build or copy the shard again")
+        yield [sample for sample in batch if isinstance(sample, RawSample)]
+
+
+def view(raw: RawSample, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
+    try:
+        return resize_for_codebook(levels_of(raw), size)
+    except SampleError as error:
+        return error
+
+
+@torch.inference_mode()
+def codes_of(views: list[UInt8[np.ndarray, "size size 3"]], codebook: Codebook) -> list[bytes]:
+    """Each image's codes as a .npy file, of the smallest integers that hold the codebook's."""
+    if not views:
+        return []
+    device = next(codebook.parameters()).device
+    codes = codebook.codes(for_codebook(np.stack(views)).to(device)).cpu().numpy()
+    return [npy(each) for each in codes.astype(np.min_scalar_type(codebook.config.codes - 1))]
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()

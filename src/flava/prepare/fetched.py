@@ -1,0 +1,158 @@
+"""Which URLs may be fetched, and the images that img2dataset fetched, found by URL.
+
+Its output format "webdataset": ``00000.tar`` holds KEY.jpg, KEY.txt and KEY.json, ``00000.parquet``
+a row for every URL that was tried, with the columns url, key, status and error_message.
+"""
+
+import ipaddress
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from flava.data.errors import SampleError
+from flava.prepare.duplicates import hash_of
+from flava.prepare.rows import AnnotationRow
+from flava.prepare.shard_files import save, write_whole
+
+LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan", ".home.arpa")
+"""Ends of host names that no public server has (RFC 6761, 6762, 8375; and common use)."""
+
+
+def check_url(url: object) -> str:
+    """The URL itself.
+
+    Raises:
+        SampleError: its scheme is not http or https, or its host is on no public network. Names
+            are not resolved: who fetches must do that.
+    """
+    if not isinstance(url, str) or not url.strip():
+        raise SampleError("URL is missing", type(url).__name__)
+    try:
+        parts = urlsplit(url.strip())
+        host = parts.hostname or ""
+    except ValueError as error:
+        raise SampleError("URL is malformed", f"{url[:200]} ({error})") from error
+    if parts.scheme not in ("http", "https"):
+        raise SampleError("URL is not http or https", url[:200])
+    if not host:
+        raise SampleError("URL is malformed", f"{url[:200]} (no host)")
+    if host == "localhost" or host.endswith(LOCAL_NAMES) or not is_public(host):
+        raise SampleError("URL is of a private address", url[:200])
+    return url
+
+
+def is_public(host: str) -> bool:
+    """Whether a host given as an address is on the public network; names are taken to be."""
+    try:
+        return ipaddress.ip_address(host).is_global
+    except ValueError:
+        # 127.1, 0x7f000001 and 2130706433 are addresses too for the C library.
+        last = host.rstrip(".").rpartition(".")[2].lower()
+        return not (last.isdigit() or last.startswith("0x"))
+
+
+SUCCESS = "success"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+PLACE = np.dtype([("start", "<i8"), ("size", "<u4"), ("tar", "<u4")])
+"""Where a file begins in a tar, or -1 less the number of its status; its bytes; which tar."""
+URLS, PLACES, TARS, STATUSES = "urls.npy", "places.npy", "tars.txt", "statuses.txt"
+
+
+def is_fetched(folder: Path) -> bool:
+    """Whether a folder is an output of img2dataset."""
+    return any(path.with_suffix(".tar").exists() for path in folder.glob("*.parquet"))
+
+
+def index_fetched(folder: Path, index: Path) -> None:
+    """Write the table of URLs, 24 bytes each, sorted by hash.
+
+    Raises:
+        ValueError: a Parquet lacks the columns, or was written for another output format.
+    """
+    tars, statuses = [], [SUCCESS]
+    urls: list[np.ndarray] = []
+    places: list[np.ndarray] = []
+    for number, parquet in enumerate(sorted(folder.glob("*.parquet"))):
+        tar = parquet.with_suffix(".tar")
+        tars.append(tar.name)
+        files = dict(members(tar)) if tar.exists() else {}
+        rows = pq.read_metadata(parquet).num_rows
+        urls.append(np.zeros(rows, np.uint64))
+        places.append(np.zeros(rows, PLACE))
+        for row, (url, key, status) in enumerate(listed(parquet)):
+            if status == SUCCESS and key not in files:
+                status = "not in its tar"
+            if status not in statuses:
+                statuses.append(status)
+            start, size = files.get(key, (0, 0))
+            if status != SUCCESS:
+                start, size = -1 - statuses.index(status), 0
+            urls[-1][row], places[-1][row] = hashed(url), (start, size, number)
+    every, place = np.concatenate(urls), np.concatenate(places)
+    # Of a URL that was tried twice the entry that succeeded comes first.
+    order = np.lexsort((place["tar"], place["start"] < 0, every))
+    index.mkdir(parents=True, exist_ok=True)
+    save(index / PLACES, place[order])
+    write_whole(index / TARS, "\n".join(tars).encode())
+    write_whole(index / STATUSES, "\n".join(statuses).encode())
+    save(index / URLS, every[order])  # the last: it tells that all are there
+
+
+def listed(parquet: Path) -> Iterator[tuple[str, str, str]]:
+    """(URL, key, status) of each row."""
+    file = pq.ParquetFile(parquet)
+    names = ["url", "key", "status"]
+    if missing := [name for name in names if name not in file.schema_arrow.names]:
+        raise ValueError(
+            f"{parquet} has no column {', '.join(missing)}: --images takes a folder of image "
+            "files, or an output of img2dataset --output_format webdataset"
+        )
+    for batch in file.iter_batches(columns=names):
+        yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+
+
+def members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Key -> where its image begins in the tar, and its bytes; only plain files."""
+    with tarfile.open(tar, "r:") as opened:
+        for entry in opened:
+            path = Path(entry.name)
+            if entry.isfile() and path.suffix.lower() in IMAGE_SUFFIXES:
+                yield path.stem, (entry.offset_data, entry.size)
+            opened.members = []  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def hashed(url: str) -> int:
+    return hash_of(url.encode(errors="surrogateescape"))
+
+
+class Fetched:
+    """Images by URL. The table is mapped, so that processes of one machine share it."""
+
+    def __init__(self, folder: Path, index: Path) -> None:
+        self._urls = np.load(index / URLS, mmap_mode="r")
+        self._places = np.load(index / PLACES, mmap_mode="r")
+        self._tars = [folder / name for name in (index / TARS).read_text().split("\n")]
+        self._statuses = (index / STATUSES).read_text().split("\n")
+
+    def read(self, row: AnnotationRow) -> bytes:
+        """The row's image file.
+
+        Raises:
+            SampleError: it was not fetched.
+        """
+        if row.url is None:
+            raise SampleError("image is not there", "the row has no URL, and img2dataset's have")
+        url = hashed(row.url)
+        place = int(np.searchsorted(self._urls, np.uint64(url)))
+        if place == len(self._urls) or int(self._urls[place]) != url:
+            raise SampleError("image was not fetched: not tried", row.url[:200])
+        start, size, number = self._places[place].item()
+        if start < 0:
+            raise SampleError(f"image was not fetched: {self._statuses[-1 - start]}", row.url[:200])
+        with self._tars[number].open("rb") as tar:
+            tar.seek(start)
+            return tar.read(size)

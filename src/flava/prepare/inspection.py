@@ -1,0 +1,219 @@
+"""`flava data check` and `flava data stats`: shards read again, and what they hold."""
+
+import hashlib
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flava.core.processes import map_unordered, process_pool
+from flava.core.progress import Progress
+from flava.data.errors import SampleError, SkippedSample
+from flava.data.manifest import NAME, read_manifest
+from flava.data.samples import image_of
+from flava.data.shards import RawSample, read_shard
+from flava.prepare.manifest import READ_AT_ONCE
+from flava.prepare.shard_files import Files, read_back
+from flava.prepare.texts import language
+
+SHARD_SUFFIXES = (".tar", ".jsonl")
+FOR_TARS = ("webdataset.tariterators",)
+"""What imports PyTorch."""
+
+
+def check(folder: Path, *, processes: int = 1) -> list[str]:
+    """What is wrong with the shards of a folder, a sentence each; nothing if all is well.
+
+    Raises:
+        ValueError: the folder has no manifest, or it is damaged.
+    """
+    content = read_manifest(folder)
+    told = {shard["name"]: shard for shard in content["shards"]}
+    there = {path.name for path in folder.iterdir() if path.suffix in SHARD_SUFFIXES}
+    found = [f"{folder / name}: is missing" for name in sorted(told.keys() - there)]
+    found += [f"{folder / name}: is not in the manifest" for name in sorted(there - told.keys())]
+    samples = sum(shard["samples"] for shard in told.values())
+    if samples != content["kept"]:
+        found.append(
+            f"{folder}: {samples} samples in the manifest's shards, and {content['kept']} in all"
+        )
+    given = [(folder / name, told[name]) for name in sorted(told.keys() & there)]
+    with process_pool(processes, modules=FOR_TARS) as pool:
+        for mistakes in map_unordered(pool, check_shard, given):
+            found += mistakes
+    return sorted(found)
+
+
+def check_shard(given: tuple[Path, dict[str, Any]]) -> list[str]:
+    """What is wrong with one shard."""
+    path, told = given
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(READ_AT_ONCE):
+            digest.update(piece)
+    found = []
+    for name, now in (("bytes", path.stat().st_size), ("sha256", digest.hexdigest())):
+        if now != told[name]:
+            found.append(f"{path}: {name} is {now}, and {told[name]} in the manifest")
+    count, mistakes = 0, []
+    for each in sample_mistakes(path):
+        count += 1
+        if each:
+            mistakes.append(each)
+    if count != told["samples"]:
+        found.append(f"{path}: {count} samples, and {told['samples']} in the manifest")
+    return found + mistakes
+
+
+def sample_mistakes(path: Path) -> Iterator[str | None]:
+    """For each sample what is wrong with it, if anything is."""
+    keys: set[str] = set()
+    for raw in read_shard(path):
+        if isinstance(raw, SkippedSample):
+            yield str(raw)
+        elif raw.key in keys:
+            yield f"{path}: two samples have the key {raw.key}"
+        else:
+            keys.add(raw.key)
+            yield sample_mistake(path, raw)
+
+
+def sample_mistake(path: Path, raw: RawSample) -> str | None:
+    try:
+        fields = json.loads(raw.files["json"])
+        if path.suffix == ".tar":
+            size = image_of(raw).size
+            if (fields["width"], fields["height"]) != size:
+                detail = (
+                    f"{size[0]}x{size[1]}, and {fields['width']}x{fields['height']} in its json"
+                )
+                return f"{path}: {raw.key}: image is {detail}"
+    except (KeyError, TypeError, ValueError, SampleError) as error:
+        return f"{path}: {raw.key}: {type(error).__name__}: {error}"
+    return None
+
+
+LONGEST = 60
+"""Words of a caption that are told apart: longer ones are counted as this."""
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Picked:
+    """A sample that was drawn at random: those of the smallest hashes of their names are."""
+
+    hash: bytes
+    name: str
+    text: str
+    image: bytes | None = None
+
+
+@dataclass(kw_only=True)
+class Stats:
+    """What some shards hold."""
+
+    samples: int = 0
+    words: Counter[int] = field(default_factory=Counter)
+    """Samples by the words of their text."""
+    languages: Counter[str] = field(default_factory=Counter)
+    """Samples by language, as fastText tells it."""
+    sides: Counter[int] = field(default_factory=Counter)
+    """Samples by the pixels of the image's shorter side."""
+    shapes: Counter[float] = field(default_factory=Counter)
+    """Samples by width / height, in tenths."""
+    picked: list[Picked] = field(default_factory=list)
+
+    def add(self, other: "Stats", pick: int) -> None:
+        """Count those of other shards too."""
+        self.samples += other.samples
+        for name in ("words", "languages", "sides", "shapes"):
+            getattr(self, name).update(getattr(other, name))
+        self.picked = heapq.nsmallest(pick, [*self.picked, *other.picked])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """The shards of a folder."""
+
+    folder: Path
+    manifest: dict[str, Any]
+    stats: Stats
+
+
+def describe(
+    paths: Sequence[Path], *, pick: int = 0, processes: int = 1, quiet: bool = False
+) -> list[Described]:
+    """Read all shards of some folders.
+
+    Args:
+        paths: Folders that `flava data build` wrote, or that hold such.
+        pick: Samples of each that are drawn.
+
+    Raises:
+        ValueError: a path is neither, or a manifest is damaged.
+    """
+    found = []
+    with process_pool(processes) as pool, Progress(quiet=quiet) as progress:
+        for folder in built_folders(paths):
+            manifest, stats = read_manifest(folder), Stats()
+            progress.step(f"reading {folder}")
+            shards = [folder / shard["name"] for shard in manifest["shards"]]
+            for some in map_unordered(pool, of_shard, shards, pick):
+                stats.add(some, pick)
+                progress.advance(some.samples)
+            found.append(Described(folder=folder, manifest=manifest, stats=stats))
+    return found
+
+
+def built_folders(paths: Sequence[Path]) -> Iterator[Path]:
+    """The folders themselves, or those in them, that hold a manifest.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for path in paths:
+        inner = sorted(each.parent for each in path.glob(f"*/{NAME}"))
+        if inner and not (path / NAME).exists():
+            yield from inner
+        else:
+            read_manifest(path)
+            yield path
+
+
+def of_shard(path: Path, pick: int) -> Stats:
+    """What one shard holds."""
+    stats = Stats()
+    for key, files in read_back(path):
+        stats.samples += 1
+        fields = json.loads(dict(files)["json"])
+        text = str(fields.get("caption", fields.get("text", "")))
+        if text:
+            stats.words[min(LONGEST, len(text.split()))] += 1
+            stats.languages[language(text)] += 1
+        if "width" in fields:
+            width, height = fields["width"], fields["height"]
+            stats.sides[min(width, height)] += 1
+            stats.shapes[round(width / height, 1)] += 1
+        draw(stats, f"{path.name}/{key}", text or label_of(fields), files, pick)
+    return stats
+
+
+def draw(stats: Stats, name: str, text: str, files: Files, pick: int) -> None:
+    """Keep the sample if its hash is among the smallest so far."""
+    digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    if len(stats.picked) < pick or (pick and digest < stats.picked[-1].hash):
+        image = next((data for suffix, data in files if suffix != "json"), None)
+        stats.picked.append(Picked(hash=digest, name=name, text=text, image=image))
+        stats.picked = heapq.nsmallest(pick, stats.picked)
+
+
+def label_of(fields: dict[str, Any]) -> str:
+    return str(fields.get("class", fields.get("label", "")))
+
+
+def mean_words(words: Counter[int]) -> float | None:
+    """Of a text, the longest counted as LONGEST; None without texts."""
+    total = words.total()
+    return sum(length * count for length, count in words.items()) / total if total else None

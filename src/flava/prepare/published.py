@@ -1,0 +1,250 @@
+"""The nine sources of PMD in the forms that they are published in: files -> rows of pairs.
+
+Columns and fields are those of the publishers' own files, whose pages ``sources`` names.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, unquote_plus, urlsplit
+
+from flava.data.errors import SampleError, SkippedSample
+from flava.prepare.rows import (
+    AnnotationRow,
+    Entries,
+    RowOrSkipped,
+    json_items,
+    json_lines,
+    lines,
+    quoted_rows,
+    rows_of,
+    tab_rows,
+)
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+"""As in ``packing``, but for new lines."""
+
+WIT_COLUMNS = (
+    "language",
+    "image_url",
+    "caption_reference_description",
+    "caption_attribution_description",
+    "caption_alt_text_description",
+    "attribution_passes_lang_id",
+)
+"""Those of its 17 that are read."""
+
+YFCC_WIDTH, YFCC_HASHED_WIDTH = 23, 25
+"""Columns of ``yfcc100m_dataset-N`` (2014), and of ``yfcc100m_dataset`` (2016), which has a line
+number before the photo's id and a hash behind it."""
+
+
+def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """COCO's captions JSON; image files are told by its "images"."""
+    for path in paths:
+        split = path.name.split(".")[0].rpartition("_")[2]  # captions_train2014.json
+        licences = {each["id"]: each["url"] for each in objects(path, "licenses.item")}
+        images = {
+            each["id"]: (each["file_name"], each.get("license"), each.get("coco_url"))
+            for each in objects(path, "images.item")
+        }
+
+        def make(
+            entry: Any,
+            place: str,
+            images: dict[Any, Any] = images,
+            licences: dict[Any, Any] = licences,
+            split: str = split,
+        ) -> Iterable[AnnotationRow]:
+            if entry["image_id"] not in images:
+                raise SampleError("image is not listed", f"image_id {entry['image_id']}")
+            name, licence, url = images[entry["image_id"]]
+            yield AnnotationRow(
+                place=place,
+                captions=(entry["caption"],),
+                names=(f"{split}/{name}", name),
+                url=url,
+                licence=licences.get(licence),
+            )
+
+        yield from rows_of(path, json_items(path, "annotations.item"), make)
+
+
+def objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
+    """The items that can be read; a damaged file is reported where its annotations are."""
+    for entry in json_items(path, prefix):
+        if not isinstance(entry, SkippedSample) and isinstance(entry[1], dict):
+            yield entry[1]
+
+
+def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """``sbu-captions-all.json``, or the two text files of URLs and of captions.
+
+    Raises:
+        ValueError: the files are neither.
+    """
+    texts = [path for path in paths if ".txt" in path.name]
+    for path in paths:
+        if path not in texts:
+            both = (json_items(path, f"{name}.item") for name in ("image_urls", "captions"))
+            yield from rows_of(path, together(*both), sbu_row)
+    if texts:
+        parts = [[path for path in texts if word in path.name] for word in ("urls", "captions")]
+        if [len(part) for part in parts] != [1, 1]:
+            raise ValueError(
+                f"--annotations {' '.join(map(str, texts))}: give the file of URLs and the one of "
+                "captions, SBU_captioned_photo_dataset_urls.txt and ..._captions.txt"
+            )
+        (urls,), (captions,) = parts
+        yield from rows_of(captions, together(lines(urls), lines(captions)), sbu_row)
+
+
+def together(*parts: Entries) -> Entries:
+    """Entries of several files by their place; what one of them lacks is missing."""
+    for number, entries in enumerate(zip_longest(*parts), 1):
+        bad = [each for each in entries if isinstance(each, SkippedSample)]
+        yield from bad
+        if not bad:
+            # The end of the shorter one is None: then the row has too few cells.
+            yield number, tuple(each[1] for each in entries if isinstance(each, tuple))
+
+
+def sbu_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+    if len(entry) < 2:
+        raise SampleError("field is missing", "there are more URLs than captions, or fewer")
+    url, caption = entry
+    yield AnnotationRow(place=place, captions=(caption,), names=(file_name(url),), url=url)
+
+
+def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """JSON lines of Open Images, Flickr30K, COCO and ADE20K; a sentence is a pair.
+
+    The paper counts 1.9 million pairs, and there are 0.87 million narratives; the loader that was
+    published with PMD (``facebook/pmd``) divides them at full stops.
+    """
+    for path in paths:
+        yield from rows_of(path, json_lines(path), narrative_rows)
+
+
+def narrative_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
+    names = narrative_names(entry["dataset_id"], str(entry["image_id"]))
+    for sentence in SENTENCE_END.split(entry["caption"].strip()):
+        yield AnnotationRow(place=place, captions=(sentence,), names=names)
+
+
+def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
+    """Where an image of that data set lies in its publisher's archive."""
+    kind, split = dataset.lower(), dataset.lower().rpartition("_")[2]
+    if "coco" in kind:
+        name = f"{int(image):012d}.jpg"
+        return f"{split}/{name}", name
+    name = f"{image.removesuffix('.jpg')}.jpg"
+    if "flickr" in kind:
+        return f"flickr30k-images/{name}", name
+    if "ade20k" in kind:
+        return f"images/{'validation' if split.startswith('val') else 'training'}/{name}", name
+    return f"{split}/{name}", name
+
+
+def cc3m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """Conceptual Captions: caption, URL."""
+    for path in paths:
+        yield from rows_of(path, tab_rows(path, (2,)), lambda e, place: web_row(e[1], e[0], place))
+
+
+def cc12m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """Conceptual Captions 12M: URL, caption."""
+    for path in paths:
+        yield from rows_of(path, tab_rows(path, (2,)), lambda e, place: web_row(e[0], e[1], place))
+
+
+def web_row(url: str, caption: str, place: str) -> Iterable[AnnotationRow]:
+    name = f"{hashlib.md5(url.encode(errors='surrogateescape')).hexdigest()}.jpg"
+    yield AnnotationRow(place=place, captions=(caption,), names=(name,), url=url)
+
+
+def visual_genome(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """``region_descriptions.json``; each region is an image of its own, cut out.
+
+    The paper's 70 million pairs have 68 million images (the data set's card): whole images for
+    these 5.4 million pairs, 108,000 of them, would leave less than 65.
+    """
+    for path in paths:
+        yield from rows_of(path, json_items(path, "item"), region_rows)
+
+
+def region_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
+    image = entry["id"] if "id" in entry else entry["image_id"]
+    for region in entry["regions"]:
+        left, top = int(region["x"]), int(region["y"])
+        yield AnnotationRow(
+            place=f"{place} (region {region['region_id']})",
+            captions=(region["phrase"],),
+            names=(f"VG_100K/{image}.jpg", f"VG_100K_2/{image}.jpg", f"{image}.jpg"),
+            box=(left, top, int(region["width"]), int(region["height"])),
+        )
+
+
+def wit(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """Wikipedia Image Text, its English rows.
+
+    Taken is the text below the image in the article (reference), else the alternative text, else
+    the text on the image's own page (attribution), where that one is in the row's language.
+    """
+    for path in paths:
+        yield from rows_of(path, quoted_rows(path, WIT_COLUMNS), wit_row)
+
+
+def wit_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+    if entry["language"] != "en":
+        raise SampleError("text is not English", entry["language"])
+    texts = [entry["caption_reference_description"], entry["caption_alt_text_description"]]
+    if entry["attribution_passes_lang_id"].lower() == "true":
+        texts.append(entry["caption_attribution_description"])
+    url = entry["image_url"]
+    yield AnnotationRow(place=place, captions=tuple(texts), names=(file_name(url),), url=url)
+
+
+def redcaps(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """A JSON for each subreddit and year; "caption", which its authors made of "raw_caption"."""
+    for path in paths:
+        yield from rows_of(path, json_items(path, "annotations.item"), redcaps_row)
+
+
+def redcaps_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+    name = f"{entry['subreddit']}/{entry['image_id']}.jpg"
+    yield AnnotationRow(place=place, captions=(entry["caption"],), names=(name,), url=entry["url"])
+
+
+def yfcc100m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """The metadata, tab-separated, of 23 or of 25 columns; description, else title."""
+    for path in paths:
+        yield from rows_of(path, tab_rows(path, (YFCC_WIDTH, YFCC_HASHED_WIDTH)), yfcc_row)
+
+
+def yfcc_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+    hashed = len(entry) == YFCC_HASHED_WIDTH
+    photo, digest = (entry[1], entry[2]) if hashed else (entry[0], "")
+    cells = entry[2:] if hashed else entry  # from here on both count alike
+    if cells[22] == "1":
+        raise SampleError("row is a video", photo)
+    names = [f"{photo}.{cells[21] or 'jpg'}"]
+    if digest:  # as the Multimedia Commons keep them
+        names.append(f"{digest[:3]}/{digest[3:6]}/{digest}.{cells[21] or 'jpg'}")
+    yield AnnotationRow(
+        place=place,
+        captions=(unquote_plus(cells[7]), unquote_plus(cells[6])),
+        names=tuple(names),
+        url=cells[14],
+        licence=cells[16],
+    )
+
+
+def file_name(url: Any) -> str:
+    """The last part of a URL's path, as the file that a browser saves."""
+    if not isinstance(url, str):
+        raise SampleError("URL is missing", type(url).__name__)
+    return PurePosixPath(unquote(urlsplit(url).path)).name

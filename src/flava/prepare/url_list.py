@@ -1,0 +1,86 @@
+"""`flava data urls`: which images img2dataset is to fetch.
+
+Only those of pairs whose caption passes: of YFCC100M's hundred million that is less than a third.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from flava.core.files import atomic_file
+from flava.core.processes import map_unordered, process_pool
+from flava.core.progress import Progress
+from flava.data.errors import SampleError
+from flava.prepare.blocks import RowBlock, cut_blocks
+from flava.prepare.config import BuildConfig, CleaningConfig
+from flava.prepare.fetched import check_url
+from flava.prepare.rows import AnnotationRow
+from flava.prepare.sources import SOURCES
+from flava.prepare.texts import caption_of
+
+SCHEMA = pa.schema([("url", pa.string())])
+
+
+def write_urls(
+    config: BuildConfig, path: Path, *, processes: int = 1, quiet: bool = False
+) -> tuple[int, int]:
+    """Write a Parquet of one column, "url"; the rows that were read and the URLs written.
+
+    A URL is left out where it is the one before it again, not where it comes again later.
+
+    Raises:
+        ValueError: the config has mistakes, or the source has no URLs.
+        OSError: the file could not be written; nothing of it is left.
+    """
+    if problems := config.problems():
+        raise ValueError("\n  ".join(["the URLs cannot be listed:", *problems]))
+    source = SOURCES[config.source]
+    rows = written = 0
+    last = ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as partial:
+        with (
+            process_pool(processes) as pool,
+            Progress(quiet=quiet) as progress,
+            pq.ParquetWriter(partial, SCHEMA) as file,
+        ):
+            progress.step("reading rows")
+            blocks = cut_blocks(source.read(list(config.annotations)), config.rows_in_block)
+            cleaning = config.cleaning.of(source)
+            for size, found in in_order(map_unordered(pool, urls_of, blocks, cleaning)):
+                fresh = [
+                    url for url, before in zip(found, [last, *found], strict=False) if url != before
+                ]
+                file.write_table(pa.table({"url": pa.array(fresh, pa.string())}, schema=SCHEMA))
+                last = found[-1] if found else last
+                rows, written = rows + size, written + len(fresh)
+                progress.advance(size)
+        if not written:
+            raise ValueError(f"none of the {rows} rows of {config.source} has a URL to be fetched")
+    return rows, written
+
+
+def urls_of(block: RowBlock, cleaning: CleaningConfig) -> tuple[int, int, list[str]]:
+    """The block's number and rows, and the URLs of those that pass."""
+    found = []
+    for row in block.rows:
+        if isinstance(row, AnnotationRow) and row.url is not None:
+            try:
+                caption_of(row.captions, cleaning.min_words or 1, bool(cleaning.english))
+                found.append(check_url(row.url))
+            except SampleError:
+                continue
+    return block.number, len(block.rows), found
+
+
+def in_order(done: Iterable[tuple[int, int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    """The blocks' results by their number, each as soon as those before it are there."""
+    early: dict[int, tuple[int, list[str]]] = {}
+    number = 0
+    for which, size, found in done:
+        early[which] = (size, found)
+        while number in early:
+            yield early.pop(number)
+            number += 1

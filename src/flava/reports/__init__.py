@@ -1,0 +1,1 @@
+"""Every page, chart and table that people look at."""

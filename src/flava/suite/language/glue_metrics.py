@@ -1,0 +1,100 @@
+"""GLUE's metrics, and the files that its server takes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy.stats import rankdata
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch import Tensor
+
+from flava.core.files import write_atomically
+from flava.data.labelled import LabelledRow
+from flava.suite.language.glue import HIGHEST_SCORE, Glue, GlueMetric
+
+
+def score(
+    task: Glue, outputs: Float[Tensor, "rows outputs"], rows: Sequence[LabelledRow]
+) -> dict[str, float]:
+    """All metrics of a task, after the one that chooses the checkpoint, as in RoBERTa's recipe.
+
+    That is the accuracy wherever there are classes, and the (negative) mean squared error of
+    scores: README.glue.md, ``--best-checkpoint-metric``.
+    """
+    truth = truth_of(task, rows)
+    if not task.classes:
+        scores = outputs[:, 0].double().numpy()
+        chooses = {"negative_mse": -float(np.mean((scores - truth) ** 2))}
+        return chooses | {metric: of_metric(metric, scores, truth) for metric in task.metrics}
+    predicted = outputs.argmax(dim=1).numpy()
+    names: list[GlueMetric] = ["accuracy", *task.metrics]
+    return {metric: of_metric(metric, predicted, truth) for metric in names}
+
+
+def truth_of(task: Glue, rows: Sequence[LabelledRow]) -> Shaped[np.ndarray, " rows"]:
+    """The number of each row's class, or its score in [0, 1]."""
+    if not task.classes:
+        return np.array([row.score for row in rows], dtype=np.float64)
+    numbers = {name: number for number, name in enumerate(task.classes)}
+    return np.array([numbers[row.label or ""] for row in rows])
+
+
+def of_metric(
+    metric: GlueMetric, predicted: Shaped[np.ndarray, " n"], truth: Shaped[np.ndarray, " n"]
+) -> float:
+    """One metric. F1 is that of class 1: a paraphrase, a duplicate.
+
+    Where a metric is not defined, since all predictions are the same, it is 0.
+    """
+    match metric:
+        case "accuracy":
+            return float(accuracy_score(truth, predicted))
+        case "f1":
+            return float(f1_score(truth, predicted, zero_division=0))  # pyright: ignore[reportArgumentType]
+        case "matthews":
+            return float(matthews_corrcoef(truth, predicted))
+        case "pearson":
+            return correlation(predicted, truth)
+        case "spearman":
+            return correlation(rankdata(predicted), rankdata(truth))
+
+
+def correlation(ours: Shaped[np.ndarray, " n"], theirs: Shaped[np.ndarray, " n"]) -> float:
+    """Pearson's; 0 if either is constant."""
+    if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+        return 0.0
+    return float(np.corrcoef(ours, theirs)[0, 1])
+
+
+def best_constant(metric: GlueMetric, task: Glue, truth: Shaped[np.ndarray, " n"]) -> float:
+    """The best value that one and the same answer has on this very data."""
+    if not task.classes:
+        return 0.0
+    constants = (np.full_like(truth, number) for number in range(len(task.classes)))
+    return max(of_metric(metric, each, truth) for each in constants)
+
+
+HEAD = "index\tprediction"
+
+
+def write_submission(
+    path: Path, task: Glue, rows: Sequence[LabelledRow], outputs: Float[Tensor, "rows outputs"]
+) -> None:
+    """A line a row: its id, and the class in GLUE's words or the score from 0 to 5.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    answers = zip(rows, answers_of(task, outputs), strict=True)
+    lines = [HEAD, *(f"{row.key}\t{answer}" for row, answer in answers)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+
+
+def answers_of(task: Glue, outputs: Float[Tensor, "rows outputs"]) -> list[str]:
+    """What the server reads: a class's word, or a score."""
+    if task.classes:
+        return [task.classes[number] for number in outputs.argmax(dim=1).tolist()]
+    scores = (outputs[:, 0] * HIGHEST_SCORE).clamp(0, HIGHEST_SCORE)
+    return [f"{score:.3f}" for score in scores.tolist()]

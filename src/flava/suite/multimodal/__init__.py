@@ -1,0 +1,13 @@
+"""The tasks on pairs of images and texts: VQAv2, SNLI-VE, Hateful Memes, retrieval."""
+
+from flava.suite.multimodal.caption_retrieval import RERANKED, RETRIEVAL
+from flava.suite.multimodal.hateful_memes import HATEFUL_MEMES, HATEFUL_MEMES_OWN_TEXT
+from flava.suite.multimodal.snli_ve import SNLI_VE
+from flava.suite.multimodal.vqa import VQAV2
+from flava.suite.task import SuiteTask
+
+MULTIMODAL: tuple[SuiteTask, ...] = (VQAV2, SNLI_VE, HATEFUL_MEMES, *RETRIEVAL)
+"""Those that fill the table's eleven rows."""
+
+VARIANTS: tuple[SuiteTask, ...] = (HATEFUL_MEMES_OWN_TEXT, *RERANKED)
+"""Others, that are asked for by name and fill no row."""

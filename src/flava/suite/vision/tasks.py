@@ -1,0 +1,150 @@
+"""The rows of the suite: a linear probe of each data set, and zero-shot classification."""
+
+from functools import partial
+
+import numpy as np
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from torch import nn
+
+from flava.evaluation import probe_search
+from flava.evaluation.features import BOTH, Evaluated, Settings, missing_parts
+from flava.evaluation.image_features import FeatureExtractor
+from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
+from flava.evaluation.record import Figure
+from flava.suite.task import SuiteTask
+from flava.suite.vision.collection import Collection, Fold, prepare
+from flava.suite.vision.datasets import DATA_SETS, DataSet
+
+TEST = "test"
+
+
+def linear_probe(data: DataSet, model: nn.Module, settings: Settings) -> list[Figure]:
+    """The figure of the data set by CLIP's protocol; of several folds the mean.
+
+    Raises:
+        FileNotFoundError, ValueError: the data set is not whole, or does not hold.
+        ValueError: the model sees no images, or its features are not finite.
+    """
+    extractor = extractor_of(model, settings, "image_encoder")
+    collection = data.open(settings.data_root, settings.seed)
+    folds = prepare(collection, data.name, settings.seed, settings.few)
+    measured = [np.concatenate([fold.train, fold.drawn]) for fold in folds], [f.test for f in folds]
+    fitted, tested = (
+        Pool(extractor, data, collection, np.unique(np.concatenate(parts))) for parts in measured
+    )
+    pairs = [probed(data, fold, fitted, tested) for fold in folds]
+    return [figure(data, data.name, pairs)]
+
+
+class Pool:
+    """The features of some places of a data set."""
+
+    def __init__(
+        self, extractor: FeatureExtractor, data: DataSet, collection: Collection, places: np.ndarray
+    ) -> None:
+        folder = extractor.settings.data_root / data.folder
+        self.places, self.labels = places, collection.samples.labels
+        self.features = extractor.features(data.name, folder, collection.samples.images, places)
+
+    def at(self, places: np.ndarray) -> probe_search.Data:
+        """The features and labels of some of the places."""
+        rows = np.searchsorted(self.places, places)
+        return probe_search.Data(self.features[rows], self.labels[places])
+
+
+def probed(data: DataSet, fold: Fold, fitted: Pool, tested: Pool) -> tuple[np.ndarray, np.ndarray]:
+    """The labels of the fold's test part, and what the probe takes them for."""
+    test = tested.at(fold.test)
+    predicted, _ = probe_search.predictions(
+        fitted.at(fold.train),
+        fitted.at(fold.drawn),
+        test.features,
+        metric_of(data),
+        shown_as=f"{data.name}: probes",
+    )
+    return test.labels, predicted
+
+
+def zero_shot(
+    data: DataSet, prompts: Prompts, model: nn.Module, settings: Settings
+) -> list[Figure]:
+    """The same metric on the same test part, with the classes' names for a classifier.
+
+    Raises:
+        FileNotFoundError, ValueError: as `linear_probe`.
+    """
+    extractor = extractor_of(model, settings, *BOTH)
+    collection = data.open(settings.data_root, settings.seed)
+    folds = prepare(collection, data.name, settings.seed, settings.few)
+    tested = Pool(extractor, data, collection, np.unique(np.concatenate([f.test for f in folds])))
+    predicted = classify_with_prompts(extractor, tested.features, prompts)
+    pairs = []
+    # STL10's ten folds have one test part, which is predicted once.
+    for test in {fold.test.tobytes(): fold.test for fold in folds}.values():
+        rows = np.searchsorted(tested.places, test)
+        pairs.append((tested.labels[test], predicted[rows]))
+    return [figure(data, f"zero_shot_{data.name}", pairs)]
+
+
+def figure(data: DataSet, task: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """The mean over the folds of the metric of (truth, predicted), beside the commonest class."""
+    metric = metric_of(data)
+    constant = [np.full_like(truth, np.bincount(truth).argmax()) for truth, _ in pairs]
+    return Figure(
+        task=task,
+        split=TEST,
+        metric=data.metric,
+        value=float(np.mean([metric(truth, predicted) for truth, predicted in pairs])),
+        n=sum(len(truth) for truth, _ in pairs),
+        baselines={
+            "majority": float(
+                np.mean([metric(t, c) for (t, _), c in zip(pairs, constant, strict=True)])
+            )
+        },
+    )
+
+
+def metric_of(data: DataSet) -> probe_search.Metric:
+    """Accuracy, or the mean of the accuracies of the classes that there are samples of."""
+    return balanced_accuracy_score if data.mean_per_class else accuracy_score
+
+
+def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> FeatureExtractor:
+    """Raises ValueError: the model has not all these parts, or has them at initial values only."""
+    if not isinstance(model, Evaluated):
+        raise ValueError(f"an encoder of images can be probed, not a {type(model).__name__}")
+    if lost := sorted(missing_parts(model).intersection(needed)):
+        kind, parts = type(model).__name__, ", ".join(lost)
+        raise ValueError(f"this {kind} has no trained {parts}: give a FLAVA or a CLIP")
+    return FeatureExtractor(model, settings)
+
+
+VISION = tuple(
+    SuiteTask(
+        name=data.name,
+        group="vision",
+        rows=((data.row, data.metric),),
+        folder=data.folder,
+        source=data.source,
+        licence=data.licence,
+        missing=data.missing,
+        measure=partial(linear_probe, data),
+    )
+    for data in DATA_SETS
+)
+"""The 22 linear probes."""
+
+ZERO_SHOT = tuple(
+    SuiteTask(
+        name=f"zero_shot_{data.name}",
+        group="vision",
+        rows=(),
+        folder=data.folder,
+        source=data.source,
+        licence=data.licence,
+        missing=data.missing,
+        measure=partial(zero_shot, data, PROMPTS[data.name]),
+    )
+    for data in DATA_SETS
+)
+"""Zero-shot classification of the same data sets: CLIP publishes prompts for all of them."""

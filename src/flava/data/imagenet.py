@@ -19,10 +19,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
+from flava.data.decoding import is_image
 from flava.data.errors import SampleError, SkippedSample
 from flava.data.manifest import NAME as MANIFEST
 from flava.data.manifest import UNFINISHED, read_manifest
-from flava.data.paths import FOLDER_SUFFIXES, resolve, walk_images
+from flava.data.paths import resolve, walk_images
 from flava.data.remote import is_url
 from flava.data.shards import TAR_BLOCK_BYTES, read_range
 from flava.data.tables import open_parquet
@@ -240,7 +241,7 @@ def _of_sample(
     for member in members:
         suffix = member.name.rpartition(".")[2].lower()
         stored = InFile(path, member.offset_data, member.size)
-        if f".{suffix}" in FOLDER_SUFFIXES:
+        if is_image(f".{suffix}"):
             if image is not None:
                 raise ValueError(
                     f"{path}: two images have one name up to the first dot, {key}, as samples are "

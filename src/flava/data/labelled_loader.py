@@ -26,14 +26,14 @@ from flava.core.batch import (
 from flava.data.collate import Collated, Collator
 from flava.data.decoding import open_image, to_rgb
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.fast_decoding import decode_levels
+from flava.data.fast_decoding import decode_uint8
 from flava.data.labelled import LabelledRow, LabelledRows
 from flava.data.samples import skip_sample
 from flava.data.skips import SkipCounter
-from flava.data.streaming import memory_windows
+from flava.data.streaming import batches_from_memory
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import cropped, normalise, resize_for_encoder
-from flava.data.workers import Batches
+from flava.data.workers import SourceBatches
 
 Decoded = TypeVar("Decoded")
 
@@ -87,10 +87,10 @@ class ImageReader(RowReader[Pixels]):
     torchvision's readers, and those of the published code, do not turn them."""
 
     def read(self, row: LabelledRow, rng: np.random.Generator | None) -> Pixels:
-        levels = decode_levels(row_file(row), upright=self.upright)
+        image = decode_uint8(row_file(row), upright=self.upright)
         if rng is not None and self.crop_scale != WHOLE:
-            levels = cropped(rng, levels, self.crop_scale)
-        return resize_for_encoder(levels, self.size)
+            image = cropped(rng, image, self.crop_scale)
+        return resize_for_encoder(image, self.size)
 
     def batch(self, read: Sequence[Pixels], /) -> ImageInputs:
         return ImageInputs(pixels=normalise(np.stack(read)))
@@ -210,8 +210,8 @@ class LabelledLoader(Iterator[TargetBatch], AbstractContextManager["LabelledLoad
         workers: int = 0,
     ) -> None:
         self.skips = SkipCounter("data", "the training data", "correct the data")
-        self._batches: Iterator[Collated] | None = Batches(
-            windows=partial(memory_windows, rows.rows, batch_size=batch_size, seed=seed),
+        self._batches: Iterator[Collated] | None = SourceBatches(
+            raw_batches=partial(batches_from_memory, rows.rows, batch_size=batch_size, seed=seed),
             collator=collator,
             seed=seed,
             first=first,

@@ -1,4 +1,4 @@
-"""Raw samples decoded: images, captions, texts; and whole shards read for evaluation."""
+"""What raw samples hold: images, codes, captions and texts; whole shards read for evaluation."""
 
 import io
 import json
@@ -11,12 +11,10 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from flava.data.decoding import decode_image
+from flava.data.decoding import decode_image, is_image
 from flava.data.errors import SampleError, SkippedSample
 from flava.data.shards import RawSample, read_shard, resolve_all
-from flava.data.streaming import Sampled
-
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+from flava.data.streaming import NamedSample
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +146,7 @@ def read_samples(shards: Sequence[str]) -> list[Sample]:
     return samples
 
 
-def skip_sample(raw: Sampled, error: SampleError) -> SkippedSample:
+def skip_sample(raw: NamedSample, error: SampleError) -> SkippedSample:
     """A report on one sample."""
     return SkippedSample(shard=raw.shard, key=raw.key, reason=error.reason, message=str(error))
 
@@ -172,7 +170,7 @@ def _sample(raw: RawSample) -> Sample:
 
 def _image_bytes(raw: RawSample) -> bytes | None:
     for suffix, data in raw.files.items():
-        if suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
+        if is_image(f".{suffix}"):
             return data
     return None
 

@@ -31,21 +31,21 @@ KEPT = 256
 
 
 def bicubic(
-    levels: UInt8[np.ndarray, "height width 3"], size: int
+    image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
     """To a square by the cubic filter of a = -0.5, antialiased: torch's own, of eight bits."""
-    planes = torch.from_numpy(levels).permute(2, 0, 1)[None]
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
     resized = functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
 def lanczos(
-    levels: UInt8[np.ndarray, "height width 3"], size: int
+    image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
     """To a square by Lanczos' filter, antialiased: the pixels of each row, then of each column."""
-    height, width, _ = levels.shape
+    height, width, _ = image.shape
     # Transposed as a matrix, channels with columns: numpy is slow where an axis has three elements.
-    columns = np.ascontiguousarray(levels.reshape(height, -1).T)
+    columns = np.ascontiguousarray(image.reshape(height, -1).T)
     across = resample(columns.reshape(width, -1), size)
     rows = np.ascontiguousarray(across.reshape(-1, height).T)
     return resample(rows, size).reshape(size, size, 3)
@@ -221,30 +221,30 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int], scale: tuple[fl
 
 
 def cropped(
-    rng: np.random.Generator, levels: Uint8Image, scale: tuple[float, float]
+    rng: np.random.Generator, image: Uint8Image, scale: tuple[float, float]
 ) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
     """A box of the image that ``random_crop`` draws."""
-    height, width, _ = levels.shape
+    height, width, _ = image.shape
     left, top, right, bottom = random_crop(rng, (width, height), scale)
-    return np.ascontiguousarray(levels[top:bottom, left:right])
+    return np.ascontiguousarray(image[top:bottom, left:right])
 
 
 def resize(
-    levels: Uint8Image, config: ImageTransformConfig
+    image: Uint8Image, config: ImageTransformConfig
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:
     """The encoder's (bicubic) and the codebook's (Lanczos) view of one RGB image."""
-    codebook_view = resize_for_codebook(levels, config.codebook_size)
-    return resize_for_encoder(levels, config.image_size), codebook_view
+    codebook_view = resize_for_codebook(image, config.codebook_size)
+    return resize_for_encoder(image, config.image_size), codebook_view
 
 
-def resize_for_codebook(levels: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_for_codebook(image: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The codebook's view of one RGB image: straight to a square of ``size`` pixels, Lanczos."""
-    return lanczos(levels, size)
+    return lanczos(image, size)
 
 
-def resize_for_encoder(levels: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_for_encoder(image: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The encoder's view of one RGB image: straight to a square of ``size`` pixels, bicubic."""
-    return bicubic(levels, size)
+    return bicubic(image, size)
 
 
 def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:

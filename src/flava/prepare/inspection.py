@@ -15,8 +15,8 @@ from flava.data.errors import SampleError, SkippedSample
 from flava.data.manifest import NAME, read_manifest
 from flava.data.samples import image_of
 from flava.data.shards import RawSample, read_shard
-from flava.prepare.manifest import READ_AT_ONCE
-from flava.prepare.shard_files import Files, read_back
+from flava.prepare.build_manifest import READ_AT_ONCE
+from flava.prepare.shard_files import SampleFiles, read_back
 from flava.prepare.texts import language
 
 SHARD_SUFFIXES = (".tar", ".jsonl")
@@ -59,7 +59,7 @@ def check_shard(given: tuple[Path, dict[str, Any]]) -> list[str]:
         if now != told[name]:
             found.append(f"{path}: {name} is {now}, and {told[name]} in the manifest")
     count, mistakes = 0, []
-    for each in sample_mistakes(path):
+    for each in sample_problems(path):
         count += 1
         if each:
             mistakes.append(each)
@@ -68,7 +68,7 @@ def check_shard(given: tuple[Path, dict[str, Any]]) -> list[str]:
     return found + mistakes
 
 
-def sample_mistakes(path: Path) -> Iterator[str | None]:
+def sample_problems(path: Path) -> Iterator[str | None]:
     """For each sample what is wrong with it, if anything is."""
     keys: set[str] = set()
     for raw in read_shard(path):
@@ -78,10 +78,10 @@ def sample_mistakes(path: Path) -> Iterator[str | None]:
             yield f"{path}: two samples have the key {raw.key}"
         else:
             keys.add(raw.key)
-            yield sample_mistake(path, raw)
+            yield sample_problem(path, raw)
 
 
-def sample_mistake(path: Path, raw: RawSample) -> str | None:
+def sample_problem(path: Path, raw: RawSample) -> str | None:
     try:
         fields = json.loads(raw.files["json"])
         if path.suffix == ".tar":
@@ -101,7 +101,7 @@ LONGEST = 60
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Picked:
+class RandomSample:
     """A sample that was drawn at random: those of the smallest hashes of their names are."""
 
     hash: bytes
@@ -123,7 +123,7 @@ class Stats:
     """Samples by the pixels of the image's shorter side."""
     shapes: Counter[float] = field(default_factory=Counter)
     """Samples by width / height, in tenths."""
-    picked: list[Picked] = field(default_factory=list)
+    picked: list[RandomSample] = field(default_factory=list)
 
     def add(self, other: "Stats", pick: int) -> None:
         """Count those of other shards too."""
@@ -160,7 +160,7 @@ def describe(
             manifest, stats = read_manifest(folder), Stats()
             progress.step(f"reading {folder}")
             shards = [folder / shard["name"] for shard in manifest["shards"]]
-            for some in map_unordered(pool, of_shard, shards, pick):
+            for some in map_unordered(pool, shard_stats, shards, pick):
                 stats.add(some, pick)
                 progress.advance(some.samples)
             found.append(Described(folder=folder, manifest=manifest, stats=stats))
@@ -182,7 +182,7 @@ def built_folders(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def of_shard(path: Path, pick: int) -> Stats:
+def shard_stats(path: Path, pick: int) -> Stats:
     """What one shard holds."""
     stats = Stats()
     for key, files in read_back(path):
@@ -196,16 +196,16 @@ def of_shard(path: Path, pick: int) -> Stats:
             width, height = fields["width"], fields["height"]
             stats.sides[min(width, height)] += 1
             stats.shapes[round(width / height, 1)] += 1
-        draw(stats, f"{path.name}/{key}", text or label_of(fields), files, pick)
+        draw_sample(stats, f"{path.name}/{key}", text or label_of(fields), files, pick)
     return stats
 
 
-def draw(stats: Stats, name: str, text: str, files: Files, pick: int) -> None:
+def draw_sample(stats: Stats, name: str, text: str, files: SampleFiles, pick: int) -> None:
     """Keep the sample if its hash is among the smallest so far."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     if len(stats.picked) < pick or (pick and digest < stats.picked[-1].hash):
         image = next((data for suffix, data in files if suffix != "json"), None)
-        stats.picked.append(Picked(hash=digest, name=name, text=text, image=image))
+        stats.picked.append(RandomSample(hash=digest, name=name, text=text, image=image))
         stats.picked = heapq.nsmallest(pick, stats.picked)
 
 

@@ -18,10 +18,10 @@ from flava.prepare.rows import (
     RowOrSkipped,
     json_items,
     json_lines,
-    lines,
     quoted_rows,
     rows_of,
     tab_rows,
+    text_lines,
 )
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
@@ -46,15 +46,15 @@ def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """COCO's captions JSON; image files are told by its "images"."""
     for path in paths:
         split = path.name.split(".")[0].rpartition("_")[2]  # captions_train2014.json
-        licences = {each["id"]: each["url"] for each in objects(path, "licenses.item")}
+        licences = {each["id"]: each["url"] for each in readable_objects(path, "licenses.item")}
         images = {
             each["id"]: (each["file_name"], each.get("license"), each.get("coco_url"))
-            for each in objects(path, "images.item")
+            for each in readable_objects(path, "images.item")
         }
 
         def make(
             entry: Any,
-            place: str,
+            location: str,
             images: dict[Any, Any] = images,
             licences: dict[Any, Any] = licences,
             split: str = split,
@@ -63,7 +63,7 @@ def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
                 raise SampleError("image is not listed", f"image_id {entry['image_id']}")
             name, licence, url = images[entry["image_id"]]
             yield AnnotationRow(
-                place=place,
+                location=location,
                 captions=(entry["caption"],),
                 names=(f"{split}/{name}", name),
                 url=url,
@@ -73,7 +73,7 @@ def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, json_items(path, "annotations.item"), make)
 
 
-def objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
+def readable_objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
     """The items that can be read; a damaged file is reported where its annotations are."""
     for entry in json_items(path, prefix):
         if not isinstance(entry, SkippedSample) and isinstance(entry[1], dict):
@@ -90,7 +90,7 @@ def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     for path in paths:
         if path not in texts:
             both = (json_items(path, f"{name}.item") for name in ("image_urls", "captions"))
-            yield from rows_of(path, together(*both), sbu_row)
+            yield from rows_of(path, zip_entries(*both), sbu_row)
     if texts:
         parts = [[path for path in texts if word in path.name] for word in ("urls", "captions")]
         if [len(part) for part in parts] != [1, 1]:
@@ -99,11 +99,11 @@ def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
                 "captions, SBU_captioned_photo_dataset_urls.txt and ..._captions.txt"
             )
         (urls,), (captions,) = parts
-        yield from rows_of(captions, together(lines(urls), lines(captions)), sbu_row)
+        yield from rows_of(captions, zip_entries(text_lines(urls), text_lines(captions)), sbu_row)
 
 
-def together(*parts: Entries) -> Entries:
-    """Entries of several files by their place; what one of them lacks is missing."""
+def zip_entries(*parts: Entries) -> Entries:
+    """Entries of several files by their number; what one of them lacks is missing."""
     for number, entries in enumerate(zip_longest(*parts), 1):
         bad = [each for each in entries if isinstance(each, SkippedSample)]
         yield from bad
@@ -112,11 +112,11 @@ def together(*parts: Entries) -> Entries:
             yield number, tuple(each[1] for each in entries if isinstance(each, tuple))
 
 
-def sbu_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def sbu_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     if len(entry) < 2:
         raise SampleError("field is missing", "there are more URLs than captions, or fewer")
     url, caption = entry
-    yield AnnotationRow(place=place, captions=(caption,), names=(file_name(url),), url=url)
+    yield AnnotationRow(location=location, captions=(caption,), names=(file_name(url),), url=url)
 
 
 def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
@@ -129,10 +129,10 @@ def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, json_lines(path), narrative_rows)
 
 
-def narrative_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def narrative_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
     names = narrative_names(entry["dataset_id"], str(entry["image_id"]))
     for sentence in SENTENCE_END.split(entry["caption"].strip()):
-        yield AnnotationRow(place=place, captions=(sentence,), names=names)
+        yield AnnotationRow(location=location, captions=(sentence,), names=names)
 
 
 def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
@@ -152,18 +152,18 @@ def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
 def cc3m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Conceptual Captions: caption, URL."""
     for path in paths:
-        yield from rows_of(path, tab_rows(path, (2,)), lambda e, place: web_row(e[1], e[0], place))
+        yield from rows_of(path, tab_rows(path, (2,)), lambda e, at: web_row(e[1], e[0], at))
 
 
 def cc12m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Conceptual Captions 12M: URL, caption."""
     for path in paths:
-        yield from rows_of(path, tab_rows(path, (2,)), lambda e, place: web_row(e[0], e[1], place))
+        yield from rows_of(path, tab_rows(path, (2,)), lambda e, at: web_row(e[0], e[1], at))
 
 
-def web_row(url: str, caption: str, place: str) -> Iterable[AnnotationRow]:
+def web_row(url: str, caption: str, location: str) -> Iterable[AnnotationRow]:
     name = f"{hashlib.md5(url.encode(errors='surrogateescape')).hexdigest()}.jpg"
-    yield AnnotationRow(place=place, captions=(caption,), names=(name,), url=url)
+    yield AnnotationRow(location=location, captions=(caption,), names=(name,), url=url)
 
 
 def visual_genome(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
@@ -176,12 +176,12 @@ def visual_genome(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, json_items(path, "item"), region_rows)
 
 
-def region_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def region_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
     image = entry["id"] if "id" in entry else entry["image_id"]
     for region in entry["regions"]:
         left, top = int(region["x"]), int(region["y"])
         yield AnnotationRow(
-            place=f"{place} (region {region['region_id']})",
+            location=f"{location} (region {region['region_id']})",
             captions=(region["phrase"],),
             names=(f"VG_100K/{image}.jpg", f"VG_100K_2/{image}.jpg", f"{image}.jpg"),
             box=(left, top, int(region["width"]), int(region["height"])),
@@ -198,14 +198,14 @@ def wit(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, quoted_rows(path, WIT_COLUMNS), wit_row)
 
 
-def wit_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def wit_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     if entry["language"] != "en":
         raise SampleError("text is not English", entry["language"])
     texts = [entry["caption_reference_description"], entry["caption_alt_text_description"]]
     if entry["attribution_passes_lang_id"].lower() == "true":
         texts.append(entry["caption_attribution_description"])
     url = entry["image_url"]
-    yield AnnotationRow(place=place, captions=tuple(texts), names=(file_name(url),), url=url)
+    yield AnnotationRow(location=location, captions=tuple(texts), names=(file_name(url),), url=url)
 
 
 def redcaps(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
@@ -214,9 +214,11 @@ def redcaps(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, json_items(path, "annotations.item"), redcaps_row)
 
 
-def redcaps_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def redcaps_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     name = f"{entry['subreddit']}/{entry['image_id']}.jpg"
-    yield AnnotationRow(place=place, captions=(entry["caption"],), names=(name,), url=entry["url"])
+    yield AnnotationRow(
+        location=location, captions=(entry["caption"],), names=(name,), url=entry["url"]
+    )
 
 
 def yfcc100m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
@@ -225,7 +227,7 @@ def yfcc100m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, tab_rows(path, (YFCC_WIDTH, YFCC_HASHED_WIDTH)), yfcc_row)
 
 
-def yfcc_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def yfcc_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     hashed = len(entry) == YFCC_HASHED_WIDTH
     photo, digest = (entry[1], entry[2]) if hashed else (entry[0], "")
     cells = entry[2:] if hashed else entry  # from here on both count alike
@@ -235,7 +237,7 @@ def yfcc_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
     if digest:  # as the Multimedia Commons keep them
         names.append(f"{digest[:3]}/{digest[3:6]}/{digest}.{cells[21] or 'jpg'}")
     yield AnnotationRow(
-        place=place,
+        location=location,
         captions=(unquote_plus(cells[7]), unquote_plus(cells[6])),
         names=tuple(names),
         url=cells[14],

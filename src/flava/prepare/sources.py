@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from flava.prepare import own, published, texts
-from flava.prepare.rows import RowReader
+from flava.prepare import published, texts, user_data
+from flava.prepare.rows import AnnotationReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,7 +12,7 @@ class PublishedSource:
     """One source."""
 
     title: str
-    read: RowReader
+    read: AnnotationReader
     licence: str
     """Of all of it, or of its annotations."""
     publisher: str
@@ -150,7 +150,7 @@ SOURCES: dict[str, PublishedSource] = {
     ),
     "imagenet-1k": PublishedSource(
         title="ImageNet-1k",
-        read=own.split_rows,
+        read=user_data.split_rows,
         licence="ImageNet's terms: research that is not commercial",
         publisher="image-net.org",
         files="torchvision's folder train/ or val/, or datasets' Parquet of one split "
@@ -190,7 +190,7 @@ SOURCES: dict[str, PublishedSource] = {
     ),
     "pairs": PublishedSource(
         title="pairs of your own",
-        read=own.pair_rows,
+        read=user_data.pair_rows,
         licence="yours",
         publisher="you",
         files="tars (WebDataset's layout), or CSV, TSV, JSON lines or Parquet with a column image, "
@@ -200,7 +200,7 @@ SOURCES: dict[str, PublishedSource] = {
     ),
     "images": PublishedSource(
         title="images of your own",
-        read=own.image_rows,
+        read=user_data.image_rows,
         licence="yours",
         publisher="you",
         files="a folder of images, tars, or tables with a column image, path, file or url",

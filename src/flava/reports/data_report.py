@@ -15,7 +15,7 @@ from PIL import Image
 
 from flava.core.files import write_atomically
 from flava.data.decoding import decode_image
-from flava.prepare.inspection import LONGEST, Described, Picked, mean_words
+from flava.prepare.inspection import LONGEST, Described, RandomSample, mean_words
 from flava.prepare.sources import SOURCES
 from flava.reports.charts import ACCENT, INK, MUTED, STYLE, themed_svg
 from flava.reports.run_report import environment
@@ -211,13 +211,13 @@ def bars(name: str, values: dict[str, int]) -> Markup:
         return Markup(themed_svg(figure, name))
 
 
-def picked(found: Sequence[Described]) -> list[Picked]:
+def picked(found: Sequence[Described]) -> list[RandomSample]:
     """As many of each folder, in the folders' order."""
     each = -(-PICTURES // max(1, len(found)))
     return [sample for one in found for sample in one.stats.picked[:each]]
 
 
-def thumb(sample: Picked) -> str | None:
+def thumb(sample: RandomSample) -> str | None:
     """A small picture as a data URL."""
     if sample.image is None:
         return None

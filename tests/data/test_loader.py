@@ -324,7 +324,7 @@ def test_workers_can_be_started_by_pickling(config):
         seed=3,
         first=0,
     )
-    made = batches.made_by(0, 1, 1)
+    made = batches.of_worker(0, 1, 1)
     ours, theirs = (itertools.islice(each, 3) for each in (made, pickle.loads(pickle.dumps(made))))
     for first, second in zip(ours, theirs, strict=True):
         assert first.batch is not None
@@ -548,9 +548,9 @@ def test_workers_outlive_an_interrupt_of_the_process_group(config):
 def test_more_shards_than_files_may_be_open_are_refused_at_the_start(config, monkeypatch):
     """And not first when a batch on its way from a worker finds no place."""
     monkeypatch.setattr("flava.data.streaming.IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.BESIDE)
+    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.OTHER_FILES)
     with pytest.raises(ValueError, match=r"data\.\w+ cannot be loaded: a process reads 1 shards"):
         Loader(config, seed=0)
-    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.BESIDE + 1)
+    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.OTHER_FILES + 1)
     with Loader(config, seed=0) as batches:
         next(batches)

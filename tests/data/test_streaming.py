@@ -101,7 +101,7 @@ def joined(
     groups: int = 1,
     positions: dict[int, StreamPosition] | None = None,
 ) -> Made:
-    """What all workers of all ranks make, each by itself; their positions are added to ``positions``."""
+    """What all workers of all ranks make; the positions of streams go to ``positions``."""
     made: Made = {number: [] for number in numbers}
     for rank in range(world_size):
         for worker in range(min(workers, groups)):

@@ -1,6 +1,7 @@
-"""`flava data`: the paper's data, from its published files to shards that train.
+"""`flava data`: builds shards from published data sets or users' own data, and inspects them.
 
-What needs PyTorch is imported where it is used: a build starts in a tenth of the time without it.
+Whatever needs PyTorch is imported where it is used: without it a build starts in a tenth of the
+time.
 """
 
 import sys
@@ -38,14 +39,14 @@ class Sources:
 class Build(BuildConfig):
     """Build shards of a source from its files as they are published.
 
-    A command that was interrupted, or killed, goes on where it was when it is run again. What is
-    left out is counted, by reason and with examples, in OUTPUT/manifest.json.
+    A command that was interrupted or killed goes on where it was when it is run again. Rows that
+    are left out are counted in OUTPUT/manifest.json, by reason and with examples.
     """
 
     source: tyro.conf.Positional[str]
-    """Which; flava data sources lists them."""
+    """The name of the source; flava data sources lists all."""
     processes: int | None = None
-    """Processes of this machine; as many as it has cores if not set."""
+    """The number of processes on this machine; if not set, that of its cores."""
     cluster: str | None = None
     """The address of a Ray cluster whose processes are used instead ("auto" on one of its
     machines). All paths must be the same on all of them."""
@@ -53,14 +54,14 @@ class Build(BuildConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Urls:
-    """List the images that img2dataset is to fetch: those of the pairs whose caption passes."""
+    """List the images that img2dataset is to fetch: those whose caption passes the filters."""
 
     source: tyro.conf.Positional[str]
-    """Which; flava data sources lists them."""
+    """The name of the source; flava data sources lists all."""
     annotations: tuple[Path, ...]
     """The source's files."""
     output: Path
-    """The Parquet to write."""
+    """The Parquet file to write."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     processes: int | None = None
     """As for flava data build."""
@@ -68,10 +69,10 @@ class Urls:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Read shards again, whole, and compare them with their manifests."""
+    """Read all of the shards, and compare them with their manifests."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that flava data build wrote, or that hold such (data/pmd)."""
+    """Folders that flava data build wrote, or folders of such folders (data/pmd)."""
     processes: int | None = None
     """As for flava data build."""
 
@@ -81,9 +82,9 @@ class StatsOf:
     """Describe shards: pairs, images, lengths, languages, sizes, licences, beside the paper's."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that flava data build wrote, or that hold such (data/pmd)."""
+    """Folders that flava data build wrote, or folders of such folders (data/pmd)."""
     html: Path | None = None
-    """A page to write, with histograms and samples."""
+    """An HTML page to write, with histograms and samples."""
     processes: int | None = None
     """As for flava data build."""
 
@@ -94,11 +95,11 @@ class Tokenize:
     them: flava train NAME --data.image.stored-codes NAME_OF_THE_CODES. They are of whole images."""
 
     shards: tyro.conf.Positional[tuple[str, ...]]
-    """Tars, as training takes them: paths, globs and brace expansions."""
+    """Tars, as training takes them: paths, globs and braces."""
     codebook: str
     """A run, a checkpoint, a hub id, or shipped:codebook-tiny."""
     output: Path
-    """Folder for the new shards."""
+    """The folder for the new shards."""
     codebook_size: int = 112
     """Pixels a side that the codebook sees: image_size / patch_size * 8."""
 
@@ -131,7 +132,7 @@ def data(action: Annotated[Action, tyro.conf.arg(name="")]) -> None:
 
 
 def listing() -> str:
-    """A few lines for each source."""
+    """A few lines about each source."""
     return "\n".join(described(name, source) for name, source in SOURCES.items())
 
 
@@ -163,7 +164,7 @@ def processes_of(given: int | None) -> int:
 
 
 def list_urls(action: Urls) -> None:
-    """Write them, and show the command that fetches them."""
+    """Write the list, and show the command that fetches the images."""
     config = BuildConfig(
         source=action.source,
         annotations=action.annotations,
@@ -172,12 +173,12 @@ def list_urls(action: Urls) -> None:
     )
     rows, urls = write_urls(config, action.output, processes=processes_of(action.processes))
     print(f"{urls:,} URLs of {rows:,} rows: {action.output}. Next, in an environment of its own:")
-    cleaning = config.cleaning.of(SOURCES[config.source])
+    cleaning = config.cleaning.with_defaults_of(SOURCES[config.source])
     print(FETCH.format(urls=action.output, size=cleaning.short_side))
 
 
 def tokenize_shards(action: Tokenize) -> None:
-    """Write them, and say what they are called."""
+    """Write the shards, and say how to train on them."""
     from flava.checkpoints.digests import codes_name
     from flava.prepare.codes import load_codebook, tokenize
 
@@ -192,12 +193,12 @@ def tokenize_shards(action: Tokenize) -> None:
 
 
 def summary(done: dict[str, Any]) -> str:
-    """What a build kept and left out."""
+    """The numbers of rows that a build kept and left out."""
     kept, rows = f"{done['kept']:,}", f"{done['rows']:,} rows"
-    # Sentences become passages, a narrative's sentences pairs: then samples are no rows.
-    alike = done["kept"] + sum(done["left_out"].values()) == done["rows"]
+    # Where sentences become passages, or a narrative several pairs, samples are not rows.
+    are_rows = done["kept"] + sum(done["left_out"].values()) == done["rows"]
     lines = [
-        f"{f'{kept} of {rows} kept' if alike else f'{kept} samples of {rows}'} in "
+        f"{f'{kept} of {rows} kept' if are_rows else f'{kept} samples of {rows}'} in "
         f"{len(done['shards'])} shards, {done['bytes'] / 1e9:.2f} GB"
     ]
     for reason, count in sorted(done["left_out"].items(), key=lambda each: -each[1]):
@@ -207,7 +208,7 @@ def summary(done: dict[str, Any]) -> str:
 
 
 def check_shards(action: Check) -> None:
-    """Raises ValueError: something is wrong with them."""
+    """Raises ValueError: some shards are damaged."""
     processes = processes_of(action.processes)
     folders = list(built_folders(action.shards))
     mistakes = [m for folder in folders for m in check(folder, processes=processes)]
@@ -221,7 +222,7 @@ def check_shards(action: Check) -> None:
 
 
 def show_stats(action: StatsOf) -> None:
-    """The table, and the page if one is asked for."""
+    """Print the table, and write the page if one is wanted."""
     from flava.reports.data_report import PICTURES, write_page
 
     pick = PICTURES if action.html else 0
@@ -233,7 +234,7 @@ def show_stats(action: StatsOf) -> None:
 
 
 def stats_table(found: list[Described]) -> Table:
-    """A row a folder."""
+    """A table with a row for each folder."""
     from flava.reports.data_report import readable_bytes
 
     table = Table(title="What the shards hold", title_style="")

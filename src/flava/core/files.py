@@ -53,7 +53,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def explain_errors(error: ValidationError) -> str:
-    """Every mistake that pydantic found, one line each with its field."""
+    """Every mistake in a file, one line each with its field."""
     return "".join(
         f"\n  {'.'.join(map(str, each['loc']))}: {each['msg']}"
         for each in error.errors(include_url=False)

@@ -1,8 +1,8 @@
 """Image files decoded to uint8 arrays, for training: the pixels of ``decode_image``, in less time.
 
 torchvision decodes JPEG straight into an array, while PIL's images have to be copied into one. Both
-use libjpeg-turbo, and the pixels are the same bit for bit. PIL reads every header, so that both ways
-refuse the same files, and decodes whatever is not a plain JPEG.
+use libjpeg-turbo, and the pixels are the same bit for bit. PIL reads every header, so that the same
+files are refused either way, and decodes whatever is not a plain JPEG.
 """
 
 from collections.abc import Callable

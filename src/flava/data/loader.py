@@ -203,8 +203,8 @@ def _source_problems(name: str, source: SourceConfig) -> list[str]:
 
 
 class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
-    """An endless iterator over a rank's part of the batches: for each step ``accumulate`` batches of
-    one source.
+    """An endless iterator over a rank's part of the batches: ``accumulate`` of one source for each
+    step.
 
     The source of a step is a pure function of ``seed`` and the step, and the samples, crops and
     masks of a source's batch are pure functions of ``seed`` and the batch's number. So a loader

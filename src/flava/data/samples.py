@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A decoded sample as the evaluation reads it."""
+    """A decoded sample, for evaluation."""
 
     key: str
     image: Image.Image | None
@@ -89,7 +89,7 @@ def first_caption(raw: RawSample) -> str:
 
 
 def _captions(raw: RawSample) -> list[object]:
-    """At least one, though it may be no text."""
+    """The captions of a sample: at least one, which may not be a text."""
     if "txt" in raw.files:
         return [_utf8(raw.files["txt"])]
     if "json" not in raw.files:
@@ -102,7 +102,7 @@ def _captions(raw: RawSample) -> list[object]:
 def text_of(raw: RawSample, rng: np.random.Generator) -> str:
     """The text of a sample: a plain line, a JSON line's "text" field, or a pair's caption.
 
-    Only for a pair's caption may something be drawn.
+    Only where a pair has several captions is one drawn at random.
 
     Raises:
         SampleError: there is none, it is empty, or the line is not UTF-8 or not JSON.
@@ -152,7 +152,7 @@ def skip_sample(raw: NamedSample, error: SampleError) -> SkippedSample:
 
 
 def usable_text(content: str | bytes, what: str = "text") -> str:
-    """A text, or the bytes of one, if it can be used; ``what`` names it in the error.
+    """A text, or its bytes decoded; ``what`` names it in the error.
 
     Raises:
         SampleError: it is empty, or not UTF-8.

@@ -62,7 +62,7 @@ def middle_frame(path: Path) -> Image.Image:
 
 
 Places = Int[np.ndarray, "_"]
-"""Places in the data set, ascending."""
+"""Indices of images in their data set, ascending."""
 
 
 @runtime_checkable
@@ -74,10 +74,10 @@ class StoredImages(Protocol):
 
 
 def shortened(lines: list[str]) -> list[str]:
-    """The first lines, and the number of the others."""
+    """The first lines, and the number of the others in a line."""
     more = len(lines) - SHOWN
     return lines if more < 1 else [*lines[:SHOWN], f"and {more} more of these"]
 
 
 SHOWN = 20
-"""Mistakes of one kind that are named; the others are counted."""
+"""Lines that are shown; further ones are only counted."""

@@ -216,7 +216,7 @@ class StreamLayout:
 
     def streams_per_worker(self, *, world_size: int, workers: int) -> int:
         """The most streams that one of ``workers`` processes of a rank reads."""
-        # Two ranks may read the same stream, where the slots of one end and those of the next begin.
+        # Two ranks may read one stream, where the slots of one end and those of the next begin.
         of_group = min(self.streams_per_group, -(-self.streams_per_group // world_size) + 1)
         return of_group * -(-self.groups // max(1, workers))
 

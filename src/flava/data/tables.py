@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -212,8 +212,9 @@ def _delimiter(path: Path) -> str:
     return "\t" if _ending(path) == ".tsv" else ","
 
 
-def _csv_lines(stream: IO[bytes]) -> Iterable[str]:
-    return io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+def _csv_lines(stream: io.BufferedIOBase) -> Iterable[str]:
+    binary = cast(IO[bytes], stream)  # typeshed knows no better class of both kinds of files
+    return io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
 
 
 def csv_rows(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
@@ -245,7 +246,7 @@ def parsed_json(text: str) -> Any:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[IO[bytes], Callable[[], float]]]:
+def opened(path: Path) -> Iterator[tuple[io.BufferedIOBase, Callable[[], float]]]:
     """A file, unpacked if its name ends in .gz, and the share of it that has been read."""
     size = max(1, path.stat().st_size)
     with path.open("rb") as raw:

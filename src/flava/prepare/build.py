@@ -123,7 +123,7 @@ def make_job(config: BuildConfig, folder: Path) -> Job:
         source=config.source,
         folder=folder,
         images=config.images_folder,
-        cleaning=config.cleaning.of(source),
+        cleaning=config.cleaning.with_defaults_of(source),
         suffix=source.suffix,
         wants_image=source.wants_image,
         wants_caption=source.wants_caption,

@@ -9,7 +9,7 @@ from typing import Any
 from flava.core.files import write_atomically
 from flava.data.manifest import NAME
 from flava.prepare.blocks import Tally
-from flava.prepare.config import BuildConfig, code
+from flava.prepare.config import BuildConfig, code_versions
 from flava.prepare.shard_files import SEED
 from flava.prepare.sources import SOURCES
 
@@ -27,13 +27,13 @@ def build_facts(config: BuildConfig) -> dict[str, Any]:
     return {
         "source": config.source,
         "config": {
-            "cleaning": asdict(config.cleaning.of(source)),
+            "cleaning": asdict(config.cleaning.with_defaults_of(source)),
             "rows_per_shard": config.rows_in_block,
             "images": None if config.images is None else config.images.name,
             "against": [path.name for path in config.against],
         },
         "annotations": [describe_file(path) for path in config.annotations],
-        "code": code(),
+        "code": code_versions(),
     }
 
 

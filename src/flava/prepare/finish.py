@@ -73,7 +73,7 @@ DEFAULT_DISTANCE = 3
 DUPLICATE_REASONS = (EXACT, EVALUATION, NEAR)
 """In this order they are numbered from 1 on."""
 KEPT = np.dtype([("start", "<u8"), ("size", "<u4"), ("block", "<u4")])
-"""An entry for each kept sample: where it begins in its block's file, its bytes there, the block."""
+"""An entry for each kept sample: its block, where it begins in the block's file, its bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

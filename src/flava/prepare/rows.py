@@ -31,19 +31,19 @@ class AnnotationRow:
     location: str
     """FILE:ROW, for messages."""
     captions: tuple[Any, ...] = ()
-    """Texts to try in turn: the first that passes the filters is taken."""
+    """Texts, of which the first that passes the filters is taken."""
     names: tuple[str, ...] = ()
-    """Where the image may be below the folder of images, tried in turn."""
+    """Paths below the folder of images, which are tried in turn."""
     url: str | None = None
     """Where the image was published."""
     data: bytes | None = field(default=None, repr=False)
-    """The image's file, where the annotations hold it."""
+    """The image's file, if the annotations hold it."""
     box: tuple[int, int, int, int] | None = None
-    """The part of the image that is meant: left, top, width, height in pixels."""
+    """The part of the image that belongs to the caption: left, top, width, height in pixels."""
     licence: str | None = None
-    """Of the image, as its publisher writes it; None where the source has one for all."""
+    """The image's licence, as its publisher writes it; None if the source has one for all."""
     fields: tuple[tuple[str, Any], ...] = ()
-    """What else is kept beside the caption."""
+    """What is kept in the sample's JSON beside the caption."""
 
     @property
     def identity(self) -> str:
@@ -53,9 +53,9 @@ class AnnotationRow:
 
 RowOrSkipped = AnnotationRow | SkippedSample
 Numbered = tuple[int, Any]
-"""An entry of a file, and its number there, from 1."""
+"""The number of an entry in its file, from 1, and its content."""
 RowMaker = Callable[[Any, str], Iterable[AnnotationRow]]
-"""An entry and its location -> its rows."""
+"""An entry's content and location -> its rows."""
 AnnotationReader = Callable[[Sequence[Path]], Iterator[RowOrSkipped]]
 """Files of annotations -> their rows."""
 

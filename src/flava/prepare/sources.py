@@ -9,40 +9,40 @@ from flava.prepare.rows import AnnotationReader
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSource:
-    """One source."""
+    """A data set that can be built, and the defaults of its settings."""
 
     title: str
     read: AnnotationReader
     licence: str
-    """Of all of it, or of its annotations."""
+    """The licence of the whole data set, or of its annotations."""
     publisher: str
-    """Where it is to be had."""
+    """The web page of the publisher."""
     files: str
     """What --annotations takes."""
     images: str
-    """What --images takes where they are no output of img2dataset."""
+    """What --images takes if the images were not fetched by img2dataset."""
     pairs: float | None = None
-    """Millions of pairs that the paper counts (its table 2)."""
+    """Millions of pairs, as the paper counts them (its table 2)."""
     gigabytes: int | None = None
-    """Of the shards, about: 25 kB a pair, which is a JPEG of 256 pixels, quality 90; of regions
-    of images and of texts less, of originals more."""
+    """The approximate size of the shards: 25 kB a pair, for a JPEG of 256 pixels and quality 90;
+    less for regions of images and for texts, more for original images."""
     rows_per_shard: int = 10_000
     min_words: int = 1
     english: bool = False
     short_side: int | None = 256
-    """Pixels that images are made smaller to; None leaves them as they are."""
+    """Pixels of the shorter side of larger images; None leaves them as they are."""
     min_side: int = 16
     drop_duplicates: bool = True
     fetched: bool = False
-    """Whether its images are at URLs, to be fetched by img2dataset."""
+    """Whether its images are at URLs, from which img2dataset fetches them."""
     suffix: str = ".tar"
-    """Of its shards: tars, or JSON lines."""
+    """The ending of its shards' names: .tar, or .jsonl."""
     wants_image: bool = True
     wants_caption: bool = True
     beside: bool = False
     """Whether images are where the annotations are unless --images says otherwise."""
     one_text: bool = False
-    """Whether the rows are sentences that follow one another, not documents."""
+    """Whether the rows are consecutive sentences of one text, and not documents."""
 
 
 OWN_LICENCES = "images: their owners'"
@@ -225,11 +225,11 @@ PMD = "pmd"
 """The folder of the nine sources of pairs, below the root of the data."""
 HELD_OUT = "-val"
 IMAGENET = "imagenet-1k"
-"""Whose validation images are a split that is published."""
+"""The source whose validation images are published as a split."""
 
 
 def commands(shards: str, root: str) -> list[str]:
-    """For shards below the root, the commands that build them, with sizes and licences.
+    """The commands that build some shards below the root, with sizes and licences.
 
     Args:
         shards: A path from the root on, as "pmd/*/*.tar" or "ccnews-val/*.jsonl".
@@ -241,15 +241,16 @@ def commands(shards: str, root: str) -> list[str]:
     else:
         named = {folder: folder.removesuffix(HELD_OUT)}
     return [
-        command(SOURCES[name], name, f"{root}/{place}")
-        for place, name in named.items()
+        command(SOURCES[name], name, f"{root}/{output}")
+        for output, name in named.items()
         if name in SOURCES
     ]
 
 
-def command(source: PublishedSource, name: str, place: str) -> str:
+def command(source: PublishedSource, name: str, output: str) -> str:
+    """The command that builds a source in the folder ``output``."""
     facts = [] if source.pairs is None else [f"{source.pairs:.1f} M pairs"]
-    if not place.endswith(HELD_OUT):
+    if not output.endswith(HELD_OUT):
         facts.append(f"about {source.gigabytes} GB")
     elif name == IMAGENET:
         facts.append("of its validation images: torchvision's val/, or validation-*.parquet")
@@ -257,6 +258,6 @@ def command(source: PublishedSource, name: str, place: str) -> str:
         facts.append("of files that are in no other shards")
     images = " --images FOLDER" if source.wants_image and not source.beside else ""
     return (
-        f"flava data build {name} --annotations FILES{images} --output {place}  "
+        f"flava data build {name} --annotations FILES{images} --output {output}  "
         f"({', '.join(facts)}; licence: {source.licence})"
     )

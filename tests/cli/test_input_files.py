@@ -1,4 +1,4 @@
-"""What one command reads, all read: endings of images and names of columns, as a user gives them."""
+"""What one command reads, all commands read: endings of images, and names of columns."""
 
 import json
 from pathlib import Path

@@ -31,12 +31,12 @@ an environment. Its keep_ratio makes the shorter side --image_size."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class ShowSources:
     """Show the sources: their files, images, counts in the paper, and licences."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build(BuildConfig):
+class BuildShards(BuildConfig):
     """Build shards of a source from its files as they are published.
 
     A command that was interrupted or killed goes on where it was when it is run again. Rows that
@@ -53,7 +53,7 @@ class Build(BuildConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Urls:
+class ListUrls:
     """List the images that img2dataset is to fetch: those whose caption passes the filters."""
 
     source: tyro.conf.Positional[str]
@@ -68,7 +68,7 @@ class Urls:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
+class CheckShards:
     """Read all of the shards, and compare them with their manifests."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
@@ -78,7 +78,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatsOf:
+class ShowStats:
     """Describe shards: pairs, images, lengths, languages, sizes, licences, beside the paper's."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
@@ -90,7 +90,7 @@ class StatsOf:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenize:
+class TokenizeShards:
     """Write shards again with the codes of a codebook in them, so that training need not compute
     them: flava train NAME --data.image.stored-codes NAME_OF_THE_CODES. They are of whole images."""
 
@@ -104,30 +104,30 @@ class Tokenize:
     """Pixels a side that the codebook sees: image_size / patch_size * 8."""
 
 
-Action = (
-    Annotated[Sources, tyro.conf.subcommand("sources")]
-    | Annotated[Build, tyro.conf.subcommand("build")]
-    | Annotated[Urls, tyro.conf.subcommand("urls")]
-    | Annotated[Check, tyro.conf.subcommand("check")]
-    | Annotated[StatsOf, tyro.conf.subcommand("stats")]
-    | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
+DataCommand = (
+    Annotated[ShowSources, tyro.conf.subcommand("sources")]
+    | Annotated[BuildShards, tyro.conf.subcommand("build")]
+    | Annotated[ListUrls, tyro.conf.subcommand("urls")]
+    | Annotated[CheckShards, tyro.conf.subcommand("check")]
+    | Annotated[ShowStats, tyro.conf.subcommand("stats")]
+    | Annotated[TokenizeShards, tyro.conf.subcommand("tokenize")]
 )
 
 
-def data(action: Annotated[Action, tyro.conf.arg(name="")]) -> None:
+def data(action: Annotated[DataCommand, tyro.conf.arg(name="")]) -> None:
     """Build the paper's data, or one's own, into shards that train; check and describe them."""
     match action:
-        case Sources():
+        case ShowSources():
             print(listing())
-        case Build():
+        case BuildShards():
             build_shards(action)
-        case Urls():
+        case ListUrls():
             list_urls(action)
-        case Check():
+        case CheckShards():
             check_shards(action)
-        case StatsOf():
+        case ShowStats():
             show_stats(action)
-        case Tokenize():
+        case TokenizeShards():
             tokenize_shards(action)
 
 
@@ -149,7 +149,7 @@ def described(name: str, source: PublishedSource) -> str:
     )
 
 
-def build_shards(action: Build) -> None:
+def build_shards(action: BuildShards) -> None:
     processes = processes_of(action.processes)
     done = build(action, processes=processes, cluster=action.cluster)
     print(summary(done))
@@ -163,7 +163,7 @@ def processes_of(given: int | None) -> int:
     return given or cores()
 
 
-def list_urls(action: Urls) -> None:
+def list_urls(action: ListUrls) -> None:
     """Write the list, and show the command that fetches the images."""
     config = BuildConfig(
         source=action.source,
@@ -177,7 +177,7 @@ def list_urls(action: Urls) -> None:
     print(FETCH.format(urls=action.output, size=cleaning.short_side))
 
 
-def tokenize_shards(action: Tokenize) -> None:
+def tokenize_shards(action: TokenizeShards) -> None:
     """Write the shards, and say how to train on them."""
     from flava.checkpoints.digests import codes_name
     from flava.prepare.codes import load_codebook, tokenize
@@ -207,7 +207,7 @@ def summary(done: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def check_shards(action: Check) -> None:
+def check_shards(action: CheckShards) -> None:
     """Raises ValueError: some shards are damaged."""
     processes = processes_of(action.processes)
     folders = list(built_folders(action.shards))
@@ -221,7 +221,7 @@ def check_shards(action: Check) -> None:
     print("all shards are as their manifests tell")
 
 
-def show_stats(action: StatsOf) -> None:
+def show_stats(action: ShowStats) -> None:
     """Print the table, and write the page if one is wanted."""
     from flava.reports.data_report import PICTURES, write_page
 

@@ -71,7 +71,7 @@ class CropConfig:
         return found
 
 
-Pixels = UInt8[np.ndarray, "crops size size 3"]
+CropPixels = UInt8[np.ndarray, "crops size size 3"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class CropCollator(Collator[RawSample, CropExample]):
         )
 
 
-def stacked(crops: Sequence[Image.Image], size: int) -> Pixels:
+def stacked(crops: Sequence[Image.Image], size: int) -> CropPixels:
     """The crops' pixels in one array; ``size`` gives its shape if there are none."""
     return (
         np.stack([np.asarray(crop) for crop in crops])
@@ -118,7 +118,7 @@ def stacked(crops: Sequence[Image.Image], size: int) -> Pixels:
     )
 
 
-def batched(images: Sequence[Pixels]) -> Float[Tensor, "crops batch 3 size size"]:
+def batched(images: Sequence[CropPixels]) -> Float[Tensor, "crops batch 3 size size"]:
     """An image's crops from each item -> normalised, with the crops in front of the batch."""
     pixels = np.stack(images, axis=1)
     flat = pixels.reshape(-1, *pixels.shape[2:])

@@ -24,7 +24,7 @@ WAITS = (0.5, 2.0, 8.0)
 EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """The extra of this package that installs what reads a scheme."""
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _filesystem(remote: Remote) -> fsspec.AbstractFileSystem:
     return fsspec.filesystem(remote.scheme)
 
 
-def _retried(remote: Remote, request: Callable[[], Result]) -> Result:
+def _retried(remote: Remote, request: Callable[[], T]) -> T:
     for wait in (*WAITS, None):
         try:
             return request()

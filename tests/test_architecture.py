@@ -1,0 +1,73 @@
+"""The picture of the folders, docs/architecture.svg, against the source that it is drawn from."""
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from scripts.draw_architecture import (
+    OUTPUT,
+    WAYS,
+    Architecture,
+    Way,
+    main,
+    read_layers,
+    without_implied,
+)
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_committed_picture_is_the_one_that_is_drawn_from_the_source(tmp_path: Path) -> None:
+    assert main([str(tmp_path / "drawn.svg")]) == 0
+    drawn = (tmp_path / "drawn.svg").read_text(encoding="utf-8")
+    assert drawn == OUTPUT.read_text(encoding="utf-8"), "run `make architecture`"
+
+
+def test_every_folder_and_every_step_is_in_the_picture() -> None:
+    picture = ElementTree.parse(OUTPUT)
+    shown = ["".join(each.itertext()) for each in picture.iter("{http://www.w3.org/2000/svg}text")]
+    folders = {path.parent.name for path in (ROOT / "src" / "flava").glob("*/__init__.py")}
+    assert folders <= {*shown}
+    assert {step.replace(".", "/") for way in WAYS for step in way.steps} <= {*shown}
+
+
+def test_the_page_names_files_that_exist() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)+\w*(?:\.\w+)?)`", page))
+    assert len(named) > 20
+    missing = [
+        name for name in sorted(named) if not any((ROOT / at / name).exists() for at in PLACES)
+    ]
+    assert not missing, "docs/architecture.md names what does not exist"
+
+
+PLACES = (".", "src/flava", "docs")
+
+
+def test_a_step_that_does_not_exist_or_is_not_joined_is_named() -> None:
+    steps = ("data.shards", "suite.paper", "data.nowhere")
+    with pytest.raises(SystemExit) as stop:
+        Architecture(ways=[Way(title="a way", subtitle="", steps=steps, after={})])
+    said = str(stop.value)
+    assert "a way: flava.data.shards and flava.suite.paper do not import one another" in said
+    assert "a way: there is no module flava.data.nowhere" in said
+
+
+def test_only_edges_that_no_longer_path_implies_stay() -> None:
+    edges = ["ab", "bc", "ac", "cd", "ad", "ae", "ed"]
+    kept = without_implied((source, target) for source, target in edges)
+    assert kept == [("a", "b"), ("a", "e"), ("b", "c"), ("c", "d"), ("e", "d")]
+
+
+def test_layers_are_those_of_the_contract_that_exist(tmp_path: Path) -> None:
+    for folder in ("top", "left", "base"):
+        (tmp_path / "src" / "flava" / folder).mkdir(parents=True)
+    (tmp_path / "src" / "flava" / "right.py").touch()
+    (tmp_path / "pyproject.toml").write_text(
+        """
+        [[tool.importlinter.contracts]]
+        layers = ["top", "left | right", "(absent)", "(base)"]
+        """
+    )
+    assert read_layers(tmp_path / "pyproject.toml") == [["top"], ["left", "right"], ["base"]]

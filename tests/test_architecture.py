@@ -32,17 +32,26 @@ def test_every_folder_and_every_step_is_in_the_picture() -> None:
     assert {step.replace(".", "/") for way in WAYS for step in way.steps} <= {*shown}
 
 
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs" / "decisions").glob("*.md")]
+PLACES = (ROOT, ROOT / "src" / "flava")
+
+
+def missing(named: set[str]) -> list[str]:
+    return sorted(name for name in named if not any((at / name).exists() for at in PLACES))
+
+
 def test_the_page_names_files_that_exist() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:\w+/)+\w*(?:\.\w+)?)`", page))
     assert len(named) > 20
-    missing = [
-        name for name in sorted(named) if not any((ROOT / at / name).exists() for at in PLACES)
-    ]
-    assert not missing, "docs/architecture.md names what does not exist"
+    assert not missing(named), "docs/architecture.md names what does not exist"
 
 
-PLACES = (".", "src/flava", "docs")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_decision_names_modules_and_tests_that_exist(page: Path) -> None:
+    folders = {path.parent.name for path in (ROOT / "src" / "flava").glob("*/__init__.py")}
+    known = "|".join(sorted({"src", "tests", "scripts", "benchmarks", *folders}))
+    assert not missing(set(re.findall(rf"\b((?:{known})/[\w/]*\.py)\b", page.read_text())))
 
 
 def test_a_step_that_does_not_exist_or_is_not_joined_is_named() -> None:

@@ -118,7 +118,7 @@ PLACES = {
 }
 """Where a folder begins and ends in its row, as parts of the width, so that imports that pass
 several floors have gaps to pass through. A row with a folder that is not named here is divided
-equally."""
+equally, with gaps too."""
 
 MARGIN = 28.0
 BOXES_WIDTH = 680.0
@@ -302,14 +302,14 @@ class Picture:
         for number, row in enumerate(self.architecture.rows):
             places = {folder: PLACES.get(folder) for folder in row}
             if None in places.values():
-                part = 1 / len(row)
-                places = {f: (n * part + 0.02, (n + 1) * part - 0.02) for n, f in enumerate(row)}
+                part = 0.8 / len(row)
+                places = {f: (0.14 + n * part, 0.06 + (n + 1) * part) for n, f in enumerate(row)}
             sides = {
                 f: (MARGIN + BOXES_WIDTH * a, MARGIN + BOXES_WIDTH * b)
                 for f, (a, b) in ((f, p) for f, p in places.items() if p)
             }
             about = {
-                f: wrap(self.architecture.docstring(f), int((b - a - 24) / (LETTER * 11)))[:4]
+                f: wrap(self.architecture.docstring(f), int((b - a - 24) / (LETTER * 11.5)))[:4]
                 for f, (a, b) in sides.items()
             }
             own = 53 + 15.0 * max(map(len, about.values()))
@@ -371,11 +371,12 @@ class Picture:
     def draw_boxes(self) -> Iterator[str]:
         for folder, box in self.boxes.items():
             files = self.architecture.files(folder)
-            lines = round(sum(file.length for file in files), -2)
+            lines = max(100, round(sum(file.length for file in files), -2))
             size = f'width="{box.right - box.left:.1f}" height="{box.bottom - box.top:.1f}"'
             yield f'<rect class="box" x="{box.left:.1f}" y="{box.top:.1f}" {size} rx="7"/>'
             yield text(box.left + 12, box.top + 22, folder, "name")
-            count = f"{len(files)} files, {lines / 1000:.1f}k lines"
+            number = "1 file" if len(files) == 1 else f"{len(files)} files"
+            count = f"{number}, {lines / 1000:.1f}k lines"
             yield text(box.left + 12, box.top + 38, count, "muted small")
             for number, line in enumerate(box.about):
                 yield text(box.left + 12, box.top + 58 + 15 * number, line, "small")

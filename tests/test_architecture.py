@@ -9,6 +9,7 @@ from scripts.draw_architecture import (
     OUTPUT,
     WAYS,
     Architecture,
+    Picture,
     Way,
     main,
     read_layers,
@@ -67,6 +68,34 @@ def test_only_edges_that_no_longer_path_implies_stay() -> None:
     edges = ["ab", "bc", "ac", "cd", "ad", "ae", "ed"]
     kept = without_implied((source, target) for source, target in edges)
     assert kept == [("a", "b"), ("a", "e"), ("b", "c"), ("c", "d"), ("e", "d")]
+
+
+def test_a_floor_that_the_script_does_not_know_has_gaps_for_imports_to_pass(
+    tmp_path: Path,
+) -> None:
+    for name, content in {
+        "top": "from flava import base, left, right",
+        "left": "",
+        "right": "",
+        "base": "",
+    }.items():
+        file = tmp_path / "src" / "flava" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f'"""The {name}."""\n{content}\n')
+    (tmp_path / "pyproject.toml").write_text(
+        """
+        [[tool.importlinter.contracts]]
+        layers = ["top", "left | right", "base"]
+        """
+    )
+    ways = [Way(title="a way", subtitle="", steps=("top", "base"), after={})]
+    picture = Picture(Architecture(tmp_path, ways))
+    drawn = ElementTree.fromstring(picture.draw())
+    imports = [each for each in drawn.iter() if each.get("class") == "import"]
+    assert len(imports) == 3
+    between = picture.boxes["left"].right, picture.boxes["right"].left
+    _, passing, _ = picture.gaps_on_the_way("top", "base")
+    assert between[0] < passing < between[1]
 
 
 def test_layers_are_those_of_the_contract_that_exist(tmp_path: Path) -> None:

@@ -33,6 +33,16 @@ def test_every_folder_and_every_step_is_in_the_picture() -> None:
     assert {step.replace(".", "/") for way in WAYS for step in way.steps} <= {*shown}
 
 
+@pytest.mark.parametrize("page", ["architecture.md", "decisions/0001-floors.md"])
+def test_a_table_of_floors_is_that_of_the_contract(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    floors: dict[int, set[str]] = {}
+    for number, folders in re.findall(r"^\| (\d+) \| (`[^|]*`) \|", text, re.MULTILINE):
+        floors.setdefault(int(number), set()).update(re.findall(r"`(\w+)/?`", folders))
+    rows = read_layers(ROOT / "pyproject.toml")
+    assert floors == {len(rows) - number: {*row} for number, row in enumerate(rows)}
+
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs" / "decisions").glob("*.md")]
 PLACES = (ROOT, ROOT / "src" / "flava")
 

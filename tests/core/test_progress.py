@@ -30,7 +30,7 @@ def use_shares() -> None:
 
 
 BARS = [
-    (use_bar, ["reading rows", "3/?", "writing [shards]", "10/10", "a second", "left"]),
+    (use_bar, ["reading rows", "/?", "writing [shards]", "10/10", "a second", "left"]),
     (use_counted, ["letters", "6/6", "left"]),
     (use_shares, ["out.parquet", "100%", "400 rows", "rows/s, 3 skipped"]),
 ]

@@ -157,7 +157,7 @@ def earliest_similar(
     key: Key,
     distance: int,
 ) -> Integer[np.ndarray, " samples"]:
-    """``first`` of each sample, lowered to the first sample of the earliest image that looks alike.
+    """``first``, lowered for each sample to the start of the earliest image that looks like it.
 
     Samples are grouped by hash, so an image that was published a million times costs no more than
     one that was published once.

@@ -1,4 +1,4 @@
-"""The images of rows: found, checked, cropped, made smaller, and hashed by their look."""
+"""The images of rows: found, checked, cropped, made smaller, and hashed."""
 
 import io
 from dataclasses import dataclass

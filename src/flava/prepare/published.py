@@ -1,6 +1,6 @@
-"""The nine sources of PMD in the forms that they are published in: files -> rows of pairs.
+"""Readers of PMD's nine sources, from the files as they are published to rows of pairs.
 
-Columns and fields are those of the publishers' own files, whose pages ``sources`` names.
+Columns and fields are those of the published files; ``sources`` names the publishers' pages.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from flava.prepare.rows import (
 )
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-"""As in ``packing``, but for new lines."""
+"""As in ``data.full_sentences``, without new lines."""
 
 WIT_COLUMNS = (
     "language",
@@ -35,7 +35,7 @@ WIT_COLUMNS = (
     "caption_alt_text_description",
     "attribution_passes_lang_id",
 )
-"""Those of its 17 that are read."""
+"""The columns that are read, of 17."""
 
 YFCC_WIDTH, YFCC_HASHED_WIDTH = 23, 25
 """Columns of ``yfcc100m_dataset-N`` (2014), and of ``yfcc100m_dataset`` (2016), which has a line
@@ -43,7 +43,7 @@ number before the photo's id and a hash behind it."""
 
 
 def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """COCO's captions JSON; image files are told by its "images"."""
+    """COCO's captions JSON, whose "images" list the image files."""
     for path in paths:
         split = path.name.split(".")[0].rpartition("_")[2]  # captions_train2014.json
         licences = {each["id"]: each["url"] for each in readable_objects(path, "licenses.item")}
@@ -74,7 +74,7 @@ def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
 
 
 def readable_objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
-    """The items that can be read; a damaged file is reported where its annotations are."""
+    """The items that can be read; a damaged file is reported where its annotations are read."""
     for entry in json_items(path, prefix):
         if not isinstance(entry, SkippedSample) and isinstance(entry[1], dict):
             yield entry[1]
@@ -103,12 +103,12 @@ def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
 
 
 def zip_entries(*parts: Entries) -> Entries:
-    """Entries of several files by their number; what one of them lacks is missing."""
+    """The entries of several files that have the same number, as tuples."""
     for number, entries in enumerate(zip_longest(*parts), 1):
         bad = [each for each in entries if isinstance(each, SkippedSample)]
         yield from bad
         if not bad:
-            # The end of the shorter one is None: then the row has too few cells.
+            # A file that ends early gives None, and so the tuple has too few cells.
             yield number, tuple(each[1] for each in entries if isinstance(each, tuple))
 
 
@@ -120,7 +120,7 @@ def sbu_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
 
 
 def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """JSON lines of Open Images, Flickr30K, COCO and ADE20K; a sentence is a pair.
+    """JSON lines of Open Images, Flickr30K, COCO and ADE20K; each sentence makes a pair.
 
     The paper counts 1.9 million pairs, and there are 0.87 million narratives; the loader that was
     published with PMD (``facebook/pmd``) divides them at full stops.
@@ -136,7 +136,7 @@ def narrative_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
 
 
 def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
-    """Where an image of that data set lies in its publisher's archive."""
+    """Paths at which the image may lie, as in the archive of its data set's publisher."""
     kind, split = dataset.lower(), dataset.lower().rpartition("_")[2]
     if "coco" in kind:
         name = f"{int(image):012d}.jpg"
@@ -167,10 +167,10 @@ def web_row(url: str, caption: str, location: str) -> Iterable[AnnotationRow]:
 
 
 def visual_genome(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """``region_descriptions.json``; each region is an image of its own, cut out.
+    """``region_descriptions.json``; each region is cut out and makes an image.
 
-    The paper's 70 million pairs have 68 million images (the data set's card): whole images for
-    these 5.4 million pairs, 108,000 of them, would leave less than 65.
+    The paper's 70 million pairs have 68 million images (the data set's card). With the whole images
+    instead, which are 108,000 for these 5.4 million pairs, there would be less than 65 million.
     """
     for path in paths:
         yield from rows_of(path, json_items(path, "item"), region_rows)
@@ -191,8 +191,8 @@ def region_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
 def wit(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Wikipedia Image Text, its English rows.
 
-    Taken is the text below the image in the article (reference), else the alternative text, else
-    the text on the image's own page (attribution), where that one is in the row's language.
+    The caption is the text below the image in the article (reference), else the alternative text,
+    else the text on the image's page (attribution), if that is in the row's language.
     """
     for path in paths:
         yield from rows_of(path, quoted_rows(path, WIT_COLUMNS), wit_row)
@@ -209,7 +209,7 @@ def wit_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
 
 
 def redcaps(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """A JSON for each subreddit and year; "caption", which its authors made of "raw_caption"."""
+    """A JSON for each subreddit and year; the caption is "caption", cleaned by its authors."""
     for path in paths:
         yield from rows_of(path, json_items(path, "annotations.item"), redcaps_row)
 
@@ -222,7 +222,7 @@ def redcaps_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
 
 
 def yfcc100m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """The metadata, tab-separated, of 23 or of 25 columns; description, else title."""
+    """The metadata, tab-separated, in 23 or 25 columns; the caption is description, else title."""
     for path in paths:
         yield from rows_of(path, tab_rows(path, (YFCC_WIDTH, YFCC_HASHED_WIDTH)), yfcc_row)
 
@@ -230,7 +230,7 @@ def yfcc100m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
 def yfcc_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     hashed = len(entry) == YFCC_HASHED_WIDTH
     photo, digest = (entry[1], entry[2]) if hashed else (entry[0], "")
-    cells = entry[2:] if hashed else entry  # from here on both count alike
+    cells = entry[2:] if hashed else entry  # from column 6 on both files have the same columns
     if cells[22] == "1":
         raise SampleError("row is a video", photo)
     names = [f"{photo}.{cells[21] or 'jpg'}"]

@@ -45,7 +45,7 @@ class Permutation:
         return samples.astype(np.int64)
 
     def _permuted(self, values: UInt64[np.ndarray, " values"]) -> UInt64[np.ndarray, " values"]:
-        """The numbers permuted among all that have as many bits as the largest, made even."""
+        """The numbers permuted among all numbers of the fewest, even number of bits."""
         bits = max(1, ((self.size - 1).bit_length() + 1) // 2)
         half, mask = np.uint64(bits), np.uint64(2**bits - 1)
         left, right = values >> half, values & mask

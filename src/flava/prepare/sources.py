@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from flava.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, URL_COLUMNS
 from flava.prepare import published, texts, user_data
 from flava.prepare.rows import AnnotationReader
 
@@ -45,6 +46,8 @@ class PublishedSource:
     """Whether the rows are consecutive sentences of one text, and not documents."""
 
 
+IMAGES = ", ".join(IMAGE_COLUMNS + URL_COLUMNS)
+TEXTS = ", ".join(TEXT_COLUMNS)
 OWN_LICENCES = "images: their owners'"
 NO_IMAGES = "nothing: there are none"
 
@@ -193,8 +196,8 @@ SOURCES: dict[str, PublishedSource] = {
         read=user_data.pair_rows,
         licence="yours",
         publisher="you",
-        files="tars (WebDataset's layout), or CSV, TSV, JSON lines or Parquet with a column image, "
-        "path, file or url and one named text, caption or captions",
+        files="tars (WebDataset's layout), or CSV, TSV, JSON lines or Parquet with a column named "
+        f"{IMAGES} and one named {TEXTS}",
         images="folder that the table's paths start from; by default the table's own",
         beside=True,
     ),
@@ -203,7 +206,7 @@ SOURCES: dict[str, PublishedSource] = {
         read=user_data.image_rows,
         licence="yours",
         publisher="you",
-        files="a folder of images, tars, or tables with a column image, path, file or url",
+        files=f"a folder of images, tars, or tables with a column named {IMAGES}",
         images="as for pairs",
         wants_caption=False,
         beside=True,
@@ -213,7 +216,7 @@ SOURCES: dict[str, PublishedSource] = {
         read=texts.text_rows,
         licence="yours",
         publisher="you",
-        files='plain text with a text a line, or tables with a column "text"',
+        files=f"plain text with a text a line, or tables with a column named {TEXTS}",
         images=NO_IMAGES,
         suffix=".jsonl",
         wants_image=False,

@@ -134,14 +134,14 @@ def test_an_unknown_column_of_the_paper_lists_them():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(None, "\u2013"), (75.546, "75.55"), (-10.0, "\u221210.00"), (0.0, "0.00")]
+    ("value", "text"), [(None, "\u2013"), (75.546, "75.55"), (-10.0, "\u221210.00"), (0.0, "0.00")]
 )
-def test_figures_are_printed_as_the_paper_does(value, said):
-    assert percent(value) == said
+def test_figures_are_printed_as_the_paper_does(value, text):
+    assert percent(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "said", "colour"),
+    ("value", "text", "colour"),
     [
         (None, "", ""),
         (1.234, "+1.23", "green"),
@@ -151,14 +151,14 @@ def test_figures_are_printed_as_the_paper_does(value, said):
         (0.0051, "+0.01", "green"),
     ],
 )
-def test_differences_have_a_sign_and_a_colour(value, said, colour):
-    assert points(value) == said
+def test_differences_have_a_sign_and_a_colour(value, text, colour):
+    assert points(value) == text
     assert difference_colour(value) == colour
 
 
-def plain_number(said: str) -> float | None:
-    said = said.replace("\u2212", "-")
-    return None if said in ("\u2013", "") else float(said)
+def plain_number(text: str) -> float | None:
+    text = text.replace("\u2212", "-")
+    return None if text in ("\u2013", "") else float(text)
 
 
 def test_markdown_read_back_is_the_table():

@@ -36,7 +36,7 @@ def evaluate(
     are written to RUN/evaluation.json. With --tasks, it is evaluated on data sets below --data-root
     by the paper's protocol, and the figures of each task are added to RUN/results.jsonl. Run the
     same command again to go on after an interruption, or after adding missing data; `flava report`
-    makes the table. All options but --output-dir are for --tasks only.
+    makes the table. All options but --output-dir are for --tasks and --dry-run only.
 
     Args:
         run: The run's folder, as given to `flava train` with --output-dir; or anything that

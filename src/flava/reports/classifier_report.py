@@ -64,7 +64,7 @@ def write_classification_report(run_folder: Path) -> Path:
     evaluation = load_classification(run_folder) if (run_folder / FILE).is_file() else None
     if evaluation is None:
         notes.append(
-            "There are no figures yet: give the same command with --resume to finish the training."
+            "There are no figures yet: to get them, go on with the same command and --resume."
         )
     else:
         notes += evaluation.notes

@@ -171,7 +171,8 @@ def _summary(found: Sequence[Difference]) -> str:
     ]
     if agreements:
         sentences.append(
-            f"Of those beyond the noise {sum(agreements)} of {len(agreements)} go the paper's way."
+            f"{sum(agreements)} of the {len(agreements)} that can be compared with the paper have the "
+            "paper's sign."
         )
     return " ".join(sentences)
 
@@ -181,10 +182,10 @@ def _note_on_seeds(columns: MeasuredColumns) -> str:
     seeds = {len(each) for each in columns.values()}
     if seeds == {1}:
         return (
-            "One seed: the errors shown are those that the number of test items leaves. What "
-            "another seed would change is not known: --seeds 3 tells."
+            "One seed: the errors come only from the number of test items. What another seed would "
+            "change is not known: use --seeds 3 to measure it."
         )
-    return f"Seeds: {', '.join(map(str, sorted(seeds)))}. Errors hold test items and seeds."
+    return f"Seeds: {', '.join(map(str, sorted(seeds)))}. The errors include those of the test items and of the seeds."
 
 
 def _charts(columns: MeasuredColumns) -> list[Chart]:

@@ -170,10 +170,8 @@ def _summary(found: Sequence[Difference]) -> str:
         if (agrees := each.agrees(group)) is not None
     ]
     if agreements:
-        sentences.append(
-            f"{sum(agreements)} of the {len(agreements)} that can be compared with the paper have the "
-            "paper's sign."
-        )
+        same = f"{sum(agreements)} of {len(agreements)}"
+        sentences.append(f"Of those beyond the noise, {same} have the paper's sign.")
     return " ".join(sentences)
 
 
@@ -185,7 +183,8 @@ def _note_on_seeds(columns: MeasuredColumns) -> str:
             "One seed: the errors come only from the number of test items. What another seed would "
             "change is not known: use --seeds 3 to measure it."
         )
-    return f"Seeds: {', '.join(map(str, sorted(seeds)))}. The errors include those of the test items and of the seeds."
+    numbers = ", ".join(map(str, sorted(seeds)))
+    return f"Seeds: {numbers}. The errors include those of the test items and of the seeds."
 
 
 def _charts(columns: MeasuredColumns) -> list[Chart]:

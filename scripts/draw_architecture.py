@@ -92,6 +92,7 @@ WAYS = (
             "evaluation.tasks",
             "evaluation.record",
             "reports.run_report",
+            "reports.training_curves",
             "reports.charts",
         ),
         after={"evaluation.embedded_data": "evaluation.evaluate"},

@@ -90,10 +90,10 @@ def train_as_one(run: Run) -> None:
         seed=run.seed,
         start_step=trainer.step,
         accumulate=run.accumulate,
-        marks=trainer.marks,
+        positions=trainer.marks,
     ) as batches:
         try:
-            trainer.train(batches, batches.marks)
+            trainer.train(batches, batches.positions)
         finally:
             report_skipped(batches)
 

@@ -17,7 +17,7 @@ from flava.models import attention, packing
 from flava.models.attention import attend_by_length, takes_lengths, takes_segments
 from flava.models.packing import Packing
 from flava.models.transformer import Transformer, TransformerConfig
-from flava.planning.costs import Outline, twin_of
+from flava.planning.costs import as_on_gpu, fake_tensor
 from flava.training.parallel import prepare_blocks
 
 LENGTHS = torch.tensor([21, 1, 5, 7, 5, 2, 11, 7, 5])
@@ -177,13 +177,14 @@ def test_lengths_are_taken_where_padding_costs_more_than_calls(
     attention_mask = torch.arange(200) < torch.tensor(lengths)[:, None]
     query = torch.empty(sum(lengths), 3, 8, dtype=dtype)
     assert takes_lengths(query, Packing.of(attention_mask, query)) is taken
-    on_gpu = Outline(twin_of(query))
-    assert not takes_lengths(on_gpu, Packing.of(attention_mask, on_gpu))
+    on_gpu = fake_tensor(query)
+    with as_on_gpu():
+        assert not takes_lengths(on_gpu, Packing.of(attention_mask, on_gpu))
 
 
 def on_paper(tokens: int, size: int, dtype: torch.dtype) -> Tensor:
-    """As if on a GPU."""
-    return Outline(twin_of(torch.empty(tokens, 3, size, dtype=dtype)))
+    """A query that seems to be on a GPU within `as_on_gpu`."""
+    return fake_tensor(torch.empty(tokens, 3, size, dtype=dtype))
 
 
 PADDING = torch.ones(2, 1, 1, 9, dtype=torch.bool)
@@ -204,4 +205,5 @@ CAUSAL = PADDING & torch.ones(9, 9, dtype=torch.bool).tril()
     ids=["bf16", "fp16", "fp32", "heads of 12", "no query", "causal", "on the CPU"],
 )
 def test_what_the_kernel_takes(query: Tensor, mask: Tensor, taken: bool) -> None:
-    assert takes_segments(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken
+    with as_on_gpu():
+        assert takes_segments(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken

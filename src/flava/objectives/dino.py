@@ -17,6 +17,7 @@ from torch import Tensor
 from flava.core.batch import Batch, CropBatch
 from flava.core.distributed import mean_over_ranks
 from flava.models import Dino
+from flava.models.packing import select_masked
 from flava.objectives.losses import LossOutput
 
 
@@ -136,5 +137,5 @@ def cross_entropy(
     """
     with torch.autocast(targets.device.type, enabled=False):  # else these products are of 16 bits
         pairs = -torch.einsum("tbo,pbo->tp", targets, log_predicted) / targets.shape[1]
-    same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
-    return pairs[~same].mean()
+    same_crop = torch.eye(*pairs.shape, dtype=torch.bool)
+    return select_masked(pairs, ~same_crop).mean()

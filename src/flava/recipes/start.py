@@ -39,8 +39,8 @@ from flava.objectives import (
     FlavaObjective,
 )
 from flava.objectives.objective import Objective, Validate
-from flava.planning.costs import outlined_objective
-from flava.planning.operations import Counted
+from flava.planning.costs import fake_objective
+from flava.planning.operations import WorkCounter
 from flava.prepare.sources import commands
 from flava.recipes import RECIPES
 from flava.training.checkpoint import last_checkpoint
@@ -82,7 +82,7 @@ def train_as_one(run: Run) -> None:
     objective, probe = join(run)
     taken = take(run, objective) if is_new else []
     check_codes(run, objective.model)
-    trainer = Trainer(run, objective, probe, Counted(run, partial(outlined_objective, run)))
+    trainer = Trainer(run, objective, probe, WorkCounter(run, partial(fake_objective, run)))
     if taken and rank() == 0:
         save_init_reports(taken, run.output_dir)
     with Loader(

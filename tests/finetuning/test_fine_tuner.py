@@ -111,7 +111,7 @@ def test_pairs_are_read_at_another_size_with_interpolated_positions(tmp_path, ma
 
 
 def interrupting(step: int):
-    look = Trainer.look
+    look = Trainer.validate_and_save
 
     def looks(self, *arguments) -> None:
         look(self, *arguments)
@@ -126,7 +126,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     whole = fine_tune(flava(), samples(), config, settings(tmp_path / "whole", 4), seed=3)
     for stop in (3, 6):
         with monkeypatch.context() as patch:
-            patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
+            patch.setattr("flava.training.trainer.Trainer.validate_and_save", interrupting(stop))
             with pytest.raises(Interrupted, match=f"toy was stopped after {stop} of 8.*same comm"):
                 fine_tune(flava(), samples(), config, settings(tmp_path / "parts", 4), seed=3)
         torch.rand(5)

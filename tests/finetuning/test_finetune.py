@@ -108,8 +108,8 @@ def test_the_saved_classifier_predicts_what_was_reported(bench, tmp_path):
 
 
 def interrupting(step: int):
-    """`Trainer.look`, with Ctrl-C once it has looked at that step."""
-    look = Trainer.look
+    """`Trainer.validate_and_save`, with Ctrl-C once it has looked at that step."""
+    look = Trainer.validate_and_save
 
     def looks(self, *arguments) -> None:
         look(self, *arguments)
@@ -126,7 +126,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(bench, tmp_path, monkeypat
     parts = replace(through, output_dir=tmp_path / "parts")
     for stop in (3, 7):
         with monkeypatch.context() as patch:
-            patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
+            patch.setattr("flava.training.trainer.Trainer.validate_and_save", interrupting(stop))
             with pytest.raises(Interrupted, match=rf"stopped after {stop} of 11.*--resume"):
                 finetune(parts)
         parts = replace(parts, resume=True)

@@ -22,7 +22,7 @@ from flava.planning.plan import Hardware, ParameterShards, plan
 from flava.recipes import RECIPES
 from flava.training.methods import objective_of
 from flava.training.optimizer import build_optimizer
-from flava.training.parallel import ParallelModel, by_name
+from flava.training.parallel import ParallelModel, losses_and_accuracies
 from flava.training.run import Parallel
 from tests.objectives.test_accumulation import whole
 from tests.support import random_images, random_pairs, random_texts
@@ -104,10 +104,12 @@ def test_fsdp_receives_what_is_planned(kind, accumulate):
         objective = objective_of(run)
         parallel = ParallelModel(run, objective, CPU)
         with Received() as received:
-            parts = accumulated_losses(objective, [batch] * accumulate, parallel.learner, CPU)
+            parts = accumulated_losses(
+                objective, [batch] * accumulate, parallel.training_module, CPU
+            )
             for part in parts:
-                with parallel.gradients(last=part is parts[-1]):
-                    losses, _ = parallel.learner(partial(by_name, part))
+                with parallel.gradient_sync(is_last=part is parts[-1]):
+                    losses, _ = parallel.training_module(partial(losses_and_accuracies, part))
                     torch.stack(list(losses.values())).sum().backward()
         reached = {n for n, p in parallel.model.named_parameters() if p.grad is not None}
     on_paper = fake_objective(run)

@@ -193,8 +193,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path, monkeypatch
 
 
 def interrupting(step: int) -> Callable[..., None]:
-    """`Trainer.look`, with Ctrl-C once it has looked at that step."""
-    look = Trainer.look
+    """`Trainer.validate_and_save`, with Ctrl-C once it has looked at that step."""
+    look = Trainer.validate_and_save
 
     def looks(self: Trainer, *arguments: Any) -> None:
         look(self, *arguments)

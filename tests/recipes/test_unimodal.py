@@ -202,7 +202,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, mak
     start(through)
     parts = replace(through, output_dir=tmp_path / "parts")
     with monkeypatch.context() as patch:
-        patch.setattr("flava.training.trainer.Trainer.look", interrupting(5))
+        patch.setattr("flava.training.trainer.Trainer.validate_and_save", interrupting(5))
         with pytest.raises(Interrupted):
             start(parts)
     torch.rand(3)

@@ -24,7 +24,7 @@ from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Parallel, TrainerConfig
 from flava.training.run_folder import check, disagreements, of_ranks, unshared
-from flava.training.state import stored_tensors, tensors_of
+from flava.training.state import stored_tensors
 from flava.training.trainer import Trainer
 from tests.support import tiny_model
 from tests.tiny_runs import rows
@@ -76,7 +76,7 @@ def train_all(folder: Path) -> None:
         run = config(folder / name, **changes)
         trainer = trainer_of(run)
         trainer.train(own_share(batches(run)))
-        weights = trainer.parallel.weights()
+        weights = trainer.parallel.full_weights()
         if rank() == 0:
             torch.save(dict(weights), folder / f"{name}.pt")
 
@@ -173,7 +173,7 @@ def assert_as_alone(trained: Path, name: str) -> None:
     for ours, theirs in zip(rows(run.output_dir), rows(trained / name), strict=True):
         for figure in [f for f in ours if f.startswith("loss/")] + ["grad_norm", "lr"]:
             assert theirs[figure] == pytest.approx(ours[figure], rel=1e-4, abs=1e-6), figure
-    for weight, value in single.parallel.weights().items():
+    for weight, value in single.parallel.full_weights().items():
         torch.testing.assert_close(found[weight], value, **TOLERANCE, msg=weight)
 
 
@@ -207,7 +207,7 @@ def test_any_number_of_ranks_goes_on_with_what_two_wrote(
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(found[name], value, **TOLERANCE, msg=name)
     moments = stored_tensors(last)
-    for name, value in tensors_of(alone.model, alone.optimizer).items():
+    for name, value in state_tensors(alone.model, alone.optimizer).items():
         if name.startswith("optimizer"):
             torch.testing.assert_close(moments[name], value, **TOLERANCE, msg=name)
 

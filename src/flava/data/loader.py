@@ -1,7 +1,7 @@
 """The loader: one batch for each update, from worker processes, and the same again on resuming."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -26,6 +26,7 @@ from flava.data.samples import caption_of, text_of
 from flava.data.shards import RawSample, read_shard, resolve_all
 from flava.data.skips import SkipCounter
 from flava.data.streaming import (
+    SourcePositions,
     StreamedWindows,
     StreamLayout,
     StreamPosition,
@@ -39,9 +40,6 @@ from flava.data.workers import Batches, Windows, too_many_streams
 
 ROOT = "root:"
 """Before shards that are below ``DataConfig.root``."""
-
-SourcePositions = Mapping[str, StreamPositions]
-"""Marks by the name of the source."""
 
 Remedy = Callable[[str], list[str]]
 """A path of shards that are not there -> lines that tell how to make them."""

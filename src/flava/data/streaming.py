@@ -88,6 +88,9 @@ class StreamPosition:
 StreamPositions = Mapping[int, StreamPosition]
 """For some streams of a source, a mark that lies before where they stand."""
 
+SourcePositions = Mapping[str, StreamPositions]
+"""Marks by the name of the source."""
+
 
 @dataclass(frozen=True)
 class Window(Generic[Content]):

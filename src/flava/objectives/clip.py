@@ -1,4 +1,7 @@
-"""CLIP's objective (Radford et al. 2021, figure 3): which text goes with which image, both ways."""
+"""CLIP's objective: which text belongs to which image, and which image to which text.
+
+Radford et al. 2021, figure 3.
+"""
 
 import math
 from dataclasses import dataclass
@@ -55,12 +58,12 @@ class ClipObjective:
             )
         return {"gc": contrast(self.model, batch.inputs, self.config)}
 
-    def others(
+    def other_losses(
         self,
         batch: PairBatch | WholePairBatch,  # noqa: ARG002
         rows: Bool[Tensor, " batch"],  # noqa: ARG002
     ) -> dict[str, LossOutput]:
-        """There is no loss but contrast."""
+        """None: contrast is the only loss."""
         return {}
 
     def after_step(self, step: int) -> None:  # noqa: ARG002

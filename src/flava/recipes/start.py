@@ -90,7 +90,7 @@ def train_as_one(run: Run) -> None:
         seed=run.seed,
         start_step=trainer.step,
         accumulate=run.accumulate,
-        marks=trainer.marks,
+        marks=trainer.data_positions,
     ) as batches:
         try:
             trainer.train(batches, batches.marks)

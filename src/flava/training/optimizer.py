@@ -1,4 +1,4 @@
-"""AdamW as the paper uses it, clipping of gradients, and the learning rate's schedule."""
+"""AdamW, gradient clipping, and the schedules of learning rate and weight decay."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -66,9 +66,10 @@ class OptimizerConfig:
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
-    """Groups for matrices, embeddings and tokens, and for vectors and scalars, without decay.
+    """AdamW with one parameter group that is decayed (matrices, embeddings, tokens) and one that is
+    not (vectors and scalars).
 
-    The fused update takes no mixture of sharded parameters and whole ones: each has its groups.
+    Fused AdamW cannot mix sharded and unsharded parameters, so each kind has its own groups.
     """
     grouped: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -87,44 +88,44 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
 def clip_gradients(
     config: OptimizerConfig, parameters: Sequence[nn.Parameter]
 ) -> Float[Tensor, ""]:
-    """Scale gradients down where they are too large; returns the norm of all as it was before.
+    """Scale gradients down where they are too large; returns the norm of all of them before that.
 
-    Where a rank holds parts of the parameters, norms are those of the whole ones, on every rank.
+    Norms of sharded gradients are those of the full gradients, on every rank.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not config.clip_each:
-        norm = norm_of(gradients)
-        scale_down(gradients, norm, config.max_grad_norm)
+        norm = gradient_norm(gradients)
+        scale_gradients(gradients, norm, config.max_grad_norm)
         return norm
-    norms = [norm_of([each]) for each in gradients]
+    norms = [gradient_norm([each]) for each in gradients]
     for each, norm in zip(gradients, norms, strict=True):
-        scale_down([each], norm, config.max_grad_norm)
+        scale_gradients([each], norm, config.max_grad_norm)
     return torch.stack(norms).norm()
 
 
-def norm_of(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """The norm of all of them together, of which some may be parts of a sharded whole."""
-    kinds = [
+def gradient_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """The norm of all gradients together, of which some may be sharded."""
+    groups = [
         [each for each in gradients if isinstance(each, DTensor) is sharded]
         for sharded in (False, True)
     ]
-    norms = [whole(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+    norms = [full_tensor(nn.utils.get_total_norm(group)) for group in groups if group]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def scale_down(gradients: Sequence[Tensor], norm: Float[Tensor, ""], largest: float) -> None:
-    """As ``nn.utils.clip_grads_with_norm_``, of each rank's own parts."""
+def scale_gradients(gradients: Sequence[Tensor], norm: Float[Tensor, ""], largest: float) -> None:
+    """As ``nn.utils.clip_grads_with_norm_``, for gradients that may be sharded."""
     factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    own = [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
-    torch._foreach_mul_(own, factor)  # pyright: ignore[reportPrivateImportUsage]
+    local = [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
+    torch._foreach_mul_(local, factor)  # pyright: ignore[reportPrivateImportUsage]
 
 
 class Decay(Enum):
-    """The curve from the peak down."""
+    """How the learning rate falls from its peak."""
 
     COSINE = "cosine"
     """Half a cosine: the paper's, BEiT's and DALL-E's."""
@@ -132,7 +133,7 @@ class Decay(Enum):
     """A straight line: RoBERTa's."""
 
     def __call__(self, progress: float) -> float:
-        """From 1 at 0 to 0 at 1."""
+        """The share of the peak that is left, from 1 at progress 0 to 0 at progress 1."""
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return cosine if self is Decay.COSINE else 1 - progress
 
@@ -166,7 +167,7 @@ class ScheduleConfig:
 
 
 def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> float:
-    """The share of the peak learning rate that update number ``step`` (from 0) uses, in [0, 1]."""
+    """The share of the peak learning rate of step number ``step`` (from 0), in [0, 1]."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     end = max_steps if config.decay_end is None else config.decay_end
@@ -175,7 +176,7 @@ def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> f
 
 
 def weight_decay_at(config: OptimizerConfig, step: int, max_steps: int) -> float:
-    """The weight decay that update number ``step`` (from 0) uses."""
+    """The weight decay of step number ``step`` (from 0)."""
     if config.final_weight_decay is None:
         return config.weight_decay
     cosine = (1 + math.cos(math.pi * min(step / max_steps, 1.0))) / 2

@@ -13,7 +13,7 @@ import torch
 from pydantic import TypeAdapter
 
 from flava.core.distributed import gather_objects, raise_on_rank_0, rank, world_size
-from flava.training.checkpoint import clear_rests, last_checkpoint
+from flava.training.checkpoint import delete_incomplete, last_checkpoint
 from flava.training.run import TrainerConfig, differences, flatten, load_run, save_run
 
 PATIENCE = 5.0
@@ -44,7 +44,7 @@ def claim(run: TrainerConfig) -> None:
         make(run.output_dir)
         checkpoints = run.output_dir / "checkpoints"
         if checkpoints.is_dir():
-            clear_rests(checkpoints)
+            delete_incomplete(checkpoints)
         save_run(run, run.output_dir / "run.json")
     gather_objects(None)  # nobody writes before that
 

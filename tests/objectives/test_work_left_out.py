@@ -76,7 +76,7 @@ def pass_twice(patch: pytest.MonkeyPatch) -> None:
             masked_text=model.text_encoder(text.input_ids_masked, text.attention_mask),
         )
 
-    patch.setattr(objectives, "both_passes", one_after_the_other)
+    patch.setattr(objectives, "encode_pairs", one_after_the_other)
 
 
 def attend_otherwise(patch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
 """DINO: the student predicts, from any crop, what the teacher sees in another (Caron et al. 2021).
 
 The loss is the cross-entropy of the student's distribution under the teacher's, the mean over all
-pairs of a global crop (the teacher's) and any other crop (the student's). It comes as two terms:
-the entropy of the teacher, which no gradient reaches, and the divergence of the student from it.
-They tell a collapse: to the same output everywhere (entropy 0), or to all outputs alike (the
-entropy is the logarithm of their number, and the divergence 0).
+pairs of a global crop (the teacher's) and any other crop (the student's). It is reported
+as two losses: the entropy of the teacher, which has no gradient, and the KL divergence of the
+student from the teacher. They reveal a collapse: if all images get the same output, the entropy is
+0; if all outputs are equally likely, the entropy is the logarithm of their number, and the
+divergence is 0.
 """
 
 import math
@@ -77,12 +78,12 @@ class DinoObjectiveConfig:
 
 
 class DinoObjective:
-    """A batch of crops -> entropy and divergence, in nats; ``max_steps`` are the run's updates."""
+    """A batch of crops -> entropy and divergence, in nats; ``max_steps`` are the run's steps."""
 
     def __init__(self, config: DinoObjectiveConfig, model: Dino, max_steps: int) -> None:
         self.config, self.model, self.max_steps = config, model, max_steps
         self.outputs: list[Float[Tensor, " outputs"]] = []
-        """The teacher's mean output in each batch since the last update."""
+        """The teacher's mean output in each batch since the last step."""
         self.after_step(0)
 
     def __call__(self, batch: Batch) -> dict[str, LossOutput]:
@@ -107,14 +108,15 @@ class DinoObjective:
         return {"entropy": LossOutput(entropy), "divergence": LossOutput(divergence)}
 
     def after_step(self, step: int) -> None:
-        """Move center and teacher, if an update was made; set temperature and freeze for the next.
+        """Update the center and the teacher; set temperature and freeze for the next step.
 
-        Without a batch since the last call (at the start, and when a run is resumed) nothing moves.
+        If there was no batch since the last call (at the start, or when a run is resumed), center
+        and teacher stay.
         """
         config, model = self.config, self.model
         if self.outputs:
             output = mean_over_ranks(torch.stack(self.outputs).mean(0))
-            if output.isfinite().all():  # else the update was left out, and its batch is too
+            if output.isfinite().all():  # else the step was skipped, and so is its batch
                 model.center.lerp_(output, 1 - config.center_momentum)
             model.follow(config.momentum_at(step - 1, self.max_steps))
             self.outputs.clear()
@@ -123,7 +125,7 @@ class DinoObjective:
 
 
 def mean_entropy(probabilities: Float[Tensor, "crops batch outputs"]) -> Float[Tensor, ""]:
-    """The entropy of each distribution, their mean."""
+    """The mean entropy of the distributions."""
     return torch.special.entr(probabilities).sum(-1).mean()
 
 
@@ -131,11 +133,13 @@ def cross_entropy(
     targets: Float[Tensor, "global batch outputs"],
     log_predicted: Float[Tensor, "crops batch outputs"],
 ) -> Float[Tensor, ""]:
-    """The mean of all pairs of a target and a prediction from another crop of the same image.
+    """The mean over all pairs of a target and a prediction from another crop of the same image.
 
-    The first predictions are those from the targets' own crops.
+    The first predictions are from the same crops as the targets.
     """
-    with torch.autocast(targets.device.type, enabled=False):  # else these products are of 16 bits
+    with torch.autocast(
+        targets.device.type, enabled=False
+    ):  # which would compute these products in 16 bits
         pairs = -torch.einsum("tbo,pbo->tp", targets, log_predicted) / targets.shape[1]
     same_crop = torch.eye(*pairs.shape, dtype=torch.bool)
     return select_masked(pairs, ~same_crop).mean()

@@ -104,7 +104,8 @@ def launch(work: Callable[..., None], run: object, processes: int, max_restarts:
         rank, failure = error.get_first_failure()
         raise ValueError(
             f"rank {rank} of {processes} ended with {describe_exit(failure.exitcode)}, and the "
-            "others were stopped: what it said is above. To go on from the last checkpoint, add --resume"
+            "others were stopped: what it said is above. To go on from the last checkpoint, add "
+            "--resume"
         ) from error
     except SignalException as stop:
         raise Interrupted("all ranks were stopped", stop.sigval) from stop

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from flava.models import attention, packing
-from flava.models.attention import attend_by_length, takes_lengths, takes_segments
+from flava.models.attention import attend_by_length, can_use_varlen, should_group_by_length
 from flava.models.packing import Packing
 from flava.models.transformer import Transformer, TransformerConfig
 from flava.planning.costs import as_on_gpu, fake_tensor
@@ -87,9 +87,9 @@ def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor
         sums = torch.tensor([0, *accumulate(found.lengths)], dtype=torch.int32)
         return replace(found, bounds=sums)
 
-    monkeypatch.setattr(packing, "GRAIN", 1)
+    monkeypatch.setattr(packing, "TOKEN_MULTIPLE", 1)
     monkeypatch.setattr(Packing, "of", staticmethod(of))
-    monkeypatch.setattr(attention, "takes_segments", always)
+    monkeypatch.setattr(attention, "can_use_varlen", always)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
 
 
@@ -99,7 +99,7 @@ def test_segments_are_attended_to_as_padded_samples_are(
     output_positions: Tensor | None, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer, calls = some_transformer(depth), []
-    monkeypatch.setattr(attention, "takes_lengths", never)
+    monkeypatch.setattr(attention, "should_group_by_length", never)
     expected = values_and_gradients(transformer, output_positions)
 
     def kernel(*args: Any) -> Tensor:
@@ -148,14 +148,14 @@ def test_lengths_are_attended_to_as_padded_samples_are(
     causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer, calls = some_transformer(depth=3), []
-    monkeypatch.setattr(attention, "takes_lengths", never)
+    monkeypatch.setattr(attention, "should_group_by_length", never)
     expected = values_and_gradients(transformer, None, causal=causal)
 
     def counted(*args: Any, **more: Any) -> Tensor:
         calls.append(args)
         return attend_by_length(*args, **more)
 
-    monkeypatch.setattr(attention, "takes_lengths", always)
+    monkeypatch.setattr(attention, "should_group_by_length", always)
     monkeypatch.setattr(attention, "attend_by_length", counted)
     torch.testing.assert_close(values_and_gradients(transformer, None, causal=causal), expected)
     assert len(calls) == 3
@@ -176,10 +176,10 @@ def test_lengths_are_taken_where_padding_costs_more_than_calls(
 ) -> None:
     attention_mask = torch.arange(200) < torch.tensor(lengths)[:, None]
     query = torch.empty(sum(lengths), 3, 8, dtype=dtype)
-    assert takes_lengths(query, Packing.of(attention_mask, query)) is taken
+    assert should_group_by_length(query, Packing.of(attention_mask, query)) is taken
     on_gpu = fake_tensor(query)
     with as_on_gpu():
-        assert not takes_lengths(on_gpu, Packing.of(attention_mask, on_gpu))
+        assert not should_group_by_length(on_gpu, Packing.of(attention_mask, on_gpu))
 
 
 def on_paper(tokens: int, size: int, dtype: torch.dtype) -> Tensor:
@@ -206,4 +206,4 @@ CAUSAL = PADDING & torch.ones(9, 9, dtype=torch.bool).tril()
 )
 def test_what_the_kernel_takes(query: Tensor, mask: Tensor, taken: bool) -> None:
     with as_on_gpu():
-        assert takes_segments(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken
+        assert can_use_varlen(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import flava.models.attention
 from flava.models.attention import attend
-from flava.models.packing import GRAIN
+from flava.models.packing import TOKEN_MULTIPLE
 from flava.models.transformer import Transformer, TransformerConfig, cls_only
 
 ONE_SAMPLE = 3 * 7 * 7
@@ -84,7 +84,7 @@ def test_nothing_need_be_read() -> None:
 
 def test_the_last_block_computes_what_is_read_alone() -> None:
     """In operations: queries, output and MLP of the other states are not computed."""
-    transformer, batch, length, width, mlp = some_transformer(), 2 * GRAIN, 7, 12, 20
+    transformer, batch, length, width, mlp = some_transformer(), 2 * TOKEN_MULTIPLE, 7, 12, 20
     states = torch.randn(batch, length, width, dtype=torch.float64)
 
     def operations(output_positions: Tensor | None) -> int:

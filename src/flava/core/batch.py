@@ -80,7 +80,7 @@ class TextBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
-    """Images with texts; ``matched`` is False where the text was swapped for that of another image."""
+    """Images with texts; ``matched`` is False where the text was swapped for another image's."""
 
     kind: ClassVar[Kind] = "pairs"
     image: ImageBatch | CodedImageBatch

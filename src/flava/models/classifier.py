@@ -1,4 +1,4 @@
-"""Encoders with a classification head on top: what fine-tuning trains."""
+"""Encoders with a classification head, for fine-tuning."""
 
 import math
 from collections.abc import Sequence
@@ -161,14 +161,14 @@ class ClipPairFeatures(nn.Module):
 
 
 def text_of(inputs: Inputs) -> TextInputs:
-    """Raises ValueError: these are no texts."""
+    """Raises ValueError: the inputs are no texts."""
     if not isinstance(inputs, TextInputs):
         raise ValueError(f"this model reads text, and was given {inputs.kind}")
     return inputs
 
 
 def pair_of(inputs: Inputs) -> PairInputs:
-    """Raises ValueError: these are no pairs."""
+    """Raises ValueError: the inputs are no pairs."""
     if not isinstance(inputs, PairInputs):
         raise ValueError(f"this model reads pairs, and was given {inputs.kind} alone")
     return inputs
@@ -178,7 +178,7 @@ FeatureEncoder = ImageFeatures | TextFeatures | PairFeatures | ClipTextFeatures 
 
 
 def build_features(config: FeaturesConfig) -> FeatureEncoder:
-    """Encoders of that geometry, with torch's own initial weights: they are to be filled."""
+    """Encoders of that geometry with torch's initial weights, to be filled by `fill_features`."""
     match config:
         case ImageConfig():
             return ImageFeatures(config)
@@ -193,7 +193,7 @@ def build_features(config: FeaturesConfig) -> FeatureEncoder:
 
 
 def kind_of(config: FeaturesConfig) -> Kind:
-    """What encoders of that geometry read."""
+    """The kind of inputs that encoders of that geometry read."""
     match config:
         case ImageConfig():
             return "images"
@@ -239,9 +239,9 @@ def with_image_size(config: FeaturesConfig, image_size: int) -> FeaturesConfig:
 
 
 def fill_features(features: FeatureEncoder, model: nn.Module) -> None:
-    """Copy a model's weights: the encoders have the same names in both.
+    """Copy the weights of a model, whose encoders have the same names.
 
-    Where images are of another size, the position embeddings are interpolated to their grid.
+    For another image size, position embeddings are interpolated.
     """
     state, empty = model.state_dict(), features.state_dict()
     weights = {name: state[name] for name in empty}
@@ -266,7 +266,7 @@ PAIR_HIDDEN_WIDTH = 1536
 """Hidden width of the paper's two-layer head on h_CLS,M."""
 
 DROPOUT = 0.1
-"""Before the last layer, as BERT's classification head has it (Devlin et al. 2019; its code)."""
+"""Dropout before the last layer, as in the code of BERT's classifier (Devlin et al. 2019)."""
 
 HEAD_INIT_STD = 0.02
 """Standard deviation of a new head's weights: that of the published model's initial weights."""

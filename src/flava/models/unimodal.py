@@ -1,6 +1,6 @@
-"""What is trained on images or texts alone: an encoder, and the head that predicts what is hidden.
+"""Models for masked modelling of only images or only texts: an encoder and a prediction head.
 
-Parameters are named as in `Flava`, so that its encoders, heads and codebook are filled by name.
+Parameters have the same names as in `Flava`, so that they can initialise its parts.
 """
 
 from dataclasses import dataclass, field
@@ -68,7 +68,7 @@ class MaskedImageModel(nn.Module):
         encoder = self.image_encoder
         for token in (encoder.cls_token, encoder.mask_token, encoder.positions):
             nn.init.normal_(token, std=config.token_init_std)
-        # After that, since the codebook has an initialisation of its own.
+        # Added last, since the codebook has its own initialisation.
         self.codebook = Codebook(config.codebook).requires_grad_(False)
 
 

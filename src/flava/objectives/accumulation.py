@@ -196,8 +196,9 @@ def _losses_with_contrast(
     for batch in batches:
         states.append(_RandomState.current(device))
         with torch.no_grad():
-            inputs = to_device(_inputs(batch), device)
-            features.append(run_in_model(partial(_encode, model, inputs)))
+            encode = partial(_encode, model, to_device(_inputs(batch), device))
+            features.append(run_in_model(encode))
+            del encode  # with the batch on the device
     whole, gradients, scale_gradient = _contrast_of_all(objective, features, torch.cat(rows))
 
     def losses(index: int) -> dict[str, LossOutput]:

@@ -41,7 +41,7 @@ class CodebookObjective:
         self.after_step(0)
 
     def after_step(self, step: int) -> None:
-        """Set the temperature and the weight of the divergence for the step after ``step`` steps."""
+        """Set the temperature and the divergence's weight for the step after ``step`` steps."""
         config = self.config
         self.temperature = anneal(1.0, config.final_temperature, step, config.temperature_steps)
         self.kl_weight = anneal(0.0, config.kl_weight, step, config.kl_steps)
@@ -66,7 +66,7 @@ class CodebookObjective:
 
 
 def anneal(start: float, end: float, step: int, steps: int) -> float:
-    """The value at ``step`` of half a cosine from ``start`` to ``end`` over ``steps``, then ``end``."""
+    """The value at ``step`` of half a cosine from ``start`` to ``end``, which ends at ``steps``."""
     progress = min(step / steps, 1.0) if steps else 1.0
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 

@@ -26,7 +26,8 @@ from flava.core.batch import (
 )
 from flava.data import workers
 from flava.data.collate import Collated
-from flava.data.loader import DataConfig, Loader, SourceConfig, _collator
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader, _collator
 from flava.data.mixture import choose
 from flava.data.shards import read_shard, resolve_all
 from flava.data.streaming import small_windows

@@ -18,7 +18,8 @@ from torch import Tensor
 from flava.core.batch import CropBatch
 from flava.core.randomness import random_generator
 from flava.data import multi_crop
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 from flava.data.multi_crop import CropCollator, CropConfig
 from flava.data.shards import RawSample
 from tests.data.shard_files import encoded, picture, write_tar

@@ -8,7 +8,8 @@ import torch
 
 from flava.checkpoints.load import load_pretrained
 from flava.cli import main
-from flava.data.loader import Loader, SourceConfig
+from flava.data.config import SourceConfig
+from flava.data.loader import Loader
 from flava.recipes.start import held_out_batches, join
 from flava.reproduction.trials import STAGES, Trial, columns, trials
 from flava.training.run import Run

@@ -3,6 +3,7 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from flava.training.methods import objective_of
 from torch.utils.flop_counter import FlopCounterMode
 
 from flava.core.precision import Precision
@@ -10,7 +11,6 @@ from flava.models import FlavaConfig
 from flava.planning.costs import Outline, outlined_objective
 from flava.planning.operations import Counted
 from flava.recipes.start import start
-from flava.training.methods import objective_of
 from tests.support import random_pairs
 from tests.tiny_runs import figures, flava_data, flava_run, rows
 

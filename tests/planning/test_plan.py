@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from flava.training.methods import objective_of
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig
+from flava.data.config import DataConfig
 from flava.models import FlavaConfig
 from flava.objectives.accumulation import accumulated_losses
 from flava.planning.costs import as_one_of, cost_of, outline_of, outlined_objective
 from flava.planning.plan import Hardware, Shares, plan
 from flava.recipes import RECIPES
-from flava.training.methods import objective_of
 from flava.training.optimizer import build_optimizer
 from flava.training.parallel import ParallelModel, by_name
 from flava.training.run import Parallel

@@ -13,7 +13,8 @@ from flava.checkpoints.native import write_model
 from flava.cli import main
 from flava.core.batch import CodedImageBatch, ImageBatch, PairBatch
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 from flava.data.samples import image_of
 from flava.data.shards import RawSample, read_shard
 from flava.data.transforms import ImageTransformConfig, evaluation_pixels

@@ -13,7 +13,8 @@ import torch
 
 from flava.checkpoints.load import load_pretrained
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 from flava.data.multi_crop import CropConfig
 from flava.models import Dino, DinoConfig, Flava, FlavaConfig
 from flava.objectives import DinoObjective, DinoObjectiveConfig, FlavaObjectiveConfig

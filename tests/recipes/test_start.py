@@ -7,16 +7,18 @@ import pytest
 import torch
 
 from flava.checkpoints.load import load_pretrained
-from flava.data.loader import Loader, SourceConfig
+from flava.data.config import SourceConfig
+from flava.data.loader import Loader
 from flava.data.tokenizers import Vocabulary
 from flava.data.transforms import ImageTransformConfig
+from flava.methods import Validator
 from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Codebook, FlavaConfig
 from flava.objectives import ClipObjectiveConfig, FlavaObjective
 from flava.recipes import RECIPES
 from flava.recipes.start import join, misfits, start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
-from flava.training.run import Run, Validator
+from flava.training.run import Run
 from tests.tiny_runs import CODEBOOK, codebook_run, flava_data, flava_run, rows
 
 

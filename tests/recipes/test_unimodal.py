@@ -12,6 +12,7 @@ from flava.checkpoints.load import load_pretrained
 from flava.core.batch import Batch, ImageBatch, TextBatch
 from flava.core.precision import Precision
 from flava.evaluation.validators import loss_probe
+from flava.methods import Validator
 from flava.models import (
     Codebook,
     CodebookConfig,
@@ -28,7 +29,7 @@ from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
 from flava.training.launch import Interrupted
 from flava.training.optimizer import learning_rate_factor
-from flava.training.run import RUN, Run, Validator
+from flava.training.run import RUN, Run
 from tests.recipes.test_resume import assert_same, interrupting
 from tests.support import random_texts, tiny_config, tiny_model
 from tests.tiny_runs import CODEBOOK, figures, flava_data, flava_run

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from flava.data.config import DataConfig
 from flava.data.imagenet import WNIDS
-from flava.data.loader import DataConfig
 from flava.evaluation import prompts
+from flava.methods import Validator
 from flava.models import Codebook
 from flava.objectives import CodebookObjectiveConfig
 from flava.recipes.start import start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
-from flava.training.run import RUN, Run, Validator, load_run, save_run
+from flava.training.run import RUN, Run, load_run, save_run
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.tiny_runs import CODEBOOK, FLAVA_ARGUMENTS, codebook_run, flava_data, flava_run, rows

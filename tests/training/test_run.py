@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.data.loader import DataConfig
+from flava.data.config import DataConfig
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
 from flava.training.initialization import InitConfig

@@ -6,7 +6,7 @@ A new method needs a model, an objective, a recipe, and a row of `METHODS`.
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flava.core.batch import Kind
 from flava.data.config import DataConfig
@@ -65,6 +65,7 @@ class Validator(Enum):
         return self in (Validator.PAIRS, Validator.LOSS)
 
 
+@runtime_checkable
 class Initialization(Protocol):
     """What a method reads of where its model's parts come from: of an `InitConfig`."""
 
@@ -72,6 +73,7 @@ class Initialization(Protocol):
     def codebook(self) -> str | None: ...
 
 
+@runtime_checkable
 class MethodRun(Protocol):
     """What a method reads of a run's configuration: of a `flava.training.run.Run`."""
 
@@ -140,7 +142,7 @@ class Method:
         """Whether a run of this method may have that validator, which reads ``validation``."""
         told = f"validator is {validator.value}"
         if validator not in self.validators:
-            allowed = " or ".join(each.value for each in self.validators)
+            allowed = ", ".join(each.value for each in self.validators)
             return [f"{told}, which cannot measure a {self.model_config.__name__}: use {allowed}"]
         if validator.needs_shards and not validation:
             return [f"{told}, but validation is empty: name the shards that it reads"]

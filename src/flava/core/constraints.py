@@ -43,8 +43,8 @@ def config_errors(config: Any, prefix: str = "") -> list[str]:
 
 
 @cache
-def _adapters(kind: type) -> dict[str, TypeAdapter[Any] | None]:
-    """For each field of a dataclass what checks its value; None where any value will do."""
+def _adapters(kind: type) -> dict[str, Any]:
+    """A `TypeAdapter` for each field of a dataclass; None for fields without a range."""
     hints = get_type_hints(kind, include_extras=True)
     return {
         name: TypeAdapter(hints[name]) if _is_annotated(hints[name]) else None

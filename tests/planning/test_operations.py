@@ -7,12 +7,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flava.core.precision import Precision
+from flava.methods import method_of
 from flava.models import FlavaConfig
 from flava.planning import costs
 from flava.planning.costs import fake_objective
 from flava.planning.operations import WorkCounter
 from flava.recipes.start import start
-from flava.training.methods import objective_of
 from tests.support import random_pairs
 from tests.tiny_runs import figures, flava_data, flava_run, rows
 
@@ -24,7 +24,7 @@ def test_work_is_real_tokens_and_the_operations_that_torch_counts(tmp_path, monk
     assert isinstance(run.model, FlavaConfig)
     batch = random_pairs(run.model, [3, 7, 12], torch.ones(3, dtype=torch.bool))
     with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
-        terms = objective_of(run)(batch)
+        terms = method_of(run.model).build(run)(batch)
         torch.stack([term.loss for term in terms.values()]).sum().backward()
     monkeypatch.setattr(costs, "as_on_gpu", nullcontext)
     state = torch.get_rng_state()

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from flava.checkpoints.native import fill_own
 from flava.checkpoints.reading import find_checkpoint, read_path
+from flava.core.constraints import config_errors
 from flava.core.precision import Precision
 from flava.data.labelled import LabelledRows
 from flava.data.labelled_loader import RowReader
@@ -86,7 +87,7 @@ class FinetuneConfig(LabelledConfig):
                 )
                 if not holds
             ]
-            + self.optimizer.mistakes("optimizer")
+            + config_errors(self.optimizer, "optimizer.")
         )
 
 

@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from flava.core.batch import AnyBatch, Batch, Inputs, map_tensors
+from flava.methods import method_of
 from flava.models.transformer import blocks_of
 from flava.objectives.accumulation import accumulated_losses
 from flava.objectives.objective import Objective
-from flava.training.methods import objective_of
 from flava.training.run import Run
 
 aten = torch.ops.aten
@@ -67,7 +67,7 @@ def make_parameters_fake(model: nn.Module) -> None:
 def fake_objective(run: Run) -> Objective:
     """A run's objective around a model of fake parameters."""
     with torch.device("meta"):
-        objective = objective_of(run)
+        objective = method_of(run.model).build(run)
     make_parameters_fake(objective.model)
     return objective
 

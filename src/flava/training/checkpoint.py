@@ -25,10 +25,11 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from flava.checkpoints.native import OwnModel, write_model
+from flava.checkpoints.native import write_model
 from flava.core.distributed import is_connection_error, rank, world_size
 from flava.core.files import atomic_folder
 from flava.data.streaming import SourcePositions, StreamPosition
+from flava.models.config import Model
 
 STATE = "state"
 """The subfolder of optimizer and generator states."""
@@ -47,7 +48,7 @@ class TrainingProgress:
     best: float | None = None
     """The highest validation score so far, if there is one."""
     best_of: str | None = None
-    """What that score is of: the run's ``judged_by``."""
+    """What that score is of: the run's ``selection_metric``."""
     non_finite: int = 0
     """Steps among them that were skipped, since a loss or gradient was not finite."""
     ranks: int = 1
@@ -76,7 +77,7 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def save_checkpoint(folder: Path, name: str, model: OwnModel) -> Path:
+def save_checkpoint(folder: Path, name: str, model: Model) -> Path:
     """Write a checkpoint of a model without training state, atomically.
 
     Raises:
@@ -210,7 +211,7 @@ class CheckpointWriter:
     def write(
         self,
         name: str,
-        model: OwnModel,
+        model: Model,
         weights: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor],
         progress: TrainingProgress,

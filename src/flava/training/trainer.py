@@ -81,7 +81,7 @@ class Trainer:
         self.optimizer = build_optimizer(run.optimizer, self.model)
         self.step, self.seconds = progress.step, progress.seconds
         # Scores of another validator cannot be compared with those of this one.
-        self.best_score = progress.best if progress.best_of == run.judged_by else None
+        self.best_score = progress.best if progress.best_of == run.selection_metric else None
         self.saved_step = self.step if last else None
         self.data_positions: SourcePositions = progress.marks
         self.current_positions: Callable[[], SourcePositions] = dict
@@ -283,7 +283,7 @@ class Trainer:
                 step=self.step,
                 seconds=self.seconds,
                 best=self.best_score,
-                best_of=self.run.judged_by,
+                best_of=self.run.selection_metric,
                 non_finite=self.finite_check.count,
                 ranks=world_size(),
                 marks=join_positions(gather_objects(self.current_positions())),
@@ -302,7 +302,7 @@ def progress_of(run: TrainerConfig, last: Path | None) -> TrainingProgress:
         return progress
     # Earlier versions did not save which validator the best score is of.
     saved = load_run(run.output_dir / "run.json", type(run))
-    return replace(progress, best_of=saved.judged_by)
+    return replace(progress, best_of=saved.selection_metric)
 
 
 def memory_metrics(device: torch.device) -> dict[str, float]:

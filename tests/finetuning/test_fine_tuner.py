@@ -22,9 +22,9 @@ from flava.finetuning.fine_tuner import (
 )
 from flava.finetuning.probe import load_classifier
 from flava.models import Classifier
+from flava.training.config import load_config
 from flava.training.launch import Interrupted
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
-from flava.training.run import load_run
 from flava.training.trainer import Trainer
 from tests.data.shard_files import encoded, picture
 from tests.suite.language.test_measure import clip, flava
@@ -154,7 +154,7 @@ def test_what_is_finished_is_taken_and_only_for_the_very_same_run(tmp_path, monk
             with pytest.raises(TypeError):  # it sets out to train
                 fine_tune(model, data, config, settings(tmp_path), seed=seed)
     assert not list(first.run.output_dir.rglob("state"))
-    assert load_run(first.run.output_dir / "run.json", SuiteRun).data == first.run.data
+    assert load_config(first.run.output_dir / "run.json", SuiteRun).data == first.run.data
 
 
 def test_a_batch_in_parts_gives_the_same_update(tmp_path, monkeypatch):

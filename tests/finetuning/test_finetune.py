@@ -20,9 +20,9 @@ from flava.finetuning.probe import PredictConfig, load_classifier, predict
 from flava.models import Codebook
 from flava.reports.classifier_report import write_classification_report
 from flava.training.checkpoint import save_checkpoint
+from flava.training.config import load_config
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import load_run
 from flava.training.state import stored_tensors
 from flava.training.trainer import Trainer
 from tests.data.shard_files import encoded, picture
@@ -73,7 +73,7 @@ def test_each_kind_is_learnt_far_beyond_the_majority(bench, tmp_path, data, kind
     assert found.headline() in said
     for name in ("report.html", "predictions.jsonl", "run.json"):
         assert (tmp_path / name).is_file()
-    run = load_run(tmp_path / "run.json", FinetuneRun)
+    run = load_config(tmp_path / "run.json", FinetuneRun)
     assert run.model.classes == SUBGROUPS
     assert run.model.hidden_width == (1536 if kind == "pairs" else None)
     assert run.train_samples + run.validation_samples == 102

@@ -16,8 +16,9 @@ from flava.models import Codebook
 from flava.objectives import CodebookObjectiveConfig
 from flava.recipes.start import start
 from flava.training.checkpoint import save_checkpoint
+from flava.training.config import save_config
 from flava.training.initialization import InitConfig
-from flava.training.run import RUN, Run, load_run, save_run
+from flava.training.run import RUN, Run, load_run
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.tiny_runs import CODEBOOK, FLAVA_ARGUMENTS, codebook_run, flava_data, flava_run, rows
@@ -254,7 +255,7 @@ def test_an_earlier_run_had_the_embedded_corpus_or_nothing(
     tmp_path: Path, changes: dict[str, Any], expected: Validator
 ) -> None:
     run = flava_run(tmp_path, DataConfig(), init=InitConfig())
-    save_run(replace(run, **changes), tmp_path / "run.json")
+    save_config(replace(run, **changes), tmp_path / "run.json")
     saved = json.loads((tmp_path / "run.json").read_bytes())
     del saved["validator"]
     (tmp_path / "run.json").write_text(json.dumps(saved))

@@ -23,8 +23,8 @@ from flava.objectives import (
     FlavaObjective,
     FlavaObjectiveConfig,
 )
+from flava.training.config import Parallel, TrainerConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import Parallel, TrainerConfig
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
 from tests.objectives.test_accumulation import batches as differing

@@ -18,8 +18,8 @@ from flava.objectives import (
     FlavaObjective,
     FlavaObjectiveConfig,
 )
+from flava.training.config import Parallel, TrainerConfig
 from flava.training.launch import Interrupted
-from flava.training.run import Parallel, TrainerConfig
 from flava.training.run_folder import check
 from flava.training.state import stored_tensors
 from flava.training.trainer import Trainer

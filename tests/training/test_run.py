@@ -12,9 +12,10 @@ from flava.data.config import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
+from flava.training.config import differences, save_config
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import RUN, Run, differences, load_run, save_run
+from flava.training.run import RUN, Run, load_run
 from tests.tiny_runs import CODEBOOK
 
 RATES = st.floats(0, 1e9, exclude_min=True)
@@ -24,7 +25,7 @@ RATES = st.floats(0, 1e9, exclude_min=True)
 def test_a_recipe_is_named_as_it_is_listed_and_comes_back_from_its_file(tmp_path, recipe):
     run = RECIPES[recipe]()
     assert run.recipe == recipe
-    save_run(run, tmp_path / "run.json")
+    save_config(run, tmp_path / "run.json")
     assert load_run(tmp_path / "run.json") == run
 
 
@@ -139,7 +140,7 @@ def test_every_mistake_of_a_run_is_listed():
 
 def test_a_file_that_cannot_be_written_keeps_what_it_held(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
-    save_run(flava_tiny(), path)
+    save_config(flava_tiny(), path)
     before = path.read_bytes()
     write = Path.write_bytes
 
@@ -149,7 +150,7 @@ def test_a_file_that_cannot_be_written_keeps_what_it_held(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"run\.json could not be written.*No space left"):
-        save_run(replace(flava_tiny(), seed=5), path)
+        save_config(replace(flava_tiny(), seed=5), path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["run.json"]
 

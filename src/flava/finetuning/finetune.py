@@ -25,9 +25,9 @@ from flava.models.classifier import PAIR_HIDDEN_WIDTH
 from flava.objectives import FinetuneObjective
 from flava.objectives.objective import Validate
 from flava.training.checkpoint import load_progress
+from flava.training.config import TrainerConfig
 from flava.training.launch import keep_freed_memory
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import TrainerConfig
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
 

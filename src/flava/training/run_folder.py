@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from flava.core.distributed import gather_objects, raise_on_rank_0, rank, world_size
 from flava.training.checkpoint import delete_incomplete, last_checkpoint
-from flava.training.run import TrainerConfig, differences, flatten, load_run, save_run
+from flava.training.config import TrainerConfig, differences, flatten, load_config, save_config
 
 PATIENCE = 5.0
 """Seconds until a file that another machine wrote must be visible: network file systems cache
@@ -48,7 +48,7 @@ def claim(run: TrainerConfig) -> None:
         checkpoints = run.output_dir / "checkpoints"
         if checkpoints.is_dir():
             delete_incomplete(checkpoints)
-        save_run(run, run.output_dir / "run.json")
+        save_config(run, run.output_dir / "run.json")
     gather_objects(None)  # no rank may write before that
 
 
@@ -73,7 +73,7 @@ def folder_errors(run: TrainerConfig) -> list[str]:
                 f"output_dir {folder} already holds a run: add --resume to go on with it, or "
                 "choose another folder with --output-dir"
             ]
-        found = differences(load_run(folder / "run.json", type(run)), run)
+        found = differences(load_config(folder / "run.json", type(run)), run)
     except (OSError, ValueError) as error:
         return [str(error)]
     if not found:

@@ -26,6 +26,7 @@ from flava.training.checkpoint import (
     load_progress,
     step_name,
 )
+from flava.training.config import TrainerConfig, load_config
 from flava.training.launch import Interrupted, StopSignals
 from flava.training.metrics import MetricsLogger, MetricsRow, profiler
 from flava.training.optimizer import (
@@ -35,7 +36,6 @@ from flava.training.optimizer import (
     weight_decay_at,
 )
 from flava.training.parallel import ParallelModel, losses_and_accuracies
-from flava.training.run import TrainerConfig, load_run
 from flava.training.run_folder import claim
 from flava.training.state import reseed, restore_state, state_tensors
 from flava.training.step_metrics import (
@@ -301,7 +301,7 @@ def progress_of(run: TrainerConfig, last: Path | None) -> TrainingProgress:
     if progress.best_of is not None:
         return progress
     # Earlier versions did not save which validator the best score is of.
-    saved = load_run(run.output_dir / "run.json", type(run))
+    saved = load_config(run.output_dir / "run.json", type(run))
     return replace(progress, best_of=saved.selection_metric)
 
 

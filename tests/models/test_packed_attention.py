@@ -121,7 +121,7 @@ def programs_compiled(*, on_gpu: bool) -> list[int]:
         if on_gpu:
             send_to_kernel(monkeypatch, kernel)
         # On CPUs the scores of the first two batches are computed at once, if it is not compiled.
-        monkeypatch.setattr(attention, "SCORES_AT_ONCE", 3 * 3 * 10**2)
+        monkeypatch.setattr(attention, "MAX_SCORES_AT_ONCE", 3 * 3 * 10**2)
         monkeypatch.setattr(torch, "compile", counting)
         prepare_blocks(transformer, checkpointed=False, compiled=True)
         for lengths in ([9, 4, 2], [5, 7, 4], [3, 3, 12], [11, 2, 6]):

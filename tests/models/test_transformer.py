@@ -19,7 +19,7 @@ def test_attention_spelt_out_is_the_fused_one(
     mask: str | Tensor | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole or in parts: values and gradients agree."""
-    monkeypatch.setattr(flava.models.attention, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(flava.models.attention, "MAX_SCORES_AT_ONCE", at_once)
     inputs = torch.randn(3, 5, 7, 3, 5, dtype=torch.float64)
     attention_mask = torch.arange(7) < torch.tensor([7, 1, 3, 6, 7])[:, None]
     if mask == "of each sample":

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 from flava.checkpoints.layout import Layout, Stored, fill, unfilled
 from flava.core.files import explain_errors
 from flava.core.unions import TaggedUnion
-from flava.methods import models
-from flava.models import Classifier, ClassifierConfig, Codebook, Flava
-from flava.models.config import Model, ModelConfig
-
-
-def stored_models() -> dict[type[ModelConfig], type[Model]]:
-    """The models that this layout holds: those that are pretrained or fine-tuned."""
-    return {**models(), ClassifierConfig: Classifier}
+from flava.models import Codebook, Flava
+from flava.models.config import Model, ModelConfig, model_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +22,7 @@ class ModelFile:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: Annotated[ModelConfig, TaggedUnion(stored_models)]
+    model: Annotated[ModelConfig, TaggedUnion(model_classes)]
     missing_parts: Annotated[
         tuple[str, ...], Field(validation_alias=AliasChoices("missing_parts", "absent"))
     ] = ()
@@ -69,7 +63,7 @@ def matches(stored: Stored) -> bool:
 
 def build(stored: Stored) -> Model:
     file = _read_config(stored)
-    model = unfilled(lambda: stored_models()[type(file.model)](file.model))
+    model = unfilled(lambda: model_classes()[type(file.model)](file.model))
     restore_own(model, stored)
     return model.eval()
 

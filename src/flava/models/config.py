@@ -25,3 +25,8 @@ class Model(nn.Module):
 
     config: Any
     """A `ModelConfig`; each subclass names its own kind."""
+
+
+def model_classes() -> dict[type[ModelConfig], type[Model]]:
+    """Every class of models that was imported, by the class of its configuration."""
+    return {each.__annotations__["config"]: each for each in Model.__subclasses__()}

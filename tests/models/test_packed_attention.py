@@ -85,7 +85,7 @@ def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor
     def of(attention_mask: Tensor, like: Tensor, order: Tensor | None = None) -> Packing:
         found = without(attention_mask, like, order)
         sums = torch.tensor([0, *accumulate(found.lengths)], dtype=torch.int32)
-        return replace(found, bounds=sums)
+        return replace(found, cu_seqlens=sums)
 
     monkeypatch.setattr(packing, "TOKEN_MULTIPLE", 1)
     monkeypatch.setattr(Packing, "of", staticmethod(of))

@@ -180,7 +180,7 @@ def assert_as_alone(trained: Path, name: str) -> None:
 def test_all_ranks_stop_after_the_same_update_when_one_is_told_to(trained: Path) -> None:
     said = {(trained / f"stopped-{number}").read_text() for number in range(2)}
     (line,) = said
-    assert "stopped after 3 of 6 updates" in line
+    assert "stopped after 3 of 6 steps" in line
     assert load_progress(trained / "stopped" / "checkpoints" / "last").step == 3
 
 

@@ -1,7 +1,6 @@
 import math
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -9,8 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from flava.core.precision import Precision
 from flava.methods import method_of
 from flava.models import FlavaConfig
-from flava.planning import costs
-from flava.planning.costs import fake_objective
 from flava.planning.operations import WorkCounter
 from flava.recipes.start import start
 from tests.support import random_pairs
@@ -28,7 +25,7 @@ def test_work_is_real_tokens_and_the_operations_that_torch_counts(tmp_path, monk
         torch.stack([term.loss for term in terms.values()]).sum().backward()
     monkeypatch.setattr(costs, "as_on_gpu", nullcontext)
     state = torch.get_rng_state()
-    work = WorkCounter(checkpointed, partial(fake_objective, run))(batch)
+    work = WorkCounter(checkpointed)(batch)
     assert torch.equal(torch.get_rng_state(), state)
     assert work.tokens == 3 * 2 * 2 + 3 + 7 + 12
     assert work.operations == counter.get_total_flops()

@@ -1,11 +1,10 @@
 """The tokens of a batch, and the operations that a step on it needs: for tokens/s and MFU."""
 
-from collections.abc import Callable
 from dataclasses import fields
 
 from flava.core.batch import Batch, Inputs
-from flava.objectives.objective import Objective, Work
-from flava.planning.costs import cost_of, fake_batch
+from flava.objectives.objective import Work
+from flava.planning.costs import cost_of, fake_batch, fake_objective
 from flava.training.run import Run
 
 CODE_SIZE = 8
@@ -15,13 +14,10 @@ IMAGES = {"pixels", "global_crops", "local_crops"}
 
 
 class WorkCounter:
-    """A batch -> its `Work`. Operations are counted on the first batch of each kind only.
+    """A batch -> its `Work`. Operations are counted on the first batch of each kind only."""
 
-    ``fake_objective`` makes the run's objective around a model of fake parameters.
-    """
-
-    def __init__(self, run: Run, fake_objective: Callable[[], Objective]) -> None:
-        self.run, self.fake_objective = run, fake_objective
+    def __init__(self, run: Run) -> None:
+        self.run = run
         image = getattr(run.model, "image", None)
         self.patch = CODE_SIZE if image is None else image.patch_size
         self.operations: dict[str, int] = {}
@@ -30,7 +26,8 @@ class WorkCounter:
         if batch.kind not in self.operations:
             # What is computed twice does not count as work, so neither activation checkpointing nor
             # the additional encoding of accumulated pairs is part of it.
-            cost = cost_of(self.fake_objective(), fake_batch(batch), self.run.precision.dtype)
+            objective = fake_objective(self.run)
+            cost = cost_of(objective, fake_batch(batch), self.run.precision.dtype)
             self.operations[batch.kind] = cost.operations
         return Work(tokens=tokens_of(batch, self.patch), operations=self.operations[batch.kind])
 

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flava.core.precision import Precision
 from flava.methods import method_of
 from flava.models import FlavaConfig
+from flava.planning import costs
 from flava.planning.operations import WorkCounter
 from flava.recipes.start import start
 from tests.support import random_pairs

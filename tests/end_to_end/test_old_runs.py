@@ -16,8 +16,8 @@ from flava.checkpoints.load import load_pretrained
 from flava.evaluation.classification import load_classification
 from flava.evaluation.record import load_evaluation
 from flava.finetuning.finetune import FinetuneRun
-from flava.training.config import TrainerConfig, flatten, load_config
 from flava.training.run import Run, load_run
+from flava.training.trainer_config import TrainerConfig, flatten, load_config
 from tests.commands import Command, in_this_process
 from tests.tiny_runs import rows
 

@@ -22,10 +22,10 @@ from flava.finetuning.fine_tuner import (
 )
 from flava.finetuning.probe import load_classifier
 from flava.models import Classifier
-from flava.training.config import load_config
 from flava.training.launch import Interrupted
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import load_config
 from tests.data.shard_files import encoded, picture
 from tests.suite.language.test_measure import clip, flava
 from tests.support import tiny_model

@@ -20,11 +20,11 @@ from flava.finetuning.probe import PredictConfig, load_classifier, predict
 from flava.models import Codebook
 from flava.reports.classifier_report import write_classification_report
 from flava.training.checkpoint import save_checkpoint
-from flava.training.config import load_config
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
 from flava.training.state import stored_tensors
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import load_config
 from tests.data.shard_files import encoded, picture
 from tests.finetuning.labelled_files import SUBGROUPS, write_folder, write_model, write_table
 from tests.tiny_runs import CODEBOOK, figures, one_line

@@ -21,9 +21,9 @@ from flava.objectives.accumulation import accumulated_losses
 from flava.planning.costs import cost_of, fake_batch, fake_objective, fake_process_group
 from flava.planning.plan import Hardware, ParameterShards, plan
 from flava.recipes import RECIPES
-from flava.training.config import Parallel
 from flava.training.optimizer import build_optimizer
 from flava.training.parallel import ParallelModel, losses_and_accuracies
+from flava.training.trainer_config import Parallel
 from tests.objectives.test_accumulation import whole
 from tests.support import random_images, random_pairs, random_texts
 from tests.tiny_runs import flava_run

@@ -31,9 +31,9 @@ from flava.objectives import (
 )
 from flava.recipes import RECIPES
 from flava.recipes.columns import COLUMNS
-from flava.training.config import differences
 from flava.training.optimizer import learning_rate_factor
 from flava.training.run import Run
+from flava.training.trainer_config import differences
 from tests.support import tiny_config
 
 FROM_PAIRS = [name for name, column in COLUMNS.items() if 3 <= column <= 13]

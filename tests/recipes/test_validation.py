@@ -16,9 +16,9 @@ from flava.models import Codebook
 from flava.objectives import CodebookObjectiveConfig
 from flava.recipes.start import start
 from flava.training.checkpoint import save_checkpoint
-from flava.training.config import save_config
 from flava.training.initialization import InitConfig
 from flava.training.run import RUN, Run, load_run
+from flava.training.trainer_config import save_config
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.tiny_runs import CODEBOOK, FLAVA_ARGUMENTS, codebook_run, flava_data, flava_run, rows

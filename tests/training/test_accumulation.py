@@ -23,10 +23,10 @@ from flava.objectives import (
     FlavaObjective,
     FlavaObjectiveConfig,
 )
-from flava.training.config import Parallel, TrainerConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import Parallel, TrainerConfig
 from tests.objectives.test_accumulation import batches as differing
 from tests.objectives.test_accumulation import together
 from tests.objectives.test_clip import tiny

@@ -20,12 +20,12 @@ from flava.data.streaming import StreamPosition
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.training import run_folder as folder_module
 from flava.training.checkpoint import load_progress
-from flava.training.config import Parallel, TrainerConfig
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run_folder import check, disagreements, lines_of_ranks, unshared
 from flava.training.state import state_tensors, stored_tensors
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import Parallel, TrainerConfig
 from tests.support import tiny_model
 from tests.tiny_runs import rows
 from tests.training.ranks import mixed_batches, own_share, run_phases

@@ -12,10 +12,10 @@ from flava.data.config import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
-from flava.training.config import differences, save_config
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import RUN, Run, load_run
+from flava.training.trainer_config import differences, save_config
 from tests.tiny_runs import CODEBOOK
 
 RATES = st.floats(0, 1e9, exclude_min=True)

@@ -25,11 +25,11 @@ from flava.models.classifier import PAIR_HIDDEN_WIDTH
 from flava.objectives import FinetuneObjective
 from flava.objectives.objective import Validate
 from flava.training.checkpoint import load_progress
-from flava.training.config import TrainerConfig
 from flava.training.launch import keep_freed_memory
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import TrainerConfig
 
 LOOKS = 10
 """Looks at the validation data over a run: few, since the best of many would be luck."""

@@ -11,9 +11,9 @@ from flava.models.transformer import blocks_of
 from flava.objectives.objective import Objective
 from flava.planning.costs import Cost, cost_of, fake_objective, tensors_in
 from flava.planning.example_batches import CAPTION_WORDS, example_batch
-from flava.training.config import Parallel
 from flava.training.parallel import prepare_blocks
 from flava.training.run import Run
+from flava.training.trainer_config import Parallel
 
 FULL, HALF = 4, 2
 """Bytes of a 32-bit and of a 16-bit float."""

@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from flava.core.distributed import rank
 from flava.core.files import write_atomically, write_error
-from flava.training.config import TrainerConfig
+from flava.training.trainer_config import TrainerConfig
 
 WANDB_ID_FILE = "wandb-id"
 """The file in a run's folder with its id at Weights & Biases, by which it is resumed there."""

@@ -24,7 +24,7 @@ from flava.core.precision import Precision
 from flava.models.transformer import blocks_of
 from flava.objectives import LossOutput
 from flava.objectives.objective import Objective
-from flava.training.config import Parallel, TrainerConfig
+from flava.training.trainer_config import Parallel, TrainerConfig
 
 # Its successor is not in the oldest torch that we support.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")

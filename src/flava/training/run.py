@@ -11,8 +11,8 @@ from flava.data.config import DataConfig
 from flava.methods import Validator, former_validator, method_of, models, objective_configs
 from flava.models.config import ModelConfig
 from flava.objectives.objective import ObjectiveConfig
-from flava.training.config import TrainerConfig, load_config
 from flava.training.initialization import InitConfig
+from flava.training.trainer_config import TrainerConfig, load_config
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,13 @@ from pydantic import TypeAdapter
 
 from flava.core.distributed import gather_objects, raise_on_rank_0, rank, world_size
 from flava.training.checkpoint import delete_incomplete, last_checkpoint
-from flava.training.config import TrainerConfig, differences, flatten, load_config, save_config
+from flava.training.trainer_config import (
+    TrainerConfig,
+    differences,
+    flatten,
+    load_config,
+    save_config,
+)
 
 PATIENCE = 5.0
 """Seconds until a file that another machine wrote must be visible: network file systems cache

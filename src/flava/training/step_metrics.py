@@ -17,7 +17,7 @@ from torch.profiler import record_function
 from flava.core.batch import Batch
 from flava.core.distributed import rank, world_size
 from flava.core.files import write_atomically
-from flava.training.config import TrainerConfig
+from flava.training.trainer_config import TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

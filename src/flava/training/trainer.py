@@ -26,7 +26,6 @@ from flava.training.checkpoint import (
     load_progress,
     step_name,
 )
-from flava.training.config import TrainerConfig, load_config
 from flava.training.launch import Interrupted, StopSignals
 from flava.training.metrics import MetricsLogger, MetricsRow, profiler
 from flava.training.optimizer import (
@@ -45,6 +44,7 @@ from flava.training.step_metrics import (
     StepTimer,
     gather_step_metrics,
 )
+from flava.training.trainer_config import TrainerConfig, load_config
 
 
 class Trainer:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from flava.planning.costs import COUNTED
+from flava.planning.costs import FLOP_FORMULAS
 
 aten = torch.ops.aten
 
@@ -33,8 +33,9 @@ class Here:
 
     def operations(self) -> int:
         """Floating-point operations of one call, as torch counts them; of whole numbers, too."""
-        # Torch wraps what it is given: so what stands in COUNTED as well is given bare.
-        more = {op: unwrap(COUNTED[op]) for op in COUNTED.keys() - flop_registry.keys()}
+        # Torch wraps what it is given: so what stands in FLOP_FORMULAS as well is given bare.
+        ours = FLOP_FORMULAS.keys() - flop_registry.keys()
+        more = {op: unwrap(FLOP_FORMULAS[op]) for op in ours}
         more[aten._int_mm] = unwrap(flop_registry[aten.mm])
         with FlopCounterMode(display=False, custom_mapping=more) as counter:
             self.call()

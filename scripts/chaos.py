@@ -78,17 +78,17 @@ def command(folder: Path, steps: int, kills: int) -> list[str]:
 
 def train(arguments: Sequence[str]) -> int:
     """`flava train`, but that ranks are forked, which spares their imports, and tell of updates."""
-    update = Trainer.update
+    train_step = Trainer.train_step
 
     def told(self: Trainer, batches: object) -> object:
-        row = update(self, batches)  # pyright: ignore[reportArgumentType]
+        row = train_step(self, batches)  # pyright: ignore[reportArgumentType]
         if rank() == 0:
             path = self.run.output_dir / LAST_UPDATE
             path.with_suffix(".new").write_text(f"{os.getpid()} {self.step}")
             path.with_suffix(".new").replace(path)
         return row
 
-    Trainer.update = told  # pyright: ignore[reportAttributeAccessIssue]
+    Trainer.train_step = told  # pyright: ignore[reportAttributeAccessIssue]
     launch.LaunchConfig = partial(launch.LaunchConfig, start_method="fork")  # pyright: ignore
     streaming.IN_MEMORY_BYTES = 0  # small as they are
     return flava(arguments)

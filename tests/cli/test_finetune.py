@@ -51,7 +51,7 @@ def test_one_command_each_to_probe_and_to_use_what_it_made(bench, tmp_path, caps
 
 
 def test_ctrl_c_says_how_to_go_on_and_leaves_a_report_to_make(bench, tmp_path, monkeypatch, capsys):
-    run, look = tmp_path / "run", Trainer.look
+    run, look = tmp_path / "run", Trainer.validate_and_save
 
     def looks(self, *given) -> None:
         look(self, *given)
@@ -59,7 +59,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_a_report_to_make(bench, tmp_path, m
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("flava.training.trainer.Trainer.look", looks)
+        patch.setattr("flava.training.trainer.Trainer.validate_and_save", looks)
         assert main(arguments(bench, run, "--epochs=1")) == 130
     assert "run the same command with --resume" in capsys.readouterr().err
     assert main(["report", str(run)]) == 0

@@ -77,14 +77,14 @@ def test_a_rank_that_raises_says_so_once(tmp_path: Path) -> None:
 import sys
 from flava.cli import main, training
 from flava.training.trainer import Trainer
-from flava.core.distributed import own_rank
+from flava.core.distributed import rank_from_environment
 
-def update(self, batches):
-    if own_rank() == 1:
+def train_step(self, batches):
+    if rank_from_environment() == 1:
         raise ERROR("the second rank's own trouble")
     return plain(self, batches)
 
-plain, Trainer.update = Trainer.update, update
+plain, Trainer.train_step = Trainer.train_step, train_step
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
 """

@@ -16,7 +16,8 @@ from flava.checkpoints.load import load_pretrained
 from flava.evaluation.classification import load_classification
 from flava.evaluation.record import load_evaluation
 from flava.finetuning.finetune import FinetuneRun
-from flava.training.run import Run, TrainerConfig, flatten, load_run
+from flava.training.run import Run, load_run
+from flava.training.trainer_config import TrainerConfig, flatten, load_config
 from tests.commands import Command, in_this_process
 from tests.tiny_runs import rows
 
@@ -73,7 +74,7 @@ def test_every_field_of_the_configuration_is_read(name: str) -> None:
     """Each has its old value, under its new name where it has one."""
     path = RUNS / name / "run.json"
     kind: type[TrainerConfig] = FinetuneRun if name == "finetuned" else Run
-    found = flatten(json.loads(TypeAdapter(kind).dump_json(load_run(path, kind))))
+    found = flatten(json.loads(TypeAdapter(kind).dump_json(load_config(path, kind))))
     old = flatten(json.loads(path.read_text()))
     assert found == {RENAMED.get(field, field): value for field, value in old.items()} | ADDED[name]
 

@@ -48,7 +48,7 @@ def test_a_stopped_run_says_how_to_go_on_and_does(tmp_path, number, kill, worker
     assert "run the same command with --resume" in error
     assert "Traceback" not in error
     done = load_progress(folder / "checkpoints" / "last").step
-    assert f"stopped after {done} of 1000000 updates" in error
+    assert f"stopped after {done} of 1000000 steps" in error
     assert [row["step"] for row in rows(folder)] == list(range(1, done + 1))
     assert main([*command, f"--max-steps={done + 2}", "--resume"]) == 0
     assert [row["step"] for row in rows(folder)] == list(range(1, done + 3))

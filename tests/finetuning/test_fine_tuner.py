@@ -24,8 +24,8 @@ from flava.finetuning.probe import load_classifier
 from flava.models import Classifier
 from flava.training.launch import Interrupted
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
-from flava.training.run import load_run
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import load_config
 from tests.data.shard_files import encoded, picture
 from tests.suite.language.test_measure import clip, flava
 from tests.support import tiny_model
@@ -111,7 +111,7 @@ def test_pairs_are_read_at_another_size_with_interpolated_positions(tmp_path, ma
 
 
 def interrupting(step: int):
-    look = Trainer.look
+    look = Trainer.validate_and_save
 
     def looks(self, *arguments) -> None:
         look(self, *arguments)
@@ -126,7 +126,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     whole = fine_tune(flava(), samples(), config, settings(tmp_path / "whole", 4), seed=3)
     for stop in (3, 6):
         with monkeypatch.context() as patch:
-            patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
+            patch.setattr("flava.training.trainer.Trainer.validate_and_save", interrupting(stop))
             with pytest.raises(Interrupted, match=f"toy was stopped after {stop} of 8.*same comm"):
                 fine_tune(flava(), samples(), config, settings(tmp_path / "parts", 4), seed=3)
         torch.rand(5)
@@ -154,7 +154,7 @@ def test_what_is_finished_is_taken_and_only_for_the_very_same_run(tmp_path, monk
             with pytest.raises(TypeError):  # it sets out to train
                 fine_tune(model, data, config, settings(tmp_path), seed=seed)
     assert not list(first.run.output_dir.rglob("state"))
-    assert load_run(first.run.output_dir / "run.json", SuiteRun).data == first.run.data
+    assert load_config(first.run.output_dir / "run.json", SuiteRun).data == first.run.data
 
 
 def test_a_batch_in_parts_gives_the_same_update(tmp_path, monkeypatch):

@@ -22,9 +22,9 @@ from flava.reports.classifier_report import write_classification_report
 from flava.training.checkpoint import save_checkpoint
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import load_run
 from flava.training.state import stored_tensors
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import load_config
 from tests.data.shard_files import encoded, picture
 from tests.finetuning.labelled_files import SUBGROUPS, write_folder, write_model, write_table
 from tests.tiny_runs import CODEBOOK, figures, one_line
@@ -73,7 +73,7 @@ def test_each_kind_is_learnt_far_beyond_the_majority(bench, tmp_path, data, kind
     assert found.headline() in said
     for name in ("report.html", "predictions.jsonl", "run.json"):
         assert (tmp_path / name).is_file()
-    run = load_run(tmp_path / "run.json", FinetuneRun)
+    run = load_config(tmp_path / "run.json", FinetuneRun)
     assert run.model.classes == SUBGROUPS
     assert run.model.hidden_width == (1536 if kind == "pairs" else None)
     assert run.train_samples + run.validation_samples == 102
@@ -108,8 +108,8 @@ def test_the_saved_classifier_predicts_what_was_reported(bench, tmp_path):
 
 
 def interrupting(step: int):
-    """`Trainer.look`, with Ctrl-C once it has looked at that step."""
-    look = Trainer.look
+    """`Trainer.validate_and_save`, with Ctrl-C once it has looked at that step."""
+    look = Trainer.validate_and_save
 
     def looks(self, *arguments) -> None:
         look(self, *arguments)
@@ -126,7 +126,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(bench, tmp_path, monkeypat
     parts = replace(through, output_dir=tmp_path / "parts")
     for stop in (3, 7):
         with monkeypatch.context() as patch:
-            patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
+            patch.setattr("flava.training.trainer.Trainer.validate_and_save", interrupting(stop))
             with pytest.raises(Interrupted, match=rf"stopped after {stop} of 11.*--resume"):
                 finetune(parts)
         parts = replace(parts, resume=True)

@@ -13,7 +13,7 @@ from flava.inference.int8 import InferencePrecision
 from flava.inference.load import load
 from flava.inference.pretrained import Pretrained
 from flava.models import Codebook, Flava
-from flava.models.packing import GRAIN
+from flava.models.packing import TOKEN_MULTIPLE
 from flava.training.checkpoint import save_checkpoint
 from tests.data.shard_files import encoded, picture
 from tests.inference.models import clip_processor, loaded, processor_of, save_flava, tiny_clip
@@ -126,7 +126,7 @@ def test_padding_costs_nothing(pretrained):
     pretrained.encode_text(texts)
     attention_mask = sum(3 + i % 10 for i in range(3000))
     assert counted.passes <= attention_mask // 8192 + 2
-    assert attention_mask <= counted.tokens <= attention_mask + GRAIN * counted.passes
+    assert attention_mask <= counted.tokens <= attention_mask + TOKEN_MULTIPLE * counted.passes
 
 
 def test_nothing_is_computed_that_nobody_reads(pretrained):

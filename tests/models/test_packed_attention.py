@@ -14,10 +14,10 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from flava.models import attention, packing
-from flava.models.attention import attend_by_length, takes_lengths, takes_segments
+from flava.models.attention import attend_by_length, can_use_varlen, should_group_by_length
 from flava.models.packing import Packing
 from flava.models.transformer import Transformer, TransformerConfig
-from flava.planning.costs import Outline, twin_of
+from flava.planning.costs import as_on_gpu, fake_tensor
 from flava.training.parallel import prepare_blocks
 
 LENGTHS = torch.tensor([21, 1, 5, 7, 5, 2, 11, 7, 5])
@@ -85,11 +85,11 @@ def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor
     def of(attention_mask: Tensor, like: Tensor, order: Tensor | None = None) -> Packing:
         found = without(attention_mask, like, order)
         sums = torch.tensor([0, *accumulate(found.lengths)], dtype=torch.int32)
-        return replace(found, bounds=sums)
+        return replace(found, cu_seqlens=sums)
 
-    monkeypatch.setattr(packing, "GRAIN", 1)
+    monkeypatch.setattr(packing, "TOKEN_MULTIPLE", 1)
     monkeypatch.setattr(Packing, "of", staticmethod(of))
-    monkeypatch.setattr(attention, "takes_segments", always)
+    monkeypatch.setattr(attention, "can_use_varlen", always)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
 
 
@@ -99,7 +99,7 @@ def test_segments_are_attended_to_as_padded_samples_are(
     output_positions: Tensor | None, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer, calls = some_transformer(depth), []
-    monkeypatch.setattr(attention, "takes_lengths", never)
+    monkeypatch.setattr(attention, "should_group_by_length", never)
     expected = values_and_gradients(transformer, output_positions)
 
     def kernel(*args: Any) -> Tensor:
@@ -121,7 +121,7 @@ def programs_compiled(*, on_gpu: bool) -> list[int]:
         if on_gpu:
             send_to_kernel(monkeypatch, kernel)
         # On CPUs the scores of the first two batches are computed at once, if it is not compiled.
-        monkeypatch.setattr(attention, "SCORES_AT_ONCE", 3 * 3 * 10**2)
+        monkeypatch.setattr(attention, "MAX_SCORES_AT_ONCE", 3 * 3 * 10**2)
         monkeypatch.setattr(torch, "compile", counting)
         prepare_blocks(transformer, checkpointed=False, compiled=True)
         for lengths in ([9, 4, 2], [5, 7, 4], [3, 3, 12], [11, 2, 6]):
@@ -148,14 +148,14 @@ def test_lengths_are_attended_to_as_padded_samples_are(
     causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer, calls = some_transformer(depth=3), []
-    monkeypatch.setattr(attention, "takes_lengths", never)
+    monkeypatch.setattr(attention, "should_group_by_length", never)
     expected = values_and_gradients(transformer, None, causal=causal)
 
     def counted(*args: Any, **more: Any) -> Tensor:
         calls.append(args)
         return attend_by_length(*args, **more)
 
-    monkeypatch.setattr(attention, "takes_lengths", always)
+    monkeypatch.setattr(attention, "should_group_by_length", always)
     monkeypatch.setattr(attention, "attend_by_length", counted)
     torch.testing.assert_close(values_and_gradients(transformer, None, causal=causal), expected)
     assert len(calls) == 3
@@ -176,14 +176,15 @@ def test_lengths_are_taken_where_padding_costs_more_than_calls(
 ) -> None:
     attention_mask = torch.arange(200) < torch.tensor(lengths)[:, None]
     query = torch.empty(sum(lengths), 3, 8, dtype=dtype)
-    assert takes_lengths(query, Packing.of(attention_mask, query)) is taken
-    on_gpu = Outline(twin_of(query))
-    assert not takes_lengths(on_gpu, Packing.of(attention_mask, on_gpu))
+    assert should_group_by_length(query, Packing.of(attention_mask, query)) is taken
+    on_gpu = fake_tensor(query)
+    with as_on_gpu():
+        assert not should_group_by_length(on_gpu, Packing.of(attention_mask, on_gpu))
 
 
 def on_paper(tokens: int, size: int, dtype: torch.dtype) -> Tensor:
-    """As if on a GPU."""
-    return Outline(twin_of(torch.empty(tokens, 3, size, dtype=dtype)))
+    """A query that seems to be on a GPU within `as_on_gpu`."""
+    return fake_tensor(torch.empty(tokens, 3, size, dtype=dtype))
 
 
 PADDING = torch.ones(2, 1, 1, 9, dtype=torch.bool)
@@ -204,4 +205,5 @@ CAUSAL = PADDING & torch.ones(9, 9, dtype=torch.bool).tril()
     ids=["bf16", "fp16", "fp32", "heads of 12", "no query", "causal", "on the CPU"],
 )
 def test_what_the_kernel_takes(query: Tensor, mask: Tensor, taken: bool) -> None:
-    assert takes_segments(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken
+    with as_on_gpu():
+        assert can_use_varlen(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken

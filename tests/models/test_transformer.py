@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import flava.models.attention
 from flava.models.attention import attend
-from flava.models.packing import GRAIN
+from flava.models.packing import TOKEN_MULTIPLE
 from flava.models.transformer import Transformer, TransformerConfig, cls_only
 
 ONE_SAMPLE = 3 * 7 * 7
@@ -19,7 +19,7 @@ def test_attention_spelt_out_is_the_fused_one(
     mask: str | Tensor | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole or in parts: values and gradients agree."""
-    monkeypatch.setattr(flava.models.attention, "SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(flava.models.attention, "MAX_SCORES_AT_ONCE", at_once)
     inputs = torch.randn(3, 5, 7, 3, 5, dtype=torch.float64)
     attention_mask = torch.arange(7) < torch.tensor([7, 1, 3, 6, 7])[:, None]
     if mask == "of each sample":
@@ -84,7 +84,7 @@ def test_nothing_need_be_read() -> None:
 
 def test_the_last_block_computes_what_is_read_alone() -> None:
     """In operations: queries, output and MLP of the other states are not computed."""
-    transformer, batch, length, width, mlp = some_transformer(), 2 * GRAIN, 7, 12, 20
+    transformer, batch, length, width, mlp = some_transformer(), 2 * TOKEN_MULTIPLE, 7, 12, 20
     states = torch.randn(batch, length, width, dtype=torch.float64)
 
     def operations(output_positions: Tensor | None) -> int:

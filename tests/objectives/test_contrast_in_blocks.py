@@ -16,7 +16,7 @@ from flava.objectives.losses import contrastive, log_sums, log_sums_both_ways
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, "SIDE", 3)
+        patch.setattr(losses, "BLOCK_SIZE", 3)
         yield
 
 
@@ -39,9 +39,9 @@ def test_sums_and_largest_of_rows_and_columns(n, m, scale):
     torch.testing.assert_close(alone.values, logits.logsumexp(1), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(rows.values, logits.logsumexp(1), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(columns.values, logits.logsumexp(0), rtol=1e-12, atol=1e-12)
-    assert torch.equal(alone.best, logits.argmax(1))
-    assert torch.equal(rows.best, logits.argmax(1))
-    assert torch.equal(columns.best, logits.argmax(0))
+    assert torch.equal(alone.argmax, logits.argmax(1))
+    assert torch.equal(rows.argmax, logits.argmax(1))
+    assert torch.equal(columns.argmax, logits.argmax(0))
 
 
 @pytest.mark.parametrize("scale", [1.0, 20.0])
@@ -77,7 +77,7 @@ def contrast(
 def test_the_loss_is_that_of_the_undivided_batch(monkeypatch, rows, reach, dtype):
     kept = torch.tensor(rows, dtype=torch.bool)
     loss, accuracy, gradients = contrast(kept, reach, dtype)
-    monkeypatch.setattr(losses, "UNDIVIDED_LOGITS", 0)
+    monkeypatch.setattr(losses, "MAX_LOGITS_AT_ONCE", 0)
     in_blocks, its_accuracy, its_gradients = contrast(kept, reach, dtype)
     # The undivided loss is taken in 32 bits whatever the features are.
     assert in_blocks == pytest.approx(loss, rel=1e-6)
@@ -86,7 +86,7 @@ def test_the_loss_is_that_of_the_undivided_batch(monkeypatch, rows, reach, dtype
 
 
 def test_without_a_row_there_is_nothing_to_divide(monkeypatch):
-    monkeypatch.setattr(losses, "UNDIVIDED_LOGITS", 0)
+    monkeypatch.setattr(losses, "MAX_LOGITS_AT_ONCE", 0)
     loss, accuracy, gradients = contrast(
         torch.zeros(4, dtype=torch.bool), Gather.GLOBAL, torch.float32
     )
@@ -95,7 +95,7 @@ def test_without_a_row_there_is_nothing_to_divide(monkeypatch):
 
 
 def test_logits_in_blocks_are_not_rounded_to_16_bits(monkeypatch):
-    monkeypatch.setattr(losses, "UNDIVIDED_LOGITS", 0)
+    monkeypatch.setattr(losses, "MAX_LOGITS_AT_ONCE", 0)
     kept = torch.ones(10, dtype=torch.bool)
     loss, _, gradients = contrast(kept, Gather.GLOBAL, torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
@@ -108,7 +108,7 @@ def test_logits_in_blocks_are_not_rounded_to_16_bits(monkeypatch):
 def test_no_more_than_blocks_is_held(monkeypatch, both):
     """The largest tensor that either pass makes, beyond what is as large as the inputs."""
     n, width, side = 96, 4, 8
-    monkeypatch.setattr(losses, "SIDE", side)
+    monkeypatch.setattr(losses, "BLOCK_SIZE", side)
     largest = 0
 
     class Watch(TorchDispatchMode):

@@ -66,11 +66,11 @@ def test_the_negatives_are_hard() -> None:
     assert all(gradient.norm() > 0.1 for gradient in gradients)
 
 
-@pytest.mark.parametrize("undivided", [losses.UNDIVIDED_LOGITS, 0])
+@pytest.mark.parametrize("undivided", [losses.MAX_LOGITS_AT_ONCE, 0])
 def test_on_one_rank(monkeypatch: pytest.MonkeyPatch, undivided: int) -> None:
     wanted = contrast(slice(PAIRS), lower=False)
-    monkeypatch.setattr(losses, "UNDIVIDED_LOGITS", undivided)
-    monkeypatch.setattr(losses, "SIDE", 7)
+    monkeypatch.setattr(losses, "MAX_LOGITS_AT_ONCE", undivided)
+    monkeypatch.setattr(losses, "BLOCK_SIZE", 7)
     assert_same(contrast(slice(PAIRS), lower=True), wanted)
 
 
@@ -78,10 +78,10 @@ def work(worker: int, folder: Path) -> None:
     """One of two ranks: its loss, and the gradients averaged as DDP does."""
     meeting = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=meeting, rank=worker, world_size=WORKERS)
-    losses.SIDE = 7
+    losses.BLOCK_SIZE = 7
     found = []
-    for undivided in (losses.UNDIVIDED_LOGITS, 0):
-        losses.UNDIVIDED_LOGITS = undivided
+    for undivided in (losses.MAX_LOGITS_AT_ONCE, 0):
+        losses.MAX_LOGITS_AT_ONCE = undivided
         half = PAIRS // WORKERS
         loss, gradients = contrast(slice(worker * half, (worker + 1) * half), lower=True)
         means = [torch.tensor(loss), *gradients]

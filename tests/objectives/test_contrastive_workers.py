@@ -70,7 +70,7 @@ def work(worker: int, folder: Path) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=worker, world_size=WORKERS
     )
     results = every_case(worker)
-    losses.UNDIVIDED_LOGITS, losses.SIDE = 0, 3
+    losses.MAX_LOGITS_AT_ONCE, losses.BLOCK_SIZE = 0, 3
     torch.save((results, every_case(worker)), folder / f"{worker}.pt")
     dist.destroy_process_group()
 

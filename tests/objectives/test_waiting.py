@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flava.core.batch import (
@@ -21,7 +22,7 @@ from flava.core.batch import (
 )
 from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
-from flava.planning.costs import Outline, aten, outlined, twin_of
+from flava.planning.costs import aten, fake_tensor, make_parameters_fake
 from tests.support import random_images, random_pairs, random_texts, tiny_config
 
 CONFIG = tiny_config()
@@ -39,12 +40,12 @@ class NoWaiting(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        on_device = isinstance(args[0], Outline) if args else False
+        on_device = isinstance(args[0], FakeTensor) if args else False
         assert not (on_device and func in ASKING), f"{func} waits for the device"
         if func is aten.index.Tensor and on_device:
             # Truths make their number of places known, and what is on the host is copied at once.
             assert all(
-                each is None or (isinstance(each, Outline) and each.dtype != torch.bool)
+                each is None or (isinstance(each, FakeTensor) and each.dtype != torch.bool)
                 for each in args[1]
             ), "an index waits for the device"
         return func(*args, **(kwargs or {}))
@@ -54,7 +55,7 @@ def on_device(batch: Batch, *, masks: bool = False) -> Batch:
     """As `to_device` moves it; or with its masks."""
 
     def move(value: Tensor) -> Tensor:
-        return value if value.dtype == torch.bool and not masks else Outline(twin_of(value))
+        return value if value.dtype == torch.bool and not masks else fake_tensor(value)
 
     return map_tensors(batch, move)
 
@@ -85,7 +86,7 @@ def batches() -> dict[str, Batch]:
 def step(batch: Batch) -> None:
     with torch.device("meta"):
         objective = FlavaObjective(FlavaObjectiveConfig(), Flava(CONFIG))
-    outlined(objective.model)
+    make_parameters_fake(objective.model)
     with NoWaiting():
         with torch.autocast("cpu", torch.bfloat16):
             terms = objective(batch)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flava.core.batch import Batch
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig
+from flava.data.config import DataConfig
 from flava.models import (
     CodebookConfig,
     Flava,
@@ -23,7 +23,7 @@ from flava.models import (
 )
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.objectives.accumulation import accumulated_losses
-from flava.planning.costs import Outline, cost_of, outline_of, outlined
+from flava.planning.costs import cost_of, fake_batch, make_parameters_fake
 from flava.training.parallel import prepare_blocks
 from flava.training.run import Run
 from tests.support import random_images, random_pairs, random_texts
@@ -62,7 +62,7 @@ def attention_mask(run: Run) -> FlavaObjective:
 def on_paper(run: Run, config: FlavaConfig = CONFIG) -> FlavaObjective:
     with torch.device("meta"):
         objective = FlavaObjective(FlavaObjectiveConfig(), Flava(config))
-    outlined(objective.model)
+    make_parameters_fake(objective.model)
     prepare_blocks(objective.model, checkpointed=run.checkpoint_blocks, compiled=False)
     return objective
 
@@ -102,18 +102,18 @@ def allocated(objective: FlavaObjective, batch: Batch, run: Run, trace: Path) ->
         ("text", Precision.BF16, True),
     ],
 )
-def test_memory_is_what_the_allocator_gives(kind, precision, checkpointed, tmp_path, monkeypatch):
-    monkeypatch.setattr(Outline, "is_cuda", False)
+def test_memory_is_what_the_allocator_gives(kind, precision, checkpointed, tmp_path):
     run, batch = run_of(precision=precision, checkpoint_blocks=checkpointed), batch_of(kind)
     kept, most = allocated(attention_mask(run), batch, run, tmp_path / "trace.json")
-    cost = cost_of(on_paper(run), outline_of(batch), precision.dtype)
-    assert cost.kept + cost.casts == pytest.approx(kept, rel=0.1)
-    assert cost.kept + cost.casts + cost.temporary == pytest.approx(most, rel=0.1)
+    cost = cost_of(on_paper(run), fake_batch(batch), precision.dtype, fused_attention=False)
+    assert cost.activation_bytes + cost.cast_weight_bytes == pytest.approx(kept, rel=0.1)
+    assert cost.activation_bytes + cost.cast_weight_bytes + cost.temporary_bytes == pytest.approx(
+        most, rel=0.1
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_operations_are_those_that_torch_counts(kind, monkeypatch):
-    monkeypatch.setattr(Outline, "is_cuda", False)
+def test_operations_are_those_that_torch_counts(kind):
     """In 16 bits, where the CPU's attention is spelt out: torch counts no fused one of a CPU."""
     run, batch = run_of(precision=Precision.BF16), batch_of(kind)
     with FlopCounterMode(display=False) as counter:
@@ -122,15 +122,14 @@ def test_operations_are_those_that_torch_counts(kind, monkeypatch):
         total = torch.stack([term.loss for term in terms.values()]).sum()
         forward = counter.get_total_flops()
         total.backward()
-    cost = cost_of(on_paper(run), outline_of(batch), torch.bfloat16)
-    assert cost.forward == forward
+    cost = cost_of(on_paper(run), fake_batch(batch), torch.bfloat16, fused_attention=False)
+    assert cost.forward_operations == forward
     assert cost.operations == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_of_batches_as_one_they_are_those_that_torch_counts(kind, monkeypatch):
+def test_of_batches_as_one_they_are_those_that_torch_counts(kind):
     """The encoding before contrast among them."""
-    monkeypatch.setattr(Outline, "is_cuda", False)
     run, batch, accumulate = run_of(precision=Precision.BF16), batch_of(kind), 3
     objective, device = attention_mask(run), torch.device("cpu")
 
@@ -145,9 +144,11 @@ def test_of_batches_as_one_they_are_those_that_torch_counts(kind, monkeypatch):
             with lower():
                 terms = part()
             torch.stack([term.loss for term in terms.values()]).sum().backward()
-    paper = outline_of(batch)
-    cost = cost_of(on_paper(run), paper, torch.bfloat16, accumulate=accumulate)
-    assert cost.before == before
+    paper = fake_batch(batch)
+    cost = cost_of(
+        on_paper(run), paper, torch.bfloat16, accumulate=accumulate, fused_attention=False
+    )
+    assert cost.contrast_operations == before
     assert (before > 0) == (kind == "pairs")
     assert cost.operations == counter.get_total_flops()
 
@@ -155,53 +156,54 @@ def test_of_batches_as_one_they_are_those_that_torch_counts(kind, monkeypatch):
 def test_of_batches_as_one_no_more_is_kept_than_of_one_but_features():
     """Features, or the gradients that stand in their place. What else there is beside one batch
     is that masked and whole pairs pass the encoders one after another."""
-    run, batch = run_of(), outline_of(batch_of("pairs"))
+    run, batch = run_of(), fake_batch(batch_of("pairs"))
     one, three, six = (
         cost_of(on_paper(run), batch, torch.bfloat16, accumulate=count) for count in (1, 3, 6)
     )
     features = 2 * 4 * len(LENGTHS) * CONFIG.projection_width
-    assert six.kept - three.kept == pytest.approx(3 * features, rel=0.1)
-    assert three.kept < 1.1 * one.kept
+    assert six.activation_bytes - three.activation_bytes == pytest.approx(3 * features, rel=0.1)
+    assert three.activation_bytes < 1.1 * one.activation_bytes
 
 
-def test_fused_attention_keeps_no_scores_and_computes_them_again(monkeypatch):
+def test_fused_attention_keeps_no_scores_and_computes_them_again():
     lengths, text = [256] * 4, replace(CONFIG.text, max_length=256)
     config = replace(CONFIG, text=text)
     texts = random_texts(config, lengths)
-    batch = outline_of(texts)
+    batch = fake_batch(texts)
     fused = cost_of(on_paper(run_of(), config), batch, torch.bfloat16)
-    monkeypatch.setattr(Outline, "is_cuda", False)
-    spelt_out = cost_of(on_paper(run_of(), config), batch, torch.bfloat16)
+    spelt_out = cost_of(on_paper(run_of(), config), batch, torch.bfloat16, fused_attention=False)
     pairs = len(lengths) * 256 * 256
     product, all_pairs = 2 * text.width, text.depth * pairs
     # By segments the last block's queries are those of hidden tokens alone.
     asked = all_pairs - pairs + int(texts.token_mask.sum()) * 256
-    assert spelt_out.forward - fused.forward == 2 * product * (all_pairs - asked)
-    again = fused.backward - spelt_out.backward
+    assert spelt_out.forward_operations - fused.forward_operations == 2 * product * (
+        all_pairs - asked
+    )
+    again = fused.backward_operations - spelt_out.backward_operations
     assert again == pytest.approx(product * (5 * asked - 4 * all_pairs), rel=1e-6)
     scores = text.depth * text.heads * pairs * 2
     outputs = len(lengths) * 256 * text.width * 2 * text.depth
     # Beside the scores, packed outputs; and fused attention keeps a sum for each query.
-    assert scores - outputs < spelt_out.kept - fused.kept < scores + outputs
+    assert scores - outputs < spelt_out.activation_bytes - fused.activation_bytes < scores + outputs
 
 
 def test_contrast_receives_the_features_of_all_ranks_and_their_gradients():
     run, pairs, ranks = run_of(precision=Precision.FP32), len(LENGTHS), 4
-    batch = outline_of(batch_of("pairs"))
+    batch = fake_batch(batch_of("pairs"))
     alone = cost_of(on_paper(run), batch, torch.float32)
     shared = cost_of(on_paper(run), batch, torch.float32, ranks=ranks)
     # docs/cluster.md: 8 bytes a pair and dimension, (W - 1) / W of them, in either pass.
     whole = 2 * 8 * ranks * pairs * CONFIG.projection_width
-    assert shared.received == whole * (ranks - 1) // ranks
-    assert alone.received == 0
+    assert shared.received_bytes == whole * (ranks - 1) // ranks
+    assert alone.received_bytes == 0
     # The rows of a mismatched pair are left out: 9 of 12 are asked, all are candidates.
     of_scores = 2 * 2 * 9 * pairs * (ranks - 1) * CONFIG.projection_width
-    assert shared.forward - alone.forward == of_scores
+    assert shared.forward_operations - alone.forward_operations == of_scores
 
 
 def test_a_gradient_reaches_what_the_batch_reads():
-    cost = cost_of(on_paper(run_of()), outline_of(batch_of("text")), torch.bfloat16)
+    cost = cost_of(on_paper(run_of()), fake_batch(batch_of("text")), torch.bfloat16)
     model = Flava(CONFIG)
     losses = FlavaObjective(FlavaObjectiveConfig(), model)(batch_of("text"))
     losses["mlm"].loss.backward()
-    assert cost.reached == {n for n, p in model.named_parameters() if p.grad is not None}
+    assert cost.with_gradient == {n for n, p in model.named_parameters() if p.grad is not None}

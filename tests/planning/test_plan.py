@@ -14,16 +14,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig
+from flava.data.config import DataConfig
+from flava.methods import method_of
 from flava.models import FlavaConfig
 from flava.objectives.accumulation import accumulated_losses
-from flava.planning.costs import as_one_of, cost_of, outline_of, outlined_objective
-from flava.planning.plan import Hardware, Shares, plan
+from flava.planning.costs import cost_of, fake_batch, fake_objective, fake_process_group
+from flava.planning.plan import Hardware, ParameterShards, plan
 from flava.recipes import RECIPES
-from flava.training.methods import objective_of
 from flava.training.optimizer import build_optimizer
-from flava.training.parallel import ParallelModel, by_name
-from flava.training.run import Parallel
+from flava.training.parallel import ParallelModel, losses_and_accuracies
+from flava.training.trainer_config import Parallel
 from tests.objectives.test_accumulation import whole
 from tests.support import random_images, random_pairs, random_texts
 from tests.tiny_runs import flava_run
@@ -53,13 +53,13 @@ def batch_of(kind: str) -> Any:
 
 
 def test_the_optimiser_holds_what_is_planned():
-    objective = objective_of(RUN)
+    objective = method_of(RUN.model).build(RUN)
     optimizer = build_optimizer(RUN.optimizer, objective.model)
     for each in objective.model.parameters():
         each.grad = torch.zeros_like(each) if each.requires_grad else None
     optimizer.step()
     states = [s for state in optimizer.state.values() for n, s in state.items() if n != "step"]
-    planned = Shares.of(objective.model, RUN, gpus=4).memory()
+    planned = ParameterShards.of(objective.model, RUN, gpus=4).memory()
     assert planned["parameters"] == sum(p.nbytes for p in objective.model.parameters())
     assert planned["optimizer"] == sum(each.nbytes for each in states)
 
@@ -67,9 +67,10 @@ def test_the_optimiser_holds_what_is_planned():
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_sharded_weights_are_as_large_as_planned(ranks):
     run = replace(RUN, parallel=Parallel.FSDP)
-    planned = Shares.of(objective_of(run).model, run, gpus=ranks).memory()["parameters"]
-    with as_one_of(ranks):
-        model = ParallelModel(run, objective_of(run), torch.device("cpu")).model
+    built = method_of(run.model).build(run)
+    planned = ParameterShards.of(built.model, run, gpus=ranks).memory()["parameters"]
+    with fake_process_group(ranks):
+        model = ParallelModel(run, method_of(run.model).build(run), torch.device("cpu")).model
     own = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
     # Rank 0 has the longer parts of what cannot be cut equally.
     assert planned <= sum(p.nbytes for p in own) < 1.1 * planned
@@ -100,20 +101,22 @@ class Received(TorchDispatchMode):
 def test_fsdp_receives_what_is_planned(kind, accumulate):
     run, ranks = replace(RUN, parallel=Parallel.FSDP, accumulate=accumulate), 2
     batch = batch_of(kind)
-    with as_one_of(ranks):
-        objective = objective_of(run)
+    with fake_process_group(ranks):
+        objective = method_of(run.model).build(run)
         parallel = ParallelModel(run, objective, CPU)
         with Received() as received:
-            parts = accumulated_losses(objective, [batch] * accumulate, parallel.learner, CPU)
+            parts = accumulated_losses(
+                objective, [batch] * accumulate, parallel.training_module, CPU
+            )
             for part in parts:
-                with parallel.gradients(last=part is parts[-1]):
-                    losses, _ = parallel.learner(partial(by_name, part))
+                with parallel.gradient_sync(is_last=part is parts[-1]):
+                    losses, _ = parallel.training_module(partial(losses_and_accuracies, part))
                     torch.stack(list(losses.values())).sum().backward()
         reached = {n for n, p in parallel.model.named_parameters() if p.grad is not None}
-    on_paper = outlined_objective(run)
-    cost = cost_of(on_paper, outline_of(batch), torch.float32, ranks, accumulate)
-    assert cost.reached == reached
-    planned = Shares.of(on_paper.model, run, ranks).received(cost)
+    on_paper = fake_objective(run)
+    cost = cost_of(on_paper, fake_batch(batch), torch.float32, ranks, accumulate)
+    assert cost.with_gradient == reached
+    planned = ParameterShards.of(on_paper.model, run, ranks).received(cost)
     # Parts that cannot be cut equally are filled up.
     assert received.bytes["_allgather_base_"] == pytest.approx(planned["weights"], rel=1e-3)
     scattered = received.bytes["_reduce_scatter_base_"]

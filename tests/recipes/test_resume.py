@@ -14,15 +14,17 @@ import torch
 
 from flava.checkpoints.load import load_pretrained
 from flava.core.batch import Batch
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 from flava.data.shards import read_shard
+from flava.methods import Validator
 from flava.models import Codebook
 from flava.objectives import FlavaObjective, LossOutput
 from flava.recipes.start import start
 from flava.training.checkpoint import load_progress, save_checkpoint
 from flava.training.initialization import InitConfig
 from flava.training.launch import Interrupted
-from flava.training.run import RUN, Run, Validator
+from flava.training.run import RUN, Run
 from flava.training.state import stored_tensors
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.tiny_runs import CODEBOOK, IMAGE, codebook_run, figures, flava_data, flava_run
@@ -83,7 +85,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, mak
     parts = replace(through, output_dir=tmp_path / "parts")
     for stop in stops:
         with monkeypatch.context() as patch:
-            patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
+            patch.setattr("flava.training.trainer.Trainer.validate_and_save", interrupting(stop))
             with pytest.raises(Interrupted, match=f"stopped after {stop} of 8"):
                 start(parts)
         parts = replace(parts, resume=True)
@@ -95,10 +97,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch, mak
 
 
 def interrupting(step: int) -> Callable[..., None]:
-    """`Trainer.look`, with Ctrl-C once it has looked at that step."""
+    """`Trainer.validate_and_save`, with Ctrl-C once it has looked at that step."""
     from flava.training.trainer import Trainer
 
-    look = Trainer.look
+    look = Trainer.validate_and_save
 
     def looks(self: Trainer, *arguments: object) -> None:
         look(self, *arguments)  # pyright: ignore[reportArgumentType]
@@ -131,7 +133,7 @@ def test_a_stream_is_not_read_again_from_the_beginning(tmp_path, monkeypatch):
     start(through)
     parts, stop = replace(through, output_dir=tmp_path / "parts"), 10
     with monkeypatch.context() as patch:
-        patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
+        patch.setattr("flava.training.trainer.Trainer.validate_and_save", interrupting(stop))
         with pytest.raises(Interrupted):
             start(parts)
     opened.unlink()
@@ -153,13 +155,13 @@ from flava.recipes.start import start
 from flava.training.trainer import Trainer
 from flava.training.run import load_run
 
-look = Trainer.look
+look = Trainer.validate_and_save
 def looks(self, *arguments):
     if self.step == 6:
         self.writer.wait()  # for the checkpoint after update 4
         os.kill(os.getpid(), signal.SIGKILL)
     look(self, *arguments)
-Trainer.look = looks
+Trainer.validate_and_save = looks
 start(load_run(Path(sys.argv[1])))
 """
 

@@ -24,9 +24,9 @@ from flava.objectives import (
     FlavaObjectiveConfig,
 )
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import Parallel, TrainerConfig
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import Parallel, TrainerConfig
 from tests.objectives.test_accumulation import batches as differing
 from tests.objectives.test_accumulation import together
 from tests.objectives.test_clip import tiny

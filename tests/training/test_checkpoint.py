@@ -16,14 +16,14 @@ from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.reading import find_checkpoint
 from flava.models import Codebook, Flava
 from flava.training.checkpoint import (
+    CheckpointWriter,
     TrainingProgress,
-    Writer,
-    clear_rests,
+    delete_incomplete,
     load_progress,
-    point,
     save_checkpoint,
+    set_link,
 )
-from flava.training.state import restore, stored_tensors
+from flava.training.state import restore_state, stored_tensors
 from tests.support import randomise, tiny_model
 from tests.tiny_runs import CODEBOOK, content, folders
 from tests.training.trainers import trained, trainer_of
@@ -34,7 +34,7 @@ MOMENTS = torch.arange(5.0)
 def saved(folder: Path, name: str = "step-1", keep: int = 1) -> Path:
     """A checkpoint of a codebook that the link ``last`` stands for."""
     model = Codebook(CODEBOOK)
-    writer = Writer(folder, keep, timeout=60)
+    writer = CheckpointWriter(folder, keep, timeout=60)
     progress = TrainingProgress(step=3, best=0.25)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     with closing(writer):
@@ -78,7 +78,7 @@ def test_what_is_written_is_what_was_when_writing_began(tmp_path):
     """Training goes on meanwhile, and changes the tensors in place."""
     model, moments = Codebook(CODEBOOK), torch.arange(5.0)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    writer = Writer(tmp_path, 1, timeout=60)
+    writer = CheckpointWriter(tmp_path, 1, timeout=60)
     with closing(writer):
         writer.write("step-1", model, weights, {"moments": moments}, TrainingProgress(), ["last"])
         moments.zero_()
@@ -103,7 +103,7 @@ def test_a_state_of_more_than_tensors_is_refused_and_runs_no_code(tmp_path, cont
         torch_save({"moments": content}, checkpoint_id=path.parent)
     model = Codebook(CODEBOOK)
     with pytest.raises(ValueError, match=r"state is damaged .*(asks for|more than tensors)"):
-        restore(tmp_path / "last", model, AdamW(model.parameters()))
+        restore_state(tmp_path / "last", model, AdamW(model.parameters()))
 
 
 # A disk that fills up
@@ -148,7 +148,7 @@ def test_a_folder_is_hidden_before_it_is_deleted(tmp_path, monkeypatch):
     saved(tmp_path, "step-2")
     assert folders(tmp_path) == {".step-1.dropped", "step-2"}
     monkeypatch.undo()
-    clear_rests(tmp_path)
+    delete_incomplete(tmp_path)
     assert folders(tmp_path) == {"step-2"}
     assert (tmp_path / "last").exists()
 
@@ -160,7 +160,7 @@ def test_what_no_link_stands_for_is_dropped(tmp_path):
     for number in range(1, 5):
         saved(tmp_path, f"step-{number}")
         if number == 2:
-            point(tmp_path, "best", "step-2")
+            set_link(tmp_path, "best", "step-2")
     assert folders(tmp_path) == {"step-2", "step-4"}
     for number in range(5, 13):
         saved(tmp_path, f"step-{number}", keep=3)
@@ -177,7 +177,7 @@ def test_a_runs_folder_means_its_best_checkpoint_else_its_last(tmp_path):
     assert find_checkpoint(tmp_path) == checkpoints / "last"
     assert find_checkpoint(path) == path
     save_checkpoint(checkpoints, "step-2", Codebook(CODEBOOK))
-    point(checkpoints, "best", "step-2")
+    set_link(checkpoints, "best", "step-2")
     assert find_checkpoint(tmp_path) == checkpoints / "best"
 
 

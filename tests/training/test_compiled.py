@@ -7,7 +7,7 @@ import pytest
 
 from flava.checkpoints.load import load_pretrained
 from flava.core.precision import Precision
-from flava.training.run import Parallel
+from flava.training.trainer_config import Parallel
 from tests.tiny_runs import rows
 from tests.training.ranks import own_share, run_phases
 from tests.training.test_parallel import batches, config, trainer_of

@@ -111,7 +111,7 @@ def test_an_interrupted_run_leaves_a_checkpoint_and_goes_on_as_if_nothing_had_be
     with pytest.raises(Interrupted) as stop:
         trained(run, signalling(2, number))
     assert signal.getsignal(number) == before
-    assert "stopped after 3 of 6 updates" in str(stop.value)
+    assert "stopped after 3 of 6 steps" in str(stop.value)
     assert "run the same command with --resume" in str(stop.value)
     assert load_progress(run.output_dir / "checkpoints" / "last").step == 3
     trainer = trainer_of(replace(run, resume=True))

@@ -26,7 +26,7 @@ from flava.models import (
     ImageEncoder,
     classifier_of,
 )
-from flava.training.checkpoint import point, save_checkpoint
+from flava.training.checkpoint import save_checkpoint, set_link
 from flava.training.initialization import InitConfig, initialise, save_init_reports
 from tests.support import randomise, tiny_config, tiny_model
 
@@ -34,7 +34,7 @@ from tests.support import randomise, tiny_config, tiny_model
 def saved(model: nn.Module, folder: Path) -> Path:
     """As the best checkpoint of a run."""
     save_checkpoint(folder / "checkpoints", "step-1", model)  # pyright: ignore[reportArgumentType]
-    point(folder / "checkpoints", "best", "step-1")
+    set_link(folder / "checkpoints", "best", "step-1")
     return folder
 
 

@@ -22,10 +22,10 @@ from flava.training import run_folder as folder_module
 from flava.training.checkpoint import load_progress
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import Parallel, TrainerConfig
-from flava.training.run_folder import check, disagreements, of_ranks, unshared
-from flava.training.state import stored_tensors, tensors_of
+from flava.training.run_folder import check, disagreements, lines_of_ranks, unshared
+from flava.training.state import state_tensors, stored_tensors
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import Parallel, TrainerConfig
 from tests.support import tiny_model
 from tests.tiny_runs import rows
 from tests.training.ranks import mixed_batches, own_share, run_phases
@@ -76,7 +76,7 @@ def train_all(folder: Path) -> None:
         run = config(folder / name, **changes)
         trainer = trainer_of(run)
         trainer.train(own_share(batches(run)))
-        weights = trainer.parallel.weights()
+        weights = trainer.parallel.full_weights()
         if rank() == 0:
             torch.save(dict(weights), folder / f"{name}.pt")
 
@@ -129,7 +129,7 @@ def look_at_each_other(folder: Path) -> None:
         "same": disagreements(config(folder / "apart")),
         "shared": unshared(folder / "shared"),
         "unshared": unshared(folder / f"machine-{rank()}"),
-        "lines": of_ranks(["of all", f"of rank {rank()}"]),
+        "lines": lines_of_ranks(["of all", f"of rank {rank()}"]),
     }
     (folder / f"said-{rank()}.json").write_text(json.dumps(said))
 
@@ -173,14 +173,14 @@ def assert_as_alone(trained: Path, name: str) -> None:
     for ours, theirs in zip(rows(run.output_dir), rows(trained / name), strict=True):
         for figure in [f for f in ours if f.startswith("loss/")] + ["grad_norm", "lr"]:
             assert theirs[figure] == pytest.approx(ours[figure], rel=1e-4, abs=1e-6), figure
-    for weight, value in single.parallel.weights().items():
+    for weight, value in single.parallel.full_weights().items():
         torch.testing.assert_close(found[weight], value, **TOLERANCE, msg=weight)
 
 
 def test_all_ranks_stop_after_the_same_update_when_one_is_told_to(trained: Path) -> None:
     said = {(trained / f"stopped-{number}").read_text() for number in range(2)}
     (line,) = said
-    assert "stopped after 3 of 6 updates" in line
+    assert "stopped after 3 of 6 steps" in line
     assert load_progress(trained / "stopped" / "checkpoints" / "last").step == 3
 
 
@@ -207,7 +207,7 @@ def test_any_number_of_ranks_goes_on_with_what_two_wrote(
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(found[name], value, **TOLERANCE, msg=name)
     moments = stored_tensors(last)
-    for name, value in tensors_of(alone.model, alone.optimizer).items():
+    for name, value in state_tensors(alone.model, alone.optimizer).items():
         if name.startswith("optimizer"):
             torch.testing.assert_close(moments[name], value, **TOLERANCE, msg=name)
 

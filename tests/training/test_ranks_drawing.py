@@ -19,10 +19,10 @@ from flava.objectives import (
     FlavaObjectiveConfig,
 )
 from flava.training.launch import Interrupted
-from flava.training.run import Parallel, TrainerConfig
 from flava.training.run_folder import check
 from flava.training.state import stored_tensors
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import Parallel, TrainerConfig
 from tests.support import randomise, tiny_config
 from tests.training.ranks import mixed_batches, own_share, run_phases
 from tests.training.test_parallel import STEPS, config, signalled

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.data.loader import DataConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.transforms import ImageTransformConfig
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import RUN, Run, differences, load_run, save_run
+from flava.training.run import RUN, Run, load_run
+from flava.training.trainer_config import differences, save_config
 from tests.tiny_runs import CODEBOOK
 
 RATES = st.floats(0, 1e9, exclude_min=True)
@@ -23,7 +25,7 @@ RATES = st.floats(0, 1e9, exclude_min=True)
 def test_a_recipe_is_named_as_it_is_listed_and_comes_back_from_its_file(tmp_path, recipe):
     run = RECIPES[recipe]()
     assert run.recipe == recipe
-    save_run(run, tmp_path / "run.json")
+    save_config(run, tmp_path / "run.json")
     assert load_run(tmp_path / "run.json") == run
 
 
@@ -70,7 +72,7 @@ def written(folder: Path, **changes: Any) -> Path:
         ("data.pairs.shards", "x.tar", r"data\.pairs\.shards: Input should be a valid array"),
         ("precision", "fp8", "precision: Input should be 'bf16' or 'fp32'"),
         ("model.image.width", 7, r"image\.heads is 3, which does not divide image\.width 7"),
-        ("optimizer.lr", -1, r"optimizer\.lr is -1\.0: use a positive number"),
+        ("optimizer.lr", -1, r"optimizer\.lr is -1: Input should be greater than 0"),
     ],
 )
 def test_a_mistake_in_a_file_is_an_error_that_names_the_field(tmp_path, name, value, expected):
@@ -109,25 +111,36 @@ def test_every_mistake_of_a_run_is_listed():
             init=replace(flava_tiny().init, image="runs/x"),
             optimizer=OptimizerConfig(lr=-1.0),
             schedule=ScheduleConfig(final_fraction=2.0),
+            data=replace(
+                flava_tiny().data,
+                mask_probability=2.0,
+                text=SourceConfig(shards=(), weight=-1.0, batch_size=0),
+                image=ImageTransformConfig(image_size=50, codebook_size=48),
+            ),
         )
     for expected in (
-        "max_steps is 0: use at least 1",
+        "max_steps is 0: it should be greater than 0",
         "accumulate is -1",
         "validate_every is 0",
         "checkpoint_every is 0",
-        "seed is -2: use 0 or more",
+        "seed is -2: it should be greater than or equal to 0",
         "FlavaObjectiveConfig, which does not train a CodebookConfig",
         "init.image is runs/x, but a CodebookConfig has no such part: leave it out",
         "init.codebook is shipped:codebook-tiny, but a CodebookConfig has no such part",
-        "optimizer.lr is -1.0: use a positive number",
+        "optimizer.lr is -1.0: it should be greater than 0",
         "schedule.final_fraction is 2.0",
+        "data.mask_probability is 2.0: it should be less than or equal to 1",
+        "data.text.shards is (): ",
+        "data.text.weight is -1.0: it should be greater than or equal to 0",
+        "data.text.batch_size is 0: it should be greater than 0",
+        "data.image.image_size is 50: use a multiple of the 6 patches a side",
     ):
         assert expected in str(error.value)
 
 
 def test_a_file_that_cannot_be_written_keeps_what_it_held(tmp_path, monkeypatch):
     path = tmp_path / "run.json"
-    save_run(flava_tiny(), path)
+    save_config(flava_tiny(), path)
     before = path.read_bytes()
     write = Path.write_bytes
 
@@ -137,7 +150,7 @@ def test_a_file_that_cannot_be_written_keeps_what_it_held(tmp_path, monkeypatch)
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"run\.json could not be written.*No space left"):
-        save_run(replace(flava_tiny(), seed=5), path)
+        save_config(replace(flava_tiny(), seed=5), path)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["run.json"]
 

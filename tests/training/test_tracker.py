@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from wandb.proto import wandb_internal_pb2
 
-from flava.training.metrics import Tracker, Watch
+from flava.training.metrics import MetricsLogger, WandbLogger
 from tests.tiny_runs import codebook_run
 
 BLOCK, FILE_HEADER, HEADER = 2**15, 7, struct.Struct("<IHB")
@@ -49,14 +49,14 @@ def records(log: bytes) -> Iterator[bytes]:
 def test_every_figure_is_told_and_a_run_that_goes_on_is_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = codebook_run(tmp_path, wandb="project")
-    watch = Watch(run, 0)
-    watch.write({"step": 1, "batch": "images", "loss/total": 2.5, "accuracy/mim": None})
-    watch.write({"step": 1, "validation/accuracy": 0.25})
-    watch.close()
+    logger = MetricsLogger(run, 0)
+    logger.write({"step": 1, "batch": "images", "loss/total": 2.5, "accuracy/mim": None})
+    logger.write({"step": 1, "validation/accuracy": 0.25})
+    logger.close()
     time.sleep(1)  # the library names its folders by the second
-    watch = Watch(run, 1)
-    watch.write({"step": 2, "batch": "images", "loss/total": 1.5})
-    watch.close()
+    logger = MetricsLogger(run, 1)
+    logger.write({"step": 2, "batch": "images", "loss/total": 1.5})
+    logger.close()
     expected = [
         {"step": 1, "batch": "images", "loss/total": 2.5},
         {"step": 1, "validation/accuracy": 0.25},
@@ -74,4 +74,4 @@ def test_every_figure_is_told_and_a_run_that_goes_on_is_the_same(tmp_path, monke
 def test_without_the_library_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"wandb is set, but.*pip install 'flava\[wandb\]'"):
-        Tracker(codebook_run(tmp_path, wandb="project"))
+        WandbLogger(codebook_run(tmp_path, wandb="project"))

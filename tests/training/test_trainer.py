@@ -61,7 +61,11 @@ def test_gradients_are_clipped_to_the_norm_and_the_row_tells_what_it_was(run):
     used: list[torch.Tensor] = []
 
     def record(*_: object) -> None:
-        used.extend(p.grad.flatten().clone() for p in trainer.trained if p.grad is not None)
+        used.extend(
+            p.grad.flatten().clone()
+            for p in trainer.parallel.trainable_parameters
+            if p.grad is not None
+        )
 
     trainer.optimizer.register_step_pre_hook(record)
     reference = MeanSquare(Codebook(CODEBOOK))
@@ -177,7 +181,7 @@ def test_a_number_that_is_not_finite_stops_the_run_with_evidence(run, kind, figu
     trainer = Trainer(run, Exploding(Codebook(CODEBOOK), 3, kind), None)
     seen: list[dict[str, torch.Tensor]] = []
     trainer.optimizer.register_step_post_hook(lambda *_: seen.append(weights(trainer)))
-    with pytest.raises(FloatingPointError, match="update 4 gave numbers that are not") as error:
+    with pytest.raises(FloatingPointError, match="step 4 gave numbers that are not") as error:
         trainer.train(image_batches())
     assert same(weights(trainer), seen[2])
     evidence = run.output_dir / "non-finite-step-4.json"
@@ -218,5 +222,5 @@ def test_an_update_of_bad_numbers_is_left_out_and_counted(run, kind):
         Exploding(Codebook(CODEBOOK), 1, kind),
         None,
     )
-    with pytest.raises(FloatingPointError, match=r"update 7 .* and 1 before it"):
+    with pytest.raises(FloatingPointError, match=r"step 7 .* and 1 before it"):
         again.train(image_batches(first=6))

@@ -13,10 +13,10 @@ from flava.training.trainer import Trainer
 from tests.tiny_runs import CODEBOOK, MeanSquare, image_batch, image_batches
 
 
-def trainer_of(run: Run, probe: Validate | None = None) -> Trainer:
+def trainer_of(run: Run, validator: Validate | None = None) -> Trainer:
     torch.manual_seed(run.seed)
     check(run)
-    return Trainer(run, MeanSquare(Codebook(CODEBOOK)), probe)
+    return Trainer(run, MeanSquare(Codebook(CODEBOOK)), validator)
 
 
 def trained(run: Run, batches: Iterator[Batch] | None = None) -> Trainer:

@@ -1,6 +1,6 @@
-"""What travels from the data to the objectives: one frozen type for each kind of batch.
+"""Batches: a frozen dataclass for each kind. The data makes them, the objectives read them.
 
-The type of a batch selects its losses, so no field is optional and none is there "for others".
+The type of a batch selects its losses, so every field is always set and is always used.
 """
 
 from collections.abc import Callable
@@ -12,19 +12,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Kind = Literal["images", "text", "pairs"]
-"""What a batch, a model or a data set is about."""
+"""The modality of a batch, a model or a data set."""
 
 LOGIT_LAPLACE_EPS = 0.1
-"""DALL-E's margin: the dVAE sees pixels in [0.1, 0.9] (Ramesh et al. 2021, appendix A.3)."""
+"""Margin of the dVAE's pixels, which are in [0.1, 0.9] (Ramesh et al. 2021, appendix A.3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageBatch:
-    """Images alone.
+    """Images, for masked image modelling.
 
-    ``pixels`` are normalised for the image encoder. ``codebook_pixels`` are what the dVAE sees:
-    ``map_pixels`` of [0, 1], eight pixels a side for each patch of ``pixels``. ``patch_mask`` is
-    True at the patches that are hidden and to be predicted. ``keys`` name the samples in errors.
+    ``pixels`` are normalised for the image encoder. ``codebook_pixels`` are the input of the dVAE:
+    ``map_pixels`` of values in [0, 1], with 8 x 8 pixels for each patch of ``pixels``.
+    ``patch_mask`` is True at the patches that are masked and to be predicted. ``keys`` identify the
+    samples in error messages.
     """
 
     kind: ClassVar[Kind] = "images"
@@ -36,7 +37,7 @@ class ImageBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class CodedImageBatch:
-    """Images alone as in `ImageBatch`, with the dVAE's codes in place of what it sees."""
+    """As `ImageBatch`, with the dVAE's codes of the patches in place of its input."""
 
     kind: ClassVar[Kind] = "images"
     keys: tuple[str, ...]
@@ -47,11 +48,11 @@ class CodedImageBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class CropBatch:
-    """Images alone, each as several crops: DINO's multi-crop.
+    """Several crops of each image: DINO's multi-crop.
 
-    ``global_crops`` show much of an image, ``local_crops`` little of it at fewer pixels; there may
-    be none of these. Both are normalised for the image encoder; image i of the batch is i in each
-    crop.
+    ``global_crops`` show a large part of an image, ``local_crops`` a small part with fewer pixels.
+    There may be no local crops. Both are normalised for the image encoder. Index i of the second
+    dimension is the same image in every crop.
     """
 
     kind: ClassVar[Kind] = "images"
@@ -62,11 +63,11 @@ class CropBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class TextBatch:
-    """Texts alone, padded to the longest of the batch.
+    """Texts, padded to the longest of the batch, for masked language modelling.
 
-    ``attention_mask`` is False at padding. ``token_mask`` is True at the tokens to be predicted:
-    their true ids stand in ``input_ids``, their replacements ([MASK], a random token or the same)
-    in ``input_ids_masked``.
+    ``attention_mask`` is False at padding. ``token_mask`` is True at the tokens to be predicted.
+    ``input_ids`` has their original ids, ``input_ids_masked`` their replacements ([MASK], a random
+    token or the original).
     """
 
     kind: ClassVar[Kind] = "text"
@@ -79,7 +80,7 @@ class TextBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
-    """Images with texts; ``matched`` is False where the text was exchanged for another image's."""
+    """Images with texts; ``matched`` is False where the text was swapped for another image's."""
 
     kind: ClassVar[Kind] = "pairs"
     image: ImageBatch | CodedImageBatch
@@ -93,7 +94,7 @@ class PairBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInputs:
-    """Whole images, normalised for the image encoder."""
+    """Unmasked images, normalised for the image encoder."""
 
     kind: ClassVar[Kind] = "images"
     pixels: Float[Tensor, "batch 3 height width"]
@@ -101,7 +102,7 @@ class ImageInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class TextInputs:
-    """Whole texts, padded to the longest of the batch; ``attention_mask`` is False at padding."""
+    """Unmasked texts, padded to the longest; ``attention_mask`` is False at padding."""
 
     kind: ClassVar[Kind] = "text"
     input_ids: Int[Tensor, "batch length"]
@@ -110,7 +111,7 @@ class TextInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class PairInputs:
-    """Whole images with whole texts."""
+    """Unmasked images with their texts."""
 
     kind: ClassVar[Kind] = "pairs"
     image: ImageInputs
@@ -118,12 +119,12 @@ class PairInputs:
 
 
 Inputs = ImageInputs | TextInputs | PairInputs
-"""What a model reads when nothing is hidden from it."""
+"""Unmasked inputs of a model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledBatch:
-    """Inputs with the number of the class that each belongs to."""
+    """Inputs with a class index each."""
 
     keys: tuple[str, ...]
     inputs: Inputs
@@ -137,7 +138,7 @@ class LabelledBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredBatch:
-    """Inputs with a number each, to be predicted as it is."""
+    """Inputs with a score each, for regression."""
 
     keys: tuple[str, ...]
     inputs: Inputs
@@ -151,7 +152,7 @@ class ScoredBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class AnsweredBatch:
-    """Inputs with the share in [0, 1] that each class is right, for itself: many may be."""
+    """Inputs with a soft target in [0, 1] for each class; several classes may be right (VQA)."""
 
     keys: tuple[str, ...]
     inputs: Inputs
@@ -164,12 +165,12 @@ class AnsweredBatch:
 
 
 TargetBatch = LabelledBatch | ScoredBatch | AnsweredBatch
-"""Inputs with what is to be predicted of them: what fine-tuning trains on."""
+"""Inputs with targets, for fine-tuning."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WholePairBatch:
-    """Whole images with whole texts that all match: for contrast alone."""
+    """Unmasked pairs that all match, for the contrastive loss only."""
 
     kind: ClassVar[Kind] = "pairs"
     keys: tuple[str, ...]
@@ -182,21 +183,22 @@ Batch = (
 AnyBatch = TypeVar("AnyBatch", bound=Batch | Inputs)
 
 
-def map_tensors(batch: AnyBatch, change: Callable[[Tensor], Tensor]) -> AnyBatch:
-    """The same batch with each of its tensors changed."""
+def map_tensors(batch: AnyBatch, function: Callable[[Tensor], Tensor]) -> AnyBatch:
+    """The same batch with ``function`` applied to each of its tensors."""
 
     def new(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return change(value)
-        return map_tensors(value, change) if isinstance(value, Batch | Inputs) else value
+            return function(value)
+        return map_tensors(value, function) if isinstance(value, Batch | Inputs) else value
 
     return type(batch)(**{f.name: new(getattr(batch, f.name)) for f in fields(batch)})
 
 
 def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
-    """The same batch with its tensors on ``device``, but for the masks.
+    """The same batch with its tensors on ``device``, except for boolean masks.
 
-    Shapes depend on these, and who asks for a shape need not wait for the device.
+    The shapes of packed tensors depend on masks. With masks on the host, these shapes are known
+    without waiting for the device.
     """
     return map_tensors(
         batch, lambda each: each if each.dtype == torch.bool else each.to(device, non_blocking=True)
@@ -204,7 +206,7 @@ def to_device(batch: AnyBatch, device: torch.device) -> AnyBatch:
 
 
 def map_pixels(pixels: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Pixels in [0, 1] to the dVAE's [0.1, 0.9]: 0.8 x + 0.1."""
+    """Map pixels in [0, 1] to the dVAE's range [0.1, 0.9]: 0.8 x + 0.1."""
     return (1 - 2 * LOGIT_LAPLACE_EPS) * pixels + LOGIT_LAPLACE_EPS
 
 

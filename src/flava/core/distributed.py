@@ -1,6 +1,6 @@
-"""The ranks of a run: starting them, and exchanging tensors and figures between them.
+"""The ranks of a run: their process group, and collectives that also work in a single process.
 
-What they are told is torchrun's environment: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``,
+Ranks are configured by torchrun's environment variables: ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``,
 ``LOCAL_WORLD_SIZE``, ``MASTER_ADDR`` and ``MASTER_PORT``.
 """
 
@@ -25,26 +25,26 @@ from flava.core.processes import end_with_parent
 
 
 class Gather(Enum):
-    """Which features the gradient of a rank's loss reaches (columns 3 and 4 of Table C.1)."""
+    """The features through which contrast is differentiated (columns 3 and 4 of Table C.1)."""
 
     GLOBAL = "global"
-    """Every rank's, through the gather: the paper's choice."""
+    """Through those of all ranks, by a differentiable gather: the paper's choice."""
     LOCAL = "local"
-    """The rank's own only, OpenCLIP's way when the paper was written."""
+    """Only through the rank's own, as in OpenCLIP when the paper was written."""
 
 
 def rank() -> int:
-    """This process's number, 0 where there is one process."""
+    """This process's rank; 0 if there is only one process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """The number of processes."""
+    """The number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def mean_over_ranks(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """The mean of every rank's ``values``, the same on all of them; no gradient."""
+    """The mean of all ranks' ``values``, on every rank; it has no gradient."""
     total = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -54,27 +54,27 @@ def mean_over_ranks(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 def gather_features(
     features: Float[Tensor, "local width"], sizes: Sequence[int]
 ) -> Float[Tensor, "total width"]:
-    """The features of all ranks in order of rank; ``sizes`` tells how many rows each brings.
+    """The features of all ranks, in order of rank; rank r has ``sizes[r]`` rows.
 
-    The backward pass sums the ranks' gradients, so that the average over ranks (DDP's) is the
-    gradient of the loss averaged over ranks.
+    The backward pass sums the gradients of all ranks. DDP averages gradients over ranks, so the
+    result is the gradient of the loss averaged over ranks.
     """
     if world_size() == 1:
         return features
-    # A collective moves tensors of one shape: shorter ones are filled up, and cut again.
-    filled = functional.pad(features, (0, 0, 0, max(sizes) - len(features))).contiguous()
-    gathered = dist_functional.all_gather(filled)
+    # Collectives need equal shapes, so shorter tensors are padded, and cut again afterwards.
+    padded = functional.pad(features, (0, 0, 0, max(sizes) - len(features))).contiguous()
+    gathered = dist_functional.all_gather(padded)
     return torch.cat([shard[:size] for shard, size in zip(gathered, sizes, strict=True)])
 
 
 def scale_gradient(values: Float[Tensor, "*shape"], factor: float) -> Float[Tensor, "*shape"]:
-    """The same values; their gradient is multiplied by ``factor``."""
+    """The same values, whose gradient is multiplied by ``factor``."""
     fixed = values.detach()
     return fixed + factor * (values - fixed)
 
 
-def gather_numbers(values: Int[Tensor, " n"]) -> Int[Tensor, "ranks n"]:
-    """The same few numbers of every rank, in order of rank."""
+def gather_ints(values: Int[Tensor, " n"]) -> Int[Tensor, "ranks n"]:
+    """The integers ``values`` of every rank, in order of rank."""
     if world_size() == 1:
         return values[None]
     gathered = [torch.empty_like(values) for _ in range(world_size())]
@@ -82,39 +82,42 @@ def gather_numbers(values: Int[Tensor, " n"]) -> Int[Tensor, "ranks n"]:
     return torch.stack(gathered)
 
 
-LISTENING = 2.0
-"""Seconds in which ranks that miss another tell one another so, before they end. Meanwhile the
-launcher, which looks ten times a second, finds which rank was the first to end."""
+MISSING_RANK_WAIT = 2.0
+"""Seconds that ranks wait before they end when another rank is missing. Meanwhile they tell each
+other that they are alive, and the launcher, which polls ten times a second, finds which rank ended
+first."""
 
-GLOOS = ("gloo", "pair closure", "closed by peer", "reset by peer")
-"""What its errors have in them: within a backward pass they come without its name."""
+GLOO_ERRORS = ("gloo", "pair closure", "closed by peer", "reset by peer")
+"""Parts of the messages of gloo's connection errors. Those of backward passes do not name gloo."""
 
 
 def local_device() -> torch.device:
-    """The GPU of this rank's number on its machine, or the CPU where there is none."""
+    """The GPU whose index is this rank's local rank, or the CPU if there is no GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def rank_from_environment() -> int:
-    """This process's number, also before the ranks have met and when they have parted."""
+    """This process's rank, also while there is no process group."""
     return int(os.environ.get("RANK", "0"))
 
 
 def local_world_size() -> int:
-    """How many ranks this machine has."""
+    """The number of ranks on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size())))
 
 
 def restart_count() -> int:
-    """How often the launcher started the ranks again after some of them had failed."""
+    """How often the launcher has restarted the ranks after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
 def process_group(timeout: int) -> Iterator[None]:
-    """Meet the other ranks, if there are any; a rank waits ``timeout`` seconds for the others.
+    """A context in which this process and the other ranks, if there are any, form a process group.
+
+    ``timeout`` is in seconds: how long a rank waits for the others.
 
     Raises:
         ConnectionError: another rank ended, or did not answer in time.
@@ -126,7 +129,7 @@ def process_group(timeout: int) -> Iterator[None]:
         yield
         return
     if dist.is_torchelastic_launched():
-        # Nobody would stop it, or start it again, once the launcher is gone.
+        # Without the launcher nobody would stop or restart this rank.
         end_with_parent()
     store = None
     try:
@@ -135,46 +138,47 @@ def process_group(timeout: int) -> Iterator[None]:
     except RuntimeError as error:
         if not is_connection_error(error):
             raise
-        gone = name_ranks(silent_ranks(store)) if store else "another rank"
+        missing = format_ranks(unresponsive_ranks(store)) if store else "another rank"
         raise ConnectionError(
-            f"rank {rank_from_environment()}: {gone} ended, or gave no answer within the timeout "
-            f"of {timeout} s: what it said is above ({first_line(error)})"
+            f"rank {rank_from_environment()}: {missing} ended, or gave no answer within the "
+            f"timeout of {timeout} s: what it said is above ({first_line(error)})"
         ) from error
     dist.destroy_process_group()
 
 
 def connect(device: torch.device, timeout: timedelta) -> Store:
-    """Join the group of all ranks; returns what they share beside it."""
-    # With a backend for the CPU too: checkpoints and agreements travel there.
+    """Initialize the process group; returns the store that ranks share beside it."""
+    # The CPU needs a backend too, since checkpoints and Python objects are exchanged there.
     backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
     store, number, ranks = next(rendezvous("env://", timeout=timeout))
-    # The store outlives the ranks: started again, they would find the addresses of those before.
+    # The store outlives the ranks. Without a prefix, restarted ranks would find old addresses.
     store = PrefixStore(f"start {restart_count()}", store)
     dist.init_process_group(backend, store=store, rank=number, world_size=ranks, timeout=timeout)
     return store
 
 
-def silent_ranks(store: Store) -> list[int]:
-    """The ranks that do not tell, as this one does, that they miss another."""
+def unresponsive_ranks(store: Store) -> list[int]:
+    """The ranks that do not report in time, as this one does, that another rank is missing."""
     try:
-        store.set(f"misses another: {rank_from_environment()}", "")
-        sleep(LISTENING)
+        store.set(f"alive: {rank_from_environment()}", "")
+        sleep(MISSING_RANK_WAIT)
         ranks = range(int(os.environ["WORLD_SIZE"]))
-        return [n for n in ranks if not store.check([f"misses another: {n}"])]
-    except RuntimeError:  # the store has gone with the machine that held it
+        return [n for n in ranks if not store.check([f"alive: {n}"])]
+    except RuntimeError:  # the store was on a machine that is gone
         return []
 
 
-def name_ranks(ranks: Sequence[int]) -> str:
+def format_ranks(ranks: Sequence[int]) -> str:
+    """The ranks for a message, such as "ranks 1, 3"."""
     if not ranks:
         return "another rank"
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
 def is_connection_error(error: RuntimeError) -> bool:
-    """Whether it is a failure of the ranks' connection; gloo's have no type of their own."""
-    said = str(error).lower()
-    return isinstance(error, dist.DistError) or any(each in said for each in GLOOS)
+    """Whether an error is a failed connection between ranks; gloo has no error type for that."""
+    message = str(error).lower()
+    return isinstance(error, dist.DistError) or any(each in message for each in GLOO_ERRORS)
 
 
 def first_line(error: Exception) -> str:
@@ -182,7 +186,7 @@ def first_line(error: Exception) -> str:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's value, in order."""
+    """The value of every rank, in order of rank. It must be picklable."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
@@ -191,7 +195,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def raise_on_rank_0(error: Exception) -> NoReturn:
-    """Raise what all ranks know, on the first of them alone: one message, not one a rank.
+    """Raise an error that all ranks have on rank 0 only, so that it is reported once.
 
     Raises:
         Exception: ``error``, on rank 0.
@@ -204,15 +208,15 @@ def raise_on_rank_0(error: Exception) -> NoReturn:
     raise SystemExit(1) from error
 
 
-def batches_of_rank(count: int, size: int) -> Iterator[tuple[range, bool]]:
-    """The batches of ``size`` that fall to this rank, of ``count`` items.
+def batches_for_rank(count: int, size: int) -> Iterator[tuple[range, bool]]:
+    """This rank's batches when ``count`` items are split into batches of ``size``.
 
-    A batch holds the same items whatever the number of ranks is, so that it is computed alike. All
-    ranks have as many, since a sharded model is put together by all of them in each forward pass:
-    who would have fewer computes one again, which does not count.
+    A batch holds the same items for any number of ranks, so that its results are the same. All
+    ranks get equally many batches, since every rank takes part in each forward pass of a sharded
+    model: a rank that would have one fewer gets the first batch again, to be ignored.
 
     Yields:
-        The places of a batch, and whether it counts.
+        The indices of a batch's items, and whether the batch counts.
     """
     starts = range(0, count, size)
     for first in range(0, len(starts), world_size()):
@@ -222,25 +226,26 @@ def batches_of_rank(count: int, size: int) -> Iterator[tuple[range, bool]]:
         yield range(start, min(start + size, count)), counts
 
 
-def compute_on_all_ranks(
+def compute_across_ranks(
     count: int,
     size: int,
     compute: Callable[[range], Shaped[Tensor, "batch *width"]],
     device: torch.device,
 ) -> Shaped[Tensor, "count *width"]:
-    """What ``compute`` makes of each of ``count`` items, in order, on the CPU of every rank.
+    """The results of ``compute`` for all of ``count`` items, in order, on the CPU of every rank.
 
-    It is given the places of a batch of at most ``size`` items, each batch on one rank.
+    ``compute`` takes the indices of a batch of at most ``size`` items. Each batch is computed on
+    one rank. ``count`` must be at least 1.
     """
-    found: Tensor | None = None
-    for places, counts in batches_of_rank(count, size):
-        computed = compute(places)
-        if found is None:
-            found = computed.new_zeros((count, *computed.shape[1:]))
+    results: Tensor | None = None
+    for indices, counts in batches_for_rank(count, size):
+        computed = compute(indices)
+        if results is None:
+            results = computed.new_zeros((count, *computed.shape[1:]))
         if counts:
-            found[places.start : places.stop] = computed
-    assert found is not None  # there is at least one item
+            results[indices.start : indices.stop] = computed
+    assert results is not None
     if world_size() > 1:
-        found = found.to(device)  # where the ranks can exchange it
-        dist.all_reduce(found)  # of each item one rank has a value, and the others zero
-    return found.cpu()
+        results = results.to(device)  # since GPUs exchange tensors on GPUs
+        dist.all_reduce(results)  # one rank has the result of an item, the others have zeros
+    return results.cpu()

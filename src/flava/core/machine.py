@@ -1,4 +1,4 @@
-"""The machine that figures were measured on, and what GPUs can do by their data sheets."""
+"""A description of this machine, and the speed and memory of GPUs by their data sheets."""
 
 import platform
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from flava.core.processes import cores
 
 
 def describe_machine() -> dict[str, str | int]:
-    """The processor, the cores this process may use, the accelerator and the versions."""
+    """The processor, the cores that this process may use, the accelerator, and versions."""
     return {
         "processor": processor_name(),
         "cores": cores(),
@@ -23,7 +23,7 @@ def describe_machine() -> dict[str, str | int]:
 
 
 def processor_name() -> str:
-    """The processor's name; Python's own answer is empty on Linux."""
+    """The processor's name. On Linux it is read from /proc, as Python does not tell it there."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -33,36 +33,36 @@ def processor_name() -> str:
 
 
 GPUS_PER_MACHINE = 8
-"""GPUs of a machine, as in NVIDIA's HGX and DGX."""
+"""Number of GPUs of a machine, as in NVIDIA's HGX and DGX."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
     """A kind of GPU."""
 
-    called: str
-    """How torch's name of it begins (``torch.cuda.get_device_name``)."""
+    torch_name: str
+    """Beginning of torch's name for it (``torch.cuda.get_device_name``)."""
     memory: float
-    """Bytes."""
+    """Bytes of memory."""
     bf16: float
-    """Operations a second in products of 16 bits that are summed in 32."""
+    """Peak operations per second of bf16 matrix products with fp32 accumulation."""
     fp32: float
-    """The same of 32 bits, without TF32, which torch leaves off."""
+    """Peak operations per second of fp32 matrix products without TF32, as is torch's default."""
     within: float
-    """Bytes a second that it can receive from the others of its machine."""
+    """Bytes per second that it can receive from the other GPUs of its machine."""
     between: float
-    """Bytes a second from other machines: its share of the usual network of such a machine."""
+    """Bytes per second from other machines: its share of such a machine's usual network."""
     source: str
-    """Where these figures stand."""
+    """Source of these figures."""
 
     def peak(self, precision: Precision) -> float:
-        """Operations a second."""
+        """Peak operations per second in a precision."""
         return self.bf16 if precision is Precision.BF16 else self.fp32
 
 
 GPUS: dict[str, Gpu] = {
     "a100-40gb": Gpu(
-        called="NVIDIA A100-SXM4-40GB",
+        torch_name="NVIDIA A100-SXM4-40GB",
         memory=40e9,
         bf16=312e12,
         fp32=19.5e12,
@@ -71,7 +71,7 @@ GPUS: dict[str, Gpu] = {
         source="NVIDIA A100 data sheet (SXM)",
     ),
     "a100": Gpu(
-        called="NVIDIA A100-SXM4-80GB",
+        torch_name="NVIDIA A100-SXM4-80GB",
         memory=80e9,
         bf16=312e12,
         fp32=19.5e12,
@@ -80,7 +80,7 @@ GPUS: dict[str, Gpu] = {
         source="NVIDIA A100 data sheet (SXM)",
     ),
     "h100": Gpu(
-        called="NVIDIA H100 80GB HBM3",
+        torch_name="NVIDIA H100 80GB HBM3",
         memory=80e9,
         bf16=989e12,
         fp32=67e12,
@@ -89,7 +89,7 @@ GPUS: dict[str, Gpu] = {
         source="NVIDIA H100 data sheet (SXM)",
     ),
     "h200": Gpu(
-        called="NVIDIA H200",
+        torch_name="NVIDIA H200",
         memory=141e9,
         bf16=989e12,
         fp32=67e12,
@@ -98,7 +98,7 @@ GPUS: dict[str, Gpu] = {
         source="NVIDIA H200 data sheet (SXM)",
     ),
     "l40s": Gpu(
-        called="NVIDIA L40S",
+        torch_name="NVIDIA L40S",
         memory=48e9,
         bf16=362e12,
         fp32=91.6e12,
@@ -107,9 +107,9 @@ GPUS: dict[str, Gpu] = {
         source="NVIDIA L40S data sheet",
     ),
 }
-"""By the names that `flava plan` knows them by."""
+"""The GPUs that `flava plan` knows, by name."""
 
 
 def gpu_named(name: str) -> Gpu | None:
-    """The one that torch calls ``name``, if it is here."""
-    return next((gpu for gpu in GPUS.values() if name.startswith(gpu.called)), None)
+    """The GPU that torch calls ``name``, if it is in `GPUS`."""
+    return next((gpu for gpu in GPUS.values() if name.startswith(gpu.torch_name)), None)

@@ -1,4 +1,4 @@
-"""What is computed in how many bits: training, evaluation and inference have it in common."""
+"""The precision of matrix products, for training, evaluation and inference."""
 
 from enum import Enum
 
@@ -6,7 +6,7 @@ import torch
 
 
 class Precision(Enum):
-    """What matrix products are computed in; weights and optimiser state are always 32 bits."""
+    """Precision of matrix products. Weights and optimizer state always have 32 bits."""
 
     BF16 = "bf16"
     FP32 = "fp32"

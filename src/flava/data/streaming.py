@@ -91,6 +91,9 @@ class StreamPosition:
 StreamPositions = Mapping[int, StreamPosition]
 """By the number of a stream: a position at or before the point that the stream has reached."""
 
+SourcePositions = Mapping[str, StreamPositions]
+"""Marks by the name of the source."""
+
 
 @dataclass(frozen=True)
 class RawBatch(Generic[Content]):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flava.core.distributed import compute_on_all_ranks
+from flava.core.distributed import compute_across_ranks
 from flava.evaluation.features import evaluating, progress
 from flava.evaluation.image_features import FeatureExtractor
 from flava.inference import zero_shot
@@ -67,4 +67,4 @@ def class_vectors(
         evaluating(model, settings.precision),
         progress(extractor.shown_as("classes"), len(prompts.classes)) as advance,
     ):
-        return compute_on_all_ranks(len(prompts.classes), size, vectors, device)
+        return compute_across_ranks(len(prompts.classes), size, vectors, device)

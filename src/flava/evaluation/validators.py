@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from flava.core.batch import Batch, to_device
-from flava.core.distributed import batches_of_rank, compute_on_all_ranks
+from flava.core.distributed import batches_for_rank, compute_across_ranks
 from flava.core.precision import Precision
 from flava.data.errors import SampleError, SkippedSample
 from flava.data.imagenet import LabelledImages
@@ -243,7 +243,7 @@ def features_of(
 ) -> Float[np.ndarray, "images width"]:
     """The features of every image, of which each rank computes a part; see `unreadable`."""
     size, count = extractor.settings.batch_size, len(images)
-    own = np.concatenate([np.arange(p.start, p.stop) for p, _ in batches_of_rank(count, size)])
+    own = np.concatenate([np.arange(p.start, p.stop) for p, _ in batches_for_rank(count, size)])
     decoded = extractor.batches(images, own)
     failed: list[SampleError] = []
 
@@ -257,7 +257,7 @@ def features_of(
         return torch.from_numpy(features)
 
     with evaluating(extractor.model, extractor.settings.precision):
-        features = compute_on_all_ranks(count, size, computed, device_of(extractor)).numpy()
+        features = compute_across_ranks(count, size, computed, device_of(extractor)).numpy()
     for error in failed[:NAMED]:
         log.warning("validation: %s", error)
     if len(failed) > NAMED:
@@ -280,7 +280,7 @@ def embeddings(
 
     size = extractor.settings.batch_size
     with evaluating(extractor.model, extractor.settings.precision):
-        return compute_on_all_ranks(len(texts), size, embed, device_of(extractor))
+        return compute_across_ranks(len(texts), size, embed, device_of(extractor))
 
 
 def device_of(extractor: FeatureExtractor) -> torch.device:

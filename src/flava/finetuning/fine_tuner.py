@@ -36,9 +36,9 @@ from flava.objectives.objective import Validate
 from flava.training.checkpoint import keep_best
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import FREE_ON_RESUME, TrainerConfig
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import FREE_ON_RESUME, TrainerConfig
 
 FINISHED = "finished"
 """A file that says so: of such a run only the best checkpoint is left."""

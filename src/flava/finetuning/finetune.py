@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from flava.checkpoints.native import fill_own
 from flava.checkpoints.reading import find_checkpoint, read_path
+from flava.core.constraints import config_errors
 from flava.core.precision import Precision
 from flava.data.labelled import LabelledRows
 from flava.data.labelled_loader import RowReader
@@ -26,9 +27,9 @@ from flava.objectives.objective import Validate
 from flava.training.checkpoint import load_progress
 from flava.training.launch import keep_freed_memory
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import TrainerConfig
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
+from flava.training.trainer_config import TrainerConfig
 
 LOOKS = 10
 """Looks at the validation data over a run: few, since the best of many would be luck."""
@@ -86,7 +87,7 @@ class FinetuneConfig(LabelledConfig):
                 )
                 if not holds
             ]
-            + self.optimizer.mistakes("optimizer")
+            + config_errors(self.optimizer, "optimizer.")
         )
 
 

@@ -25,7 +25,7 @@ from flava.finetuning.own_data import (
     skip_notes,
 )
 from flava.models import Classifier, FeatureEncoder, classifier_of, features_of
-from flava.training.checkpoint import point, save_checkpoint
+from flava.training.checkpoint import save_checkpoint, set_link
 
 CHOOSING_FRACTION = 0.2
 """Share of the training samples that chooses the regularisation."""
@@ -57,7 +57,7 @@ def probe(config: ProbeConfig) -> str:
     classifier = folded(fitted, prepared).to(device)
     checkpoints = config.output_dir / "checkpoints"
     save_checkpoint(checkpoints, "probe", classifier)
-    point(checkpoints, "last", "probe")
+    set_link(checkpoints, "last", "probe")
     settings = {
         "start": config.model,
         "parameters": sum(p.numel() for p in classifier.head.parameters()),

@@ -14,11 +14,12 @@ from flava.core.files import atomic_folder
 from flava.inference.model_card import find_run, model_card
 from flava.inference.onnx_programs import write_programs
 from flava.models import Clip, Flava
+from flava.models.config import model_classes
 
 WRITERS: dict[str, dict[type[nn.Module], Callable[[Any, Path], None]]] = {
     "hf": {Flava: huggingface.write, Clip: clip_huggingface.write},
     "torchmultimodal": {Flava: torchmultimodal.write},
-    "flava": dict.fromkeys(native.MODELS.values(), native.write_model),
+    "flava": dict.fromkeys(model_classes().values(), native.write_model),
     "onnx": {Flava: write_programs, Clip: write_programs},
 }
 """What writes a model of a kind into a folder, by the name of the layout."""

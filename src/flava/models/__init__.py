@@ -1,4 +1,4 @@
-"""What is computed: the encoders, the heads and the codebook. No loss, no data, no training."""
+"""The models, as `nn.Module`s with their configurations."""
 
 from flava.models.classifier import (
     Classifier,

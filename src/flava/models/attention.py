@@ -1,7 +1,7 @@
-"""Attention of padded batches and of packed samples, by the fastest kernel there is.
+"""Attention over padded batches and over packed samples (see `packing`).
 
-On GPUs that is a kernel for such segments, on CPUs samples of the same length at once; elsewhere
-samples are padded for it.
+For packed samples the fastest way depends on the device. On GPUs `varlen_attn` attends within each
+sample. On CPUs, samples of equal length are attended to together. Otherwise samples are padded.
 """
 
 from itertools import repeat
@@ -11,11 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from flava.models.packing import Packing, unpacked
+from flava.models.packing import Packing, unpack_if_packed
 
-SCORES_AT_ONCE = 2**22
-"""So many attention scores (8 MiB) stay in a core's cache; and glibc takes tensors beyond 32 MiB
-from the kernel each time, page by page, which cost more than the products (docs/log.md)."""
+MAX_SCORES_AT_ONCE = 2**22
+"""On CPUs, up to so many attention scores (8 MiB in 16 bits) are computed at once. These stay in a
+core's cache. And glibc requests tensors beyond 32 MiB from the kernel each time, page by page,
+which takes longer than the matrix products (docs/log.md)."""
 
 
 def attend(
@@ -24,63 +25,63 @@ def attend(
     value: Float[Tensor, "batch length heads size"],
     mask: Bool[Tensor, "#batch 1 #length length"] | None,
 ) -> Float[Tensor, "batch length heads size"]:
-    """Attention over the keys where ``mask`` is True.
+    """Scaled dot-product attention over the keys where ``mask`` is True.
 
-    By measurement (docs/log.md): torch's fused kernels on GPUs, and on CPUs in 32 bits. In 16 bits
-    the CPU's fused kernel takes 1.1 to 5 times as long as the products spelt out, at any length.
+    It uses torch's fused kernels on GPUs, and on CPUs in 32 bits. In 16 bits the CPU's fused kernel
+    takes 1.1 to 5 times as long as separate matrix products, at any length (docs/log.md).
     """
     query, key, value = (each.transpose(1, 2) for each in (query, key, value))
     if query.is_cuda or query.dtype == torch.float32:
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     else:
-        mixed = attend_in_parts(query, key, value, mask)
-    return mixed.transpose(1, 2)
+        attended = attend_in_chunks(query, key, value, mask)
+    return attended.transpose(1, 2)
 
 
-def attend_in_parts(
+def attend_in_chunks(
     query: Float[Tensor, "batch heads queries size"],
     key: Float[Tensor, "batch heads keys size"],
     value: Float[Tensor, "batch heads keys size"],
     mask: Bool[Tensor, "#batch 1 #queries keys"] | None,
 ) -> Float[Tensor, "batch heads queries size"]:
-    """Plain products, with the scores of some samples in memory at a time."""
-    if torch.compiler.is_compiling():  # each number of parts would be a program of its own
-        return attend_to_all(query, key, value, mask)
+    """Unfused attention, with the scores of only some samples in memory at a time."""
+    if torch.compiler.is_compiling():  # every number of chunks would be compiled separately
+        return attend_unfused(query, key, value, mask)
     heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
-    samples = max(1, SCORES_AT_ONCE // (heads * queries * keys))
+    samples = max(1, MAX_SCORES_AT_ONCE // (heads * queries * keys))
     if len(query) <= samples:
-        return attend_to_all(query, key, value, mask)
+        return attend_unfused(query, key, value, mask)
     masks = repeat(None) if mask is None else mask.expand(len(query), -1, -1, -1).split(samples)
-    parts = zip(query.split(samples), key.split(samples), value.split(samples), masks)  # noqa: B905
-    return torch.cat([attend_to_all(*part) for part in parts])
+    chunks = zip(query.split(samples), key.split(samples), value.split(samples), masks)  # noqa: B905
+    return torch.cat([attend_unfused(*chunk) for chunk in chunks])
 
 
-def attend_to_all(
+def attend_unfused(
     query: Float[Tensor, "batch heads queries size"],
     key: Float[Tensor, "batch heads keys size"],
     value: Float[Tensor, "batch heads keys size"],
     mask: Bool[Tensor, "#batch 1 #queries keys"] | None,
 ) -> Float[Tensor, "batch heads queries size"]:
-    """The same with all scores of the batch in memory."""
+    """Attention as two matrix products with a softmax between them."""
     heads = query.shape[:2]
-    # The scale comes with the product, not by a pass before it. Nothing is read of what is added.
-    nothing = query.new_empty(1, 1, 1)
+    # baddbmm scales within the product. With beta=0 it does not read its first argument.
+    unused = query.new_empty(1, 1, 1)
     rows, columns = query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2)
     scale = query.shape[-1] ** -0.5
-    scores = torch.baddbmm(nothing, rows, columns, beta=0, alpha=scale).unflatten(0, heads)
+    scores = torch.baddbmm(unused, rows, columns, beta=0, alpha=scale).unflatten(0, heads)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
     return scores.softmax(dim=-1) @ value
 
 
 def causal_mask(length: int, device: torch.device) -> Bool[Tensor, "1 1 length length"]:
-    """States attend to themselves and to those before them."""
+    """Each state attends to itself and to those before it."""
     return torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None]
 
 
-SPARED = 50_000
-"""Attention scores of padding for which it is worth it to attend to one more length by itself, in
-16 bits. In 32 bits it always is: there is a fused kernel, which is called once (docs/log.md)."""
+SCORES_WORTH_A_CALL = 50_000
+"""In 16 bits on CPUs, a call of `attend` takes as long as computing so many scores of padding
+(docs/log.md). In 32 bits a call is cheaper, since attention is fused."""
 
 
 def attend_packed(
@@ -88,49 +89,55 @@ def attend_packed(
     packing: Packing,
     mask: Bool[Tensor, "#batch 1 #length length"],
 ) -> Float[Tensor, "tokens heads size"]:
-    """``projected`` are queries, keys and values; ``mask`` is that of the padded samples."""
+    """Attention within each packed sample.
+
+    ``projected`` are the queries, keys and values of the packed tokens; ``mask`` is the attention
+    mask of the padded batch.
+    """
     query, key, value = projected.unbind(1)
-    if takes_segments(query, packing, mask):
-        return attend_to_segments(query, key, value, packing, packing)
-    if takes_lengths(query, packing):
+    if can_use_varlen(query, packing, mask):
+        return varlen_attention(query, key, value, packing, packing)
+    if should_group_by_length(query, packing):
         return attend_by_length(projected, packing, causal=is_causal(mask))
     query, key, value = packing.unpack(projected).unbind(2)
     return packing.pack(attend(query, key, value, mask))
 
 
-def attend_from(
+def attend_from_outputs(
     query: Float[Tensor, "outputs heads size"],
-    both: Float[Tensor, "*tokens 2 heads size"],
+    key_value: Float[Tensor, "*tokens 2 heads size"],
     packing: Packing | None,
     mask: Bool[Tensor, "#batch 1 #length length"] | None,
     output_packing: Packing,
 ) -> Float[Tensor, "outputs heads size"]:
-    """The same for the queries of ``output_packing`` alone; ``both`` are keys and values of all
-    tokens, packed or not."""
-    if packing is not None and mask is not None and takes_segments(query, packing, mask):
-        key, value = both.unbind(1)
-        return attend_to_segments(query, key, value, output_packing, packing)
-    key, value = unpacked(both, packing).unbind(2)
+    """Attention only for the queries of ``output_packing``.
+
+    ``key_value`` are the keys and values of all tokens, which are packed if there is a ``packing``.
+    """
+    if packing is not None and mask is not None and can_use_varlen(query, packing, mask):
+        key, value = key_value.unbind(1)
+        return varlen_attention(query, key, value, output_packing, packing)
+    key, value = unpack_if_packed(key_value, packing).unbind(2)
     return output_packing.pack(attend(output_packing.unpack(query), key, value, mask))
 
 
 def is_causal(mask: Bool[Tensor, "#batch 1 #length length"]) -> bool:
-    """Padding alone is left out of sight of all queries alike."""
+    """Whether a mask differs between queries; masks of padding are the same for all."""
     return mask.shape[-2] > 1
 
 
-def takes_segments(
+def can_use_varlen(
     query: Float[Tensor, "tokens heads size"],
     packing: Packing,
     mask: Bool[Tensor, "#batch 1 #length length"],
 ) -> bool:
-    """Whether `attend_to_segments` can take such queries.
+    """Whether `varlen_attention` works for these queries.
 
-    Its kernel is for 16 bits, for heads of a multiple of 8, and at least one query; and ``mask``
-    must leave out padding alone, as it does for all but CLIP's causal texts.
+    Its kernel needs 16 bits, a head size that is a multiple of 8, and at least one query. ``mask``
+    must exclude only padding, as it does for all but CLIP's causal texts.
     """
     return (
-        packing.bounds is not None
+        packing.cu_seqlens is not None
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] % 8 == 0
         and len(query) > 0
@@ -138,43 +145,57 @@ def takes_segments(
     )
 
 
-def attend_to_segments(
+def varlen_attention(
     query: Float[Tensor, "queries heads size"],
     key: Float[Tensor, "keys heads size"],
     value: Float[Tensor, "keys heads size"],
-    queried: Packing,
-    known: Packing,
+    query_packing: Packing,
+    key_packing: Packing,
 ) -> Float[Tensor, "queries heads size"]:
-    """By torch's kernel, of the same samples packed in the same order; nothing is padded."""
-    from torch.nn.attention import varlen  # which brings torch's compiler: two seconds
+    """Attention within each sample, by torch's kernel for packed samples.
 
-    assert queried.bounds is not None
-    longest = queried.longest, known.longest
-    found = varlen.varlen_attn(query, key, value, queried.bounds, known.bounds, *longest)
-    assert isinstance(found, Tensor)
-    return found
+    Queries and keys are of the same samples, packed in the same order.
+    """
+    from torch.nn.attention import varlen  # imports torch's compiler, which takes two seconds
+
+    assert query_packing.cu_seqlens is not None
+    attended = varlen.varlen_attn(
+        query,
+        key,
+        value,
+        query_packing.cu_seqlens,
+        key_packing.cu_seqlens,
+        query_packing.max_length,
+        key_packing.max_length,
+    )
+    assert isinstance(attended, Tensor)
+    return attended
 
 
-def takes_lengths(query: Float[Tensor, "tokens heads size"], packing: Packing) -> bool:
-    """Whether `attend_by_length` is the faster way: on CPUs, and not compiled, since a program
-    would have to be compiled anew for each number of lengths."""
+def should_group_by_length(query: Float[Tensor, "tokens heads size"], packing: Packing) -> bool:
+    """Whether `attend_by_length` is faster than padding.
+
+    It is on CPUs, where the scores of padding that it saves outweigh its calls. Not in compiled
+    code, which would be compiled again for each number of lengths.
+    """
     if query.is_cuda or query.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    more = len(packing.groups) - 1
-    return query.dtype == torch.float32 or query.shape[1] * packing.padding >= more * SPARED
+    more_calls = len(packing.groups) - 1
+    saved_scores = query.shape[1] * packing.padded_scores
+    return query.dtype == torch.float32 or saved_scores >= more_calls * SCORES_WORTH_A_CALL
 
 
 def attend_by_length(
     projected: Float[Tensor, "tokens 3 heads size"], packing: Packing, *, causal: bool
 ) -> Float[Tensor, "tokens heads size"]:
-    """Samples of the same length at once, and so without padding."""
+    """Attention over the samples of each length together, and so without padding."""
     sizes = [length * samples for length, samples in packing.groups]
-    rest = len(projected) - sum(sizes)
+    rest = len(projected) - sum(sizes)  # tokens of rounding up
     *parts, _ = projected.split([*sizes, rest])
-    past = causal_mask(packing.longest, projected.device) if causal else None
-    mixed = []
+    whole_mask = causal_mask(packing.max_length, projected.device) if causal else None
+    attended = []
     for part, (length, samples) in zip(parts, packing.groups, strict=True):
         query, key, value = part.unflatten(0, (samples, length)).unbind(2)
-        mask = None if past is None else past[..., :length, :length]
-        mixed.append(attend(query, key, value, mask).flatten(0, 1))
-    return torch.cat([*mixed, projected.new_zeros(rest, *projected.shape[2:])])
+        mask = None if whole_mask is None else whole_mask[..., :length, :length]
+        attended.append(attend(query, key, value, mask).flatten(0, 1))
+    return torch.cat([*attended, projected.new_zeros(rest, *projected.shape[2:])])

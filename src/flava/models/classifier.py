@@ -1,12 +1,13 @@
-"""Encoders with a classification head on top: what fine-tuning trains."""
+"""Encoders with a classification head, for fine-tuning."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, get_args
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from flava.core.batch import ImageInputs, Inputs, Kind, PairInputs, TextInputs
@@ -19,6 +20,7 @@ from flava.models.clip import (
     ClipTextEncoder,
     end_of_text,
 )
+from flava.models.config import Model, ModelConfig
 from flava.models.dino import Dino
 from flava.models.encoders import (
     ImageConfig,
@@ -48,14 +50,6 @@ class PairConfig:
         """Size of the vector that is read."""
         return self.multimodal.width
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with this geometry, one line each."""
-        return [
-            *self.image.mistakes(f"{field}.image"),
-            *self.text.mistakes(f"{field}.text"),
-            *self.multimodal.mistakes(f"{field}.multimodal"),
-        ]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPairConfig:
@@ -68,10 +62,6 @@ class ClipPairConfig:
     def width(self) -> int:
         """Size of the vector that is read."""
         return self.image.width + self.text.width
-
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with this geometry, one line each."""
-        return [*self.image.mistakes(f"{field}.image"), *self.text.mistakes(f"{field}.text")]
 
 
 FeaturesConfig = ImageConfig | TextConfig | PairConfig | ClipTextConfig | ClipPairConfig
@@ -161,14 +151,14 @@ class ClipPairFeatures(nn.Module):
 
 
 def text_of(inputs: Inputs) -> TextInputs:
-    """Raises ValueError: these are no texts."""
+    """Raises ValueError: the inputs are no texts."""
     if not isinstance(inputs, TextInputs):
         raise ValueError(f"this model reads text, and was given {inputs.kind}")
     return inputs
 
 
 def pair_of(inputs: Inputs) -> PairInputs:
-    """Raises ValueError: these are no pairs."""
+    """Raises ValueError: the inputs are no pairs."""
     if not isinstance(inputs, PairInputs):
         raise ValueError(f"this model reads pairs, and was given {inputs.kind} alone")
     return inputs
@@ -178,7 +168,7 @@ FeatureEncoder = ImageFeatures | TextFeatures | PairFeatures | ClipTextFeatures 
 
 
 def build_features(config: FeaturesConfig) -> FeatureEncoder:
-    """Encoders of that geometry, with torch's own initial weights: they are to be filled."""
+    """Encoders of that geometry with torch's initial weights, to be filled by `fill_features`."""
     match config:
         case ImageConfig():
             return ImageFeatures(config)
@@ -193,7 +183,7 @@ def build_features(config: FeaturesConfig) -> FeatureEncoder:
 
 
 def kind_of(config: FeaturesConfig) -> Kind:
-    """What encoders of that geometry read."""
+    """The kind of inputs that encoders of that geometry read."""
     match config:
         case ImageConfig():
             return "images"
@@ -239,9 +229,9 @@ def with_image_size(config: FeaturesConfig, image_size: int) -> FeaturesConfig:
 
 
 def fill_features(features: FeatureEncoder, model: nn.Module) -> None:
-    """Copy a model's weights: the encoders have the same names in both.
+    """Copy the weights of a model, whose encoders have the same names.
 
-    Where images are of another size, the position embeddings are interpolated to their grid.
+    For another image size, position embeddings are interpolated.
     """
     state, empty = model.state_dict(), features.state_dict()
     weights = {name: state[name] for name in empty}
@@ -266,31 +256,28 @@ PAIR_HIDDEN_WIDTH = 1536
 """Hidden width of the paper's two-layer head on h_CLS,M."""
 
 DROPOUT = 0.1
-"""Before the last layer, as BERT's classification head has it (Devlin et al. 2019; its code)."""
+"""Dropout before the last layer, as in the code of BERT's classifier (Devlin et al. 2019)."""
 
 HEAD_INIT_STD = 0.02
 """Standard deviation of a new head's weights: that of the published model's initial weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
+class ClassifierConfig(ModelConfig):
     """Geometry of a classifier, and the names of what it tells apart."""
 
-    encoder: Annotated[FeaturesConfig, TaggedUnion()]
+    encoder: Annotated[FeaturesConfig, TaggedUnion(lambda: get_args(FeaturesConfig))]
     """Geometry of the encoders; its type tells what they read: images, text or pairs."""
     classes: tuple[str, ...]
     """The classes' names, in the order of the logits; if there are none, a score is predicted."""
-    hidden_width: int | None
+    hidden_width: PositiveInt | None
     """Width of the head's hidden layer; a single linear layer if there is none."""
 
-    def __post_init__(self) -> None:
-        mistakes = self.encoder.mistakes("encoder")
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields or elements; see `config_errors`."""
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
-            mistakes.append(f"classes are {self.classes}: use two or more, each once")
-        if self.hidden_width is not None and self.hidden_width < 1:
-            mistakes.append(f"hidden_width is {self.hidden_width}: use at least 1, or null")
-        if mistakes:
-            raise ValueError("the classifier does not hold:\n  " + "\n  ".join(mistakes))
+            return [f"{prefix}classes are {self.classes}: use two or more, each once"]
+        return []
 
     @property
     def outputs(self) -> int:
@@ -303,13 +290,15 @@ class ClassifierConfig:
         return kind_of(self.encoder)
 
 
-class Classifier(nn.Module):
+class Classifier(Model):
     """Inputs -> logits of the classes, or a score.
 
     Pairs have the paper's head: two layers on h_CLS,M, with a hidden width of 1,536. The paper
     fine-tunes texts with "a classification head" and does not fine-tune images: both have one
     linear layer on their encoder's [CLS] after its final norm, as is usual for BERT and ViT.
     """
+
+    config: ClassifierConfig
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()

@@ -1,24 +1,27 @@
-"""CLIP (Radford et al. 2021): an image and a text encoder that meet in a contrastive space.
+"""CLIP (Radford et al. 2021): an image and a text encoder with a common contrastive space.
 
-The baseline that FLAVA is compared with, ViT-B/16. Against FLAVA's encoders, the image encoder has
-a LayerNorm before its blocks and patches without a bias; the text encoder looks back only, as GPT
-does, and the state at the end-of-text token stands for the text.
+It is the baseline that FLAVA is compared with, as a ViT-B/16. Unlike FLAVA's, its image encoder has
+a LayerNorm before its blocks, and no bias in its patch embedding. Its text encoder is causal, as in
+GPT, and the state of the end-of-text token represents the text.
 """
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from flava.models.config import Model, ModelConfig
 from flava.models.encoders import (
     ImageConfig,
     TextConfig,
-    cls_of_images,
-    positions_of,
+    image_cls_only,
+    position_ids,
+    require_whole_patches,
     resize_positions,
-    whole_patches,
 )
 from flava.models.flava import unit_length
 from flava.models.transformer import Activation, Transformer, blocks_of
@@ -35,37 +38,30 @@ class ClipImageConfig(ImageConfig):
     """Geometry of the image encoder; the default is the paper's ViT-B/16."""
 
     activation: Activation = Activation.QUICK_GELU
-    norm_eps: float = NORM_EPS
+    norm_eps: PositiveFloat = NORM_EPS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTextConfig(TextConfig):
     """Geometry of the text encoder; the default is the one beside the paper's ViT-B/16."""
 
-    vocabulary_size: int = 49_408
-    max_length: int = 77
-    width: int = 512
-    heads: int = 8
-    mlp_width: int = 2048
+    vocabulary_size: PositiveInt = 49_408
+    max_length: Annotated[int, Field(ge=2)] = 77
+    width: PositiveInt = 512
+    heads: PositiveInt = 8
+    mlp_width: PositiveInt = 2048
     activation: Activation = Activation.QUICK_GELU
-    norm_eps: float = NORM_EPS
+    norm_eps: PositiveFloat = NORM_EPS
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig:
+class ClipConfig(ModelConfig):
     """Geometry of the whole model; the defaults are the paper's ViT-B/16."""
 
     image: ClipImageConfig = field(default_factory=ClipImageConfig)
     text: ClipTextConfig = field(default_factory=ClipTextConfig)
-    projection_width: int = 512
+    projection_width: PositiveInt = 512
     """Size of the contrastive space."""
-
-    def __post_init__(self) -> None:
-        mistakes = [*self.image.mistakes("image"), *self.text.mistakes("text")]
-        if self.projection_width < 1:
-            mistakes.append(f"projection_width is {self.projection_width}: use at least 1")
-        if mistakes:
-            raise ValueError("the model's geometry does not hold:\n  " + "\n  ".join(mistakes))
 
 
 class ClipImageEncoder(Transformer):
@@ -85,12 +81,12 @@ class ClipImageEncoder(Transformer):
         pixels: Float[Tensor, "batch 3 height width"],
         output_positions: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens hidden"]:
-        """For an image of another size than the configured one, positions are interpolated.
+        """For images of another size than the configured one, position embeddings are interpolated.
 
         Raises:
-            ValueError: an image that is not whole patches.
+            ValueError: the sides of the images are no multiples of the patch size.
         """
-        whole_patches(pixels, self.patches.stride[0])
+        require_whole_patches(pixels, self.patches.stride[0])
         embedded = self.patches(pixels)
         rows, columns = embedded.shape[-2:]
         states = embedded.flatten(2).transpose(1, 2)
@@ -99,12 +95,12 @@ class ClipImageEncoder(Transformer):
         return self.run_blocks(self.norm_pre(states + positions), output_positions=output_positions)
 
     def cls(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 hidden"]:
-        """The state of [CLS] alone."""
-        return self(pixels, output_positions=cls_of_images(pixels, self.patches.stride[0]))[:, :1]
+        """Only the state of [CLS]."""
+        return self(pixels, output_positions=image_cls_only(pixels, self.patches.stride[0]))[:, :1]
 
 
 class ClipTextEncoder(Transformer):
-    """Token ids -> states before the final norm; each has seen itself and what is before it."""
+    """Token ids -> states before the final norm; each attends to itself and those before it."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__(config)
@@ -117,13 +113,12 @@ class ClipTextEncoder(Transformer):
         attention_mask: Bool[Tensor, "batch length"],
         output_positions: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length hidden"]:
-        """What stands at padding, where ``attention_mask`` is False, means nothing;
-        ``output_positions``: see `run_blocks`.
+        """``attention_mask`` is False at padding; ``output_positions``: see `run_blocks`.
 
         Raises:
-            ValueError: a text longer than the position embeddings.
+            ValueError: a text is longer than the position embeddings.
         """
-        positions = positions_of(input_ids, self.positions.num_embeddings)
+        positions = position_ids(input_ids, self.positions.num_embeddings)
         return self.run_blocks(
             self.words(input_ids) + self.positions(positions),
             attention_mask,
@@ -134,14 +129,16 @@ class ClipTextEncoder(Transformer):
     def end(
         self, input_ids: Int[Tensor, "batch length"], attention_mask: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length hidden"]:
-        """The state at each text's end alone; the others mean nothing."""
+        """The states, of which only those of end-of-text tokens are computed."""
         ends = torch.zeros_like(attention_mask)
         ends[torch.arange(len(input_ids), device=input_ids.device), input_ids.argmax(dim=1)] = True
         return self(input_ids, attention_mask, ends)
 
 
-class Clip(nn.Module):
+class Clip(Model):
     """The model of the paper, both encoders and their projections."""
+
+    config: ClipConfig
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -156,10 +153,10 @@ class Clip(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """As OpenAI's `CLIP.initialize_parameters` and `VisionTransformer`.
+        """Initialise as OpenAI's `CLIP.initialize_parameters` and `VisionTransformer`.
 
-        Theirs leaves the image encoder's blocks and all MLP biases to PyTorch's own initialisation
-        of `MultiheadAttention`, `Linear` and `Conv2d`.
+        These leave the image encoder's blocks and all MLP biases to PyTorch's default
+        initialisation of `MultiheadAttention`, `Linear` and `Conv2d`.
         """
         image, text = self.image_encoder, self.text_encoder
         image_blocks, text_blocks = blocks_of(image), blocks_of(text)
@@ -167,18 +164,18 @@ class Clip(nn.Module):
             nn.init.xavier_uniform_(block.attention.qkv.weight)
             nn.init.zeros_(block.attention.qkv.bias)
             nn.init.zeros_(block.attention.output.bias)
-        spread = self.config.image.width**-0.5
+        std = self.config.image.width**-0.5
         for tensor in (image.cls_token, image.positions, self.image_projection.weight):
-            nn.init.normal_(tensor, std=spread)
-        spread = self.config.text.width**-0.5
+            nn.init.normal_(tensor, std=std)
+        std = self.config.text.width**-0.5
         for block in text_blocks:
-            nn.init.normal_(block.attention.qkv.weight, std=spread)
-            nn.init.normal_(block.mlp_in.weight, std=spread * 2**-0.5)
+            nn.init.normal_(block.attention.qkv.weight, std=std)
+            nn.init.normal_(block.mlp_in.weight, std=std * 2**-0.5)
             for layer in (block.attention.output, block.mlp_out):
-                nn.init.normal_(layer.weight, std=spread * (2 * len(text_blocks)) ** -0.5)
+                nn.init.normal_(layer.weight, std=std * (2 * len(text_blocks)) ** -0.5)
         nn.init.normal_(text.words.weight, std=0.02)
         nn.init.normal_(text.positions.weight, std=0.01)
-        nn.init.normal_(self.text_projection.weight, std=spread)
+        nn.init.normal_(self.text_projection.weight, std=std)
 
     def project_image(
         self, hidden: Float[Tensor, "batch tokens width"]
@@ -191,7 +188,7 @@ class Clip(nn.Module):
     ) -> Float[Tensor, "batch projection"]:
         """The text encoder's states (before its norm) -> unit vectors of the contrastive space.
 
-        A text's state is the one at its end.
+        The state of the end-of-text token is projected.
         """
         return unit_length(
             self.text_projection(self.text_encoder.norm(end_of_text(hidden, input_ids)))
@@ -213,5 +210,5 @@ class Clip(nn.Module):
 def end_of_text(
     hidden: Float[Tensor, "batch tokens width"], input_ids: Int[Tensor, "batch tokens"]
 ) -> Float[Tensor, "batch width"]:
-    """Each text's state at its end-of-text token, which has the largest id."""
+    """The state of each text's end-of-text token, which has the largest id."""
     return hidden[torch.arange(len(input_ids), device=input_ids.device), input_ids.argmax(dim=1)]

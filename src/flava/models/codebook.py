@@ -1,8 +1,9 @@
-"""DALL-E's discrete VAE (Ramesh et al. 2021): the encoder whose codes are the targets of masked
-image modelling, and the decoder that shows them.
+"""DALL-E's discrete VAE (dVAE; Ramesh et al. 2021).
 
-The encoder's geometry is the published one: four groups of residual blocks at 1, 2, 4 and 8 times
-the width, a pooling by two after the first three. So an image of 8h x 8w pixels has h x w codes.
+Its encoder computes the codes that are the targets of masked image modelling, and its decoder turns
+codes into images. The encoder has four groups of residual blocks, of 1, 2, 4 and 8 times the width,
+with a max-pooling by two after each of the first three. So an image of 8h x 8w pixels has h x w
+codes.
 """
 
 import math
@@ -10,41 +11,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.core.batch import unmap_pixels
+from flava.core.constraints import config_errors
+from flava.models.config import Model, ModelConfig
 from flava.models.packing import select_masked
 
 GROUPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodebookConfig:
+class CodebookConfig(ModelConfig):
     """Geometry of the dVAE; the defaults are DALL-E's published encoder and decoder."""
 
-    codes: int = 8192
+    codes: PositiveInt = 8192
     """Number of codes."""
-    width: int = 256
+    width: Annotated[int, Field(gt=0, multiple_of=4)] = 256
     """Channels of the encoder's first group and of the decoder's last."""
-    blocks: int = 2
+    blocks: PositiveInt = 2
     """Residual blocks in each of the four groups."""
-    decoder_input_width: int = 128
+    decoder_input_width: PositiveInt = 128
     """Channels of the embedded code at the decoder's entrance."""
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with this geometry, one line each."""
-        found = [
-            f"{field}.{name} is {value}: use at least 1"
-            for name in ("codes", "blocks", "decoder_input_width")
-            if (value := getattr(self, name)) < 1
-        ]
-        if self.width < 4 or self.width % 4:
-            found.append(f"{field}.width is {self.width}: use a positive multiple of 4")
-        return found
+    def __post_init__(self) -> None:
+        """Checked with the model that it is a part of, so that one error lists all; or by
+        `Codebook`."""
 
 
 class Residual(nn.Module):
@@ -74,7 +72,7 @@ class Residual(nn.Module):
 def residual_groups(
     widths: list[int], blocks: int, kernels: tuple[int, ...], gain: float
 ) -> nn.ModuleList:
-    """``blocks`` residuals for each step between ``widths``; the first of a group changes width."""
+    """A group of ``blocks`` residual blocks for each two neighbours of ``widths``."""
     return nn.ModuleList(
         nn.Sequential(
             *(Residual(before if b == 0 else after, after, kernels, gain) for b in range(blocks))
@@ -102,7 +100,7 @@ class CodebookEncoder(nn.Module):
     def states(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch channels rows columns"]:
-        """What the logits are linear in."""
+        """The states before the last, linear layer."""
         x = self.input(pixels)
         for number, group in enumerate(self.groups):
             x = group(functional.max_pool2d(x, 2) if number else x)
@@ -129,28 +127,29 @@ class CodebookDecoder(nn.Module):
         return self.output(functional.relu(x))
 
 
-class Codebook(nn.Module):
+class Codebook(Model):
     """The dVAE: pixels to codes and back."""
 
+    config: CodebookConfig
     missing_parts: frozenset[str] = frozenset()
     """Prefixes of parameters that the loaded file did not hold: they are still as at the start."""
 
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
-        if mistakes := config.mistakes("codebook"):
-            raise ValueError("\n".join(mistakes))
+        if errors := config_errors(config, "codebook."):
+            raise ValueError("\n".join(errors))
         self.config = config
         self.encoder = CodebookEncoder(config)
         self.decoder = CodebookDecoder(config)
         self.apply(initialise_convolution)
-        # Convolutions on the CPU take two thirds of the time in this layout (docs/log.md).
+        # In this layout, convolutions on the CPU take two thirds of the time (docs/log.md).
         self.to(memory_format=torch.channels_last)
 
     def codes(
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Int[Tensor, "batch rows columns"]:
         """The most likely code of each 8x8 patch of mapped pixels (see `batch.map_pixels`)."""
-        with exactly(pixels.device):
+        with full_precision(pixels.device):
             return self.encoder(pixels).argmax(dim=1)
 
     def codes_at(
@@ -158,9 +157,11 @@ class Codebook(nn.Module):
         pixels: Float[Tensor, "batch 3 height width"],
         patch_mask: Bool[Tensor, "batch rows columns"],
     ) -> Int[Tensor, " selected"]:
-        """The codes of the selected patches alone, in order: an eighth of the work is the logits of
-        all of them."""
-        with exactly(pixels.device):
+        """The codes of the selected patches, in order.
+
+        The logits of all patches would be an eighth of the work.
+        """
+        with full_precision(pixels.device):
             states = select_masked(self.encoder.states(pixels).permute(0, 2, 3, 1), patch_mask)
             output = self.encoder.output
             return functional.linear(states, output.weight.flatten(1), output.bias).argmax(dim=1)
@@ -168,16 +169,18 @@ class Codebook(nn.Module):
     def decode(
         self, codes: Int[Tensor, "batch rows columns"]
     ) -> Float[Tensor, "batch 3 height width"]:
-        """The picture that the codes stand for, in [0, 1]: the median of each pixel."""
+        """The image of the codes, in [0, 1]: the median of each pixel's distribution."""
         one_hot = functional.one_hot(codes, self.config.codes).permute(0, 3, 1, 2)
         statistics = self.decoder(one_hot.to(self.decoder.input.weight.dtype))
         return unmap_pixels(statistics[:, :3].sigmoid())
 
 
 @contextmanager
-def exactly(device: torch.device) -> Iterator[None]:
-    """Where codes are computed: in 32 bits, so that they are the same under autocast as those that
-    are kept beside the images; and without a graph, since no gradient passes a choice."""
+def full_precision(device: torch.device) -> Iterator[None]:
+    """A context in which codes are computed: in 32 bits and without a graph.
+
+    So codes that are computed under autocast equal those that are stored with the images.
+    """
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 

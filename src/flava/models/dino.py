@@ -1,20 +1,20 @@
-"""DINO's student and teacher: an image encoder and a projection head each (Caron et al. 2021)."""
+"""DINO (Caron et al. 2021): a student and a teacher, each an image encoder with a head."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flava.models.config import Model, ModelConfig
 from flava.models.encoders import ImageConfig, ImageEncoder
 from flava.models.flava import initialise_module
-from flava.models.unimodal import negative, require_geometry
 
 
 @dataclass(frozen=True, kw_only=True)
-class DinoConfig:
+class DinoConfig(ModelConfig):
     """Geometry of both networks; the defaults are those published for ViT-B/16.
 
     They are ``DINOHead``'s and ``main_dino.py``'s of facebookresearch/dino.
@@ -22,34 +22,23 @@ class DinoConfig:
 
     image: ImageConfig = field(default_factory=ImageConfig)
     """The image encoder. Its drop path is the student's; the teacher has none."""
-    head_width: int = 2048
+    head_width: PositiveInt = 2048
     """Hidden size of the head's MLP."""
-    bottleneck: int = 256
+    bottleneck: PositiveInt = 256
     """Size of the unit vectors before the head's last layer."""
-    outputs: int = 65_536
-    """Classes that nobody named: what the distributions are over."""
-    init_std: float = 0.02
+    outputs: PositiveInt = 65_536
+    """Output dimension of the head: the number of prototypes."""
+    init_std: NonNegativeFloat = 0.02
     """Standard deviation of initial weights. Narrow models learn sooner with more."""
-    token_init_std: float = 0.02
+    token_init_std: NonNegativeFloat = 0.02
     """That of [CLS], the mask token and the positions."""
-
-    def __post_init__(self) -> None:
-        mistakes = self.image.mistakes("image")
-        mistakes += [
-            f"{name} is {value}: use at least 1"
-            for name in ("head_width", "bottleneck", "outputs")
-            if (value := getattr(self, name)) < 1
-        ]
-        require_geometry(
-            mistakes + negative(init_std=self.init_std, token_init_std=self.token_init_std)
-        )
 
 
 class DinoHead(nn.Module):
-    """[CLS] -> logits: an MLP of three layers, a unit vector, and its cosine with each output's.
+    """[CLS] -> logits: a three-layer MLP, normalisation, and the cosine with each prototype.
 
-    The last layer is weight-normalised with the norms fixed at 1 (``norm_last_layer``, which is on
-    for ViT-B/16): each output is a direction.
+    The weights of the last layer, the prototypes, are normalised to length 1 (``norm_last_layer``,
+    which is on for ViT-B/16).
     """
 
     def __init__(self, config: DinoConfig) -> None:
@@ -67,14 +56,14 @@ class DinoHead(nn.Module):
     def forward(
         self, features: Float[Tensor, "samples width"], *, frozen: bool = False
     ) -> Float[Tensor, "samples outputs"]:
-        """With ``frozen`` the last layer gets no gradient at all."""
-        directions = functional.normalize(self.last_layer.weight, dim=1)
+        """With ``frozen``, the last layer gets no gradient."""
+        prototypes = functional.normalize(self.last_layer.weight, dim=1)
         vectors = functional.normalize(self.mlp(features), dim=-1)
-        return functional.linear(vectors, directions.detach() if frozen else directions)
+        return functional.linear(vectors, prototypes.detach() if frozen else prototypes)
 
 
 class DinoNetwork(nn.Module):
-    """One of the two: crops -> logits."""
+    """The student or the teacher: crops -> logits."""
 
     def __init__(self, config: DinoConfig) -> None:
         super().__init__()
@@ -84,19 +73,20 @@ class DinoNetwork(nn.Module):
     def forward(
         self, pixels: Float[Tensor, "crops batch 3 height width"], *, frozen: bool = False
     ) -> Float[Tensor, "crops batch outputs"]:
-        """``frozen`` as of the head."""
+        """``frozen``: as in `DinoHead`."""
         encoder = self.image_encoder
         cls = encoder.norm(encoder.cls(pixels.flatten(0, 1))[:, 0])
         return self.head(cls, frozen=frozen).unflatten(0, pixels.shape[:2])
 
 
-class Dino(DinoNetwork):
+class Dino(DinoNetwork, Model):
     """The teacher, which is what was published as the pretrained model, with its student.
 
     The names outside ``student`` are the teacher's: ``image_encoder`` is what later stages take. It
     has no gradients: `follow` moves it. ``center`` is what its outputs have been on average.
     """
 
+    config: DinoConfig
     center: Tensor
 
     def __init__(self, config: DinoConfig) -> None:
@@ -108,7 +98,7 @@ class Dino(DinoNetwork):
         self.register_buffer("center", torch.zeros(config.outputs))
 
     def initialise(self) -> None:
-        """The student from normal distributions, its last layer as torch's; the teacher alike."""
+        """Initialise the student, its last layer by torch's default, and copy it to the teacher."""
         encoder, head = self.student.image_encoder, self.student.head
         for module in (*encoder.modules(), *head.mlp.modules()):
             initialise_module(module, self.config.init_std)
@@ -116,13 +106,8 @@ class Dino(DinoNetwork):
             nn.init.normal_(token, std=self.config.token_init_std)
         self.follow(momentum=0.0)
 
-    def pairs(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        """Each parameter of the teacher with the student's of that name."""
-        for name, theirs in self.student.named_parameters():
-            yield self.get_parameter(name), theirs
-
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
         """Teacher = ``momentum`` * teacher + (1 - ``momentum``) * student."""
-        for teacher, student in self.pairs():
-            teacher.lerp_(student, 1 - momentum)
+        for name, parameter in self.student.named_parameters():
+            self.get_parameter(name).lerp_(parameter, 1 - momentum)

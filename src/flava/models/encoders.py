@@ -1,9 +1,11 @@
-"""The image, the text and the multimodal encoder: one transformer, three kinds of input."""
+"""The image, text and multimodal encoders: one transformer with three kinds of input."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,9 +16,9 @@ from flava.models.transformer import Pooler, Transformer, TransformerConfig, cls
 class ImageConfig(TransformerConfig):
     """Geometry of the image encoder; the default is the paper's ViT-B/16."""
 
-    image_size: int = 224
+    image_size: PositiveInt = 224
     """Side of the input in pixels."""
-    patch_size: int = 16
+    patch_size: PositiveInt = 16
     """Side of a patch in pixels; must divide the image's."""
 
     @property
@@ -24,12 +26,12 @@ class ImageConfig(TransformerConfig):
         """Patches a side."""
         return self.image_size // self.patch_size
 
-    def mistakes(self, field: str) -> list[str]:
-        found = super().mistakes(field)
-        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+    def mistakes(self, prefix: str) -> list[str]:
+        found = super().mistakes(prefix)
+        if self.patch_size > 0 and self.image_size % self.patch_size:
             found.append(
-                f"{field}.image_size is {self.image_size}: use a positive multiple of "
-                f"{field}.patch_size {self.patch_size}"
+                f"{prefix}image_size is {self.image_size}: use a positive multiple of "
+                f"{prefix}patch_size {self.patch_size}"
             )
         return found
 
@@ -52,41 +54,40 @@ class ImageEncoder(Transformer):
         patch_mask: Bool[Tensor, "batch rows columns"] | None = None,
         output_positions: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens hidden"]:
-        """Patches where ``patch_mask`` is True are hidden; ``output_positions``: see `run_blocks`.
+        """Patches where ``patch_mask`` is True are masked; ``output_positions``: see `run_blocks`.
 
-        The image may be of another size than the configured one, as long as it is whole patches:
-        the position embeddings are then interpolated.
+        For images of another size than the configured one, position embeddings are interpolated.
 
         Raises:
-            ValueError: an image that is not whole patches.
+            ValueError: the sides of the images are no multiples of the patch size.
         """
-        whole_patches(pixels, self.patches.stride[0])
+        require_whole_patches(pixels, self.patches.stride[0])
         embedded = self.patches(pixels)
         rows, columns = embedded.shape[-2:]
         states = embedded.flatten(2).transpose(1, 2)
         if patch_mask is not None:
-            hidden = patch_mask.to(states.device, non_blocking=True).flatten(1)[..., None]
-            states = torch.where(hidden, self.mask_token, states)
+            is_masked = patch_mask.to(states.device, non_blocking=True).flatten(1)[..., None]
+            states = torch.where(is_masked, self.mask_token, states)
         states = torch.cat([self.cls_token.expand(len(states), -1, -1), states], dim=1)
         positions = resize_positions(self.positions, self.grid, rows, columns)
         return self.run_blocks(states + positions, output_positions=output_positions)
 
     def cls(self, pixels: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 1 hidden"]:
-        """The state of [CLS] alone."""
-        return self(pixels, output_positions=cls_of_images(pixels, self.patches.stride[0]))[:, :1]
+        """Only the state of [CLS]."""
+        return self(pixels, output_positions=image_cls_only(pixels, self.patches.stride[0]))[:, :1]
 
 
-def cls_of_images(
+def image_cls_only(
     pixels: Float[Tensor, "batch 3 height width"], patch: int
 ) -> Bool[Tensor, "batch tokens"]:
-    """What is read of images of which [CLS] alone is."""
+    """The ``output_positions`` of images if only [CLS] is read."""
     rows, columns = (side // patch for side in pixels.shape[-2:])
     return cls_only(len(pixels), 1 + rows * columns)
 
 
-def whole_patches(pixels: Float[Tensor, "batch 3 height width"], patch: int) -> None:
+def require_whole_patches(pixels: Float[Tensor, "batch 3 height width"], patch: int) -> None:
     """Raises:
-    ValueError: an image that is not whole patches.
+    ValueError: the sides of the images are no multiples of the patch size.
     """
     height, width = pixels.shape[-2:]
     if height % patch or width % patch:
@@ -99,9 +100,9 @@ def whole_patches(pixels: Float[Tensor, "batch 3 height width"], patch: int) -> 
 def resize_positions(
     positions: Float[Tensor, "1 tokens hidden"], grid: int, rows: int, columns: int
 ) -> Float[Tensor, "1 resized hidden"]:
-    """Position embeddings ([CLS], then ``grid`` x ``grid`` patches) for another grid.
+    """Interpolate position embeddings ([CLS], then ``grid`` x ``grid`` patches) to another grid.
 
-    Bicubic to the explicit size, as published.
+    The interpolation is bicubic to the given size, as in the published code.
     """
     if (rows, columns) == (grid, grid):
         return positions
@@ -117,24 +118,14 @@ def resize_positions(
 class TextConfig(TransformerConfig):
     """Geometry of the text encoder; the default is the paper's, with BERT's uncased vocabulary."""
 
-    vocabulary_size: int = 30_522
+    vocabulary_size: PositiveInt = 30_522
     """Number of token ids."""
-    max_length: int = 512
+    max_length: Annotated[int, Field(ge=2)] = 512
     """Longest text in tokens, [CLS] and [SEP] included."""
-
-    def mistakes(self, field: str) -> list[str]:
-        return super().mistakes(field) + [
-            f"{field}.{name} is {value}: use at least {least}"
-            for name, value, least in (
-                ("vocabulary_size", self.vocabulary_size, 1),
-                ("max_length", self.max_length, 2),
-            )
-            if value < least
-        ]
 
 
 TOKEN_TYPES = 2
-"""BERT's two segments. FLAVA uses the first; the second is carried for the published layout."""
+"""Number of BERT's token types. FLAVA uses only the first; published checkpoints have both."""
 
 
 class TextEncoder(Transformer):
@@ -154,33 +145,32 @@ class TextEncoder(Transformer):
         attention_mask: Bool[Tensor, "batch length"],
         output_positions: Bool[Tensor, "batch length"] | None = None,
     ) -> Float[Tensor, "batch length hidden"]:
-        """Padding, where ``attention_mask`` is False, is not attended to; ``output_positions``: see
-        `run_blocks`.
+        """``attention_mask`` is False at padding; ``output_positions``: see `run_blocks`.
 
         Raises:
-            ValueError: a text longer than the position embeddings.
+            ValueError: a text is longer than the position embeddings.
         """
-        positions = positions_of(input_ids, self.positions.num_embeddings)
+        positions = position_ids(input_ids, self.positions.num_embeddings)
         embedded = self.words(input_ids) + self.positions(positions) + self.types.weight[0]
         return self.run_blocks(self.embedding_norm(embedded), attention_mask, output_positions)
 
     def cls(
         self, input_ids: Int[Tensor, "batch length"], attention_mask: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch 1 hidden"]:
-        """The state of [CLS] alone."""
+        """Only the state of [CLS]."""
         return self(input_ids, attention_mask, cls_only(len(input_ids), input_ids.shape[1]))[:, :1]
 
 
-def positions_of(input_ids: Int[Tensor, "batch length"], longest: int) -> Int[Tensor, " length"]:
-    """0, 1, 2, ... to the end of the texts.
+def position_ids(input_ids: Int[Tensor, "batch length"], max_length: int) -> Int[Tensor, " length"]:
+    """0, 1, 2, ... for each token of the texts.
 
     Raises:
-        ValueError: texts of more than ``longest`` tokens.
+        ValueError: the texts have more than ``max_length`` tokens.
     """
     length = input_ids.shape[1]
-    if length > longest:
+    if length > max_length:
         raise ValueError(
-            f"a text of {length} tokens is longer than the encoder's max_length {longest}: "
+            f"a text of {length} tokens is longer than the encoder's max_length {max_length}: "
             "truncate it when tokenising"
         )
     return torch.arange(length, device=input_ids.device)
@@ -190,13 +180,13 @@ def positions_of(input_ids: Int[Tensor, "batch length"], longest: int) -> Int[Te
 class MultimodalConfig(TransformerConfig):
     """Geometry of the multimodal encoder; the default is the paper's, six blocks deep."""
 
-    depth: int = 6
+    depth: PositiveInt = 6
 
 
 class MultimodalEncoder(Transformer):
     """Projected image and text states -> states before the final norm: [CLS_M], image, text.
 
-    There are no position or type embeddings: the states carry their own from below.
+    There are no position or type embeddings: the image and text encoders have added theirs.
     """
 
     def __init__(self, config: MultimodalConfig) -> None:
@@ -213,8 +203,9 @@ class MultimodalEncoder(Transformer):
     ) -> Float[Tensor, "batch tokens hidden"]:
         """``output_positions``: see `run_blocks`."""
         states = torch.cat([self.cls_token.expand(len(image), -1, -1), image, text], dim=1)
-        always = attention_mask.new_ones(len(image), 1 + image.shape[1])
-        return self.run_blocks(states, torch.cat([always, attention_mask], dim=1), output_positions)
+        image_mask = attention_mask.new_ones(len(image), 1 + image.shape[1])
+        whole_mask = torch.cat([image_mask, attention_mask], dim=1)
+        return self.run_blocks(states, whole_mask, output_positions)
 
     def cls(
         self,
@@ -222,6 +213,6 @@ class MultimodalEncoder(Transformer):
         text: Float[Tensor, "batch text_tokens hidden"],
         attention_mask: Bool[Tensor, "batch text_tokens"],
     ) -> Float[Tensor, "batch 1 hidden"]:
-        """The state of [CLS_M] alone."""
+        """Only the state of [CLS_M]."""
         length = 1 + image.shape[1] + text.shape[1]
         return self(image, text, attention_mask, cls_only(len(image), length))[:, :1]

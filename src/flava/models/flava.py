@@ -1,13 +1,15 @@
-"""FLAVA: three encoders, the projections between them, the five heads and the codebook."""
+"""FLAVA (Singh et al. 2022): three encoders, projections, five heads and the codebook."""
 
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.models.codebook import Codebook, CodebookConfig
+from flava.models.config import Model, ModelConfig
 from flava.models.encoders import (
     ImageConfig,
     ImageEncoder,
@@ -22,7 +24,7 @@ INITIAL_LOGIT_SCALE = 2.6592
 """ln(1 / 0.07), CLIP's initial temperature, to the digits of the published code."""
 
 MAX_LOGIT_SCALE = 4.6052
-"""ln(100): the published code keeps the scale in [0, ln 100]."""
+"""ln(100): the published code clamps the logarithmic scale to [0, ln 100]."""
 
 
 OPTIONAL_PARTS = (
@@ -35,11 +37,11 @@ OPTIONAL_PARTS = (
     "codebook.decoder",
     "logit_scale",
 )
-"""Parts that some published checkpoints do not hold."""
+"""Parts that some published checkpoints do not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlavaConfig:
+class FlavaConfig(ModelConfig):
     """Geometry of the whole model; the defaults are the paper's base model.
 
     The published checkpoints have a contrastive space of 768 where the paper says 512.
@@ -48,34 +50,19 @@ class FlavaConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     text: TextConfig = field(default_factory=TextConfig)
     multimodal: MultimodalConfig = field(default_factory=MultimodalConfig)
-    projection_width: int = 512
+    projection_width: PositiveInt = 512
     """Size of the contrastive space."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
-    init_std: float = 0.02
+    init_std: NonNegativeFloat = 0.02
     """Standard deviation of initial weights, as published. Narrow models learn sooner with more."""
-    token_init_std: float = 0.0
+    token_init_std: NonNegativeFloat = 0.0
     """That of [CLS] and mask tokens and of image positions; the published code starts them at 0."""
 
-    def __post_init__(self) -> None:
-        mistakes = [
-            *self.image.mistakes("image"),
-            *self.text.mistakes("text"),
-            *self.multimodal.mistakes("multimodal"),
-            *self.codebook.mistakes("codebook"),
-        ]
-        if self.projection_width < 1:
-            mistakes.append(f"projection_width is {self.projection_width}: use at least 1")
-        mistakes += [
-            f"{name} is {value}: use 0 or more"
-            for name in ("init_std", "token_init_std")
-            if (value := getattr(self, name)) < 0
-        ]
-        if mistakes:
-            raise ValueError("the model's geometry does not hold:\n  " + "\n  ".join(mistakes))
 
-
-class Flava(nn.Module):
+class Flava(Model):
     """The model of the paper. Names of parameters convert to the published ones (`published`)."""
+
+    config: FlavaConfig
 
     def __init__(self, config: FlavaConfig) -> None:
         super().__init__()
@@ -95,14 +82,14 @@ class Flava(nn.Module):
         self.mmm_text_head = MaskedHead(multimodal.width, text.vocabulary_size)
         self.itm_head = MatchingHead(multimodal.width)
         self.initialise()
-        # After that, since the codebook has an initialisation of its own.
+        # Added last, since the codebook has its own initialisation.
         self.codebook = Codebook(config.codebook).requires_grad_(False)
         self.missing_parts: frozenset[str] = frozenset()
-        """Of `OPTIONAL_PARTS`, those that the checkpoint it was loaded from does not hold: they
-        are at initial values, and `require` refuses them."""
+        """Those of `OPTIONAL_PARTS` that the loaded checkpoint does not have: they have initial
+        values, and `require` refuses them."""
 
     def initialise(self) -> None:
-        """Weights and tokens from their normal distributions, biases 0, norms 1 and 0."""
+        """Initialise weights and tokens by normal distributions, biases by 0, norms by 1 and 0."""
         for module in self.modules():
             initialise_module(module, self.config.init_std)
         image, multimodal = self.image_encoder, self.multimodal_encoder
@@ -110,15 +97,15 @@ class Flava(nn.Module):
             nn.init.normal_(token, std=self.config.token_init_std)
 
     def require(self, *parts: str) -> None:
-        """Make sure that these of `OPTIONAL_PARTS` were loaded, before their output is used.
+        """Check that parts among `OPTIONAL_PARTS` were loaded, before their output is used.
 
         Raises:
             ValueError: some were not.
         """
         if lost := [part for part in parts if part in self.missing_parts]:
-            # The published layouts have no place for a decoder.
-            drawn = "codebook.decoder" in lost
-            remedy = "a run of `flava train`" if drawn else "a FlavaForPreTraining"
+            # Published layouts do not include the codebook's decoder.
+            needs_decoder = "codebook.decoder" in lost
+            remedy = "a run of `flava train`" if needs_decoder else "a FlavaForPreTraining"
             raise ValueError(
                 f"the checkpoint holds no weights for {', '.join(lost)}, which this needs: load "
                 f"one that does, such as {remedy}"
@@ -143,16 +130,15 @@ class Flava(nn.Module):
         attention_mask: Bool[Tensor, "batch text_tokens"],
         output_positions: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Float[Tensor, "batch tokens width"]:
-        """Both encoders' states (before their norms) -> multimodal states after the final norm.
+        """Image and text states before their final norms -> multimodal states after the final norm.
 
-        Their order is [CLS_M], image [CLS], patches, text; ``output_positions``: see
+        The order of the states is [CLS_M], image [CLS], patches, text. ``output_positions``: see
         `Transformer.run_blocks`.
         """
-        encoder = self.multimodal_encoder
         image = self.image_to_multimodal(image_hidden)
-        return encoder.norm(
-            encoder(image, self.text_to_multimodal(text_hidden), attention_mask, output_positions)
-        )
+        text = self.text_to_multimodal(text_hidden)
+        states = self.multimodal_encoder(image, text, attention_mask, output_positions)
+        return self.multimodal_encoder.norm(states)
 
     def encode_image(
         self, pixels: Float[Tensor, "batch 3 height width"]
@@ -168,7 +154,7 @@ class Flava(nn.Module):
 
 
 def initialise_module(module: nn.Module, std: float) -> None:
-    """Weights from N(0, std), biases 0; norms keep the 1 and 0 of their construction."""
+    """Initialise weights by N(0, std) and biases by 0; norms keep torch's default of 1 and 0."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
         nn.init.normal_(module.weight, std=std)
     if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
@@ -176,5 +162,5 @@ def initialise_module(module: nn.Module, std: float) -> None:
 
 
 def unit_length(features: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
-    # In 32 bits: a cosine of two bf16 unit vectors has an error of about one percent.
+    """Normalise each row, in 32 bits: a cosine of bf16 unit vectors is off by about one percent."""
     return functional.normalize(features.float(), dim=-1)

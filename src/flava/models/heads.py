@@ -1,4 +1,4 @@
-"""The heads of pretraining; their losses are functions in `objectives`."""
+"""The heads of pretraining."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,10 +8,10 @@ from flava.models.transformer import NORM_EPS, Pooler
 
 
 class MaskedHead(nn.Module):
-    """States of masked positions -> logits over a vocabulary (of words or of codes): BERT's head.
+    """States of masked positions -> logits over a vocabulary (of tokens or of codes): BERT's head.
 
-    The decoder is not tied to any embedding. Give it the masked positions only: it is the widest
-    product of the model.
+    The decoder is not tied to the embedding. Pass only masked positions: the decoder is the largest
+    matrix product of the model.
     """
 
     def __init__(self, width: int, vocabulary_size: int) -> None:

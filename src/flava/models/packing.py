@@ -1,6 +1,18 @@
-"""Padded batches without their padding: what is computed token by token costs nothing for it.
+"""Packing: a padded batch of token states, computed without its padding.
 
-How many tokens there are decides the shapes, so masks are best kept on the host: there it is known
+A batch of texts is padded to its longest text, so that it is one tensor (batch, length, width).
+Linear layers, norms and MLPs work on each token by itself, and need not compute padding. So a
+transformer packs the batch first, works on packed tokens, and unpacks the result::
+
+    padded batch (2, 4, width)      packed tokens (5, width)      padded again (2, 4, width)
+
+    a1 a2 .  .                 ->   a1 a2 b1 b2 b3           ->   a1 a2 0  0
+    b1 b2 b3 .                                                    b1 b2 b3 0
+
+Only attention looks at several tokens. It knows from the `Packing` which tokens belong to the same
+sample (see `attention`).
+
+The number of tokens decides the shapes, so masks are best kept on the host: there it is known
 without waiting for the device.
 """
 
@@ -15,97 +27,108 @@ from jaxtyping import Bool, Float, Int, Int32, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-GRAIN = 64
-"""Packed tokens are a multiple of this where the batch has as many: a matrix product of a size not
-seen before costs the CPU's library a third more, to prepare for it (docs/log.md). GPUs have no need
-of it, and their attention over packed tokens leaves undefined what belongs to no sample."""
+TOKEN_MULTIPLE = 64
+"""On CPUs the number of packed tokens is rounded up to a multiple of this, with tokens of padding:
+for a matrix product of a new size, the CPU's library needs a third more time to prepare (docs/
+log.md). GPUs do not need it, and their attention over packed tokens leaves undefined what belongs
+to no sample."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Where the tokens to compute stand in a padded batch: the real ones, then a few others."""
+    """Which tokens of a padded batch are packed, and in which order.
 
-    kept: Bool[Tensor, "batch length"]
-    rows: Int[Tensor, " tokens"]
+    Samples are ordered from short to long, so that those of equal length are next to each other.
+    """
+
+    mask: Bool[Tensor, "batch length"]
+    """True at the tokens of the padded batch that are packed."""
+    indices: Int[Tensor, " tokens"]
+    """Index of each packed token in the flattened padded batch; those of rounding up come last."""
     lengths: tuple[int, ...]
-    """Real tokens of each sample, in the order of ``rows``."""
-    longest: int
+    """Number of tokens of each sample, in the order of ``indices``."""
+    max_length: int
     """The largest of them."""
-    bounds: Int32[Tensor, " batch+1"] | None
-    """Their sums up to each sample, and of all, where there is a kernel that asks for them."""
+    cu_seqlens: Int32[Tensor, " batch+1"] | None
+    """Cumulative lengths: sample i is packed from [i] to [i + 1]. None if `varlen_attn`, which
+    reads them, cannot be used."""
 
     @classmethod
     def of(
         cls,
-        kept: Bool[Tensor, "batch length"],
+        mask: Bool[Tensor, "batch length"],
         like: Shaped[Tensor, "..."],
         order: Int[Tensor, " batch"] | None = None,
     ) -> "Packing":
-        """For states on the device of ``like``; samples in that order, or from short to long."""
+        """The packing of the tokens where ``mask`` is True, for states on the device of ``like``.
+
+        ``order`` are the samples in another order than from short to long.
+        """
         device = like.device
-        grain = GRAIN if device.type == "cpu" else 1
+        multiple = TOKEN_MULTIPLE if device.type == "cpu" else 1
         if order is None:
-            order = by_length(kept)
-        lengths, width = kept.sum(dim=1)[order], kept.shape[1]
-        tokens = math.ceil(int(lengths.sum()) / grain) * grain
-        places = (~kept[order]).flatten().int().argsort(stable=True)[:tokens]
-        rows = order[places // width] * width + places % width
-        bounds = None
-        if like.is_cuda and has_segment_kernel(device):
-            bounds = functional.pad(lengths.cumsum(0), (1, 0)).int()
-            bounds = bounds.to(device, non_blocking=True)
-        listed = tuple(lengths.tolist())
+            order = order_by_length(mask)
+        lengths, width = mask.sum(dim=1)[order], mask.shape[1]
+        tokens = math.ceil(int(lengths.sum()) / multiple) * multiple
+        # A stable sort by "is padding" puts the tokens of all samples first.
+        places = (~mask[order]).flatten().int().argsort(stable=True)[:tokens]
+        indices = order[places // width] * width + places % width
+        cu_seqlens = None
+        if like.is_cuda and has_varlen_attention(device):
+            cu_seqlens = functional.pad(lengths.cumsum(0), (1, 0)).int()
+            cu_seqlens = cu_seqlens.to(device, non_blocking=True)
+        lengths_list = tuple(lengths.tolist())
         return cls(
-            kept=kept,
-            rows=rows.to(device, non_blocking=True),
-            lengths=listed,
-            longest=max(listed, default=0),
-            bounds=bounds,
+            mask=mask,
+            indices=indices.to(device, non_blocking=True),
+            lengths=lengths_list,
+            max_length=max(lengths_list, default=0),
+            cu_seqlens=cu_seqlens,
         )
 
     @cached_property
     def groups(self) -> tuple[tuple[int, int], ...]:
-        """Lengths, and how many samples of that length stand one after another."""
+        """The packed samples as (length, number of consecutive samples of that length)."""
         return tuple((length, len(list(same))) for length, same in groupby(self.lengths))
 
     @cached_property
-    def padding(self) -> int:
-        """Pairs of tokens in the padded batch that are no sample's own."""
-        return len(self.lengths) * self.longest**2 - sum(each**2 for each in self.lengths)
+    def padded_scores(self) -> int:
+        """The number of attention scores, per head, that only padding adds to the padded batch."""
+        return len(self.lengths) * self.max_length**2 - sum(each**2 for each in self.lengths)
 
     def pack(self, padded: Shaped[Tensor, "batch length *rest"]) -> Shaped[Tensor, "tokens *rest"]:
-        """The tokens to compute, one after another."""
-        return padded.flatten(0, 1).index_select(0, self.rows)
-
-    def spread(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " tokens"]:
-        """A value of each text -> that of each of its tokens to compute."""
-        return values.index_select(0, self.rows // self.kept.shape[1])
+        """The tokens of a padded batch, one after another."""
+        return padded.flatten(0, 1).index_select(0, self.indices)
 
     def unpack(
         self, packed: Shaped[Tensor, "tokens *rest"]
     ) -> Shaped[Tensor, "batch length *rest"]:
-        """Padded again, with zeros where nothing was computed."""
-        padded = Placed.apply(packed, self.rows, self.kept.numel())
-        return padded.unflatten(0, self.kept.shape)
+        """The padded batch again, with zeros at the tokens that are not packed."""
+        padded = ScatterRows.apply(packed, self.indices, self.mask.numel())
+        return padded.unflatten(0, self.mask.shape)
+
+    def repeat_per_token(self, values: Float[Tensor, " batch"]) -> Float[Tensor, " tokens"]:
+        """A value of each sample, repeated for each of its packed tokens."""
+        return values.index_select(0, self.indices // self.mask.shape[1])
 
 
-def unpacked(
+def unpack_if_packed(
     states: Shaped[Tensor, "..."], packing: Packing | None
 ) -> Shaped[Tensor, "batch length *rest"]:
-    """Padded, as they are if nothing was packed."""
+    """The padded batch of ``states``, which are packed if there is a ``packing``."""
     return states if packing is None else packing.unpack(states)
 
 
-def by_length(kept: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
-    """The samples from short to long."""
-    return kept.sum(dim=1).argsort(stable=True)
+def order_by_length(mask: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]:
+    """The indices of the samples, from short to long."""
+    return mask.sum(dim=1).argsort(stable=True)
 
 
 @cache
-def has_segment_kernel(device: torch.device) -> bool:
-    """Whether torch can attend to packed samples here: on NVIDIA's GPUs from Ampere on.
+def has_varlen_attention(device: torch.device) -> bool:
+    """Whether torch's `varlen_attn` works on this device: on NVIDIA GPUs from Ampere on.
 
-    The CPU stands for the GPU that a run is planned for (`flava.planning.costs`).
+    True for the CPU, which stands for a GPU where runs are planned (`flava.planning.costs`).
     """
     if device.type != "cuda":
         return True
@@ -116,28 +139,31 @@ def has_segment_kernel(device: torch.device) -> bool:
     )
 
 
-class Placed(torch.autograd.Function):
-    """Rows in their places among zeros: ``zeros.index_copy``, which would keep all the rows for the
-    backward pass, where only their places are needed."""
+class ScatterRows(torch.autograd.Function):
+    """Rows at ``indices`` of a tensor of zeros.
+
+    As ``zeros.index_copy``, but that would keep all rows for the backward pass, which needs only
+    their indices.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, values: Float[Tensor, "rows *rest"], rows: Int[Tensor, " rows"], count: int
+        ctx: Any, rows: Float[Tensor, "rows *rest"], indices: Int[Tensor, " rows"], count: int
     ) -> Float[Tensor, "count *rest"]:
-        ctx.save_for_backward(rows)
-        return values.new_zeros(count, *values.shape[1:]).index_copy_(0, rows, values)
+        ctx.save_for_backward(indices)
+        return rows.new_zeros(count, *rows.shape[1:]).index_copy_(0, indices, rows)
 
     @staticmethod
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
         ctx: Any, gradient: Float[Tensor, "count *rest"]
     ) -> tuple[Float[Tensor, "rows *rest"], None, None]:
-        (rows,) = ctx.saved_tensors
-        return gradient.index_select(0, rows), None, None
+        (indices,) = ctx.saved_tensors
+        return gradient.index_select(0, indices), None, None
 
 
 def select_masked(
-    values: Shaped[Tensor, "..."], where: Bool[Tensor, "*places"]
+    values: Shaped[Tensor, "..."], mask: Bool[Tensor, "*places"]
 ) -> Shaped[Tensor, "picked ..."]:
-    """``values[where]``, which waits for the device only if ``where`` is there."""
-    places = where.flatten().nonzero()[:, 0].to(values.device, non_blocking=True)
-    return values.flatten(0, where.ndim - 1).index_select(0, places)
+    """``values[mask]``, without waiting for the device of ``values`` if ``mask`` is on the host."""
+    indices = mask.flatten().nonzero()[:, 0].to(values.device, non_blocking=True)
+    return values.flatten(0, mask.ndim - 1).index_select(0, indices)

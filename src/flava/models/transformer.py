@@ -1,25 +1,30 @@
-"""The one transformer that all three encoders are built from: pre-norm, as in ViT."""
+"""The transformer that all encoders are built from: pre-norm, as in ViT.
+
+`Transformer.run_blocks` packs its input, so that padding is not computed (see `packing`).
+"""
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flava.models.attention import attend, attend_from, attend_packed, causal_mask
-from flava.models.packing import Packing, by_length, unpacked
+from flava.models.attention import attend, attend_from_outputs, attend_packed, causal_mask
+from flava.models.packing import Packing, order_by_length, unpack_if_packed
 
 NORM_EPS = 1e-12
 """LayerNorm's epsilon in FLAVA's published weights, heads included."""
 
 
 class Activation(Enum):
-    """What stands between the two layers of a block's MLP."""
+    """The activation between the two layers of a block's MLP."""
 
     GELU = "gelu"
-    """The exact one, FLAVA's."""
+    """The exact GELU, as in FLAVA."""
     QUICK_GELU = "quick_gelu"
     """x * sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
 
@@ -31,42 +36,34 @@ class Activation(Enum):
 class TransformerConfig:
     """Geometry of a transformer; the defaults are ViT-B's, the paper's for image and text."""
 
-    width: int = 768
+    width: PositiveInt = 768
     """Size of the hidden states."""
-    depth: int = 12
+    depth: PositiveInt = 12
     """Number of blocks."""
-    heads: int = 12
+    heads: PositiveInt = 12
     """Attention heads; must divide the width."""
-    mlp_width: int = 3072
+    mlp_width: PositiveInt = 3072
     """Hidden size of each block's MLP."""
     activation: Activation = Activation.GELU
     """Activation of each block's MLP."""
-    norm_eps: float = NORM_EPS
+    norm_eps: PositiveFloat = NORM_EPS
     """Epsilon of every LayerNorm; ViTs elsewhere have 1e-6, CLIP 1e-5."""
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth (Huang et al., ECCV 2016) in training: how often the last block's branches
     are left out for a sample. The rate rises linearly with depth, from 0 in the first block."""
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with this geometry, one line each, every name prefixed with ``field``."""
-        found = [
-            f"{field}.{name} is {value}: use at least 1"
-            for name in ("width", "depth", "heads", "mlp_width")
-            if (value := getattr(self, name)) < 1
-        ]
-        if not found and self.width % self.heads:
-            found.append(
-                f"{field}.heads is {self.heads}, which does not divide {field}.width {self.width}"
-            )
-        if not self.norm_eps > 0:
-            found.append(f"{field}.norm_eps is {self.norm_eps}: use a positive number")
-        if not 0 <= self.drop_path < 1:
-            found.append(f"{field}.drop_path is {self.drop_path}: use 0 or more, and less than 1")
-        return found
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields; see `config_errors`."""
+        if self.heads < 1 or self.width % self.heads == 0:
+            return []
+        return [f"{prefix}heads is {self.heads}, which does not divide {prefix}width {self.width}"]
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with bias; query, key and value come from one matrix product."""
+    """Multi-head self-attention with bias; query, key and value come from one matrix product.
+
+    States are packed if there is a `Packing`; else they are a padded batch.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -80,7 +77,7 @@ class Attention(nn.Module):
         packing: Packing | None,
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
     ) -> Float[Tensor, "*tokens width"]:
-        projected = self.heads_of(self.qkv(states), 3)
+        projected = self.split_heads(self.qkv(states), 3)
         if packing is None:
             query, key, value = projected.unbind(2)
             return self.output(attend(query, key, value, mask).flatten(2))
@@ -94,35 +91,36 @@ class Attention(nn.Module):
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
         output_packing: Packing,
     ) -> Float[Tensor, "outputs width"]:
-        """The same for the states of ``output_packing`` alone; the others are attended to only."""
+        """Attention only for the states of ``output_packing``; the others are keys and values."""
         width = states.shape[-1]
-        to_query, to_both = self.qkv.weight.split([width, 2 * width])
-        query_bias, both_bias = self.qkv.bias.split([width, 2 * width])
-        asked = output_packing.pack(unpacked(states, packing))
-        query = self.heads_of(functional.linear(asked, to_query, query_bias), 1).squeeze(1)
-        both = self.heads_of(functional.linear(states, to_both, both_bias), 2)
-        return self.output(attend_from(query, both, packing, mask, output_packing).flatten(1))
+        query_weight, key_value_weight = self.qkv.weight.split([width, 2 * width])
+        query_bias, key_value_bias = self.qkv.bias.split([width, 2 * width])
+        outputs = output_packing.pack(unpack_if_packed(states, packing))
+        query = self.split_heads(functional.linear(outputs, query_weight, query_bias), 1).squeeze(1)
+        key_value = self.split_heads(functional.linear(states, key_value_weight, key_value_bias), 2)
+        attended = attend_from_outputs(query, key_value, packing, mask, output_packing)
+        return self.output(attended.flatten(1))
 
-    def heads_of(
+    def split_heads(
         self, projected: Float[Tensor, "*tokens widths"], parts: int
     ) -> Float[Tensor, "*tokens parts heads size"]:
-        """Queries, keys, values, or some of them, each head's for itself."""
+        """Split the last dimension into ``parts`` (such as query, key and value) and heads."""
         return projected.unflatten(-1, (parts, self.heads, -1))
 
 
 def drop_samples(
     branch: Float[Tensor, "*tokens width"], rate: float, packing: Packing | None
 ) -> Float[Tensor, "*tokens width"]:
-    """Zeros for a random share ``rate`` of the samples, the others scaled to the same expectation.
+    """Set a random share ``rate`` of the samples to zero, and scale the others to keep the mean.
 
-    A sample is dropped as a whole, all tokens of a packed text alike.
+    All tokens of a sample are kept or dropped together.
     """
-    samples = len(branch) if packing is None else len(packing.kept)
+    samples = len(branch) if packing is None else len(packing.mask)
     kept = torch.rand(samples, device=branch.device) >= rate
     scale = kept.to(branch.dtype) / (1 - rate)
     if packing is None:
         return branch * scale[:, None, None]
-    return branch * packing.spread(scale)[:, None]
+    return branch * packing.repeat_per_token(scale)[:, None]
 
 
 class Block(nn.Module):
@@ -145,32 +143,36 @@ class Block(nn.Module):
         mask: Bool[Tensor, "#batch 1 #length length"] | None,
         output_packing: Packing | None = None,
     ) -> Float[Tensor, "*computed width"]:
-        """``output_packing``: the states to compute, of which the others are keys and values
-        alone."""
+        """The states after the block.
+
+        With ``output_packing`` only the states that it packs are computed; all others are read as
+        keys and values. The result is then packed by it.
+        """
         normed = self.norm_before(states)
         if output_packing is None:
             branch = self.attention(normed, packing, mask)
         else:
             branch = self.attention.compute_at(normed, packing, mask, output_packing)
-            states, packing = output_packing.pack(unpacked(states, packing)), output_packing
-        states = states + self.sometimes(branch, packing)
+            states = output_packing.pack(unpack_if_packed(states, packing))
+            packing = output_packing
+        states = states + self.apply_drop_path(branch, packing)
         branch = self.mlp_out(self.activation(self.mlp_in(self.norm_after(states))))
-        return states + self.sometimes(branch, packing)
+        return states + self.apply_drop_path(branch, packing)
 
-    def sometimes(
+    def apply_drop_path(
         self, branch: Float[Tensor, "*tokens width"], packing: Packing | None
     ) -> Float[Tensor, "*tokens width"]:
-        """Stochastic depth, in training alone."""
+        """Stochastic depth, only in training."""
         if not self.training or self.drop_path == 0:
-            return branch  # with no random number drawn
+            return branch  # without drawing a random number
         return drop_samples(branch, self.drop_path, packing)
 
 
 class Pooler(nn.Module):
-    """The first state through a dense layer and tanh, BERT's way.
+    """BERT's pooler: a linear layer and tanh on the first state.
 
-    Every published encoder carries one though no pretraining loss reads it (only the matching
-    head's is trained); it is kept so that checkpoints convert both ways without loss.
+    Every published encoder has one, though only that of the matching head is trained. It is kept so
+    that checkpoints can be converted in both directions without loss.
     """
 
     def __init__(self, width: int) -> None:
@@ -182,13 +184,14 @@ class Pooler(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks; the final ``norm`` is the caller's to apply where it is read.
+    """The blocks and the final ``norm``, which callers apply themselves.
 
-    The multimodal encoder reads the states *before* the final norm, the losses those after it.
+    The multimodal encoder reads the image and text states *before* their final norms. The losses
+    read states after the final norm.
     """
 
     missing_parts: frozenset[str] = frozenset()
-    """Prefixes of parameters that the loaded file did not hold: they are still as at the start."""
+    """Prefixes of parameters that the loaded file did not hold: they have initial values."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -209,16 +212,19 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "batch length width"]:
         """Hidden states before the final norm.
 
-        Padding, where ``attention_mask`` is False, is not attended to, and costs nothing but within
-        the attention itself: what stands there in the result means nothing. Nor does what stands
-        where ``output_positions`` is False, if it is given: the last block computes the other
-        states alone. ``causal`` states attend to themselves and to those before them.
+        Args:
+            states: The embedded tokens.
+            attention_mask: False at padding, which is neither attended to nor computed: its states
+                in the result are meaningless.
+            output_positions: True at the states that the caller reads. The last block computes only
+                these; all others in the result are meaningless. By default all are computed.
+            causal: Whether each state attends only to itself and to those before it.
         """
         if torch.compiler.is_exporting():
-            # Packing makes sizes depend on values; a program's must hold for every batch.
+            # With packing, shapes depend on values. Exported programs cannot do that.
             packing = output_packing = None
         else:
-            order = None if attention_mask is None else by_length(attention_mask)
+            order = None if attention_mask is None else order_by_length(attention_mask)
             packing = None if attention_mask is None else Packing.of(attention_mask, states, order)
             output_packing = (
                 None if output_positions is None else Packing.of(output_positions, states, order)
@@ -228,11 +234,11 @@ class Transformer(nn.Module):
         for block in self.blocks[:-1]:
             states = block(states, packing, mask)
         states = self.blocks[-1](states, packing, mask, output_packing)
-        return unpacked(states, output_packing or packing)
+        return unpack_if_packed(states, output_packing or packing)
 
 
 def cls_only(batch: int, length: int) -> Bool[Tensor, "batch length"]:
-    """What `Transformer.run_blocks` is to compute where the first state alone is read."""
+    """The ``output_positions`` of `Transformer.run_blocks` if only the first state is read."""
     output_positions = torch.zeros(batch, length, dtype=torch.bool)
     output_positions[:, 0] = True
     return output_positions
@@ -243,16 +249,16 @@ def build_attention_mask(
     attention_mask: Bool[Tensor, "batch length"] | None,
     causal: bool,
 ) -> Bool[Tensor, "#batch 1 #length length"] | None:
-    """True where a state (next to last axis) attends to another (last); None if everywhere."""
+    """True where a state (second to last axis) attends to another (last axis); None: everywhere."""
     mask = None
     if attention_mask is not None:
         mask = attention_mask.to(states.device, non_blocking=True)[:, None, None, :]
     if not causal:
         return mask
-    past = causal_mask(states.shape[1], states.device)
-    return past if mask is None else mask & past
+    past_mask = causal_mask(states.shape[1], states.device)
+    return past_mask if mask is None else mask & past_mask
 
 
 def blocks_of(module: nn.Module) -> list[Block]:
-    """All blocks in it, in order."""
+    """All transformer blocks of a module, in order."""
     return [each for each in module.modules() if isinstance(each, Block)]

@@ -1,4 +1,4 @@
-"""A batch -> its named losses: pure functions, and one module for each method."""
+"""Objectives, a module for each method: they turn a batch into named losses."""
 
 from flava.objectives.classifier import FinetuneObjective
 from flava.objectives.clip import ClipObjective, ClipObjectiveConfig, ContrastConfig

@@ -1,10 +1,11 @@
-"""Several batches as one: their losses and gradients are those of the joined batch, of all ranks.
+"""Gradient accumulation with the losses and gradients of the joined batch, over all ranks too.
 
-Contrast needs the features of all pairs at once, and their graphs do not fit in memory together. So
-each batch is encoded without a graph; the loss of all features gives a gradient for each; and when
-its turn comes, a batch is encoded again with a graph, which is handed the gradient of its features
-(Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup"). Every
-other loss is a mean over what a batch predicts, and weighs as much as it predicts.
+A contrastive loss needs the features of all pairs at once, but the graphs of all batches do not fit
+in memory together. So each batch is first encoded without a graph. The loss of all features gives
+the gradient of each feature. When its turn comes, a batch is encoded again with a graph, which is
+given the gradient of its features (GradCache: Gao et al. 2021, "Scaling Deep Contrastive Learning
+Batch Size under Memory Limited Setup"). Every other loss is a mean over predictions, so a batch is
+weighted by its number of predictions.
 
 Batches wait on the host: each is on the device only while it is computed.
 """
@@ -40,60 +41,61 @@ from flava.models import Clip, Flava
 from flava.objectives.clip import ContrastConfig
 from flava.objectives.losses import LossOutput, contrastive, matched_rows
 
-Losses = Callable[[], dict[str, LossOutput]]
-"""What computes the losses of a batch, with their graph."""
-Inside = Callable[[Callable[[], list[Tensor]]], list[Tensor]]
-"""Calls a function where the model may be used: inside of what joins the ranks (DDP, FSDP)."""
+ComputeLosses = Callable[[], dict[str, LossOutput]]
+"""Computes the losses of a batch, with their graph."""
+RunInModel = Callable[[Callable[[], list[Tensor]]], list[Tensor]]
+"""Calls a function that uses the model, within the forward pass that DDP and FSDP hook."""
 
 
 @runtime_checkable
-class Contrasting(Protocol):
-    """What an objective with a contrastive loss offers so that it can be taken over batches."""
+class ContrastiveObjective(Protocol):
+    """An objective whose contrastive loss can be computed over several batches."""
 
     config: ContrastConfig
 
     @property
     def model(self) -> Flava | Clip: ...
 
-    def others(
+    def other_losses(
         self, batch: PairBatch | WholePairBatch, rows: Bool[Tensor, " batch"]
     ) -> dict[str, LossOutput]:
-        """The losses of a batch but for contrast; ``rows`` are the pairs taken to match."""
+        """The losses of a batch besides contrast; ``rows`` selects the pairs that count."""
         ...
 
 
 def accumulated_losses(
     objective: Callable[[Batch], dict[str, LossOutput]],
     batches: Sequence[Batch],
-    inside: Inside,
+    run_in_model: RunInModel,
     device: torch.device,
-) -> list[Losses]:
-    """For each batch of an update, what computes its losses on ``device``, as a part of the joined
-    batch.
+) -> list[ComputeLosses]:
+    """For each batch of a step, a function that computes its losses on ``device``.
 
-    The losses' mean over batches and ranks, with its gradient, is that of the joined batch of all
-    batches and ranks. All batches are of one kind, that of every rank. The functions are called
-    once each and in order, within ``inside``, under an autocast like that of this call, but another
-    one: autocast keeps the weights that it converts, and those of this call have no graph.
+    The mean of these losses over batches and ranks, and its gradient, are those of the joined batch
+    of all batches and ranks. All batches of all ranks must be of the same kind. Call each function
+    once and in order, within ``run_in_model``, and in a new autocast context like that of this
+    call: autocast caches the weights that it casts, and those cached by this call have no graph.
     """
-    parts: list[Losses] = [partial(_moved, objective, batch, device) for batch in batches]
+    compute: list[ComputeLosses] = [
+        partial(_compute_on_device, objective, batch, device) for batch in batches
+    ]
     if len(batches) == 1:
-        return parts  # `classification` and `contrastive` join the ranks
+        return compute  # `classification` and `contrastive` average over ranks themselves
     rows = _rows(batches)
-    if isinstance(objective, Contrasting) and rows is not None:
-        parts = _contrasted(objective, batches, rows, inside, device)
+    if isinstance(objective, ContrastiveObjective) and rows is not None:
+        compute = _losses_with_contrast(objective, batches, rows, run_in_model, device)
     weights = _weights(batches, rows)
-    return [partial(_weighed, *each) for each in zip(parts, weights, strict=True)]
+    return [partial(_weighted, *each) for each in zip(compute, weights, strict=True)]
 
 
-def _moved(
+def _compute_on_device(
     objective: Callable[[Batch], dict[str, LossOutput]], batch: Batch, device: torch.device
 ) -> dict[str, LossOutput]:
     return objective(to_device(batch, device))
 
 
 def _rows(batches: Sequence[Batch]) -> list[Tensor] | None:
-    """The pairs of each batch that are rows of the losses; None if there are no pairs."""
+    """For each batch, which of its pairs count in the losses; None if there are no pairs."""
     pairs = [batch for batch in batches if isinstance(batch, PairBatch)]
     if pairs:
         rows = matched_rows(torch.cat([batch.matched for batch in pairs]))
@@ -105,17 +107,19 @@ def _rows(batches: Sequence[Batch]) -> list[Tensor] | None:
 # Weights of the losses that are means
 
 
-def _weighed(losses: Losses, weights: dict[str, Tensor]) -> dict[str, LossOutput]:
+def _weighted(compute: ComputeLosses, weights: dict[str, Tensor]) -> dict[str, LossOutput]:
     return {
-        name: LossOutput(weights[name] * term.loss, term.accuracy) if name in weights else term
-        for name, term in losses().items()
+        name: LossOutput(weights[name] * output.loss, output.accuracy)
+        if name in weights
+        else output
+        for name, output in compute().items()
     }
 
 
 def _weights(batches: Sequence[Batch], rows: list[Tensor] | None) -> list[dict[str, Tensor]]:
-    """For each batch, how much each of its means weighs in the mean over batches.
+    """For each batch, the weight of each of its losses in the mean over batches.
 
-    Between the ranks the losses weigh them already, so here a batch counts with all of them.
+    The losses weight ranks themselves, so here a batch counts with its predictions on all ranks.
     """
     counts = [
         _predictions(batch, None if rows is None else rows[index])
@@ -131,7 +135,7 @@ def _weights(batches: Sequence[Batch], rows: list[Tensor] | None) -> list[dict[s
 
 
 def _predictions(batch: Batch, rows: Tensor | None) -> dict[str, Tensor]:
-    """Over how many predictions each loss is a mean, where that differs between batches."""
+    """The number of predictions that each loss averages, where batches differ in it."""
     match batch:
         case ImageBatch() | CodedImageBatch():
             return {"mim": batch.patch_mask.sum()}
@@ -156,22 +160,22 @@ def _predictions(batch: Batch, rows: Tensor | None) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Random:
-    """The state of the generators that a model on ``device`` draws from."""
+class _RandomState:
+    """The states of the random generators that a model on ``device`` uses."""
 
     device: torch.device
     cpu: Tensor
     cuda: Tensor | None
 
     @classmethod
-    def now(cls, device: torch.device) -> "_Random":
+    def current(cls, device: torch.device) -> "_RandomState":
         on_cuda = device.type == "cuda"
         cuda = torch.cuda.get_rng_state(device) if on_cuda else None
         return cls(device, torch.get_rng_state(), cuda)
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        """Draws what was drawn then; afterwards the generators stand where they stood before."""
+    def restored(self) -> Iterator[None]:
+        """A context that draws the same numbers again; afterwards the states are as before."""
         with torch.random.fork_rng(devices=[] if self.cuda is None else [self.device]):
             torch.set_rng_state(self.cpu)
             if self.cuda is not None:
@@ -179,38 +183,43 @@ class _Random:
             yield
 
 
-def _contrasted(
-    objective: Contrasting,
+def _losses_with_contrast(
+    objective: ContrastiveObjective,
     batches: Sequence[Batch],
     rows: list[Tensor],
-    inside: Inside,
+    run_in_model: RunInModel,
     device: torch.device,
-) -> list[Losses]:
+) -> list[ComputeLosses]:
+    """For each batch, a function that computes its losses with the contrast of all batches."""
     model = objective.model
     states, features = [], []
     for batch in batches:
-        states.append(_Random.now(device))
+        states.append(_RandomState.current(device))
         with torch.no_grad():
-            features.append(inside(partial(_encode, model, to_device(_inputs(batch), device))))
-    term, gradients, of_scale = _whole(objective, features, torch.cat(rows))
+            encode = partial(_encode, model, to_device(_inputs(batch), device))
+            features.append(run_in_model(encode))
+            del encode  # with the batch on the device
+    whole, gradients, scale_gradient = _contrast_of_all(objective, features, torch.cat(rows))
 
     def losses(index: int) -> dict[str, LossOutput]:
         batch = to_device(batches[index], device)
-        with states[index].again():
+        with states[index].restored():
             encoded = _encode(model, _inputs(batch))
-        reached = [(e * g).sum() for e, g in zip(encoded, gradients[index], strict=True)]
-        handed = torch.stack(reached).sum() + model.logit_scale * of_scale / len(batches)
-        # The value is that of the whole; so that the mean over batches has the whole's gradient,
-        # each hands on as many times its own.
-        contrast = term.loss + len(batches) * (handed - handed.detach())
+        # A sum whose gradient is that of the loss of all features, as far as it comes from here.
+        products = [(e * g).sum() for e, g in zip(encoded, gradients[index], strict=True)]
+        surrogate = torch.stack(products).sum() + model.logit_scale * scale_gradient / len(batches)
+        # The value is the loss of all features. The gradient is multiplied by the number of
+        # batches, since the trainer takes the mean over them.
+        loss = whole.loss + len(batches) * (surrogate - surrogate.detach())
         assert isinstance(batch, PairBatch | WholePairBatch)
-        return {"gc": LossOutput(contrast, term.accuracy), **objective.others(batch, rows[index])}
+        other_losses = objective.other_losses(batch, rows[index])
+        return {"gc": LossOutput(loss, whole.accuracy), **other_losses}
 
     return [partial(losses, index) for index in range(len(batches))]
 
 
 def _inputs(batch: Batch) -> PairInputs:
-    """What contrast reads of pairs, nothing of it hidden."""
+    """The unmasked pairs, which contrast compares."""
     match batch:
         case WholePairBatch(inputs=inputs):
             return inputs
@@ -231,17 +240,19 @@ def _encode(model: Flava | Clip, pairs: PairInputs) -> list[Tensor]:
     ]
 
 
-def _whole(
-    objective: Contrasting, features: Sequence[Sequence[Tensor]], rows: Bool[Tensor, " batch"]
+def _contrast_of_all(
+    objective: ContrastiveObjective,
+    features: Sequence[Sequence[Tensor]],
+    rows: Bool[Tensor, " batch"],
 ) -> tuple[LossOutput, list[list[Tensor]], Float[Tensor, ""]]:
-    """The contrast of all features; its gradient for each of them, and for the temperature."""
+    """The contrastive loss of all features, its gradients for them, and that for the scale."""
     config = objective.config
     leaves = [[each.detach().requires_grad_() for each in pair] for pair in features]
     scale = objective.model.logit_scale.detach().requires_grad_()
     image, text = (torch.cat(each) for each in zip(*leaves, strict=True))
-    term = contrastive(image, text, scale, rows, config.gather, config.ranks)
+    output = contrastive(image, text, scale, rows, config.gather, config.ranks)
     flat = [leaf for pair in leaves for leaf in pair]
     with torch.autocast(image.device.type, enabled=False):
-        *found, of_scale = torch.autograd.grad(term.loss, [*flat, scale])
-    pairs = [found[start : start + 2] for start in range(0, len(found), 2)]
-    return LossOutput(term.loss.detach(), term.accuracy), pairs, of_scale
+        *gradients, scale_gradient = torch.autograd.grad(output.loss, [*flat, scale])
+    pairs = [gradients[start : start + 2] for start in range(0, len(gradients), 2)]
+    return LossOutput(output.loss.detach(), output.accuracy), pairs, scale_gradient

@@ -1,4 +1,4 @@
-"""Fine-tuning: the loss of what is to be predicted, through head and encoders alike."""
+"""The objective of fine-tuning: a classifier is trained on labels, answers or scores."""
 
 from flava.core.batch import AnsweredBatch, Batch, LabelledBatch, ScoredBatch
 from flava.models import Classifier
@@ -6,7 +6,7 @@ from flava.objectives.losses import LossOutput, answering, classification, regre
 
 
 class FinetuneObjective:
-    """A batch with targets -> its loss: that of classes, of answers, or of scores."""
+    """A batch with targets -> its loss: for labels, for answers or for scores."""
 
     def __init__(self, model: Classifier) -> None:
         self.model = model

@@ -1,7 +1,8 @@
-"""The codebook's own objective: DALL-E's relaxed evidence lower bound (Ramesh et al. 2021, 2.1).
+"""The objective that trains a codebook: DALL-E's relaxed evidence lower bound.
 
-Codes are sampled by the Gumbel-softmax relaxation at a temperature that falls, the prior over them
-is uniform, and each mapped pixel has a logit-Laplace distribution (appendix A.3).
+Ramesh et al. 2021, section 2.1. Codes are sampled by the Gumbel-softmax relaxation at a decreasing
+temperature, their prior is uniform, and mapped pixels have logit-Laplace distributions (appendix
+A.3).
 """
 
 import math
@@ -15,10 +16,11 @@ from torch.nn import functional
 from flava.core.batch import Batch, ImageBatch
 from flava.models import Codebook
 from flava.objectives.losses import LossOutput
+from flava.objectives.objective import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodebookObjectiveConfig:
+class CodebookObjectiveConfig(ObjectiveConfig):
     """The two annealings; the defaults are DALL-E's (appendix A.2)."""
 
     final_temperature: float = 1 / 16
@@ -32,7 +34,7 @@ class CodebookObjectiveConfig:
 
 
 class CodebookObjective:
-    """A batch of images -> the reconstruction and the divergence, both in nats a pixel channel."""
+    """A batch of images -> reconstruction loss and KL divergence, in nats per pixel channel."""
 
     def __init__(self, config: CodebookObjectiveConfig, model: Codebook) -> None:
         self.config = config
@@ -40,7 +42,7 @@ class CodebookObjective:
         self.after_step(0)
 
     def after_step(self, step: int) -> None:
-        """Set temperature and divergence weight for the update that follows ``step`` updates."""
+        """Set the temperature and the divergence's weight for the step after ``step`` steps."""
         config = self.config
         self.temperature = anneal(1.0, config.final_temperature, step, config.temperature_steps)
         self.kl_weight = anneal(0.0, config.kl_weight, step, config.kl_steps)
@@ -65,7 +67,7 @@ class CodebookObjective:
 
 
 def anneal(start: float, end: float, step: int, steps: int) -> float:
-    """From ``start`` to ``end`` along half a cosine over ``steps``, then ``end``."""
+    """The value at ``step`` of half a cosine from ``start`` to ``end``, which ends at ``steps``."""
     progress = min(step / steps, 1.0) if steps else 1.0
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 

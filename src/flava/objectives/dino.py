@@ -1,10 +1,11 @@
 """DINO: the student predicts, from any crop, what the teacher sees in another (Caron et al. 2021).
 
 The loss is the cross-entropy of the student's distribution under the teacher's, the mean over all
-pairs of a global crop (the teacher's) and any other crop (the student's). It comes as two terms:
-the entropy of the teacher, which no gradient reaches, and the divergence of the student from it.
-They tell a collapse: to the same output everywhere (entropy 0), or to all outputs alike (the
-entropy is the logarithm of their number, and the divergence 0).
+pairs of a global crop (the teacher's) and any other crop (the student's). It is reported
+as two losses: the entropy of the teacher, which has no gradient, and the KL divergence of the
+student from the teacher. They reveal a collapse: if all images get the same output, the entropy is
+0; if all outputs are equally likely, the entropy is the logarithm of their number, and the
+divergence is 0.
 """
 
 import math
@@ -12,56 +13,42 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from flava.core.batch import Batch, CropBatch
+from flava.core.constraints import Fraction
 from flava.core.distributed import mean_over_ranks
 from flava.models import Dino
+from flava.models.packing import select_masked
 from flava.objectives.losses import LossOutput
+from flava.objectives.objective import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DinoObjectiveConfig:
+class DinoObjectiveConfig(ObjectiveConfig):
     """Temperatures, centring, teacher and freeze; the defaults are those of the ViT-B/16.
 
     What is not of its published arguments (``dino_vitbase16_pretrain/args.txt``) is of
     ``main_dino.py``. Like there, what goes by epochs changes between them and not within.
     """
 
-    epoch_steps: int = 1251
+    epoch_steps: PositiveInt = 1251
     """Updates of an epoch: ImageNet-1k's 1,281,167 images in whole batches of 1,024."""
-    student_temperature: float = 0.1
+    student_temperature: PositiveFloat = 0.1
     """Divides the student's logits."""
-    teacher_temperature: float = 0.07
+    teacher_temperature: PositiveFloat = 0.07
     """Divides the teacher's, once it is warm: sharpening."""
-    first_teacher_temperature: float = 0.04
+    first_teacher_temperature: PositiveFloat = 0.04
     """That of the first epoch; it rises linearly."""
-    temperature_epochs: int = 50
+    temperature_epochs: NonNegativeInt = 50
     """Epochs of that warm-up: the last of them has the final temperature."""
-    center_momentum: float = 0.9
+    center_momentum: Fraction = 0.9
     """Share that the center keeps at each update."""
-    teacher_momentum: float = 0.996
+    teacher_momentum: Fraction = 0.996
     """Share that the teacher keeps at the first update; it rises to 1 along half a cosine."""
-    freeze_epochs: int = 3
+    freeze_epochs: NonNegativeInt = 3
     """Epochs in which the last layer of the student's head stays as it is."""
-
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with these settings, one line each."""
-        found = [
-            f"{field}.{name} is {value}: use at least {least}"
-            for name, least in (("epoch_steps", 1), ("temperature_epochs", 0), ("freeze_epochs", 0))
-            if (value := getattr(self, name)) < least
-        ]
-        found += [
-            f"{field}.{name} is {value}: use a positive number"
-            for name in ("student_temperature", "teacher_temperature", "first_teacher_temperature")
-            if not (value := getattr(self, name)) > 0
-        ]
-        return found + [
-            f"{field}.{name} is {value}: use a number in [0, 1]"
-            for name in ("center_momentum", "teacher_momentum")
-            if not 0 <= (value := getattr(self, name)) <= 1
-        ]
 
     def teacher_temperature_at(self, step: int) -> float:
         """The temperature of update number ``step`` (from 0)."""
@@ -76,12 +63,12 @@ class DinoObjectiveConfig:
 
 
 class DinoObjective:
-    """A batch of crops -> entropy and divergence, in nats; ``max_steps`` are the run's updates."""
+    """A batch of crops -> entropy and divergence, in nats; ``max_steps`` are the run's steps."""
 
     def __init__(self, config: DinoObjectiveConfig, model: Dino, max_steps: int) -> None:
         self.config, self.model, self.max_steps = config, model, max_steps
         self.outputs: list[Float[Tensor, " outputs"]] = []
-        """The teacher's mean output in each batch since the last update."""
+        """The teacher's mean output in each batch since the last step."""
         self.after_step(0)
 
     def __call__(self, batch: Batch) -> dict[str, LossOutput]:
@@ -106,14 +93,15 @@ class DinoObjective:
         return {"entropy": LossOutput(entropy), "divergence": LossOutput(divergence)}
 
     def after_step(self, step: int) -> None:
-        """Move center and teacher, if an update was made; set temperature and freeze for the next.
+        """Update the center and the teacher; set temperature and freeze for the next step.
 
-        Without a batch since the last call (at the start, and when a run is resumed) nothing moves.
+        If there was no batch since the last call (at the start, or when a run is resumed), center
+        and teacher stay.
         """
         config, model = self.config, self.model
         if self.outputs:
             output = mean_over_ranks(torch.stack(self.outputs).mean(0))
-            if output.isfinite().all():  # else the update was left out, and its batch is too
+            if output.isfinite().all():  # else the step was skipped, and so is its batch
                 model.center.lerp_(output, 1 - config.center_momentum)
             model.follow(config.momentum_at(step - 1, self.max_steps))
             self.outputs.clear()
@@ -122,7 +110,7 @@ class DinoObjective:
 
 
 def mean_entropy(probabilities: Float[Tensor, "crops batch outputs"]) -> Float[Tensor, ""]:
-    """The entropy of each distribution, their mean."""
+    """The mean entropy of the distributions."""
     return torch.special.entr(probabilities).sum(-1).mean()
 
 
@@ -130,11 +118,13 @@ def cross_entropy(
     targets: Float[Tensor, "global batch outputs"],
     log_predicted: Float[Tensor, "crops batch outputs"],
 ) -> Float[Tensor, ""]:
-    """The mean of all pairs of a target and a prediction from another crop of the same image.
+    """The mean over all pairs of a target and a prediction from another crop of the same image.
 
-    The first predictions are those from the targets' own crops.
+    The first predictions are from the same crops as the targets.
     """
-    with torch.autocast(targets.device.type, enabled=False):  # else these products are of 16 bits
+    with torch.autocast(
+        targets.device.type, enabled=False
+    ):  # which would compute these products in 16 bits
         pairs = -torch.einsum("tbo,pbo->tp", targets, log_predicted) / targets.shape[1]
-    same = torch.eye(*pairs.shape, dtype=torch.bool, device=pairs.device)
-    return pairs[~same].mean()
+    same_crop = torch.eye(*pairs.shape, dtype=torch.bool)
+    return select_masked(pairs, ~same_crop).mean()

@@ -3,15 +3,15 @@
 =============  =========  =====================================================================
 loss           batch      what is predicted
 =============  =========  =====================================================================
-``gc``         pairs      which text belongs to which image, from the unmasked encoders
-``mmm_image``  pairs      the dVAE codes of hidden patches, from the multimodal states
-``mmm_text``   pairs      the ids of hidden tokens, from the multimodal states
+``gc``         pairs      which text belongs to which image, from unmasked inputs
+``mmm_image``  pairs      the dVAE codes of masked patches, from the multimodal states
+``mmm_text``   pairs      the ids of masked tokens, from the multimodal states
 ``itm``        pairs      whether image and text belong together, from the multimodal [CLS]
-``mim``        images     the dVAE codes of hidden patches, from the image states
-``mlm``        text       the ids of hidden tokens, from the text states
+``mim``        images     the dVAE codes of masked patches, from the image states
+``mlm``        text       the ids of masked tokens, from the text states
 =============  =========  =====================================================================
 
-Of whole pairs, in which nothing is hidden, ``gc`` is the only loss (columns 3 to 6 of Table C.1).
+Unmasked pairs have ``gc`` as their only loss (columns 3 to 6 of Table C.1).
 """
 
 from dataclasses import dataclass
@@ -43,12 +43,15 @@ from flava.objectives.unimodal import codes_of, masked_image, masked_text
 
 @dataclass(frozen=True, kw_only=True)
 class FlavaObjectiveConfig(ContrastConfig):
-    """What of the objectives can be chosen."""
+    """Settings of FLAVA's objectives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderStates:
-    """States of the encoders before their norms: of whole pairs [CLS] alone, of masked ones all."""
+    """States of the image and text encoders before their final norms.
+
+    Of unmasked inputs only the state of [CLS] is computed, of masked inputs all states.
+    """
 
     image: Float[Tensor, "batch image_tokens image_width"]
     text: Float[Tensor, "batch text_tokens text_width"]
@@ -56,22 +59,22 @@ class EncoderStates:
     masked_text: Float[Tensor, "batch text_tokens text_width"]
 
 
-def both_passes(model: Flava, batch: PairBatch) -> EncoderStates:
-    """Whole and masked pairs through the encoders, as one batch of twice the size.
+def encode_pairs(model: Flava, batch: PairBatch) -> EncoderStates:
+    """Encode the unmasked and the masked pairs, as one batch of twice the size.
 
-    Each weight is read once in place of twice (and gathered once, where it is sharded), and its
-    gradient comes from one product.
+    So each weight is read once instead of twice (and gathered once if it is sharded), and its
+    gradient is one matrix product.
     """
     image, text = batch.image, batch.text
     patch_mask = torch.cat([torch.zeros_like(image.patch_mask), image.patch_mask])
     tokens = patch_mask.new_ones(len(image.pixels), 1 + image.patch_mask[0].numel())
     images = model.image_encoder(
-        image.pixels.repeat(2, 1, 1, 1), patch_mask, read_after_both(tokens)
+        image.pixels.repeat(2, 1, 1, 1), patch_mask, output_positions_of(tokens)
     )
     texts = model.text_encoder(
         torch.cat([text.input_ids, text.input_ids_masked]),
         text.attention_mask.repeat(2, 1),
-        read_after_both(text.attention_mask),
+        output_positions_of(text.attention_mask),
     )
     (image_states, masked_image), (text_states, masked_text) = images.chunk(2), texts.chunk(2)
     return EncoderStates(
@@ -79,8 +82,10 @@ def both_passes(model: Flava, batch: PairBatch) -> EncoderStates:
     )
 
 
-def read_after_both(attention_mask: Bool[Tensor, "batch length"]) -> Bool[Tensor, "twice length"]:
-    """[CLS] of the whole inputs, all there is of the masked ones."""
+def output_positions_of(
+    attention_mask: Bool[Tensor, "batch length"],
+) -> Bool[Tensor, "twice length"]:
+    """The states to compute: [CLS] of the unmasked inputs, all tokens of the masked inputs."""
     return torch.cat([cls_only(len(attention_mask), attention_mask.shape[1]), attention_mask])
 
 
@@ -94,7 +99,7 @@ class FlavaObjective:
     def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         match batch:
             case PairBatch():
-                return self.pairs(batch)
+                return self.pair_losses(batch)
             case WholePairBatch():
                 return {"gc": contrast(self.model, batch.inputs, self.config)}
             case ImageBatch() | CodedImageBatch():
@@ -112,53 +117,52 @@ class FlavaObjective:
         with torch.no_grad():
             self.model.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
-    def pairs(self, batch: PairBatch) -> dict[str, LossOutput]:
+    def pair_losses(self, batch: PairBatch) -> dict[str, LossOutput]:
+        """The losses of masked pairs."""
+        model, config = self.model, self.config
         rows = matched_rows(batch.matched)
-        hidden = both_passes(self.model, batch)
-        masked = self.multimodal(batch, hidden.masked_image, hidden.masked_text, rows)
-        return {"gc": self.contrast(hidden, rows), **masked}
+        states = encode_pairs(model, batch)
+        multimodal = self.multimodal_losses(batch, states.masked_image, states.masked_text, rows)
+        contrast_output = contrastive(
+            model.project_image(states.image),
+            model.project_text(states.text),
+            model.logit_scale,
+            rows,
+            config.gather,
+            config.ranks,
+        )
+        return {"gc": contrast_output, **multimodal}
 
-    def others(
+    def other_losses(
         self, batch: PairBatch | WholePairBatch, rows: Bool[Tensor, " batch"]
     ) -> dict[str, LossOutput]:
-        """The losses of pairs but for contrast, where that is taken over several batches."""
+        """The losses besides contrast, for contrast over several batches (`accumulation`)."""
         if isinstance(batch, WholePairBatch):
             return {}
         image = self.model.image_encoder(batch.image.pixels, batch.image.patch_mask)
         text = self.model.text_encoder(batch.text.input_ids_masked, batch.text.attention_mask)
-        return self.multimodal(batch, image, text, rows)
+        return self.multimodal_losses(batch, image, text, rows)
 
-    def contrast(self, hidden: EncoderStates, rows: Bool[Tensor, " batch"]) -> LossOutput:
-        model = self.model
-        return contrastive(
-            model.project_image(hidden.image),
-            model.project_text(hidden.text),
-            model.logit_scale,
-            rows,
-            self.config.gather,
-            self.config.ranks,
-        )
-
-    def multimodal(
+    def multimodal_losses(
         self,
         batch: PairBatch,
         image_states: Float[Tensor, "batch image_tokens image_width"],
         text_states: Float[Tensor, "batch text_tokens text_width"],
         rows: Bool[Tensor, " batch"],
     ) -> dict[str, LossOutput]:
-        """The three losses of the masked pass."""
+        """The three losses of the multimodal encoder on masked pairs."""
         model, image, text = self.model, batch.image, batch.text
-        # Of a mismatched pair neither side can be expected to help with the other.
-        hidden_patches = image.patch_mask & rows[:, None, None]
-        hidden_tokens = text.token_mask & rows[:, None]
-        # Their places behind [CLS_M] and the image's [CLS].
-        places, length = image.patch_mask[0].numel(), text.attention_mask.shape[1]
-        patches = functional.pad(hidden_patches.flatten(1), (2, length))
-        tokens = functional.pad(hidden_tokens, (2 + places, 0))
+        # Image and text of a mismatched pair cannot help to predict each other.
+        patch_mask = image.patch_mask & rows[:, None, None]
+        token_mask = text.token_mask & rows[:, None]
+        # The multimodal states are [CLS_M], the image's [CLS], patches, text.
+        patch_count, length = image.patch_mask[0].numel(), text.attention_mask.shape[1]
+        patches = functional.pad(patch_mask.flatten(1), (2, length))
+        tokens = functional.pad(token_mask, (2 + patch_count, 0))
         output_positions = patches | tokens
         output_positions[:, 0] = True
         states = model.multimodal(image_states, text_states, text.attention_mask, output_positions)
-        codes = codes_of(model.codebook, image, hidden_patches)
+        codes = codes_of(model.codebook, image, patch_mask)
         labels = batch.matched.to(states.device, non_blocking=True).long()
         return {
             "mmm_image": classification(
@@ -166,7 +170,7 @@ class FlavaObjective:
             ),
             "mmm_text": classification(
                 model.mmm_text_head(select_masked(states, tokens)),
-                select_masked(text.input_ids, hidden_tokens),
+                select_masked(text.input_ids, token_mask),
             ),
             "itm": classification(model.itm_head(states), labels),
         }

@@ -1,11 +1,12 @@
-"""The loss functions, each with its predictions' accuracy; contrast in bounded memory.
+"""The loss functions, each with the accuracy of its predictions.
 
-The loss of a question is ``log_sum - own``: the logarithm of the summed exponentials of its logits,
-less the logit of its own answer. Only the first needs all logits.
+Losses are means over predictions, in 32 bits. Without any predictions the loss and its gradient are
+0: the loss is still defined and attached to the graph, so that every parameter that a kind of batch
+trains has a gradient on every rank.
 
-All are means over what they predict, in 32 bits. Where there is nothing to predict the loss is 0
-and its gradient too: it stays defined, finite and attached to the graph, so that every parameter
-that a batch may train has a gradient on every rank.
+The contrastive loss of very many pairs is computed block by block, in bounded memory. The loss of a
+row of logits is their log-sum-exp minus the logit of the matching candidate. Only the first needs
+all logits of the row, and it is added up over blocks.
 """
 
 from collections.abc import Iterator
@@ -21,144 +22,152 @@ from torch.nn import functional
 from flava.core.distributed import (
     Gather,
     gather_features,
-    gather_numbers,
+    gather_ints,
     rank,
     scale_gradient,
     world_size,
 )
 from flava.models.packing import select_masked
 
-SIDE = 4096
-"""Rows and columns of a block: 64 MiB in 32 bits, of which some four are held at a time."""
+BLOCK_SIZE = 4096
+"""Rows and columns of a block of logits: 64 MiB in 32 bits. About four blocks are in memory at a
+time."""
 
 
 @dataclass(frozen=True)
 class LogSums:
-    """Of each vector: the log of its summed exponentials, and the place of its largest logit."""
+    """For each row of logits: the log-sum-exp, and the index of the largest logit."""
 
     values: Float[Tensor, " n"]
-    best: Int[Tensor, " n"]
+    argmax: Int[Tensor, " n"]
 
 
 def log_sums(
-    questions: Float[Tensor, "n width"],
-    answers: Float[Tensor, "m width"],
+    queries: Float[Tensor, "n width"],
+    candidates: Float[Tensor, "m width"],
     scale: Float[Tensor, ""],
 ) -> LogSums:
-    """Those of the rows of ``scale * questions @ answers.T``, in the precision of the inputs."""
-    rows, best, _, _ = _LogSums.apply(questions, answers, scale, False)
-    return LogSums(rows, best)
+    """`LogSums` of the rows of ``scale * queries @ candidates.T``, in the inputs' precision."""
+    sums, argmax, _, _ = _LogSums.apply(queries, candidates, scale, False)
+    return LogSums(sums, argmax)
 
 
 def log_sums_both_ways(
     image: Float[Tensor, "n width"], text: Float[Tensor, "m width"], scale: Float[Tensor, ""]
 ) -> tuple[LogSums, LogSums]:
-    """Those of the rows and of the columns of ``scale * image @ text.T``, each block made once."""
-    rows, best_of_rows, columns, best_of_columns = _LogSums.apply(image, text, scale, True)
-    return LogSums(rows, best_of_rows), LogSums(columns, best_of_columns)
+    """`LogSums` of the rows and of the columns of ``scale * image @ text.T``, in one pass."""
+    row_sums, row_argmax, column_sums, column_argmax = _LogSums.apply(image, text, scale, True)
+    return LogSums(row_sums, row_argmax), LogSums(column_sums, column_argmax)
 
 
 class _LogSums(torch.autograd.Function):
-    """Without autocast: logits of up to 100 in 16 bits are off by a tenth, sums of them by more."""
+    """`log_sums` with a gradient that computes the blocks of logits again.
+
+    It is not autocast: in 16 bits a logit of 100 is off by a tenth, and sums of them by more.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, questions: Tensor, answers: Tensor, scale: Tensor, both: bool
+        ctx: Any, queries: Tensor, candidates: Tensor, scale: Tensor, both: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.both = both
-        rows, columns = _Largest(len(questions), questions), _Largest(len(answers), answers)
-        with torch.autocast(questions.device.type, enabled=False):
-            for here, there, logits in _blocks(questions, answers, scale):
+        rows, columns = (
+            _RunningLogSums(len(queries), queries),
+            _RunningLogSums(len(candidates), candidates),
+        )
+        with torch.autocast(queries.device.type, enabled=False):
+            for here, there, logits in _blocks(queries, candidates, scale):
                 rows.add(logits, here, there)
                 if both:
                     columns.add(logits.T, there, here)
-        ctx.save_for_backward(questions, answers, scale, rows.sums, columns.sums)
-        ctx.mark_non_differentiable(rows.best, columns.best)
-        return rows.sums, rows.best, columns.sums, columns.best
+        ctx.save_for_backward(queries, candidates, scale, rows.sums, columns.sums)
+        ctx.mark_non_differentiable(rows.argmax, columns.argmax)
+        return rows.sums, rows.argmax, columns.sums, columns.argmax
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, of_rows: Tensor, _best: Any, of_columns: Tensor, _best_of_columns: Any
+        ctx: Any, of_rows: Tensor, _argmax: Any, of_columns: Tensor, _column_argmax: Any
     ) -> tuple[Tensor, Tensor, Tensor, None]:
-        questions, answers, scale, rows, columns = ctx.saved_tensors
-        of_questions, of_answers = torch.zeros_like(questions), torch.zeros_like(answers)
-        with torch.autocast(questions.device.type, enabled=False):
-            for here, there, logits in _blocks(questions, answers, scale):
+        queries, candidates, scale, rows, columns = ctx.saved_tensors
+        query_gradient, candidate_gradient = torch.zeros_like(queries), torch.zeros_like(candidates)
+        with torch.autocast(queries.device.type, enabled=False):
+            for here, there, logits in _blocks(queries, candidates, scale):
                 share = (logits - rows[here, None]).exp_().mul_(of_rows[here, None])
                 if ctx.both:
                     share += logits.sub_(columns[there]).exp_().mul_(of_columns[there])
-                of_questions[here].addmm_(share, answers[there])
-                of_answers[there].addmm_(share.T, questions[here])
-        # Each logit is scale * q . a: so the scale's gradient is a sum over the questions'.
-        of_scale = (of_questions * questions).sum().to(scale.dtype)
-        return scale * of_questions, scale * of_answers, of_scale, None
+                query_gradient[here].addmm_(share, candidates[there])
+                candidate_gradient[there].addmm_(share.T, queries[here])
+        # A logit is scale * (query . candidate): the scale's gradient follows from the queries'.
+        scale_gradient = (query_gradient * queries).sum().to(scale.dtype)
+        return scale * query_gradient, scale * candidate_gradient, scale_gradient, None
 
 
-class _Largest:
-    """Sums and largest logits of ``length`` vectors, while blocks are added."""
+class _RunningLogSums:
+    """Log-sum-exps and largest logits of ``length`` rows, to which blocks of columns are added."""
 
     def __init__(self, length: int, like: Tensor) -> None:
         self.sums = like.new_full((length,), -torch.inf)
-        self.best = torch.zeros(length, dtype=torch.int64, device=like.device)
+        self.argmax = torch.zeros(length, dtype=torch.int64, device=like.device)
         self._largest = self.sums.clone()
 
-    def add(self, logits: Tensor, here: slice, there: slice) -> None:
-        """A block: vectors ``here`` by candidates ``there``."""
-        self.sums[here] = torch.logaddexp(self.sums[here], logits.logsumexp(dim=1))
-        largest, place = logits.max(dim=1)
-        is_larger = largest > self._largest[here]
-        self.best[here] = torch.where(is_larger, place + there.start, self.best[here])
-        self._largest[here] = torch.maximum(self._largest[here], largest)
+    def add(self, logits: Tensor, rows: slice, columns: slice) -> None:
+        """Add a block of logits: those of ``rows`` and ``columns``."""
+        self.sums[rows] = torch.logaddexp(self.sums[rows], logits.logsumexp(dim=1))
+        largest, column = logits.max(dim=1)
+        is_larger = largest > self._largest[rows]
+        self.argmax[rows] = torch.where(is_larger, column + columns.start, self.argmax[rows])
+        self._largest[rows] = torch.maximum(self._largest[rows], largest)
 
 
 def _blocks(
-    questions: Tensor, answers: Tensor, scale: Tensor
+    queries: Tensor, candidates: Tensor, scale: Tensor
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Every block of the logits, with its rows and columns."""
-    for here in _slices(len(questions)):
-        rows = scale * questions[here]
-        for there in _slices(len(answers)):
-            yield here, there, rows @ answers[there].T
+    """Every block of the logits, after the slices of its rows and of its columns."""
+    for here in _slices(len(queries)):
+        rows = scale * queries[here]
+        for there in _slices(len(candidates)):
+            yield here, there, rows @ candidates[there].T
 
 
 def _slices(length: int) -> list[slice]:
-    return [slice(start, min(start + SIDE, length)) for start in range(0, length, SIDE)]
+    return [slice(start, min(start + BLOCK_SIZE, length)) for start in range(0, length, BLOCK_SIZE)]
 
 
-UNDIVIDED_LOGITS = 2**24
-"""So many logits of one direction (64 MiB) are computed at once; more are in blocks."""
+MAX_LOGITS_AT_ONCE = 2**24
+"""Up to so many logits of one direction (64 MiB) are computed at once, more in blocks."""
 
 
 @dataclass(frozen=True)
 class LossOutput:
-    """One loss, and the share of its predictions that are right (None where there were none)."""
+    """A loss, and the share of its predictions that are right (None if there were none)."""
 
     loss: Float[Tensor, ""]
     accuracy: Float[Tensor, ""] | None = None
 
 
 def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]) -> LossOutput:
-    """Cross-entropy, the mean over ``n``: the loss of MIM, MLM, both MMMs and ITM.
+    """The mean cross-entropy over ``n`` predictions: the loss of MIM, MLM, both MMMs and ITM.
 
-    Averaged over ranks it is the mean over the predictions of all of them, however many each has,
-    as of one process on the joined batch. The accuracy is that of the rank's own predictions.
+    Its average over ranks is the mean over the predictions of all ranks, however many each has: the
+    loss of one process on the joined batch. The accuracy is that of this rank's predictions.
     """
-    return shared(rank_classification(logits, targets), len(targets))
+    return weighted_by_count(rank_classification(logits, targets), len(targets))
 
 
-def shared(term: LossOutput, count: int) -> LossOutput:
-    """A rank's mean over ``count`` predictions, as its part in the mean over those of all."""
+def weighted_by_count(output: LossOutput, count: int) -> LossOutput:
+    """A rank's mean over ``count`` predictions, weighted so that the average over ranks is the mean
+    over the predictions of all ranks."""
     if world_size() == 1:
-        return term
-    share = count / gather_numbers(torch.tensor([count])).sum().clamp(min=1)
-    return LossOutput(world_size() * share * term.loss, term.accuracy)
+        return output
+    share = count / gather_ints(torch.tensor([count])).sum().clamp(min=1)
+    return LossOutput(world_size() * share * output.loss, output.accuracy)
 
 
 def rank_classification(
     logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]
 ) -> LossOutput:
-    """Cross-entropy, the mean over the rank's own predictions."""
+    """The mean cross-entropy over this rank's predictions."""
     if not len(targets):
         return LossOutput(0.0 * logits.float().sum())
     loss = functional.cross_entropy(logits.float(), targets)
@@ -171,27 +180,29 @@ def answering(
     """Binary cross-entropy of every class with soft targets, summed over classes: VQA's loss.
 
     Summed and not averaged, as in the reference implementations (Teney et al. 2018, section 3.2;
-    MMF's ``logit_bce``). The accuracy is the mean share that the likeliest class is right. Over
-    ranks as in `classification`.
+    MMF's ``logit_bce``). The accuracy is the mean target of the most likely class. Ranks are
+    averaged as in `classification`.
     """
     loss = functional.binary_cross_entropy_with_logits(logits.float(), answers, reduction="sum")
     chosen = answers.gather(1, logits.argmax(dim=1, keepdim=True))
-    return shared(LossOutput(loss / len(answers), chosen.mean()), len(answers))
+    return weighted_by_count(LossOutput(loss / len(answers), chosen.mean()), len(answers))
 
 
 def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> LossOutput:
-    """The mean squared error, of predictions that are right to no degree: it has no accuracy.
+    """The mean squared error; there is no accuracy.
 
-    Over ranks as in `classification`.
+    Ranks are averaged as in `classification`.
     """
-    return shared(LossOutput(functional.mse_loss(outputs[:, 0].float(), scores)), len(scores))
+    return weighted_by_count(
+        LossOutput(functional.mse_loss(outputs[:, 0].float(), scores)), len(scores)
+    )
 
 
 def matched_rows(matched: Bool[Tensor, " batch"]) -> Bool[Tensor, " batch"]:
-    """The pairs that are rows of the losses: those that match, or all of them where no pair of any
-    rank does, as in the published code."""
-    some = gather_numbers(matched.any().long()[None]).any()
-    return matched | ~some
+    """The pairs that count in the losses: those that match, or all of them if no pair of any rank
+    matches, as in the published code."""
+    any_matches = gather_ints(matched.any().long()[None]).any()
+    return matched | ~any_matches
 
 
 def contrastive(
@@ -202,24 +213,24 @@ def contrastive(
     reach: Gather,
     ranks: int = 1,
 ) -> LossOutput:
-    """InfoNCE both ways over the pairs of all ranks.
+    """The InfoNCE loss from image to text and from text to image, over the pairs of all ranks.
 
-    ``image`` and ``text`` are unit vectors, pair i in row i of both. Pairs where ``rows`` is False
-    are no rows of the loss, but stay as candidates (columns) for the others. The accuracy is that
-    of both directions together, of the rank's own rows.
+    ``image`` and ``text`` are unit vectors; pair i is row i of both. Pairs where ``rows`` is False
+    are no rows of the loss, but they are candidates (columns) for the other rows. The accuracy is
+    the mean of both directions over this rank's rows.
 
-    All of it is in 32 bits, under autocast too: a logit of 100 in bf16 is off by up to a quarter,
-    which is as much as right and wrong answers differ by once the temperature is low.
+    Everything is computed in 32 bits, under autocast too. In bf16 a logit of 100 is off by up to a
+    quarter, and at a low temperature right and wrong candidates differ by no more than that.
 
-    Averaged over ranks, as their gradients are (DDP), this is the mean over the rows of all
-    ranks, however many each has: a rank's own mean weighs as much as it has rows. So with
-    `Gather.GLOBAL` the gradient is that of one process on the joined batch.
+    The average over ranks (as DDP averages gradients) is the mean over the rows of all ranks,
+    however many each has. So with `Gather.GLOBAL` the gradient is that of one process on the joined
+    batch.
 
     With `Gather.LOCAL` it is what OpenCLIP did when the paper was written (``get_loss`` of
     mlfoundations/open_clip ``src/training/train.py``, be36164, November 2021): every rank has
-    the loss of all rows, and its gradient reaches the rank's own features alone. Averaged, that
-    is the joined batch's gradient divided by the number of ranks, but for the temperature's,
-    which is whole. ``ranks`` is how many ranks this process stands for.
+    the loss of all rows, and differentiates it through its own features only. The average over
+    ranks is the joined batch's gradient divided by the number of ranks, except that the gradient of
+    the temperature is not divided. ``ranks`` is how many ranks this process stands for.
     """
     with torch.autocast(image.device.type, enabled=False):
         return _contrastive(image.float(), text.float(), logit_scale, rows, reach, ranks)
@@ -233,17 +244,17 @@ def _contrastive(
     reach: Gather,
     ranks: int,
 ) -> LossOutput:
-    """`contrastive` outside of autocast."""
-    sizes, row_counts = gather_numbers(torch.stack([torch.tensor(len(rows)), rows.sum()])).T
+    """`contrastive` without autocast."""
+    sizes, row_counts = gather_ints(torch.stack([torch.tensor(len(rows)), rows.sum()])).T
     sizes = sizes.tolist()
-    own = sum(sizes[: rank()]) + torch.arange(len(rows))
-    targets = own[rows].to(image.device, non_blocking=True)
+    indices = sum(sizes[: rank()]) + torch.arange(len(rows))
+    targets = indices[rows].to(image.device, non_blocking=True)
     if reach is Gather.LOCAL:
         share = 1 / (ranks * world_size())
         image, text = scale_gradient(image, share), scale_gradient(text, share)
     scale = logit_scale.exp()
     every_text, every_image = gather_features(text, sizes), gather_features(image, sizes)
-    if len(targets) * len(every_text) <= UNDIVIDED_LOGITS:
+    if len(targets) * len(every_text) <= MAX_LOGITS_AT_ONCE:
         to_text = rank_classification(scale * select_masked(image, rows) @ every_text.T, targets)
         to_image = rank_classification(scale * select_masked(text, rows) @ every_image.T, targets)
     else:
@@ -264,12 +275,12 @@ def _in_blocks(
     rows: Bool[Tensor, " batch"],
     targets: Int[Tensor, " n"],
 ) -> tuple[LossOutput, LossOutput]:
-    """Both directions in bounded memory; each is `classification` of the same logits."""
-    own = scale * (select_masked(image, rows) * every_text[targets]).sum(dim=1)
+    """The losses of both directions in bounded memory: as `rank_classification` of the logits."""
+    target_logits = scale * (select_masked(image, rows) * every_text[targets]).sum(dim=1)
     if world_size() == 1:
         both = log_sums_both_ways(image, text, scale)
         sums = [
-            LogSums(select_masked(each.values, rows), select_masked(each.best, rows))
+            LogSums(select_masked(each.values, rows), select_masked(each.argmax, rows))
             for each in both
         ]
     else:
@@ -278,7 +289,7 @@ def _in_blocks(
             log_sums(select_masked(text, rows), every_image, scale),
         ]
     to_text, to_image = (
-        LossOutput((each.values - own).mean(), (each.best == targets).float().mean())
+        LossOutput((each.values - target_logits).mean(), (each.argmax == targets).float().mean())
         for each in sums
     )
     return to_text, to_image

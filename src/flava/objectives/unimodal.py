@@ -1,7 +1,7 @@
-"""Masked modelling of one modality: BEiT's of images (MIM) and RoBERTa's of texts (MLM).
+"""Masked modelling of one modality: of images as in BEiT (MIM), of texts as in RoBERTa (MLM).
 
-Both are cross-entropies over what is hidden. There is no loss on what is seen, and none on whether
-two texts follow each other, which RoBERTa found to be of no use (Liu et al. 2019, section 4.2).
+Both losses are cross-entropies over the masked patches or tokens. There is no next sentence
+prediction, which RoBERTa found to be of no use (Liu et al. 2019, section 4.2).
 """
 
 from dataclasses import dataclass
@@ -21,11 +21,12 @@ from flava.models import (
 )
 from flava.models.packing import select_masked
 from flava.objectives.losses import LossOutput, classification
+from flava.objectives.objective import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedObjectiveConfig:
-    """Nothing can be chosen: what is hidden is the data's settings."""
+class MaskedObjectiveConfig(ObjectiveConfig):
+    """There are no settings: what is masked is decided by those of the data."""
 
 
 class MaskedObjective:
@@ -37,8 +38,8 @@ class MaskedObjective:
     def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         match self.model, batch:
             case MaskedImageModel() as model, ImageBatch() | CodedImageBatch():
-                term = masked_image(model.image_encoder, model.mim_head, model.codebook, batch)
-                return {"mim": term}
+                output = masked_image(model.image_encoder, model.mim_head, model.codebook, batch)
+                return {"mim": output}
             case MaskedTextModel() as model, TextBatch():
                 return {"mlm": masked_text(model.text_encoder, model.mlm_head, batch)}
         kind = "images" if isinstance(self.model, MaskedImageModel) else "text"
@@ -57,9 +58,9 @@ def masked_image(
     codebook: Codebook,
     batch: ImageBatch | CodedImageBatch,
 ) -> LossOutput:
-    """MIM: the codes of the hidden patches, from the image states after the final norm."""
-    hidden = functional.pad(batch.patch_mask.flatten(1), (1, 0))  # [CLS] is not hidden
-    states = select_masked(encoder(batch.pixels, batch.patch_mask, hidden), hidden)
+    """MIM: predict the codes of the masked patches from the image states after the final norm."""
+    masked = functional.pad(batch.patch_mask.flatten(1), (1, 0))  # [CLS] is not masked
+    states = select_masked(encoder(batch.pixels, batch.patch_mask, masked), masked)
     logits = head(encoder.norm(states))
     return classification(logits, codes_of(codebook, batch, batch.patch_mask))
 
@@ -69,14 +70,14 @@ def codes_of(
     batch: ImageBatch | CodedImageBatch,
     patch_mask: Bool[Tensor, "batch rows columns"],
 ) -> Int[Tensor, " selected"]:
-    """The codes of the selected patches: those that came with the images, or the codebook's."""
+    """The codes of the selected patches: stored with the images, or computed by the codebook."""
     if isinstance(batch, CodedImageBatch):
         return select_masked(batch.codes, patch_mask)
     return codebook.codes_at(batch.codebook_pixels, patch_mask)
 
 
 def masked_text(encoder: TextEncoder, head: MaskedHead, batch: TextBatch) -> LossOutput:
-    """MLM: the ids of the hidden tokens, from the text states after the final norm."""
+    """MLM: predict the ids of the masked tokens from the text states after the final norm."""
     states = select_masked(
         encoder(batch.input_ids_masked, batch.attention_mask, batch.token_mask), batch.token_mask
     )

@@ -1,6 +1,7 @@
-"""What a step costs, counted by running the training code on tensors without numbers.
+"""What a step costs, counted by running the training code on torch's fake tensors.
 
-Whole numbers and truths (lengths, masks, places) stay real, since shapes depend on them.
+A fake tensor has a shape and a dtype, but no values. Integers and booleans (lengths, masks, token
+ids) stay real, since the shapes of packed tensors depend on their values.
 """
 
 import weakref
@@ -13,115 +14,79 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import FakeWork
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from flava.core.batch import AnyBatch, Batch, Inputs, map_tensors
+from flava.methods import method_of
 from flava.models.transformer import blocks_of
 from flava.objectives.accumulation import accumulated_losses
 from flava.objectives.objective import Objective
-from flava.training.methods import objective_of
 from flava.training.run import Run
 
 aten = torch.ops.aten
 
-
-class Outline(Tensor):
-    """A tensor whose numbers do not exist; its ``twin`` on the meta device computes its shape.
-
-    To torch it is on the CPU, where autocast and collectives work without a GPU. The model is told
-    that it is on one, so that it asks for fused attention: the CPU's keeps what a GPU's does.
-    """
-
-    twin: Tensor
-    is_cuda = True
-    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore
-
-    def __new__(cls, twin: Tensor) -> "Outline":  # noqa: PYI034 (beartype knows no Self here)
-        # What torch itself makes its fake tensors by.
-        made = Tensor._make_wrapper_subclass(
-            cls,
-            twin.shape,
-            strides=twin.stride(),
-            storage_offset=twin.storage_offset(),
-            dtype=twin.dtype,
-            device=torch.device("cpu"),
-        )
-        made.twin = twin
-        return made
-
-    def __repr__(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return f"Outline({tuple(self.shape)}, {self.dtype})"
-
-    @classmethod
-    def of(cls, *shape: int) -> "Outline":
-        """32-bit numbers of that shape."""
-        return cls(torch.empty(shape, device="meta"))
-
-    @classmethod
-    def __torch_dispatch__(
-        cls,
-        func: Any,
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func.namespace == "c10d":
-            # Between ranks that do not exist: results are of the shape that they are to have.
-            return args[0], FakeWork().boxed()
-        if func is aten.index.Tensor:
-            args = (args[0], places(args[1]))
-        found = func(*tree_map(twin_of, args), **tree_map(twin_of, dict(kwargs or {})))
-        if func._schema.name.endswith("_"):
-            return args[0]
-        return tree_map_only(Tensor, cls, found)
+FAKE_MODE = FakeTensorMode(allow_non_fake_inputs=True)
+"""Makes fake tensors. It is only entered to make them: within it masks would become fake too, and
+shapes that depend on their values would be unknown."""
 
 
-def twin_of(value: Any) -> Any:
-    """Tensors on the meta device; anything else is as it was."""
-    if isinstance(value, Outline):
-        return value.twin
-    if isinstance(value, torch.device):
-        return torch.device("meta")
-    if isinstance(value, Tensor) and value.device.type != "meta":
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-    return value
+def fake_tensor(like: Tensor) -> FakeTensor:
+    """A fake tensor of the same shape, strides and dtype, on the CPU."""
+    with FAKE_MODE:
+        made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="cpu")
+    assert isinstance(made, FakeTensor)
+    return made
 
 
-def places(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Indices without truths, whose number of places is not told by their shape."""
-    found: list[Tensor | None] = []
-    for each in indices:
-        if each is not None and each.dtype == torch.bool:
-            found += each.nonzero(as_tuple=True)
-        else:
-            found.append(each)
-    return found
+def fake_floats(*shape: int) -> FakeTensor:
+    """A fake tensor of 32-bit floats of that shape."""
+    return fake_tensor(torch.empty(shape, device="meta"))
 
 
-def outline_of(batch: AnyBatch) -> AnyBatch:
-    """The same batch without the numbers of its images; its masks and lengths stay."""
-    return map_tensors(
-        batch, lambda each: Outline(twin_of(each)) if each.is_floating_point() else each
-    )
+def fake_batch(batch: AnyBatch) -> AnyBatch:
+    """The same batch with fake images; its masks, token ids and lengths stay real."""
+    return map_tensors(batch, lambda each: fake_tensor(each) if each.is_floating_point() else each)
 
 
-def outlined(model: nn.Module) -> None:
-    """Every parameter and buffer of a model on the meta device becomes an `Outline`."""
+def make_parameters_fake(model: nn.Module) -> None:
+    """Replace every parameter and buffer of a model, such as those on the meta device."""
     for module in model.modules():
         for name, value in module._parameters.items():
             if value is not None:
-                outline = nn.Parameter(Outline(value.data), requires_grad=value.requires_grad)
-                module._parameters[name] = outline
+                fake = nn.Parameter(fake_tensor(value), requires_grad=value.requires_grad)
+                module._parameters[name] = fake
         for name, value in module._buffers.items():
             if value is not None:
-                module._buffers[name] = Outline(value)
+                module._buffers[name] = fake_tensor(value)
 
 
-COUNTED = ChainMap(
+def fake_objective(run: Run) -> Objective:
+    """A run's objective around a model of fake parameters."""
+    with torch.device("meta"):
+        objective = method_of(run.model).build(run)
+    make_parameters_fake(objective.model)
+    return objective
+
+
+@contextmanager
+def as_on_gpu() -> Iterator[None]:
+    """Let fake tensors say that they are on a GPU, so that models choose fused attention for them.
+
+    To torch they are on the CPU, where autocast and collectives work on machines without a GPU. The
+    CPU's fused attention keeps the same tensors for the backward pass as a GPU's.
+    """
+    FakeTensor.is_cuda = True  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        del FakeTensor.is_cuda
+
+
+FLOP_FORMULAS = ChainMap(
     flop_registry,
     {
         aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
@@ -132,112 +97,128 @@ COUNTED = ChainMap(
         ],
     },
 )
-"""What torch counts operations of, which grows as its parts are imported; it knows the fused
-attention of GPUs alone."""
+"""Torch's formulas by operator, with those of the CPU's fused attention, which torch lacks. Torch
+registers some of its own only when their module is imported, so this is no copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Of an update on one rank; bytes are those beyond weights, their gradients and the batch."""
+    """The cost of one optimizer step on one rank.
 
-    before: int
-    """Operations where several batches count as one: their contrast, for which all are encoded
-    before the losses are computed. Two for each multiplication with its addition, as torch
-    counts."""
-    forward: int
-    """Operations of the losses."""
-    backward: int
-    kept: int
-    """Bytes that are kept from the forward pass for the backward pass."""
-    casts: int
-    """Bytes of the weights' copies in 16 bits that autocast keeps for it."""
-    temporary: int
-    """Bytes beyond these, at the moment when all together are most."""
-    received: int
-    """Bytes from other ranks, in both passes."""
-    reached: frozenset[str]
-    """Names of the parameters that a gradient reaches."""
-    encoded: Mapping[str, int]
-    """How often each of a model's blocks, by name, computes a batch without a graph."""
-    passed: Mapping[str, int]
-    """And how often with one."""
+    Operations count two for each multiplication with its addition, as torch counts. Bytes are those
+    beyond weights, their gradients and the batch.
+    """
+
+    contrast_operations: int
+    """Operations of the additional encoding that contrast over several accumulated batches needs:
+    all batches are encoded before the losses are computed."""
+    forward_operations: int
+    """Operations of the forward pass that computes the losses."""
+    backward_operations: int
+    """Operations of the backward pass, with what checkpointed blocks compute again in it."""
+    activation_bytes: int
+    """Bytes that the forward pass keeps for the backward pass."""
+    cast_weight_bytes: int
+    """Bytes of the 16-bit copies of weights that autocast keeps meanwhile."""
+    temporary_bytes: int
+    """Bytes beyond these two, at the moment when memory use is highest."""
+    received_bytes: int
+    """Bytes received from other ranks in both passes."""
+    with_gradient: frozenset[str]
+    """Names of the parameters that get a gradient."""
+    block_calls_without_grad: Mapping[str, int]
+    """How often each transformer block, by name, is called without building a graph."""
+    block_calls_with_grad: Mapping[str, int]
+    """How often each transformer block, by name, is called with a graph."""
 
     @property
     def operations(self) -> int:
-        return self.before + self.forward + self.backward
+        return self.contrast_operations + self.forward_operations + self.backward_operations
 
 
 def cost_of(
-    objective: Objective, batch: Batch, dtype: torch.dtype, ranks: int = 1, accumulate: int = 1
+    objective: Objective,
+    batch: Batch,
+    dtype: torch.dtype,
+    ranks: int = 1,
+    accumulate: int = 1,
+    *,
+    fused_attention: bool = True,
 ) -> Cost:
-    """That of ``accumulate`` batches like ``batch``, as one of ``ranks`` that have as much each.
+    """The cost of a step over ``accumulate`` batches like ``batch``, on one of ``ranks`` ranks.
 
-    The model of ``objective`` and the pixels of ``batch`` are `Outline`s.
+    The model of ``objective`` and the images of ``batch`` are fake tensors (`fake_objective`,
+    `fake_batch`). Without ``fused_attention``, attention is counted as it is computed on CPUs.
     """
-    reached: set[str] = set()
-    encoded, passed = Counter[str](), Counter[str]()
+    with_gradient: set[str] = set()
+    calls_without_grad, calls_with_grad = Counter[str](), Counter[str]()
     with ExitStack() as stack:
-        # A run's own numbers must not depend on what was counted beside it.
+        # Counting must not advance the random generators of the run that asks for it.
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(as_one_of(ranks))
-        stack.enter_context(watching(objective.model, reached))
-        stack.enter_context(counting(objective.model, encoded, passed))
-        ledger = Ledger(present(objective.model, batch))
-        stack.enter_context(ledger)
-        alike, lower = Alike(ledger), dtype != torch.float32
-        with torch.autocast("cpu", dtype, enabled=lower):
+        stack.enter_context(fake_process_group(ranks))
+        stack.enter_context(record_gradients(objective.model, with_gradient))
+        stack.enter_context(count_block_calls(objective.model, calls_without_grad, calls_with_grad))
+        if fused_attention:
+            stack.enter_context(as_on_gpu())
+        counter = stack.enter_context(CostCounter(existing_tensors(objective.model, batch)))
+        encode_once, is_mixed = EncodeOnce(counter), dtype != torch.float32
+        with torch.autocast("cpu", dtype, enabled=is_mixed):
             losses = accumulated_losses(
-                objective, [batch] * accumulate, alike, torch.device("cpu")
+                objective, [batch] * accumulate, encode_once, torch.device("cpu")
             )[0]
-        before = ledger.operations
-        with torch.autocast("cpu", dtype, enabled=lower):
-            terms = losses()
-        total = torch.stack([term.loss for term in terms.values()]).sum()
-        forward, kept, casts = ledger.operations, ledger.held, ledger.casts
-        del terms
+        before_losses = counter.operations
+        with torch.autocast("cpu", dtype, enabled=is_mixed):
+            outputs = losses()
+        total = torch.stack([output.loss for output in outputs.values()]).sum()
+        after_forward = counter.operations
+        kept_bytes, cast_bytes = counter.live_bytes, counter.live_cast_bytes
+        del outputs
         total.backward()
     return Cost(
-        before=before + (accumulate - 1) * alike.operations,
-        forward=accumulate * (forward - before),
-        backward=accumulate * (ledger.operations - forward),
-        kept=kept - casts,
-        casts=casts,
-        temporary=ledger.most - kept,
-        received=ledger.received,
-        reached=frozenset(reached),
-        encoded=encoded,
-        passed=passed,
+        contrast_operations=before_losses + (accumulate - 1) * encode_once.operations,
+        forward_operations=accumulate * (after_forward - before_losses),
+        backward_operations=accumulate * (counter.operations - after_forward),
+        activation_bytes=kept_bytes - cast_bytes,
+        cast_weight_bytes=cast_bytes,
+        temporary_bytes=counter.peak_bytes - kept_bytes,
+        received_bytes=counter.received_bytes,
+        with_gradient=frozenset(with_gradient),
+        block_calls_without_grad=calls_without_grad,
+        block_calls_with_grad=calls_with_grad,
     )
 
 
-class Alike:
-    """Encodes the first of several batches that are alike; the others have what it has."""
+class EncodeOnce:
+    """Encodes the first of several equal batches, and copies its features for the others."""
 
-    def __init__(self, ledger: "Ledger") -> None:
-        self.ledger = ledger
+    def __init__(self, counter: "CostCounter") -> None:
+        self.counter = counter
         self.features: list[Tensor] = []
         self.operations = 0
-        """Of one."""
+        """Operations of encoding one batch."""
 
     def __call__(self, encode: Callable[[], list[Tensor]]) -> list[Tensor]:
         if not self.features:
             self.features = encode()
-            self.operations = self.ledger.operations
+            self.operations = self.counter.operations
         return [each.clone() for each in self.features]
 
 
-class Ledger(TorchDispatchMode):
-    """Adds up operations, the bytes of all `Outline`s that are alive, and those from other ranks.
+class CostCounter(TorchDispatchMode):
+    """Counts operations, the bytes of all fake tensors that are alive, and bytes received.
 
-    Not by `FlopCounterMode` itself, which keeps what a checkpointed block computes again.
+    Torch has no public tool that counts the bytes. Operations are counted here too, by torch's
+    formulas: `FlopCounterMode` itself hooks modules, and so keeps alive what checkpointed blocks
+    compute again, which would be counted as memory.
     """
 
-    def __init__(self, known: Iterable[Outline]) -> None:
-        """What is ``known`` was there before, and is not counted."""
+    def __init__(self, existing: Iterable[FakeTensor]) -> None:
+        """Tensors that are ``existing`` already are not counted."""
         super().__init__()
-        self.known = {each.twin.untyped_storage()._cdata for each in known}
+        self.existing = {each.untyped_storage()._cdata for each in existing}
         self.alive: dict[int, weakref.ref[Any]] = {}
-        self.operations = self.held = self.most = self.casts = self.received = 0
+        self.operations = self.received_bytes = 0
+        self.live_bytes = self.live_cast_bytes = self.peak_bytes = 0
 
     def __torch_dispatch__(
         self,
@@ -246,38 +227,38 @@ class Ledger(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        if func.namespace == "c10d" and dist.get_world_size() > 1:
-            every = sum(each.nbytes for each in tree_leaves(args[0]) if isinstance(each, Outline))
-            self.received += every * (dist.get_world_size() - 1) // dist.get_world_size()
-        found = func(*args, **(kwargs or {}))
-        if count := COUNTED.get(func._overloadpacket):
-            self.operations += count(*args, **(kwargs or {}), out_val=found)
+        if func.namespace == "c10d" and (ranks := dist.get_world_size()) > 1:
+            size = sum(each.nbytes for each in tree_leaves(args[0]) if isinstance(each, FakeTensor))
+            self.received_bytes += size * (ranks - 1) // ranks
+        result = func(*args, **(kwargs or {}))
+        if formula := FLOP_FORMULAS.get(func._overloadpacket):
+            self.operations += formula(*args, **(kwargs or {}), out_val=result)
         is_cast = func is aten._to_copy.default and isinstance(args[0], nn.Parameter)
-        for each in tree_leaves(found):
-            if isinstance(each, Outline):
-                self.enter(each, is_cast=is_cast)
-        return found
+        for each in tree_leaves(result):
+            if isinstance(each, FakeTensor):
+                self.add(each, is_cast=is_cast)
+        return result
 
-    def enter(self, tensor: Outline, *, is_cast: bool) -> None:
-        """Count the storage of ``tensor`` until it is gone, unless it is counted already."""
-        storage = tensor.twin.untyped_storage()
-        place, size = storage._cdata, storage.nbytes()
-        if place in self.known or place in self.alive:
+    def add(self, tensor: FakeTensor, *, is_cast: bool) -> None:
+        """Count the storage of ``tensor`` until it is freed, unless it is counted already."""
+        storage = tensor.untyped_storage()
+        address, size = storage._cdata, storage.nbytes()
+        if address in self.existing or address in self.alive:
             return
 
-        def leave(_: object) -> None:
-            del self.alive[place]
-            self.held -= size
-            self.casts -= size if is_cast else 0
+        def freed(_: object) -> None:
+            del self.alive[address]
+            self.live_bytes -= size
+            self.live_cast_bytes -= size if is_cast else 0
 
-        self.alive[place] = weakref.ref(storage, leave)
-        self.held += size
-        self.casts += size if is_cast else 0
-        self.most = max(self.most, self.held)
+        self.alive[address] = weakref.ref(storage, freed)
+        self.live_bytes += size
+        self.live_cast_bytes += size if is_cast else 0
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
 
 
 def tensors_in(batch: Batch | Inputs) -> Iterator[Tensor]:
-    """All of a batch."""
+    """Every tensor of a batch."""
     for field in fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, Tensor):
@@ -286,18 +267,18 @@ def tensors_in(batch: Batch | Inputs) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
-def present(model: nn.Module, batch: Batch) -> Iterator[Outline]:
-    """What there is before the batch is computed: weights with their gradients, and pixels."""
+def existing_tensors(model: nn.Module, batch: Batch) -> Iterator[FakeTensor]:
+    """The fake tensors before a step: weights, their gradients, and images."""
     parameters = list(model.parameters())
     gradients = [each.grad for each in parameters]
     for each in (*parameters, *gradients, *model.buffers(), *tensors_in(batch)):
-        if isinstance(each, Outline):
+        if isinstance(each, FakeTensor):
             yield each
 
 
 @contextmanager
-def as_one_of(ranks: int) -> Iterator[None]:
-    """As rank 0 of so many, of which the others do not exist: each sends what this one has."""
+def fake_process_group(ranks: int) -> Iterator[None]:
+    """Act as rank 0 of ``ranks`` ranks that do not exist; each sends what this one has."""
     if ranks == 1:
         yield
         return
@@ -309,12 +290,16 @@ def as_one_of(ranks: int) -> Iterator[None]:
 
 
 @contextmanager
-def counting(model: nn.Module, encoded: Counter[str], passed: Counter[str]) -> Iterator[None]:
-    """Count how often each block is called, without a graph and with one."""
+def count_block_calls(
+    model: nn.Module, without_grad: Counter[str], with_grad: Counter[str]
+) -> Iterator[None]:
+    """Count how often each transformer block is called, without a graph and with one."""
     blocks = {id(block) for block in blocks_of(model)}
     hooks = [
         module.register_forward_pre_hook(
-            lambda *_, name=name: (passed if torch.is_grad_enabled() else encoded).update([name])
+            lambda *_, name=name: (with_grad if torch.is_grad_enabled() else without_grad).update(
+                [name]
+            )
         )
         for name, module in model.named_modules()
         if id(module) in blocks
@@ -327,25 +312,17 @@ def counting(model: nn.Module, encoded: Counter[str], passed: Counter[str]) -> I
 
 
 @contextmanager
-def watching(model: nn.Module, reached: set[str]) -> Iterator[None]:
-    """Add the names of what a gradient reaches; gradients have their memory from the beginning."""
+def record_gradients(model: nn.Module, names: set[str]) -> Iterator[None]:
+    """Add the names of parameters that get a gradient. Gradients are allocated beforehand."""
     hooks = []
     for name, each in model.named_parameters():
         if each.requires_grad:
             each.grad = torch.empty_like(each.data)
             hooks.append(
-                each.register_post_accumulate_grad_hook(lambda _, name=name: reached.add(name))
+                each.register_post_accumulate_grad_hook(lambda _, name=name: names.add(name))
             )
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def outlined_objective(run: Run) -> Objective:
-    """A run's objective around a model without numbers."""
-    with torch.device("meta"):
-        objective = objective_of(run)
-    outlined(objective.model)
-    return objective

@@ -1,4 +1,7 @@
-"""Batches as a run would read them, without reading: of the right shapes and masks, no pixels."""
+"""Batches of the shapes and masks that a run would read, made without reading any data.
+
+Their images are fake tensors: only their shapes are known.
+"""
 
 import numpy as np
 import torch
@@ -18,71 +21,73 @@ from flava.core.batch import (
 )
 from flava.data.masking import blockwise_mask
 from flava.data.multi_crop import GLOBAL_CROPS
-from flava.planning.costs import Outline
+from flava.planning.costs import fake_floats
 from flava.training.run import Run
 
 CAPTION_WORDS = 12
-"""The mean of PMD's captions (Singh et al. 2022, table 1: 12.1)."""
+"""Mean number of words of PMD's captions (Singh et al. 2022, table 1: 12.1)."""
 TOKENS_PER_WORD = 1.3
-"""Of BERT's uncased vocabulary in captions, roughly."""
+"""Tokens of BERT's uncased vocabulary per word of a caption, roughly (our estimate)."""
 
 
-def imagined_batch(run: Run, name: str, size: int) -> Batch:
+def example_batch(run: Run, name: str, size: int) -> Batch:
     """A batch of ``size`` samples of the run's source ``name``."""
-    draw = np.random.default_rng(run.seed)
+    rng = np.random.default_rng(run.seed)
     match name:
         case "pairs" if not run.data.mask_pairs:
-            input_ids, attention_mask = tokens(caption_lengths(size, run.data.pair_max_length))
+            input_ids, attention_mask = padded_tokens(
+                caption_lengths(size, run.data.pair_max_length)
+            )
             side = run.data.image.image_size
             inputs = PairInputs(
-                image=ImageInputs(pixels=Outline.of(size, 3, side, side)),
+                image=ImageInputs(pixels=fake_floats(size, 3, side, side)),
                 text=TextInputs(input_ids=input_ids, attention_mask=attention_mask),
             )
-            return WholePairBatch(keys=unnamed(size), inputs=inputs)
+            return WholePairBatch(keys=no_keys(size), inputs=inputs)
         case "pairs":
             return PairBatch(
-                image=images(run, size, draw),
-                text=texts(run, caption_lengths(size, run.data.pair_max_length), draw),
-                matched=torch.from_numpy(draw.random(size) >= run.data.mismatch_probability),
+                image=image_batch(run, size, rng),
+                text=text_batch(run, caption_lengths(size, run.data.pair_max_length), rng),
+                matched=torch.from_numpy(rng.random(size) >= run.data.mismatch_probability),
             )
         case "images" if run.data.crops is not None:
             crops = run.data.crops
             return CropBatch(
-                keys=unnamed(size),
-                global_crops=Outline.of(GLOBAL_CROPS, size, 3, *2 * (crops.global_size,)),
-                local_crops=Outline.of(crops.local_crops, size, 3, *2 * (crops.local_size,)),
+                keys=no_keys(size),
+                global_crops=fake_floats(GLOBAL_CROPS, size, 3, *2 * (crops.global_size,)),
+                local_crops=fake_floats(crops.local_crops, size, 3, *2 * (crops.local_size,)),
             )
         case "images":
-            return images(run, size, draw)
-    return texts(run, text_lengths(run, size), draw)
+            return image_batch(run, size, rng)
+    return text_batch(run, text_lengths(run, size), rng)
 
 
-def images(run: Run, size: int, draw: np.random.Generator) -> ImageBatch | CodedImageBatch:
-    """With masks as the data draws them."""
+def image_batch(run: Run, size: int, rng: np.random.Generator) -> ImageBatch | CodedImageBatch:
+    """Images with patch masks drawn as in training."""
     config, grid = run.data.image, run.data.image.grid
     fraction = run.data.patch_mask_fraction
-    masks = np.stack([blockwise_mask(draw, grid, grid, fraction) for _ in range(size)])
+    masks = np.stack([blockwise_mask(rng, grid, grid, fraction) for _ in range(size)])
     patch_mask = torch.from_numpy(masks)
-    pixels = Outline.of(size, 3, config.image_size, config.image_size)
+    pixels = fake_floats(size, 3, config.image_size, config.image_size)
     if config.stored_codes is not None:
         codes = torch.zeros(size, grid, grid, dtype=torch.int64)
         return CodedImageBatch(
-            keys=unnamed(size), pixels=pixels, codes=codes, patch_mask=patch_mask
+            keys=no_keys(size), pixels=pixels, codes=codes, patch_mask=patch_mask
         )
-    seen = Outline.of(size, 3, config.codebook_size, config.codebook_size)
+    codebook_pixels = fake_floats(size, 3, config.codebook_size, config.codebook_size)
     return ImageBatch(
-        keys=unnamed(size), pixels=pixels, codebook_pixels=seen, patch_mask=patch_mask
+        keys=no_keys(size), pixels=pixels, codebook_pixels=codebook_pixels, patch_mask=patch_mask
     )
 
 
-def texts(run: Run, lengths: list[int], draw: np.random.Generator) -> TextBatch:
-    """Texts of these lengths, each of their tokens hidden alike but for [CLS] and [SEP]."""
-    input_ids, attention_mask = tokens(lengths)
-    places = torch.arange(input_ids.shape[1])
-    inside = (places > 0) & (places < torch.tensor(lengths)[:, None] - 1)
-    drawn = torch.from_numpy(draw.random(input_ids.shape) < run.data.mask_probability)
+def text_batch(run: Run, lengths: list[int], rng: np.random.Generator) -> TextBatch:
+    """Texts of these lengths, whose tokens but [CLS] and [SEP] are masked independently."""
+    input_ids, attention_mask = padded_tokens(lengths)
+    positions = torch.arange(input_ids.shape[1])
+    inside = (positions > 0) & (positions < torch.tensor(lengths)[:, None] - 1)
+    drawn = torch.from_numpy(rng.random(input_ids.shape) < run.data.mask_probability)
     return TextBatch(
-        keys=unnamed(len(lengths)),
+        keys=no_keys(len(lengths)),
         input_ids=input_ids,
         attention_mask=attention_mask,
         input_ids_masked=input_ids,
@@ -90,25 +95,25 @@ def texts(run: Run, lengths: list[int], draw: np.random.Generator) -> TextBatch:
     )
 
 
-def tokens(lengths: list[int]) -> tuple[Tensor, Tensor]:
-    """Ids, and where there are any: padded to the longest."""
+def padded_tokens(lengths: list[int]) -> tuple[Tensor, Tensor]:
+    """Token ids (zeros) and the attention mask of texts of these lengths, padded to the longest."""
     attention_mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     return torch.zeros(attention_mask.shape, dtype=torch.int64), attention_mask
 
 
 def caption_lengths(size: int, longest: int) -> list[int]:
-    """In tokens: all of the mean length but for one, which fills what there is room for."""
+    """Lengths of captions in tokens: one is as long as allowed, the others have the mean length."""
     mean = min(longest, 2 + round(CAPTION_WORDS * TOKENS_PER_WORD))
     return [longest, *[mean] * (size - 1)]
 
 
 def text_lengths(run: Run, size: int) -> list[int]:
-    """In tokens: pairs are read for their captions, texts alone are as long as they may be."""
+    """Lengths of texts in tokens: of captions if the source holds pairs, else the maximum."""
     longest = run.data.text_max_length
     if any(shard.endswith(".tar") for shard in run.data.sources["text"].shards):
         return caption_lengths(size, longest)
     return [longest] * size
 
 
-def unnamed(size: int) -> tuple[str, ...]:
+def no_keys(size: int) -> tuple[str, ...]:
     return ("",) * size

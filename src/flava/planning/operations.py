@@ -1,50 +1,49 @@
-"""What a batch of a run asks for: tokens, and the operations that the model needs for them."""
+"""The tokens of a batch, and the operations that a step on it needs: for tokens/s and MFU."""
 
-from collections.abc import Callable
 from dataclasses import fields
 
 from flava.core.batch import Batch, Inputs
-from flava.objectives.objective import Objective, Work
-from flava.planning.costs import cost_of, outline_of
+from flava.objectives.objective import Work
+from flava.planning.costs import cost_of, fake_batch, fake_objective
 from flava.training.run import Run
 
 CODE_SIZE = 8
-"""Pixels a side that the dVAE makes a code of."""
+"""Side of the square of pixels that the dVAE encodes as one code."""
 IMAGES = {"pixels", "global_crops", "local_crops"}
-"""Fields of batches that the image encoder reads."""
+"""The fields of batches that hold what the image encoder reads."""
 
 
-class Counted:
-    """A batch -> its work. Operations are counted once for each kind of batch, on its first.
+class WorkCounter:
+    """A batch -> its `Work`. Operations are counted on the first batch of each kind only."""
 
-    ``outlined`` makes the run's objective around a model without numbers.
-    """
-
-    def __init__(self, run: Run, outlined: Callable[[], Objective]) -> None:
-        self.run, self.outlined = run, outlined
+    def __init__(self, run: Run) -> None:
+        self.run = run
         image = getattr(run.model, "image", None)
         self.patch = CODE_SIZE if image is None else image.patch_size
         self.operations: dict[str, int] = {}
 
     def __call__(self, batch: Batch) -> Work:
         if batch.kind not in self.operations:
-            # Without checkpointed blocks, and without the encoding before contrast where several
-            # batches count as one: what is computed twice does not count as work.
-            cost = cost_of(self.outlined(), outline_of(batch), self.run.precision.dtype)
+            # What is computed twice does not count as work, so neither activation checkpointing nor
+            # the additional encoding of accumulated pairs is part of it.
+            objective = fake_objective(self.run)
+            cost = cost_of(objective, fake_batch(batch), self.run.precision.dtype)
             self.operations[batch.kind] = cost.operations
         return Work(tokens=tokens_of(batch, self.patch), operations=self.operations[batch.kind])
 
 
 def tokens_of(batch: Batch | Inputs, patch: int) -> int:
-    """Patches of all images and tokens of all texts, without padding and [CLS] of images; each
-    once, however often the objectives read it."""
-    found = 0
+    """The patches of all images and the tokens of all texts, without padding and the images' [CLS].
+
+    Each counts once, however often the objectives encode it.
+    """
+    count = 0
     for field in fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, Batch | Inputs):
-            found += tokens_of(value, patch)
+            count += tokens_of(value, patch)
         elif field.name == "attention_mask":
-            found += int(value.sum())
+            count += int(value.sum())
         elif field.name in IMAGES:
-            found += value.numel() // (3 * patch**2)
-    return found
+            count += value.numel() // (3 * patch**2)
+    return count

@@ -1,9 +1,10 @@
-"""The image encoder alone, by DINO: as published for ViT-B/16, and its small twin."""
+"""Recipes of DINO, which trains an image encoder: as published for ViT-B/16, and a small twin."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.multi_crop import CropConfig
 from flava.models import DinoConfig, ImageConfig
 from flava.objectives import DinoObjectiveConfig
@@ -12,7 +13,8 @@ from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run
 
 IMAGENET_STREAMS = 1024
-"""Of its 1,282 shards: so many that up to 64 GPUs, with 16 workers each, read each shard once."""
+"""Streams that ImageNet's 1,282 shards are read in: enough that up to 64 GPUs, with 16 worker
+processes each, read each shard once."""
 
 
 def image_dino() -> Run:
@@ -94,3 +96,9 @@ def image_dino_tiny() -> Run:
         precision=Precision.FP32,
         checkpoint_every=2 * epoch,
     )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "image-dino": image_dino,
+    "image-dino-tiny": image_dino_tiny,
+}

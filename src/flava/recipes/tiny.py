@@ -1,18 +1,20 @@
-"""Small twins of the paper's recipes: the same code on the embedded corpus, for a CPU."""
+"""Recipes for a CPU: FLAVA and its codebook, small, on the corpus that comes with the package."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from flava.data.loader import DataConfig, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
+from flava.methods import Validator
 from flava.models import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import Run, Validator
+from flava.training.run import Run
 
 STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
-"""The drawing styles that are trained on; twemoji and openmoji are held out."""
+"""The drawing styles that are used for training; twemoji and openmoji are held out."""
 
 IMAGE = ImageTransformConfig(image_size=40, codebook_size=40)
 PATCH = IMAGE.image_size // IMAGE.grid
@@ -91,3 +93,9 @@ def codebook_tiny() -> Run:
         schedule=ScheduleConfig(warmup_steps=50),
         checkpoint_every=500,
     )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "flava-tiny": flava_tiny,
+    "codebook-tiny": codebook_tiny,
+}

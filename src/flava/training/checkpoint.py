@@ -1,12 +1,12 @@
-"""Checkpoints of a run: written while training goes on, found, kept and removed.
+"""The checkpoints of a run: they are written in the background, found, pruned and read.
 
-``model.safetensors`` and ``config.json`` are the whole model. ``progress.json`` says how far the
-run was, and ``state/`` holds the tensors of optimiser and random generators, as
-torch.distributed.checkpoint writes them: any number of ranks can read what any number wrote.
+The folder of a checkpoint holds the model (``model.safetensors`` and ``config.json``), how far the
+run was (``progress.json``), and the states of the optimizer and of the random generators
+(``state/``, written by torch.distributed.checkpoint, so that any number of ranks can read it).
 
-A checkpoint is written beside the others under a hidden name and renamed when it is whole, and what
-is dropped is hidden before it is deleted. So whatever happens, what can be seen is whole. ``last``
-and ``best`` are links to the folders they stand for.
+A checkpoint is written under a hidden name and renamed when it is complete. Before one is deleted,
+it is renamed to a hidden name again. So every checkpoint with a visible name is complete, whatever
+happens. ``last`` and ``best`` are symbolic links.
 """
 
 import os
@@ -25,60 +25,60 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from flava.checkpoints.native import OwnModel, write_model
+from flava.checkpoints.native import write_model
 from flava.core.distributed import is_connection_error, rank, world_size
 from flava.core.files import atomic_folder
-from flava.data.loader import SourcePositions
-from flava.data.streaming import StreamPosition
+from flava.data.streaming import SourcePositions, StreamPosition
+from flava.models.config import Model
 
 STATE = "state"
-"""The folder of tensors."""
+"""The subfolder of optimizer and generator states."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingProgress:
-    """How far a run was when a checkpoint was written; at first, nowhere."""
+    """How far a run was when a checkpoint was written; by default, at its start."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     step: int = 0
-    """Updates made."""
+    """Steps done."""
     seconds: float = 0.0
-    """What they took."""
+    """Seconds that they took."""
     best: float | None = None
-    """The highest figure of the probe, if it was asked."""
+    """The highest validation score so far, if there is one."""
     best_of: str | None = None
-    """What that figure is of: the run's ``judged_by``."""
+    """What that score is of: the run's ``selection_metric``."""
     non_finite: int = 0
-    """Updates that were left out, among those made."""
+    """Steps among them that were skipped, since a loss or gradient was not finite."""
     ranks: int = 1
-    """How many processes trained."""
+    """Number of ranks."""
     marks: dict[str, dict[int, StreamPosition]] = field(default_factory=dict)
-    """Where the streams of each source stood, whichever rank read them: see `Loader`."""
+    """How far the streams of each source were read, by any rank: see `Loader`."""
 
 
 PROGRESS = TypeAdapter(TrainingProgress)
 
 
-def joined_marks(of_ranks: Iterable[SourcePositions]) -> dict[str, dict[int, StreamPosition]]:
-    """Of each stream the furthest mark: a rank keeps old ones of streams that others read."""
-    found: dict[str, dict[int, StreamPosition]] = {}
-    for marks in of_ranks:
-        for source, streams in marks.items():
-            known = found.setdefault(source, {})
-            for number, mark in streams.items():
-                if number not in known or known[number].samples < mark.samples:
-                    known[number] = mark
-    return found
+def join_positions(of_ranks: Iterable[SourcePositions]) -> dict[str, dict[int, StreamPosition]]:
+    """The furthest position of each stream: ranks have old ones of streams that others read."""
+    joined: dict[str, dict[int, StreamPosition]] = {}
+    for positions in of_ranks:
+        for source, streams in positions.items():
+            known = joined.setdefault(source, {})
+            for stream, position in streams.items():
+                if stream not in known or known[stream].samples < position.samples:
+                    known[stream] = position
+    return joined
 
 
 def step_name(step: int) -> str:
-    """The folder of the checkpoint after so many updates."""
+    """The name of the folder of the checkpoint after ``step`` steps."""
     return f"step-{step:06d}"
 
 
-def save_checkpoint(folder: Path, name: str, model: OwnModel) -> Path:
-    """Write a model that is to be used, and not to be gone on from, as a whole or not at all.
+def save_checkpoint(folder: Path, name: str, model: Model) -> Path:
+    """Write a checkpoint of a model without training state, atomically.
 
     Raises:
         OSError: it could not be written; what was there before is untouched.
@@ -95,48 +95,48 @@ def write_progress(progress: TrainingProgress, folder: Path) -> None:
 
 def load_progress(folder: Path) -> TrainingProgress:
     """Raises:
-    FileNotFoundError: the checkpoint was made to be used, not to be gone on from.
+    FileNotFoundError: the checkpoint has no training state.
     ValueError: the file is damaged.
     """
     path = folder / "progress.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} is no checkpoint to go on from, since it holds no {path.name}: train in "
-            "another --output-dir"
+            f"{folder} cannot be resumed from, since it holds no {path.name}: train in another "
+            "--output-dir"
         )
     try:
         return PROGRESS.validate_json(path.read_bytes())
     except ValueError as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
-def damaged(path: Path, error: BaseException) -> ValueError:
+def damaged_error(path: Path, error: BaseException) -> ValueError:
     return ValueError(
         f"{path} is damaged ({error}): copy it anew, or train again in another --output-dir"
     )
 
 
 def publish(partial: Path, target: Path) -> None:
-    """Give a checkpoint that is whole its name, once it is on the disk itself."""
+    """Flush a complete checkpoint to the disk, and give it its name."""
     for path in (*partial.rglob("*"), partial):
-        synchronise(path)
-    if target.exists():  # the rest of a run that was killed
-        drop(target)
+        fsync(path)
+    if target.exists():  # left by a run that was killed
+        delete(target)
     partial.replace(target)
-    synchronise(target.parent)
+    fsync(target.parent)
 
 
-def synchronise(path: Path) -> None:
-    """Wait until a file or folder is on the disk, and survives the machine."""
-    number = os.open(path, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Wait until a file or folder is on the disk, so that it survives a crash of the machine."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)
 
 
-def point(folder: Path, link: str, name: str) -> None:
-    """Let ``folder/link`` stand for ``folder/name``, atomically."""
+def set_link(folder: Path, link: str, name: str) -> None:
+    """Make ``folder/link`` a symbolic link to ``folder/name``, atomically."""
     fresh = folder / f".{link}.partial"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)
@@ -144,29 +144,29 @@ def point(folder: Path, link: str, name: str) -> None:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Drop the checkpoints that no link stands for, but for the ``keep`` last."""
+    """Delete all checkpoints but the last ``keep`` and those that links point to."""
     linked = {path.readlink().name for path in folder.iterdir() if path.is_symlink()}
-    whole = [
+    complete = [
         path
         for path in folder.iterdir()
         if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")
     ]
-    whole.sort(key=lambda path: (len(path.name), path.name))  # a longer number is a larger one
-    for path in whole[: max(0, len(whole) - keep)]:
+    complete.sort(key=lambda path: (len(path.name), path.name))  # a longer number is a larger one
+    for path in complete[: max(0, len(complete) - keep)]:
         if path.name not in linked:
-            drop(path)
+            delete(path)
 
 
-def drop(checkpoint: Path) -> None:
-    """Delete a checkpoint, hidden before it is in parts."""
+def delete(checkpoint: Path) -> None:
+    """Delete a checkpoint. It is hidden first, so that an incomplete one is never visible."""
     hidden = checkpoint.with_name(f".{checkpoint.name}.dropped")
     shutil.rmtree(hidden, ignore_errors=True)
     checkpoint.replace(hidden)
     shutil.rmtree(hidden)
 
 
-def clear_rests(folder: Path) -> None:
-    """Delete what was being written, or deleted, when a run was killed."""
+def delete_incomplete(folder: Path) -> None:
+    """Delete what was being written or deleted when a run was killed."""
     for path in folder.glob(".*"):
         if path.is_symlink() or path.is_file():
             path.unlink()
@@ -175,33 +175,33 @@ def clear_rests(folder: Path) -> None:
 
 
 def last_checkpoint(run_folder: Path) -> Path | None:
-    """The checkpoint that a run would go on from."""
+    """The checkpoint that a run would resume from, if there is one."""
     last = run_folder / "checkpoints" / "last"
     return last if last.exists() else None
 
 
 def keep_best(run_folder: Path) -> None:
-    """Keep the best checkpoint of a finished run alone, to be used and not to be gone on from."""
+    """Of a finished run, keep only the best checkpoint, without its training state."""
     folder = run_folder / "checkpoints"
     best = (folder / "best").readlink().name
-    point(folder, "last", best)
+    set_link(folder, "last", best)
     prune(folder, keep=0)
     shutil.rmtree(folder / best / STATE, ignore_errors=True)
     (folder / best / "progress.json").unlink(missing_ok=True)
 
 
-class Writer:
-    """Copies what a checkpoint is made of, and writes it in a thread of its own, one at a time.
+class CheckpointWriter:
+    """Copies the tensors of a checkpoint, and writes them in a background thread, one at a time.
 
-    All ranks write their parts of the state. Rank 0 writes the model, and when every part is on the
-    disk it gives the checkpoint its name, switches the links and drops what is old.
+    All ranks write their parts of the training state. Rank 0 writes the model. When every part is
+    on the disk, it gives the checkpoint its name, switches the links and deletes old checkpoints.
     """
 
     def __init__(self, folder: Path, keep: int, timeout: int) -> None:
         self.folder, self.keep = folder, keep
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self.running: Future[None] | None = None
-        # A group of its own: its messages must not mix with those of training.
+        # A separate group, so that its messages do not mix with those of training.
         self.group: dist.ProcessGroup | None = None
         if world_size() > 1:
             group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout))
@@ -211,16 +211,18 @@ class Writer:
     def write(
         self,
         name: str,
-        model: OwnModel,
+        model: Model,
         weights: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor],
         progress: TrainingProgress,
         links: Sequence[str],
     ) -> None:
-        """Begin to write ``folder/name``, after the one before; ``weights`` are already a copy.
+        """Begin to write ``folder/name``, when the previous checkpoint is written.
+
+        ``weights`` must be a copy of the model's; ``tensors`` are copied here.
 
         Raises:
-            OSError: the one before could not be written.
+            OSError: the previous checkpoint could not be written.
         """
         self.wait()
         partial = self.folder / f".{name}.partial"
@@ -240,10 +242,10 @@ class Writer:
                 write_progress(progress, partial)
                 publish(partial, self.folder / name)
                 for link in links:
-                    point(self.folder, link, name)
+                    set_link(self.folder, link, name)
                 prune(self.folder, self.keep)
             except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
-                # torch and safetensors report a full disk as errors of their own.
+                # torch and safetensors report a full disk by errors of their own types.
                 if rank() == 0:
                     shutil.rmtree(partial, ignore_errors=True)
                 if isinstance(error, RuntimeError) and is_connection_error(error):
@@ -258,12 +260,12 @@ class Writer:
 
     @property
     def failed(self) -> bool:
-        """Whether a checkpoint could not be written, as far as this rank knows by now."""
+        """Whether this rank knows by now that a checkpoint could not be written."""
         running = self.running
         return running is not None and running.done() and running.exception() is not None
 
     def failure(self) -> OSError:
-        """What became of a checkpoint that some rank could not write."""
+        """The error of a checkpoint that some rank could not write."""
         try:
             self.wait()
         except OSError as error:
@@ -271,7 +273,7 @@ class Writer:
         return OSError(f"a rank could not write its part of a checkpoint in {self.folder}")
 
     def wait(self) -> None:
-        """Until the last checkpoint is whole.
+        """Wait until the last checkpoint is complete.
 
         Raises:
             OSError: it could not be written.
@@ -281,7 +283,7 @@ class Writer:
             running.result()
 
     def close(self) -> None:
-        """As `wait`."""
+        """Wait as `wait` does, and end the thread."""
         try:
             self.wait()
         finally:
@@ -289,7 +291,7 @@ class Writer:
 
 
 def reason(error: BaseException) -> str:
-    """What the system said, without the traceback that torch puts around it."""
+    """The system's message, without the traceback that torch puts around it."""
     if isinstance(error, CheckpointException) and error.failures:
         first = next(iter(error.failures.values()))
         return str(first[0])

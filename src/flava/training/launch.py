@@ -1,4 +1,4 @@
-"""Starting the processes of a run on this machine, and stopping between two steps."""
+"""Start the ranks of a run on this machine, and stop a run between two steps."""
 
 import ctypes
 import logging
@@ -15,12 +15,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from flava.core.distributed import world_size
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
-"""The first of them that a rank got is what the run was stopped by."""
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""The signals that stop a run. If ranks got different ones, the first of these counts."""
 
 
 class Interrupted(Exception):  # noqa: N818
-    """The run was stopped from outside; its message says how to go on."""
+    """The run was stopped by a signal; the message says how to resume it."""
 
     def __init__(self, message: str, number: signal.Signals = signal.SIGINT) -> None:
         super().__init__(message)
@@ -28,48 +28,48 @@ class Interrupted(Exception):  # noqa: N818
         """The signal that stopped it."""
 
 
-class Stopping:
-    """Catches the signals that ask a run to stop, and knows when all ranks know of one.
+class StopSignals:
+    """Catches the signals that stop a run, and lets all ranks stop after the same step.
 
-    A rank alone stops at once on a second Ctrl-C. Of several ranks one gets each Ctrl-C twice, from
-    the terminal and from torchrun, and the second says nothing new.
+    A single process stops at once on a second Ctrl-C. With several ranks a second one is ignored,
+    since each Ctrl-C arrives twice: from the terminal and from torchrun.
     """
 
     def __init__(self) -> None:
-        self.asked: signal.Signals | None = None
+        self.received: signal.Signals | None = None
         self.agreed: signal.Signals | None = None
 
     @contextmanager
-    def catching(self) -> Iterator[None]:
-        """Where the signals mean to stop after the update."""
-        previous = {number: signal.signal(number, self.ask) for number in STOPPING}
+    def caught(self) -> Iterator[None]:
+        """A context in which the signals stop the run after the current step."""
+        previous = {number: signal.signal(number, self.receive) for number in STOP_SIGNALS}
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
-    def ask(self, number: int, _frame: Any) -> None:
-        if self.asked and number == signal.SIGINT and world_size() == 1:
+    def receive(self, number: int, _frame: Any) -> None:
+        if self.received and number == signal.SIGINT and world_size() == 1:
             raise KeyboardInterrupt
-        self.asked = signal.Signals(number)
+        self.received = signal.Signals(number)
 
     @property
-    def by(self) -> signal.Signals | None:
-        """The signal to stop by now."""
-        return self.asked if world_size() == 1 else self.agreed
+    def stop_by(self) -> signal.Signals | None:
+        """The signal that the run must stop by now, if there is one."""
+        return self.received if world_size() == 1 else self.agreed
 
-    def votes(self) -> list[float]:
-        """What this rank asks for, to be added up over ranks."""
-        return [float(self.asked is number) for number in STOPPING]
+    def flags(self) -> list[float]:
+        """For each of `STOP_SIGNALS`, 1 if this rank received it: to be summed over ranks."""
+        return [float(self.received is number) for number in STOP_SIGNALS]
 
-    def count(self, votes: Sequence[float]) -> None:
-        """The sums of all ranks' votes."""
-        self.agreed = next((n for n, v in zip(STOPPING, votes, strict=True) if v), None)
+    def agree(self, sums: Sequence[float]) -> None:
+        """Take the sums of all ranks' flags, which are the same on every rank."""
+        self.agreed = next((n for n, v in zip(STOP_SIGNALS, sums, strict=True) if v), None)
 
 
-ELASTIC = "torch.distributed.elastic.multiprocessing.api"
-"""Logs how ranks ended."""
+ELASTIC_LOGGER = "torch.distributed.elastic.multiprocessing.api"
+"""The logger of torch's launcher, which reports how ranks ended."""
 
 
 def is_rank() -> bool:
@@ -78,17 +78,17 @@ def is_rank() -> bool:
 
 
 def launch(work: Callable[..., None], run: object, processes: int, max_restarts: int) -> None:
-    """Let ``processes`` ranks do ``work(run)``, and wait for them.
+    """Start ``processes`` ranks that call ``work(run)``, and wait for them.
 
-    If one fails the others are stopped, and all are started again at most ``max_restarts`` times.
+    If one fails, the others are stopped, and all are started again, at most ``max_restarts`` times.
 
     Raises:
-        ValueError: a rank failed; it has said why.
-        Interrupted: Ctrl-C, or SIGTERM; all ranks have written their checkpoint.
+        ValueError: a rank failed; it has printed the reason.
+        Interrupted: Ctrl-C or SIGTERM stopped the ranks, after they wrote a checkpoint.
     """
-    logging.getLogger(ELASTIC).addFilter(without_traceback)
-    share = max(1, (os.cpu_count() or 1) // processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(share))
+    logging.getLogger(ELASTIC_LOGGER).addFilter(without_traceback)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -103,32 +103,35 @@ def launch(work: Callable[..., None], run: object, processes: int, max_restarts:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise ValueError(
-            f"rank {rank} of {processes} ended with {ending(failure.exitcode)}, and the others "
-            "were stopped: what it said is above. To go on from the last checkpoint, add --resume"
+            f"rank {rank} of {processes} ended with {describe_exit(failure.exitcode)}, and the "
+            "others were stopped: what it said is above. To go on from the last checkpoint, add "
+            "--resume"
         ) from error
     except SignalException as stop:
         raise Interrupted("all ranks were stopped", stop.sigval) from stop
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
-    """It is one of the launcher itself, and says nothing of what happened in the rank."""
+    """Drop a log record's traceback: it is the launcher's, and says nothing about the rank."""
     record.exc_info = None
     return True
 
 
-def ending(code: int) -> str:
+def describe_exit(code: int) -> str:
+    """An exit status as a reader knows it; negative codes are signals."""
     return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
 
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-"""The numbers of these parameters in glibc's malloc.h."""
+"""Numbers of these parameters of ``mallopt`` in glibc's malloc.h."""
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep the memory that tensors free, instead of giving it back to the kernel.
+    """Let glibc keep the memory of freed tensors instead of returning it to the kernel.
 
-    Every update frees and takes the same large tensors; taken from the kernel they are zeroed page
-    by page each time. A pair update of `flava-tiny` took 13 % less time without (docs/log.md).
+    Every step frees and allocates the same large tensors, and the kernel zeroes what it hands out
+    page by page each time. Without that, a step on pairs of `flava-tiny` took 13 % less time
+    (docs/log.md).
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,4 +1,4 @@
-"""Where metrics go: JSON lines, TensorBoard, the screen, Weights & Biases, a profile."""
+"""Loggers of metrics: JSON lines, TensorBoard, the terminal, Weights & Biases; and the profiler."""
 
 import importlib
 import json
@@ -26,29 +26,29 @@ from torch.utils.tensorboard import SummaryWriter
 
 from flava.core.distributed import rank
 from flava.core.files import write_atomically, write_error
-from flava.training.run import TrainerConfig
+from flava.training.trainer_config import TrainerConfig
 
-NAMED_IN = "wandb-id"
-"""The file in a run's folder by which it is the same run there when it goes on."""
+WANDB_ID_FILE = "wandb-id"
+"""The file in a run's folder with its id at Weights & Biases, by which it is resumed there."""
 
 
-class Tracker:
-    """Tells a project of Weights & Biases every figure of a run.
+class WandbLogger:
+    """Logs all metrics of a run to a project of Weights & Biases.
 
     Raises:
         ValueError: the library is not installed.
     """
 
     def __init__(self, run: TrainerConfig) -> None:
-        self.run: Any = library().init(
+        self.run: Any = import_wandb().init(
             project=run.wandb,
-            id=identity(run.output_dir),
+            id=wandb_id(run.output_dir),
             resume="allow",
             name=run.output_dir.name,
             dir=run.output_dir,
             config=TypeAdapter(type(run)).dump_python(run, mode="json"),
         )
-        # Its own count must not go back, which that of a run which goes on does.
+        # A resumed run goes back some steps, and wandb's own step counter cannot.
         self.run.define_metric("*", step_metric="step")
 
     def write(self, row: Mapping[str, float | int | str | None]) -> None:
@@ -58,7 +58,7 @@ class Tracker:
         self.run.finish()
 
 
-def library() -> Any:
+def import_wandb() -> Any:
     try:
         return importlib.import_module("wandb")
     except ModuleNotFoundError as error:
@@ -68,8 +68,8 @@ def library() -> Any:
         ) from error
 
 
-def identity(folder: Path) -> str:
-    path = folder / NAMED_IN
+def wandb_id(folder: Path) -> str:
+    path = folder / WANDB_ID_FILE
     if not path.exists():
         write_atomically(path, uuid4().hex[:8].encode())
     return path.read_text()
@@ -78,44 +78,48 @@ def identity(folder: Path) -> str:
 MetricsRow = Mapping[str, float | int | str | None]
 
 
-class Watch:
-    """All that is told of a run as it goes on; rank 0 tells it."""
+class MetricsLogger:
+    """Sends metrics to all loggers of a run; only rank 0 has any."""
 
     def __init__(self, run: TrainerConfig, step: int) -> None:
-        self.told: list[Metrics | Display | Tracker] = []
+        self.loggers: list[MetricsFile | TerminalDisplay | WandbLogger] = []
         if rank() == 0:
-            tracker = [Tracker(run)] if run.wandb else []
-            self.told = [*tracker, Metrics(run.output_dir, step), Display(step, run.max_steps)]
+            self.loggers = [WandbLogger(run)] if run.wandb else []
+            self.loggers.append(MetricsFile(run.output_dir, step))
+            self.loggers.append(TerminalDisplay(step, run.max_steps))
 
     def write(self, row: MetricsRow) -> None:
-        """A row an update, or a probe."""
-        for each in self.told:
+        """Log the metrics of a training step, or of a validation."""
+        for each in self.loggers:
             each.write(row)
 
     def close(self) -> None:
-        for each in self.told:
+        for each in self.loggers:
             each.close()
 
 
 SMOOTHING = 0.95
-"""Weight of the past in the figures on the screen."""
+"""Weight of the past in the moving averages on the terminal."""
 
 SECONDS_BETWEEN_LINES = 15
-"""Where there is no terminal to draw a bar on, a line is printed this often."""
+"""How often a line is printed where the output is no terminal that can show a progress bar."""
 
 
-class Metrics:
-    """``metrics.jsonl``: a row an update, and a row a probe. Rows after ``step`` are dropped."""
+class MetricsFile:
+    """``metrics.jsonl`` and TensorBoard: a row for each training step, and one for each validation.
+
+    Rows after ``step``, at which the run is resumed, are deleted.
+    """
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in lines(self.path) if json.loads(line)["step"] <= step]
+        kept = [line for line in complete_lines(self.path) if json.loads(line)["step"] <= step]
         write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def write(self, row: MetricsRow) -> None:
         """Raises OSError if the disk is full; rows before this one stay."""
-        with self.named_errors():
+        with self.write_errors():
             with self.path.open("a") as file:
                 file.write(json.dumps({k: finite(v) for k, v in row.items()}) + "\n")
             for name, value in row.items():
@@ -123,11 +127,11 @@ class Metrics:
                     self.board.add_scalar(name, value, int(row["step"] or 0))
 
     def close(self) -> None:
-        with self.named_errors():
+        with self.write_errors():
             self.board.close()
 
     @contextmanager
-    def named_errors(self) -> Iterator[None]:
+    def write_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -135,24 +139,24 @@ class Metrics:
 
 
 def finite(value: object) -> object:
-    """JSON has neither infinity nor NaN."""
+    """None in place of infinity and NaN, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def lines(path: Path) -> list[str]:
-    """The whole lines of a file that may have been cut off while it was written."""
+def complete_lines(path: Path) -> list[str]:
+    """The complete lines of a file; the last one may be cut off if the run was killed."""
     if not path.is_file():
         return []
     text = path.read_text()
     return text[: text.rfind("\n") + 1].splitlines()
 
 
-class Display:
-    """A progress bar with rate, losses and time left; plain lines where there is no terminal."""
+class TerminalDisplay:
+    """A progress bar with samples/s, losses and the time left; lines if there is no terminal."""
 
     def __init__(self, step: int, max_steps: int) -> None:
         self.console = Console()
-        self.smooth: dict[str, float] = {}
+        self.averages: dict[str, float] = {}
         self.step, self.max_steps, self.last_line = step, max_steps, time.monotonic()
         self.progress = Progress(
             TextColumn("training"),
@@ -161,11 +165,11 @@ class Display:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[averages]}"),
             console=self.console,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("", total=max_steps, completed=step, figures="")
+        self.task = self.progress.add_task("", total=max_steps, completed=step, averages="")
         self.started, self.first_step = time.monotonic(), step
         self.progress.start()
 
@@ -174,49 +178,54 @@ class Display:
 
     def write(self, row: MetricsRow) -> None:
         self.step = int(row["step"] or 0)
-        probed = {
+        validation = {
             name.removeprefix("validation/"): v for name, v in row.items() if "validation/" in name
         }
-        if probed:
-            shown = ", ".join(f"{name} {value:.3f}" for name, value in probed.items())
-            self.say(f"probe at step {self.step}: {shown}")
+        if validation:
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in validation.items())
+            self.print(f"validation at step {self.step}: {shown}")
             return
         for name, value in row.items():
             if not name.startswith("loss/") and name != "samples_per_second":
                 continue
             if isinstance(value, float) and math.isfinite(value):
-                past = self.smooth.get(name, value)
-                self.smooth[name] = SMOOTHING * past + (1 - SMOOTHING) * value
-        self.progress.update(self.task, completed=self.step, figures=self.figures())
+                past = self.averages.get(name, value)
+                self.averages[name] = SMOOTHING * past + (1 - SMOOTHING) * value
+        self.progress.update(self.task, completed=self.step, averages=self.averages_text())
         now = time.monotonic()
         if not self.console.is_terminal and now - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = now
             left = (
                 (now - self.started) / (self.step - self.first_step) * (self.max_steps - self.step)
             )
-            self.say(f"step {self.step}/{self.max_steps}, {left:.0f} s left, {self.figures()}")
+            self.print(
+                f"step {self.step}/{self.max_steps}, {left:.0f} s left, {self.averages_text()}"
+            )
 
-    def figures(self) -> str:
+    def averages_text(self) -> str:
         losses = [
             f"{name.removeprefix('loss/')} {value:.2f}"
-            for name, value in sorted(self.smooth.items())
+            for name, value in sorted(self.averages.items())
             if name.startswith("loss/")
         ]
-        return ", ".join([f"{self.smooth.get('samples_per_second', 0):.0f} samples/s", *losses])
+        return ", ".join([f"{self.averages.get('samples_per_second', 0):.0f} samples/s", *losses])
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-PASSED, WARM, RECORDED = 3, 1, 3
-"""Updates before the profiler, while it warms up, and in the trace (ours: allocators and caches
-have settled by then)."""
+SKIPPED_STEPS, WARMUP_STEPS, RECORDED_STEPS = 3, 1, 3
+"""Steps before the profiler starts, while it warms up, and in the trace (our choice: by then
+allocators and caches have settled)."""
 
 
 @contextmanager
-def profiled(run: TrainerConfig) -> Iterator[Callable[[], None]]:
-    """What is to be called after each update. ``trace.json.gz`` in the run's folder is of rank 0;
-    parts of an update stand in it by the names of `meter.PARTS`."""
+def profiler(run: TrainerConfig) -> Iterator[Callable[[], None]]:
+    """Profile early steps of rank 0 if the run asks for it; yields what to call after each step.
+
+    The trace is written to ``trace.json.gz`` in the run's folder. It shows the parts of a step by
+    their names in `step_metrics.PARTS`.
+    """
     if not run.profile or rank() != 0:
         yield lambda: None
         return
@@ -224,12 +233,14 @@ def profiled(run: TrainerConfig) -> Iterator[Callable[[], None]]:
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
 
-    def write(profiler: profile) -> None:
-        profiler.export_chrome_trace(str(run.output_dir / "trace.json.gz"))
+    def write(finished: profile) -> None:
+        finished.export_chrome_trace(str(run.output_dir / "trace.json.gz"))
 
     with profile(
         activities=activities,
-        schedule=schedule(skip_first=PASSED, wait=0, warmup=WARM, active=RECORDED, repeat=1),
+        schedule=schedule(
+            skip_first=SKIPPED_STEPS, wait=0, warmup=WARMUP_STEPS, active=RECORDED_STEPS, repeat=1
+        ),
         on_trace_ready=write,
-    ) as profiler:
-        yield profiler.step
+    ) as running:
+        yield running.step

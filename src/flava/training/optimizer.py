@@ -1,74 +1,59 @@
-"""AdamW as the paper uses it, clipping of gradients, and the learning rate's schedule."""
+"""AdamW, gradient clipping, and the schedules of learning rate and weight decay."""
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
+
+from flava.core.constraints import Fraction
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW; the defaults are Table A.1's."""
 
-    lr: float = 1e-3
+    lr: PositiveFloat = 1e-3
     """Peak learning rate."""
-    beta1: float = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the mean of gradients."""
-    beta2: float = 0.999
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the mean of squared gradients."""
-    eps: float = 1e-8
+    eps: PositiveFloat = 1e-8
     """Added to the denominator; torch's default, the paper names none."""
-    weight_decay: float = 0.1
+    weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay; biases, norms and the temperature have none."""
-    final_weight_decay: float | None = None
+    final_weight_decay: NonNegativeFloat | None = None
     """The weight decay at the end, which it goes to along half a cosine; None: it stays."""
-    max_grad_norm: float = math.inf
+    max_grad_norm: PositiveFloat = math.inf
     """Gradients are scaled down to this norm. Infinity leaves them as they are: neither the paper
     nor the released trainer clips."""
     clip_each: bool = False
     """Whether that is the largest norm of each parameter's gradient, as DINO's, or of all."""
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with these settings, one line each."""
-        return [
-            f"{field}.{name} is {value}: use {remedy}"
-            for name, value, holds, remedy in (
-                ("lr", self.lr, self.lr > 0, "a positive number"),
-                ("beta1", self.beta1, 0 <= self.beta1 < 1, "a number in [0, 1)"),
-                ("beta2", self.beta2, 0 <= self.beta2 < 1, "a number in [0, 1)"),
-                ("eps", self.eps, self.eps > 0, "a positive number"),
-                ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-                ("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "a positive number"),
-            )
-            if not holds
-        ] + self.mistakes_of_decay(field)
-
-    def mistakes_of_decay(self, field: str) -> list[str]:
-        """What is wrong with the weight decay's schedule."""
-        final = self.final_weight_decay
-        if final is None:
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields; see `config_errors`."""
+        if self.weight_decay != 0 or self.final_weight_decay is None:
             return []
-        found = []
-        if final < 0:
-            found.append(f"{field}.final_weight_decay is {final}: use 0 or more")
-        if self.weight_decay == 0:
-            found.append(
-                f"{field}.weight_decay is {self.weight_decay}, and {field}.final_weight_decay "
-                f"{final}: what has no decay at first has none later; use a positive number"
-            )
-        return found
+        return [
+            f"{prefix}weight_decay is {self.weight_decay}, and {prefix}final_weight_decay "
+            f"{self.final_weight_decay}: parameters that have no decay at first have none later; "
+            "use a positive number"
+        ]
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
-    """Groups for matrices, embeddings and tokens, and for vectors and scalars, without decay.
+    """AdamW with one parameter group that is decayed (matrices, embeddings, tokens) and one that is
+    not (vectors and scalars).
 
-    The fused update takes no mixture of sharded parameters and whole ones: each has its groups.
+    Fused AdamW cannot mix sharded and unsharded parameters, so each kind has its own groups.
     """
     grouped: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -87,44 +72,44 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
 def clip_gradients(
     config: OptimizerConfig, parameters: Sequence[nn.Parameter]
 ) -> Float[Tensor, ""]:
-    """Scale gradients down where they are too large; returns the norm of all as it was before.
+    """Scale gradients down where they are too large; returns the norm of all of them before that.
 
-    Where a rank holds parts of the parameters, norms are those of the whole ones, on every rank.
+    Norms of sharded gradients are those of the full gradients, on every rank.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not config.clip_each:
-        norm = norm_of(gradients)
-        scale_down(gradients, norm, config.max_grad_norm)
+        norm = gradient_norm(gradients)
+        scale_gradients(gradients, norm, config.max_grad_norm)
         return norm
-    norms = [norm_of([each]) for each in gradients]
+    norms = [gradient_norm([each]) for each in gradients]
     for each, norm in zip(gradients, norms, strict=True):
-        scale_down([each], norm, config.max_grad_norm)
+        scale_gradients([each], norm, config.max_grad_norm)
     return torch.stack(norms).norm()
 
 
-def norm_of(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """The norm of all of them together, of which some may be parts of a sharded whole."""
-    kinds = [
+def gradient_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """The norm of all gradients together, of which some may be sharded."""
+    groups = [
         [each for each in gradients if isinstance(each, DTensor) is sharded]
         for sharded in (False, True)
     ]
-    norms = [whole(nn.utils.get_total_norm(kind)) for kind in kinds if kind]
+    norms = [full_tensor(nn.utils.get_total_norm(group)) for group in groups if group]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def scale_down(gradients: Sequence[Tensor], norm: Float[Tensor, ""], largest: float) -> None:
-    """As ``nn.utils.clip_grads_with_norm_``, of each rank's own parts."""
+def scale_gradients(gradients: Sequence[Tensor], norm: Float[Tensor, ""], largest: float) -> None:
+    """As ``nn.utils.clip_grads_with_norm_``, for gradients that may be sharded."""
     factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-    own = [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
-    torch._foreach_mul_(own, factor)  # pyright: ignore[reportPrivateImportUsage]
+    local = [each.to_local() if isinstance(each, DTensor) else each for each in gradients]
+    torch._foreach_mul_(local, factor)  # pyright: ignore[reportPrivateImportUsage]
 
 
 class Decay(Enum):
-    """The curve from the peak down."""
+    """How the learning rate falls from its peak."""
 
     COSINE = "cosine"
     """Half a cosine: the paper's, BEiT's and DALL-E's."""
@@ -132,7 +117,7 @@ class Decay(Enum):
     """A straight line: RoBERTa's."""
 
     def __call__(self, progress: float) -> float:
-        """From 1 at 0 to 0 at 1."""
+        """The share of the peak that is left, from 1 at progress 0 to 0 at progress 1."""
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return cosine if self is Decay.COSINE else 1 - progress
 
@@ -141,32 +126,27 @@ class Decay(Enum):
 class ScheduleConfig:
     """Linear warm-up, then down to the run's end; the defaults are Table A.1's."""
 
-    warmup_steps: int = 10_000
+    warmup_steps: NonNegativeInt = 10_000
     """Updates over which the rate rises from 0 to its peak."""
-    final_fraction: float = 0.0
+    final_fraction: Fraction = 0.0
     """What is left of the peak at the last update."""
     decay: Decay = Decay.COSINE
     """The curve from the peak down."""
     decay_end: int | None = None
     """Update at which the rate is down and from which on it stays; the run's last if not set."""
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with these settings, one line each."""
-        found = []
-        if self.warmup_steps < 0:
-            found.append(f"{field}.warmup_steps is {self.warmup_steps}: use 0 or more")
-        if not 0 <= self.final_fraction <= 1:
-            found.append(f"{field}.final_fraction is {self.final_fraction}: use a number in [0, 1]")
-        if self.decay_end is not None and self.decay_end <= self.warmup_steps:
-            found.append(
-                f"{field}.decay_end is {self.decay_end}: use more than {field}.warmup_steps "
-                f"{self.warmup_steps}"
-            )
-        return found
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields; see `config_errors`."""
+        if self.decay_end is None or self.decay_end > self.warmup_steps:
+            return []
+        return [
+            f"{prefix}decay_end is {self.decay_end}: use more than {prefix}warmup_steps "
+            f"{self.warmup_steps}"
+        ]
 
 
 def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> float:
-    """The share of the peak learning rate that update number ``step`` (from 0) uses, in [0, 1]."""
+    """The share of the peak learning rate of step number ``step`` (from 0), in [0, 1]."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     end = max_steps if config.decay_end is None else config.decay_end
@@ -175,7 +155,7 @@ def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> f
 
 
 def weight_decay_at(config: OptimizerConfig, step: int, max_steps: int) -> float:
-    """The weight decay that update number ``step`` (from 0) uses."""
+    """The weight decay of step number ``step`` (from 0)."""
     if config.final_weight_decay is None:
         return config.weight_decay
     cosine = (1 + math.cos(math.pi * min(step / max_steps, 1.0))) / 2

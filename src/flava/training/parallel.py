@@ -1,7 +1,7 @@
-"""All that makes a model train in parallel, applied from outside and in one order.
+"""Activation checkpointing, compilation, DDP and FSDP, all applied to a model from outside.
 
-First activation checkpointing of each block, then its compilation, then what joins the ranks: the
-sharding must see blocks that are final, and hooks of it must stay outside what is compiled.
+The order matters: first activation checkpointing of each block, then its compilation, then DDP or
+FSDP. FSDP must see the final blocks, and its hooks must stay outside of what is compiled.
 """
 
 import warnings
@@ -24,115 +24,113 @@ from flava.core.precision import Precision
 from flava.models.transformer import blocks_of
 from flava.objectives import LossOutput
 from flava.objectives.objective import Objective
-from flava.training.run import Parallel, TrainerConfig
+from flava.training.trainer_config import Parallel, TrainerConfig
 
 # Its successor is not in the oldest torch that we support.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
 
-Losses = dict[str, Tensor]
-Accuracies = dict[str, Tensor | None]
-Result = TypeVar("Result")
+Output = TypeVar("Output")
 
 
-def by_name(batch: Callable[[], dict[str, LossOutput]]) -> tuple[Losses, Accuracies]:
-    """A batch's losses, where what joins the ranks finds them, and its accuracies."""
-    terms = batch()
-    losses = {name: term.loss for name, term in terms.items()}
-    return losses, {name: term.accuracy for name, term in terms.items()}
+def losses_and_accuracies(
+    compute: Callable[[], dict[str, LossOutput]],
+) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """A batch's losses and accuracies by name, in dicts: DDP and FSDP look for tensors there."""
+    outputs = compute()
+    losses = {name: output.loss for name, output in outputs.items()}
+    return losses, {name: output.accuracy for name, output in outputs.items()}
 
 
 class TrainingModule(nn.Module):
-    """The model as a module whose forward pass is any function that uses it.
+    """A module around the model, whose forward pass calls any function that uses the model.
 
-    DDP and FSDP prepare their work when a module's forward begins, and an objective calls parts of
-    the model only.
+    DDP and FSDP hook the forward pass of a module, but objectives call only parts of the model.
+    This module's forward pass is the one that they hook.
     """
 
     def __init__(self, objective: Objective) -> None:
         super().__init__()
         self.model = objective.model
 
-    def forward(self, step: Callable[[], Result]) -> Result:
-        return step()
+    def forward(self, compute: Callable[[], Output]) -> Output:
+        return compute()
 
 
 class ParallelModel:
-    """A model on its device, shared by all ranks as the configuration says."""
+    """A model on its device, replicated or sharded over all ranks as the configuration says."""
 
     def __init__(self, run: TrainerConfig, objective: Objective, device: torch.device) -> None:
         self.model = objective.model.to(device)
         prepare_blocks(self.model, checkpointed=run.checkpoint_blocks, compiled=run.compile_blocks)
-        self.learner: nn.Module = TrainingModule(objective)
-        self.sharded = run.parallel is not Parallel.DDP and world_size() > 1
-        if self.sharded:
-            shard(self.learner, mesh(run.parallel, device), run.precision)
+        self.training_module: nn.Module = TrainingModule(objective)
+        is_sharded = run.parallel is not Parallel.DDP and world_size() > 1
+        if is_sharded:
+            apply_fsdp(self.training_module, device_mesh(run.parallel, device), run.precision)
         elif world_size() > 1:
-            # A batch of images leaves the text encoder unused, and one of texts the images'. All
-            # ranks have batches of one kind, so such weights have no gradient on any of them.
-            self.learner = DistributedDataParallel(
-                self.learner,
+            # A batch of images leaves the text encoder unused, and a batch of texts the image
+            # encoder. All ranks have batches of the same kind, so that unused weights have no
+            # gradient on any rank.
+            self.training_module = DistributedDataParallel(
+                self.training_module,
                 find_unused_parameters=True,
                 broadcast_buffers=False,
                 gradient_as_bucket_view=True,
             )
-
-    @property
-    def trained(self) -> list[nn.Parameter]:
-        """The parameters that have gradients; of sharded ones, this rank's parts."""
-        return [p for p in self.model.parameters() if p.requires_grad]
+        self.trainable_parameters = [p for p in self.model.parameters() if p.requires_grad]
+        """The parameters that get gradients; this rank's shards of those that are sharded."""
 
     @contextmanager
-    def gradients(self, *, last: bool) -> Iterator[None]:
-        """Where a batch's losses and their gradients are computed.
+    def gradient_sync(self, *, is_last: bool) -> Iterator[None]:
+        """A context for the forward and backward pass of one batch of a step.
 
-        Ranks exchange gradients with the ``last`` batch of an update alone.
+        Ranks exchange gradients only with the last batch of a step.
         """
-        match self.learner:
+        match self.training_module:
             case FSDPModule():
-                self.learner.set_requires_gradient_sync(last)
+                self.training_module.set_requires_gradient_sync(is_last)
                 yield
-                if last:
+                if is_last:
                     self.average_unsharded()
-            case DistributedDataParallel() if not last:
-                with self.learner.no_sync():
+            case DistributedDataParallel() if not is_last:
+                with self.training_module.no_sync():
                     yield
             case _:
                 yield
 
     def average_unsharded(self) -> None:
-        """FSDP leaves alone the gradients of what it cannot shard."""
-        for each in self.trained:
+        """Average the gradients of parameters that FSDP does not shard, which it leaves alone."""
+        for each in self.trainable_parameters:
             if not isinstance(each, DTensor) and each.grad is not None:
                 dist.all_reduce(each.grad)
                 each.grad /= world_size()
 
     @contextmanager
-    def whole(self) -> Iterator[None]:
-        """Where parts of the model can be called outside of the learner, as a probe does."""
-        if not isinstance(self.learner, FSDPModule):
+    def unsharded(self) -> Iterator[None]:
+        """A context in which the model can be called directly, as validators do."""
+        if not isinstance(self.training_module, FSDPModule):
             yield
             return
-        self.learner.unshard()
+        self.training_module.unshard()
         try:
             yield
         finally:
-            self.learner.reshard()
+            self.training_module.reshard()
 
-    def weights(self) -> Mapping[str, Tensor]:
-        """A copy of all weights on the CPU, on rank 0; nothing on the others.
+    def full_weights(self) -> Mapping[str, Tensor]:
+        """On rank 0 a copy of all weights on the CPU; nothing on the other ranks.
 
-        Sharded ones are put together one by one, for which every rank must call this.
+        Every rank must call this, since sharded weights are gathered, one after another.
         """
-        found = {}
+        weights = {}
         for name, value in self.model.state_dict().items():
             full = value.full_tensor() if isinstance(value, DTensor) else value
             if rank() == 0:
-                found[name] = full.detach().to("cpu", copy=True).contiguous()
-        return found
+                weights[name] = full.detach().to("cpu", copy=True).contiguous()
+        return weights
 
 
 def prepare_blocks(model: nn.Module, *, checkpointed: bool, compiled: bool) -> None:
-    """Checkpoint and compile every block; no parameter's name changes."""
+    """Apply activation checkpointing and compilation to each block; parameters keep their names."""
     for block in blocks_of(model):
         if checkpointed:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -140,8 +138,8 @@ def prepare_blocks(model: nn.Module, *, checkpointed: bool, compiled: bool) -> N
             block.forward = torch.compile(block.forward, dynamic=True)
 
 
-def mesh(parallel: Parallel, device: torch.device) -> DeviceMesh:
-    """All ranks in a row, or (hybrid) a row for each machine."""
+def device_mesh(parallel: Parallel, device: torch.device) -> DeviceMesh:
+    """A dimension of all ranks; with hybrid sharding, machines and ranks within a machine."""
     if parallel is Parallel.FSDP:
         return init_device_mesh(device.type, (world_size(),))
     machines = world_size() // local_world_size()
@@ -150,19 +148,19 @@ def mesh(parallel: Parallel, device: torch.device) -> DeviceMesh:
     )
 
 
-def shard(learner: nn.Module, over: DeviceMesh, precision: Precision) -> None:
-    """Shard each block for itself, and all that is left as a whole."""
-    if precision is Precision.BF16 and over.device_type == "cuda":
-        # Halves what is gathered. Norms and the temperature outside the blocks stay 32 bits. On the
-        # CPU a norm takes no weights of 16 bits beside states of 32.
+def apply_fsdp(training_module: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
+    """Shard each block as a unit, and the remaining parameters as one more."""
+    if precision is Precision.BF16 and mesh.device_type == "cuda":
+        # Gathering weights in 16 bits halves the messages. Norms and the temperature outside of the
+        # blocks stay in 32 bits. CPUs have no norm of 16-bit weights and 32-bit states.
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
         )
     else:
         policy = MixedPrecisionPolicy()
-    for block in blocks_of(learner):
-        fully_shard(block, mesh=over, mp_policy=policy)
-    # The temperature, and the codebook's convolutions where their memory is ordered by channels:
-    # FSDP cannot shard these, and every rank has them whole.
-    whole = {p for p in learner.parameters() if p.ndim == 0 or not p.is_contiguous()}
-    fully_shard(learner, mesh=over, ignored_params=whole)
+    for block in blocks_of(training_module):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    # FSDP cannot shard scalars (the temperature) and tensors in channels-last layout (the
+    # codebook's convolutions): every rank holds these whole.
+    unsharded = {p for p in training_module.parameters() if p.ndim == 0 or not p.is_contiguous()}
+    fully_shard(training_module, mesh=mesh, ignored_params=unsharded)

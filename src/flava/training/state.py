@@ -1,9 +1,9 @@
-"""The tensors of a run besides its weights: optimiser and random generators, by name.
+"""The training state besides the weights: tensors of the optimizer and of random generators.
 
-Names are those of parameters, and sharded tensors stay sharded: torch.distributed.checkpoint puts
-them together for whatever sharding reads them. Its own state dicts of optimisers are not used:
-making one steps an optimiser that has no state yet, and a resumed run would not be the same bit for
-bit.
+They are saved by the names of their parameters, and sharded tensors stay sharded:
+torch.distributed.checkpoint reshards them for whichever ranks read them. Its own optimizer
+state dicts are not used: to make one, it takes a step of an optimizer that has no state yet, and
+then a resumed run would not be the same bit for bit.
 """
 
 import pickle
@@ -21,75 +21,79 @@ from torch.optim import Optimizer
 
 from flava.core.distributed import rank
 from flava.core.randomness import random_generator
-from flava.training.checkpoint import STATE, damaged
+from flava.training.checkpoint import STATE, damaged_error
 
-# It is meant: a run of one process has nothing to join.
+# Intended: a run of one process saves in the same format.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
-def tensors_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All that a checkpoint keeps of this rank; the tensors themselves, not copies."""
-    found = {
+def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimizer and generator states of this rank by name, not copied."""
+    optimizer_state = {
         f"optimizer.{name}.{key}": value
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    return found | {f"random.{rank()}.{kind}": state for kind, state in generators().items()}
+    return optimizer_state | {
+        f"random.{rank()}.{kind}": state for kind, state in generator_states().items()
+    }
 
 
-def generators() -> dict[str, Tensor]:
-    """The states of torch's random generators that this rank draws from."""
-    found = {"cpu": torch.get_rng_state()}
-    return found | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+def generator_states() -> dict[str, Tensor]:
+    """The states of this rank's random generators, by kind of device."""
+    cpu = {"cpu": torch.get_rng_state()}
+    return cpu | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
 
 
-def seed_anew(seed: int, step: int) -> None:
-    """Give this rank random numbers that no other rank has, and no other update had."""
+def reseed(seed: int, step: int) -> None:
+    """Seed this rank's generators as no other rank and no other step is seeded."""
     torch.manual_seed(int(random_generator(seed, step, f"rank {rank()}").integers(2**63)))
 
 
-def restore(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
-    """Fill the optimiser and this rank's random generators.
+def restore_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> None:
+    """Load the states of the optimizer and of this rank's random generators.
 
-    Those of a rank that was not there stay as they are: see `seed_anew`.
+    A rank that did not exist when the checkpoint was written keeps its generators: see `reseed`.
 
     Raises:
         ValueError: the checkpoint is damaged.
     """
     folder = checkpoint / STATE
-    reader = OptimizerStateReader(folder)
+    reader = StateReader(folder)
     try:
         stored = reader.read_metadata().state_dict_metadata
         wanted: dict[str, Tensor] = {}
         for name, parameter in model.named_parameters():
-            # A parameter that no batch has trained yet has no state.
+            # A parameter without a gradient so far has no state.
             if f"optimizer.{name}.step" in stored:
-                state = empty_state(parameter)
+                state = empty_adamw_state(parameter)
                 optimizer.state[parameter] = state
                 wanted |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
-        own = {f"random.{rank()}.{kind}": state for kind, state in generators().items()}
-        random = {name: state for name, state in own.items() if name in stored}
+        own_states = {
+            f"random.{rank()}.{kind}": state for kind, state in generator_states().items()
+        }
+        random = {name: state for name, state in own_states.items() if name in stored}
         load(wanted | random, storage_reader=reader)
     except (CheckpointException, OSError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise damaged(folder, error) from error
+        raise damaged_error(folder, error) from error
     for name, state in random.items():
         (torch.set_rng_state if name.endswith("cpu") else torch.cuda.set_rng_state)(state)
 
 
 def stored_tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint's state, of all ranks; errors of whatever is not whole."""
-    reader = OptimizerStateReader(checkpoint / STATE)
-    found = {
+    """Every tensor of a checkpoint's state, of all ranks; errors of torch if it is damaged."""
+    reader = StateReader(checkpoint / STATE)
+    tensors = {
         name: torch.empty(each.size, dtype=each.properties.dtype)
         for name, each in reader.read_metadata().state_dict_metadata.items()
         if isinstance(each, TensorStorageMetadata)
     }
-    load(found, storage_reader=reader)
-    return found
+    load(tensors, storage_reader=reader)
+    return tensors
 
 
-def empty_state(parameter: nn.Parameter) -> dict[str, Tensor]:
-    """AdamW's, as its fused form makes it, sharded as the parameter is."""
+def empty_adamw_state(parameter: nn.Parameter) -> dict[str, Tensor]:
+    """AdamW's initial state of a parameter, as its fused implementation makes it."""
     return {
         "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
         "exp_avg": torch.zeros_like(parameter),
@@ -97,12 +101,12 @@ def empty_state(parameter: nn.Parameter) -> dict[str, Tensor]:
     }
 
 
-class OptimizerStateReader(FileSystemReader):
-    """Reads tensors alone, and a table of them that can run no code."""
+class StateReader(FileSystemReader):
+    """Reads a checkpoint of tensors only, whose pickled metadata cannot run code."""
 
     def read_metadata(self, *_args: Any, **_kwargs: Any) -> Metadata:
         with (Path(self.path) / ".metadata").open("rb") as file:
-            metadata = TableUnpickler(file).load()
+            metadata = MetadataUnpickler(file).load()
         values = metadata.state_dict_metadata.values()
         if not all(isinstance(each, TensorStorageMetadata) for each in values):
             raise pickle.UnpicklingError("it holds more than tensors")
@@ -110,8 +114,8 @@ class OptimizerStateReader(FileSystemReader):
         return metadata
 
 
-class TableUnpickler(pickle.Unpickler):
-    """Knows what such a table is made of, and refuses all else."""
+class MetadataUnpickler(pickle.Unpickler):
+    """Unpickles the classes that torch's metadata consists of, and refuses all others."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = module.startswith("torch.distributed.checkpoint.") or (module, name) in ALLOWED

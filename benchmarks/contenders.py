@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import FlavaForPreTraining
 
 from benchmarks import inputs
-from flava.checkpoints import huggingface, torchmultimodal
+from flava.checkpoints import flava_huggingface, flava_torchmultimodal
 from flava.core.batch import Batch, CodedImageBatch, ImageBatch, PairBatch, TextBatch
 from flava.models import Flava, FlavaConfig
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
@@ -52,7 +52,7 @@ def hugging_face(model: Flava) -> Contender:
     It gets captions padded to 77 tokens, as its processor pads them; texts alone to the longest.
     """
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.write(model, Path(folder))
+        flava_huggingface.write(model, Path(folder))
         theirs = FlavaForPreTraining.from_pretrained(folder, local_files_only=True)
     assert isinstance(theirs, FlavaForPreTraining)
     theirs.train()
@@ -99,7 +99,7 @@ def torch_multimodal(model: Flava) -> Contender:
     from torchmultimodal.modules.losses.flava import FLAVAPretrainingLoss
 
     with tempfile.TemporaryDirectory() as folder:
-        torchmultimodal.write(model, Path(folder))
+        flava_torchmultimodal.write(model, Path(folder))
         geometry = json.loads((Path(folder) / "config.json").read_text())
         state = torch.load(Path(folder) / "flava_for_pretraining.pt", weights_only=True)
     theirs = published.FLAVAForPreTraining(

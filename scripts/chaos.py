@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.cli import main as flava
 from flava.core.distributed import rank
 from flava.data import streaming

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.native import write_model
+from flava.checkpoints.recognise import load_pretrained
 from flava.models import Flava
 from flava.models.packing import Packing
 from flava.models.transformer import Block, Transformer, TransformerConfig, drop_samples

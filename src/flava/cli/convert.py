@@ -5,7 +5,7 @@ from typing import Literal
 
 import tyro
 
-from flava.checkpoints.load import build, read
+from flava.checkpoints.recognise import build_model_from, read_checkpoint
 from flava.inference.export import export
 
 
@@ -22,5 +22,5 @@ def convert(
         to: The layout to write. "onnx" is one way: programs that run without PyTorch, and a
             README.md that describes them.
     """
-    stored = read(source)
-    print(f"written: {export(build(stored), dest, to, source=stored.folder)}")
+    stored = read_checkpoint(source)
+    print(f"written: {export(build_model_from(stored), dest, to, source=stored.folder)}")

@@ -178,7 +178,7 @@ def list_urls(action: Urls) -> None:
 
 def tokenize_shards(action: Tokenize) -> None:
     """Write them, and say what they are called."""
-    from flava.checkpoints.digests import codes_name
+    from flava.checkpoints.digests import codebook_digest
     from flava.prepare.codes import load_codebook, tokenize
 
     codebook = load_codebook(action.codebook)
@@ -187,7 +187,7 @@ def tokenize_shards(action: Tokenize) -> None:
         print(f"{count:,} samples {f'without codes: {reason}' if reason else 'have codes'}")
     print(
         f"tokenized: {action.output}. Next: flava train RECIPE --data.image.stored-codes "
-        f"{codes_name(codebook)} --data.image.crop-scale 1 1"
+        f"{codebook_digest(codebook)} --data.image.crop-scale 1 1"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from torch import nn
 
-from flava.checkpoints import clip_huggingface, huggingface, native, torchmultimodal
+from flava.checkpoints import clip_huggingface, flava_huggingface, flava_torchmultimodal, native
 from flava.checkpoints.processor_files import write_image_processor, write_tokenizer
 from flava.core.files import atomic_folder
 from flava.inference.model_card import find_run, model_card
@@ -16,8 +16,8 @@ from flava.inference.onnx_programs import write_programs
 from flava.models import Clip, Flava
 
 WRITERS: dict[str, dict[type[nn.Module], Callable[[Any, Path], None]]] = {
-    "hf": {Flava: huggingface.write, Clip: clip_huggingface.write},
-    "torchmultimodal": {Flava: torchmultimodal.write},
+    "hf": {Flava: flava_huggingface.write, Clip: clip_huggingface.write},
+    "torchmultimodal": {Flava: flava_torchmultimodal.write},
     "flava": dict.fromkeys(native.MODELS.values(), native.write_model),
     "onnx": {Flava: write_programs, Clip: write_programs},
 }
@@ -60,7 +60,7 @@ def save_pretrained(model: nn.Module, folder: Path, *, source: Path | None = Non
 
     ``FlavaForPreTraining.from_pretrained(folder)`` and ``FlavaProcessor.from_pretrained(folder)``,
     or ``CLIPModel`` and ``CLIPProcessor``, read what it writes, and so does
-    `flava.checkpoints.load.load_pretrained`. The codebook's decoder, which transformers does
+    `flava.checkpoints.recognise.load_pretrained`. The codebook's decoder, which transformers does
     not have, stands in a file of its own.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flava.checkpoints.flava_parts import loaded
+from flava.checkpoints.flava_common import present_tensors
 from flava.checkpoints.reading import read_json
 from flava.models import Clip, Flava
 from flava.models.transformer import TransformerConfig
@@ -101,7 +101,7 @@ def sizes(model: Flava | Clip) -> list[str]:
     return [
         *found,
         f"- a codebook of {model.config.codebook.codes} codes",
-        f"- {millions(loaded(model).values())} M parameters, codebook included",
+        f"- {millions(present_tensors(model).values())} M parameters, codebook included",
     ]
 
 

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import UInt8
 from rich.progress import track
 
-from flava.checkpoints.digests import codes_name
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.digests import codebook_digest
 from flava.checkpoints.reading import locate
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.distributed import local_device
 from flava.data.errors import SampleError, SkippedSample
 from flava.data.fast_decoding import levels_of
@@ -83,7 +83,7 @@ def check(paths: list[Path], size: int, output: Path) -> None:
 
 
 def tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> Counter[str]:
-    suffix, counts = codes_suffix(codes_name(codebook)), Counter[str]()
+    suffix, counts = codes_suffix(codebook_digest(codebook)), Counter[str]()
     writer = ShardWriter(target)
     try:
         with ThreadPoolExecutor() as threads:

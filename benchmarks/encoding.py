@@ -15,7 +15,7 @@ from benchmarks.contenders import base_model, hugging_face
 from benchmarks.measure import OURS, Result, compare
 from benchmarks.turns import Here
 from flava.core.batch import TextBatch
-from flava.inference.int8 import InferencePrecision, in_precision
+from flava.inference.int8 import InferencePrecision, to_precision
 from flava.models import Flava
 
 IMAGES, TEXTS, PAIRS = 8, 64, 8
@@ -40,8 +40,8 @@ class Both:
     def __init__(self) -> None:
         self.ours = base_model().eval()
         self.peer: Any = hugging_face(self.ours).model.eval().flava
-        self.lower = in_precision(self.ours, InferencePrecision.BF16)
-        self.whole = in_precision(self.ours, InferencePrecision.INT8)
+        self.lower = to_precision(self.ours, InferencePrecision.BF16)
+        self.whole = to_precision(self.ours, InferencePrecision.INT8)
 
     def image(self, pixels: Tensor) -> Works:
         def peer() -> Tensor:

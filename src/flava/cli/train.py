@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from flava.cli.messages import reporting
+from flava.cli import exit_status_of
 from flava.core.distributed import rank_from_environment
 from flava.models import (
     ClipConfig,
@@ -86,7 +86,7 @@ def launching_problems(processes: int, max_restarts: int) -> list[str]:
 def begin(run: Run) -> None:
     """What each process of `launch` does: it says what went wrong as the command does."""
     try:
-        status = reporting(lambda: train_rank(run))
+        status = exit_status_of(lambda: train_rank(run))
     except Exception:  # what nobody expected: the launcher would say that it ended, and not why
         traceback.print_exc()
         status = 1

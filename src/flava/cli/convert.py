@@ -14,7 +14,7 @@ def convert(
     dest: tyro.conf.Positional[Path],
     to: Literal["hf", "torchmultimodal", "flava", "onnx"],
 ) -> None:
-    """Write a model in the layout of transformers ("hf"), TorchMultimodal or flava, or as ONNX.
+    """Write a model in the layout of transformers (hf), TorchMultimodal or flava, or as ONNX.
 
     Args:
         source: A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights.

@@ -47,7 +47,8 @@ def embed(
     sorted by path; all other rows keep their order.
 
     Args:
-        model: A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights.
+        model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
+            a file of weights.
         output: The file to write: .parquet, with the columns path or text and embedding; or .npy,
             with the names of the rows in NAME.rows.jsonl beside it.
         images: A folder of images, tars ('data/*.tar'), or a table (CSV, TSV, JSON lines, Parquet)
@@ -81,7 +82,8 @@ def classify(
     Skips rows and resumes as flava embed does.
 
     Args:
-        model: A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights.
+        model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
+            a file of weights.
         images: A folder of images, tars ('data/*.tar'), or a table (CSV, TSV, JSON lines, Parquet)
             with a column image, path or file.
         classes: The names of the classes, such as "cat,dog", or a file with one per line.
@@ -117,7 +119,8 @@ def match(
     Skips rows and resumes as flava embed does.
 
     Args:
-        model: A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights.
+        model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
+            a file of weights.
         pairs: A table (CSV, TSV, JSON lines, Parquet) with a column image, path or file and a
             column text or caption, or tars. Paths are relative to the table's folder.
         output: The file to write: .csv, .parquet or .jsonl, with the cosine in the contrastive

@@ -40,7 +40,7 @@ def reconstruct(
     text: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Mask blocks of an image, predict them, and write the original and both results side by side.
+    """Mask blocks of an image, predict them, and write original and results side by side.
 
     Args:
         model: A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights.

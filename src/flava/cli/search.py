@@ -24,8 +24,8 @@ class BuildIndex:
     output: Path
     """The folder to write the index to."""
     model: str | None = None
-    """A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights. Not
-    needed with --embeddings."""
+    """Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or a file
+    of weights. Not needed with --embeddings."""
     images: str | None = None
     """A folder of images, tars, or a table, as for flava embed."""
     texts: str | None = None
@@ -55,7 +55,7 @@ class QueryIndex:
     html: Path | None = None
     """A page to write that shows the results with their images."""
     model: str | None = None
-    """The model that made the index, if it is no longer where it was loaded from then."""
+    """Where the model comes from, if it is no longer where it was when the index was made."""
     device: str = "auto"
     """A device as torch names it. "auto" uses a GPU if there is one."""
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import CardData
 from torch import Tensor
 
 from flava.checkpoints.flava_common import present_tensors
@@ -42,7 +42,7 @@ def model_card(model: Flava | Clip, repo_id: str, licence: str, run: dict[str, A
     """
     kind, processor, description = published_classes(model)
     tag = processor.removesuffix("Processor").lower()
-    header = ModelCardData(
+    header = CardData(
         license=licence,
         library_name="transformers",
         tags=[tag, "multimodal", "vision-language"],

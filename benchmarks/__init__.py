@@ -1,4 +1,4 @@
-"""Ours beside the published implementations: the same weights, inputs and precision, in turns.
+"""Measures flava beside the published implementations, on the same weights, inputs and precision.
 
-``make bench`` runs all of it; ``python -m benchmarks --only steps`` a part.
+``make bench`` runs everything; ``python -m benchmarks --only training`` runs one group.
 """

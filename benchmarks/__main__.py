@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure, print, and write the figures and their chart into the docs."""
+"""``python -m benchmarks``: measures, prints tables, and writes them with charts into the docs."""
 
 import sys
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ GROUPS = {
     "data": reading.run,
     "processes": processes.run,
 }
-"""Each measures its results when it is called with a number of rounds."""
+"""Group -> the function that measures it, given the number of rounds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Measure flava beside the published implementations; both take turns in one process.
+    """Measure flava beside the published implementations, which take turns.
 
-    Nothing else should run on the machine. All of it takes about half an hour on two cores.
+    Nothing else should run on the machine. All groups take about half an hour on two cores.
     """
 
     only: tuple[str, ...] = tuple(GROUPS)
-    """Which groups: training, inference, growth, data, processes."""
+    """The groups to measure: training, inference, growth, data, processes."""
     rounds: int = 5
-    """How often each contender does each piece of work."""
+    """How often each contender does each task."""
     threads: int = 2
     page: Path = Path("docs/performance.md")
-    """Where the tables go, with figures.json and a chart in the folder of its name. What is not
-    measured now is kept."""
+    """The page to write the tables into. The folder of its name gets figures.json and charts.
+    Groups that are not measured keep their tables."""
 
 
 def main(arguments: Arguments) -> None:
@@ -47,9 +47,9 @@ def main(arguments: Arguments) -> None:
         raise ValueError(f"--page: there is no {arguments.page}; start it from the repository")
     torch.set_num_threads(arguments.threads)
     for group in arguments.only:
-        found = list(GROUPS[group](arguments.rounds))
-        show(group, found)
-        write(arguments.page, group, found, arguments.threads)
+        results = list(GROUPS[group](arguments.rounds))
+        show(group, results)
+        write(arguments.page, group, results, arguments.threads)
 
 
 try:

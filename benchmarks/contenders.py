@@ -1,4 +1,4 @@
-"""Our model and the published implementations', on the same weights and the same batches."""
+"""The contenders: our model and the published implementations of FLAVA, with the same weights."""
 
 import json
 import tempfile
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import FlavaForPreTraining
 
 from benchmarks import inputs
-from flava.checkpoints import huggingface, torchmultimodal
+from flava.checkpoints import flava_huggingface, flava_torchmultimodal
 from flava.core.batch import Batch, CodedImageBatch, ImageBatch, PairBatch, TextBatch
 from flava.models import Flava, FlavaConfig
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
@@ -20,18 +20,18 @@ from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_grad
 
 Losses = Mapping[str, Tensor]
 SAME = ("mmm_image", "mmm_text", "itm", "mim", "mlm")
-"""Losses that the peers call as we do."""
+"""Losses that have the same name in the published implementations."""
 LOSSES = frozenset(("gc", *SAME))
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that can be trained on our batches."""
+    """A model that trains on our batches."""
 
     name: str
     model: nn.Module
     losses: Callable[[Batch], Losses]
-    """Each loss of a batch, by the name that we give it."""
+    """The losses of a batch, by our names."""
 
 
 def ours(model: Flava) -> Contender:
@@ -47,12 +47,12 @@ HUGGING_FACE = {"gc": "global_contrastive", **{name: name for name in SAME}}
 
 
 def hugging_face(model: Flava) -> Contender:
-    """What transformers makes of the files that we write.
+    """transformers' model, loaded from files that we write.
 
-    It gets captions padded to 77 tokens, as its processor pads them; texts alone to the longest.
+    Captions of pairs are padded to 77 tokens, as its processor does; texts alone to the longest.
     """
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.write(model, Path(folder))
+        flava_huggingface.write(model, Path(folder))
         theirs = FlavaForPreTraining.from_pretrained(folder, local_files_only=True)
     assert isinstance(theirs, FlavaForPreTraining)
     theirs.train()
@@ -62,7 +62,7 @@ def hugging_face(model: Flava) -> Contender:
         image, text = sides(batch)
         if image is not None:
             arguments["pixel_values"] = image.pixels
-            arguments["bool_masked_pos"] = image.patch_mask.clone()  # it is changed in place
+            arguments["bool_masked_pos"] = image.patch_mask.clone()  # the model changes it in place
             if isinstance(image, CodedImageBatch):
                 arguments["mim_labels"] = image.codes.clone()
             else:
@@ -91,15 +91,15 @@ TORCHMULTIMODAL = {
 
 
 def torch_multimodal(model: Flava) -> Contender:
-    """What TorchMultimodal makes of the files that we write.
+    """TorchMultimodal's model, loaded from files that we write.
 
-    It gets captions padded to 77 tokens, and attends to padding in its multimodal encoder.
+    Captions of pairs are padded to 77 tokens. Its multimodal encoder attends to padding.
     """
     from torchmultimodal.models.flava import model as published
     from torchmultimodal.modules.losses.flava import FLAVAPretrainingLoss
 
     with tempfile.TemporaryDirectory() as folder:
-        torchmultimodal.write(model, Path(folder))
+        flava_torchmultimodal.write(model, Path(folder))
         geometry = json.loads((Path(folder) / "config.json").read_text())
         state = torch.load(Path(folder) / "flava_for_pretraining.pt", weights_only=True)
     theirs = published.FLAVAForPreTraining(
@@ -114,7 +114,7 @@ def torch_multimodal(model: Flava) -> Contender:
         arguments: dict[str, Any] = {}
         image, text = sides(batch)
         if image is not None:
-            assert isinstance(image, ImageBatch), "it always computes codes"
+            assert isinstance(image, ImageBatch), "TorchMultimodal always computes codes"
             arguments |= {
                 "image": image.pixels,
                 "image_for_codebook": image.codebook_pixels,
@@ -148,12 +148,12 @@ def sides(batch: Batch) -> tuple[ImageBatch | CodedImageBatch | None, TextBatch 
 
 
 def training(contender: Contender) -> Callable[..., None]:
-    """Updates of the weights, with the optimiser and the clipping that we train with."""
+    """A function that does a training step, with our optimizer and gradient clipping."""
     config = OptimizerConfig(lr=1e-5)
     optimizer = build_optimizer(config, contender.model)
     trained = [p for p in contender.model.parameters() if p.requires_grad]
 
-    def update(batch: Batch, precision: torch.dtype = torch.bfloat16) -> None:
+    def step(batch: Batch, precision: torch.dtype = torch.bfloat16) -> None:
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             losses = contender.losses(batch)
         torch.stack(list(losses.values())).sum().backward()
@@ -161,18 +161,18 @@ def training(contender: Contender) -> Callable[..., None]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return update
+    return step
 
 
 def base_model() -> Flava:
-    """The paper's geometry, weights drawn as at the start of training."""
+    """FLAVA in the paper's size, with newly initialised weights."""
     torch.manual_seed(0)
     return Flava(FlavaConfig()).train()
 
 
 @torch.no_grad()
 def agree(one: Contender, peer: Contender, batch: Batch, names: frozenset[str] = LOSSES) -> None:
-    """Raises AssertionError: a loss is another than by rounding."""
+    """Raises AssertionError if losses differ by more than rounding."""
     found, expected = one.losses(batch), peer.losses(batch)
     for name in names & expected.keys():
         torch.testing.assert_close(

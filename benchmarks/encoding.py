@@ -1,5 +1,7 @@
-"""Inference of the base model in bf16 and in int8: images, short and long texts, pairs; and how
-cost grows."""
+"""Measures inference of the base model in bf16 and int8, for images, texts and pairs.
+
+``run`` measures typical batches; ``growth`` varies the batch size, image size and text length.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -15,7 +17,7 @@ from benchmarks.contenders import base_model, hugging_face
 from benchmarks.measure import OURS, Result, compare
 from benchmarks.turns import Here
 from flava.core.batch import TextBatch
-from flava.inference.int8 import InferencePrecision, in_precision
+from flava.inference.int8 import InferencePrecision, to_precision
 from flava.models import Flava
 
 IMAGES, TEXTS, PAIRS = 8, 64, 8
@@ -27,21 +29,23 @@ LENGTHS = (8, 32, 128, 512)
 
 PEER, BF16, INT8 = "transformers", "flava in bf16", "flava in int8"
 NEAR = 0.99
-"""The least cosine of an embedding in int8 to the same in fp32."""
+"""Smallest cosine allowed between an embedding in int8 and the same in fp32."""
 
 Works = dict[str, Here]
-"""The same by each contender."""
+"""Contender -> the same task done by it."""
 
 
 class Both:
-    """The two models' unit vectors of the contrastive space, and states of pairs; ours in bf16 and
-    in int8."""
+    """Both models, ours in fp32, bf16 and int8, and the tasks to encode images, texts or pairs.
+
+    Images and texts become unit vectors of the contrastive space, pairs multimodal [CLS] states.
+    """
 
     def __init__(self) -> None:
         self.ours = base_model().eval()
         self.peer: Any = hugging_face(self.ours).model.eval().flava
-        self.lower = in_precision(self.ours, InferencePrecision.BF16)
-        self.whole = in_precision(self.ours, InferencePrecision.INT8)
+        self.bf16 = to_precision(self.ours, InferencePrecision.BF16)
+        self.int8 = to_precision(self.ours, InferencePrecision.INT8)
 
     def image(self, pixels: Tensor) -> Works:
         def peer() -> Tensor:
@@ -64,7 +68,7 @@ class Both:
         )
 
     def pair(self, pixels: Tensor, texts: TextBatch) -> Works:
-        """[CLS_M] of the multimodal encoder."""
+        """Compute the multimodal [CLS] states."""
         padded = inputs.padded(texts, inputs.PADDED)
 
         def ours(model: Flava) -> Tensor:
@@ -85,15 +89,15 @@ class Both:
         return self.computing(ours, peer)
 
     def computing(self, ours: Callable[[Flava], Tensor], peer: Callable[[], Tensor]) -> Works:
-        """Checked to be the same in fp32, and near to it in int8: ours as `flava.load` does."""
+        """The tasks, after a check that results are equal in fp32 and close to it in int8."""
         with torch.inference_mode():
             exact = ours(self.ours)
             torch.testing.assert_close(exact, peer(), rtol=0, atol=1e-4)
-        whole = partial(in_bf16, partial(ours, self.whole))
-        assert functional.cosine_similarity(whole().float(), exact).min() > NEAR
+        int8 = partial(in_bf16, partial(ours, self.int8))
+        assert functional.cosine_similarity(int8().float(), exact).min() > NEAR
         return {
-            BF16: Here(partial(in_bf16, partial(ours, self.lower))),
-            INT8: Here(whole),
+            BF16: Here(partial(in_bf16, partial(ours, self.bf16))),
+            INT8: Here(int8),
             PEER: Here(partial(in_bf16, peer)),
         }
 
@@ -121,7 +125,7 @@ def in_turns(works: Works, ours: str, *others: str) -> Works:
 
 
 def growth(rounds: int) -> Iterator[Result]:
-    """With the batch, the image and the text."""
+    """Time over batch size, image size and text length."""
     both = Both()
 
     def grown(name: str, of: str, size: int, works: Works) -> Result:

@@ -1,4 +1,4 @@
-"""What all contenders are given: random images, real texts, masks as in pretraining."""
+"""The inputs of all contenders: random images, real texts, and masks as in pretraining."""
 
 import gzip
 import json
@@ -16,10 +16,11 @@ from flava.data.tokenizers import Tokenizer
 from flava.models import FlavaConfig
 
 SHORTEST, TOKENS_A_WORD = 5, 1.3
-"""WordNet's texts of at least so many words, and of words as common as captions': 12 words on
-average, as PMD's captions have (section 4 of the paper), and 15.6 tokens with [CLS] and [SEP]."""
+"""Texts of WordNet are taken as captions if they have at least so many words, and at most so many
+tokens a word. They have 12 words on average, as PMD's captions (section 4 of the paper), and 15.6
+tokens with [CLS] and [SEP]."""
 PADDED = 77
-"""Tokens that the published processors pad each caption of a pair to."""
+"""Number of tokens to which the published processors pad the caption of a pair."""
 
 
 @cache
@@ -42,19 +43,19 @@ def like_a_caption(text: str) -> bool:
 
 
 def texts(batch: int, *, words: int | None = None) -> TextBatch:
-    """Captions, each of its own length; or, with ``words``, texts of that many words."""
+    """Captions of natural length; or, with ``words``, texts of that many words."""
     found = captions()[:batch] if words is None else [long_text(words, i) for i in range(batch)]
     return masked_texts([tokenizer().encode(text, 512) for text in found])
 
 
 def long_text(words: int, start: int) -> str:
-    """As many words of captions, one after another from the ``start``-th hundred on."""
+    """So many words from consecutive captions, beginning with caption 100 * ``start``."""
     joined = " ".join(captions()[100 * start : 100 * start + words]).split()
     return " ".join(joined[:words])
 
 
 def exact_texts(batch: int, tokens: int) -> TextBatch:
-    """Texts of exactly so many tokens, with [CLS] and [SEP]."""
+    """Texts of exactly so many tokens, including [CLS] and [SEP]."""
     input_ids = [tokenizer().encode(long_text(tokens, i), tokens) for i in range(batch)]
     assert {len(each) for each in input_ids} == {tokens}
     return masked_texts(input_ids)
@@ -95,13 +96,13 @@ def images(config: FlavaConfig, batch: int) -> ImageBatch:
 
 
 def pairs(config: FlavaConfig, batch: int) -> PairBatch:
-    """All but one in eight match."""
+    """Pairs of which one in eight does not match."""
     matched = torch.arange(batch) % 8 != 1
     return PairBatch(image=images(config, batch), text=texts(batch), matched=matched)
 
 
 def coded(batch: ImageBatch, codes: Tensor) -> CodedImageBatch:
-    """The same images with the codes (batch, rows, columns) that the codebook gives them."""
+    """The same images with precomputed codes of shape (batch, rows, columns)."""
     return CodedImageBatch(
         keys=batch.keys, pixels=batch.pixels, codes=codes, patch_mask=batch.patch_mask
     )

@@ -1,4 +1,4 @@
-"""Times in turns, floating-point operations, and what the machine could do at that moment."""
+"""Measures contenders in turns: time, floating-point operations, and the machine's peak speed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from benchmarks.turns import Here, Work
 
 OURS = "flava"
 PEAK_SIZE = 4096
-"""Rows and columns of the product that the peak is measured with."""
+"""Rows and columns of the matrices whose product measures the peak speed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One contender on one piece of work."""
+    """The measurements of one contender in one task."""
 
     values: list[float]
-    """One a round."""
+    """One value a round."""
     flops: int = 0
-    """Of one call, as torch counts them: products, convolutions and attention."""
+    """Operations of one call as torch counts them, in products, convolutions and attention."""
 
     @property
     def median(self) -> float:
@@ -30,35 +30,35 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A piece of work, measured: ours beside others. Less is better."""
+    """The measurements of all contenders in one task. Smaller values are better."""
 
     name: str
     contenders: dict[str, Measured]
     goals: dict[str, float]
-    """How many times ours each of the others should be."""
+    """Peer -> the ratio of its value to ours that we aim at."""
     unit: str = "s"
     peak: float = 0.0
-    """FLOP/s of large products in bf16, the median over the rounds; 0 where it says nothing."""
+    """FLOP/s of large bf16 matrix products, the median of all rounds; 0 if not measured."""
     of: str | None = None
-    """What grows from result to result."""
+    """The quantity that is varied, in the group "growth"."""
     size: int = 0
-    """How large that is."""
+    """The value of that quantity."""
 
     @property
     def peers(self) -> list[str]:
         return [name for name in self.contenders if name != OURS]
 
     def ratio(self, peer: str) -> float:
-        """How many times ours the peer's time, or memory, is."""
+        """The ratio of the peer's time or memory to ours."""
         return self.contenders[peer].median / self.contenders[OURS].median
 
     def flops_ratio(self, peer: str) -> float | None:
-        """How many times our operations the peer's are; None if neither does any."""
+        """The ratio of the peer's operations to ours; None if none were counted."""
         ours = self.contenders[OURS].flops
         return self.contenders[peer].flops / ours if ours else None
 
     def utilisation(self, name: str) -> float | None:
-        """The share of the peak that a contender's operations a second are."""
+        """Operations per second as a share of the peak; None if either was not measured."""
         timed = self.contenders[name]
         return timed.flops / timed.median / self.peak if timed.flops and self.peak else None
 
@@ -66,12 +66,13 @@ class Result:
 def compare(
     name: str, works: Mapping[str, Work], goals: Mapping[str, float], *, rounds: int
 ) -> Result:
-    """Each round all contenders do their work once, in turns; a first time is not timed."""
+    """Time all contenders in turns, once a round; the first call, which counts operations, is not
+    timed."""
     flops = {contender: work.operations() for contender, work in works.items()}
     seconds: dict[str, list[float]] = {contender: [] for contender in works}
     peaks = []
     for number in track(range(rounds), description=f"{name:36}"):
-        # Whoever comes first in one round comes last in the next.
+        # The order is reversed from round to round.
         for contender in list(works)[:: 1 if number % 2 else -1]:
             seconds[contender].append(works[contender].seconds())
             if flops[contender]:
@@ -85,7 +86,7 @@ def compare(
 
 
 def joined(name: str, parts: Sequence[tuple[float, Result]], goals: Mapping[str, float]) -> Result:
-    """Several pieces of work, of which each comes as often as its share says."""
+    """A mixture of tasks: the average of their values, weighted by their shares."""
     first = parts[0][1]
     return Result(
         name=name,
@@ -102,6 +103,6 @@ def joined(name: str, parts: Sequence[tuple[float, Result]], goals: Mapping[str,
 
 
 def peak() -> float:
-    """FLOP/s of one large matrix product in bf16."""
+    """FLOP/s of one large bf16 matrix product."""
     left, right = torch.ones(2, PEAK_SIZE, PEAK_SIZE, dtype=torch.bfloat16)
     return 2 * PEAK_SIZE**3 / Here(lambda: left @ right).seconds()

@@ -1,4 +1,4 @@
-"""What takes a process of its own: starting, loading a model, and the memory of a step."""
+"""Measures what needs a new process: import, loading a model, and the peak memory of a step."""
 
 import json
 import subprocess
@@ -18,20 +18,20 @@ PEAK = """
 status = dict(line.split(":") for line in open("/proc/self/status"))
 print(int(status["VmHWM"].split()[0]) / 2**20)
 """
-"""The largest memory that the process has had, in GiB, on Linux. Not ru_maxrss, which starts at
-that of the process it was started from."""
+"""Prints the peak memory of the process in GiB, on Linux. ru_maxrss would include the memory of the
+process that started this one."""
 STEPS = """
 from benchmarks import steps
-update = steps.{contender}[steps.{kind}]
+step = steps.{contender}[steps.{kind}]
 for _ in range(3):
-    update()
+    step()
 """
-PEERS_STEPS = STEPS.format(contender=f"peers_updates({PEER!r})", kind="PAIRS")
+PEER_STEPS = STEPS.format(contender=f"peer_steps({PEER!r})", kind="PAIRS")
 MEMORY = {
-    "": STEPS.format(contender="own_updates()", kind="CODED"),
-    ", --checkpoint-blocks": STEPS.format(contender="own_updates(checkpointed=True)", kind="CODED"),
+    "": STEPS.format(contender="our_steps()", kind="CODED"),
+    ", --checkpoint-blocks": STEPS.format(contender="our_steps(checkpointed=True)", kind="CODED"),
 }
-"""By the option that it is with."""
+"""Option of `flava train` -> a program that trains with it."""
 IMPORT = {OURS: "import flava", PEER: "import transformers"}
 LOAD = {
     OURS: "import flava; flava.load({folder!r})",
@@ -50,7 +50,7 @@ def run(rounds: int) -> Iterator[Result]:
         yield started("load a base model", programs, rounds)
         loaded = {name: peak_of(program) for name, program in programs.items()}
         yield Result(name="memory to load it", contenders=loaded, goals={}, unit="GiB")
-    peers = peak_of(PEERS_STEPS)
+    peers = peak_of(PEER_STEPS)
     for option, program in MEMORY.items():
         yield Result(
             name=f"memory of a pair step, codes kept{option}",
@@ -61,7 +61,7 @@ def run(rounds: int) -> Iterator[Result]:
 
 
 def started(name: str, programs: dict[str, str], rounds: int) -> Result:
-    """Seconds of whole processes, in turns."""
+    """Seconds that whole processes take, in turns."""
     seconds: dict[str, list[float]] = {contender: [] for contender in programs}
     for _ in range(rounds):
         for contender, program in programs.items():
@@ -76,10 +76,10 @@ def peak_of(program: str) -> Measured:
 
 
 def python(program: str) -> str:
-    """What it prints.
+    """Run a program in a new process, and return its output.
 
     Raises:
-        subprocess.CalledProcessError: it failed; what it said is on the screen.
+        subprocess.CalledProcessError: it failed; its error is on the screen.
     """
     command = [sys.executable, "-c", program]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout

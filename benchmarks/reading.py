@@ -1,4 +1,4 @@
-"""The data path on one core: a tar of JPEGs with captions to batches of pairs, masks included."""
+"""Measures the data path on one core: from a tar of JPEGs and captions to a batch with masks."""
 
 import io
 import tempfile
@@ -32,20 +32,21 @@ from flava.data.transforms import CLIP_MEAN, CLIP_STD, ImageTransformConfig
 
 SAMPLES = 64
 SIZE = (500, 375)
-"""Pixels of an image: the commonest of COCO's and Flickr30K's, in which PMD's are kept as well."""
+"""Width and height in pixels of the images: the most common in COCO and Flickr30K, and the size in
+which those of PMD are kept."""
 CROP, SIDE, CODEBOOK_SIDE = (0.9, 1.0), 224, 112
 
 
 def photo(rng: np.random.Generator) -> bytes:
-    """A JPEG of about a photo's size: clouds of all scales, and some grain."""
-    levels = np.zeros((SIZE[1], SIZE[0], 3), np.float32)
+    """A JPEG that compresses like a photo: random clouds of all scales, and some noise."""
+    pixels = np.zeros((SIZE[1], SIZE[0], 3), np.float32)
     for cells in (4, 8, 16, 32, 64, 128):
         coarse = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        levels += np.asarray(coarse.resize(SIZE, Image.Resampling.BICUBIC)) / cells**0.7
-    levels *= 255 / levels.max()
-    levels += rng.normal(scale=6, size=levels.shape)
+        pixels += np.asarray(coarse.resize(SIZE, Image.Resampling.BICUBIC)) / cells**0.7
+    pixels *= 255 / pixels.max()
+    pixels += rng.normal(scale=6, size=pixels.shape)
     file = io.BytesIO()
-    Image.fromarray(levels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
@@ -66,10 +67,10 @@ def ours(shard: Path) -> object:
 
 
 class Torchvision:
-    """Webdataset, torchvision's transforms, Hugging Face's tokeniser and mask.
+    """A data path of webdataset, torchvision's transforms, and Hugging Face's tokeniser and masks.
 
-    ``pil``: on PIL's images, decoded and resized by it; else on tensors, decoded by torchvision,
-    which has no Lanczos for them.
+    With ``pil``, images are decoded and resized by PIL; else by torchvision as tensors, for which
+    it has no Lanczos filter.
     """
 
     def __init__(self, *, pil: bool) -> None:
@@ -101,7 +102,7 @@ class Torchvision:
 
 
 def processor() -> Callable[[Path], object]:
-    """Hugging Face's own: it makes masks and codebook pixels too."""
+    """The data path of Hugging Face's processor, which also makes masks and codebook pixels."""
     both: Any = FlavaProcessor(FlavaImageProcessor(), BertTokenizer(str(VOCABULARY)))
 
     def read(shard: Path) -> object:

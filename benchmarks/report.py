@@ -1,4 +1,4 @@
-"""Results on the terminal, as JSON, as a table and as a chart."""
+"""Shows results: tables on the terminal and in the page, JSON, and charts."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ HEADINGS = (
 )
 COLOURS = "#3457c9", "#d07000"
 LONGEST = 6.5
-"""Of a bar: what is more is told by its number."""
+"""Largest length of a bar; the number behind it gives the value."""
 A_NUMBER = 0.5
-"""How wide a ratio in figures is, on the axis: it stands behind the goal if that is nearer."""
+"""Width of a printed number on the axis. A number that would hide the goal stands behind it."""
 
 
 def show(group: str, results: Sequence[Result]) -> None:
@@ -34,7 +34,7 @@ def show(group: str, results: Sequence[Result]) -> None:
 
 
 def rows(result: Result) -> list[tuple[str, ...]]:
-    """One against each peer, or one of ours alone."""
+    """The rows of a result: one for each peer, or one without a peer."""
     ours, unit = result.contenders[OURS], result.unit
     found = [
         (
@@ -72,7 +72,7 @@ def percent(result: Result, contender: str) -> str:
 
 
 def write(page: Path, group: str, results: Sequence[Result], threads: int) -> None:
-    """Put one group's table into the page, its figures into the JSON beside it, and draw all.
+    """Write the table of a group into the page and its figures into the JSON, and draw the charts.
 
     Raises:
         ValueError: the page has no place for the group.
@@ -93,7 +93,7 @@ def write(page: Path, group: str, results: Sequence[Result], threads: int) -> No
 
 
 def replaced(page: str, group: str, table: str) -> str:
-    """The page with the table between the group's marks."""
+    """The page with the table between the comments that mark the group."""
     begin, end = f"<!-- {group} -->\n", f"<!-- /{group} -->"
     before, found, rest = page.partition(begin)
     _, ended, after = rest.partition(end)
@@ -114,7 +114,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def chart(figures: dict[str, Any]) -> Figure:
-    """A bar for each piece of work and peer: how many times ours theirs is; a mark for the goal."""
+    """A bar for the ratio to ours of each task and peer, with a mark for the goal."""
     bars = [
         (f"{result['name']}\nagainst {peer}", ratio, result["goals"].get(peer))
         for group in figures.values()
@@ -143,7 +143,7 @@ def chart(figures: dict[str, Any]) -> Figure:
 
 
 def growth_chart(results: Sequence[Result]) -> Figure:
-    """Seconds over what grows, a line for each contender, both axes logarithmic."""
+    """Seconds over the quantity that is varied, a line for each contender, on logarithmic axes."""
     kinds = list(dict.fromkeys(result.of for result in results))
     figure = Figure(figsize=(9, 3), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):

@@ -1,7 +1,7 @@
-"""Updates of the base model's weights, batch 8: pairs, images, texts, and their mixture.
+"""Measures training steps of the base model on batches of 8 pairs, images or texts, and a mixture.
 
-Contenders run as their users run them, each in a process of its own: ours with the allocator's
-settings of `flava train` and codes kept by `flava data tokenize`, the peers computing codes.
+Contenders run as their users run them, each in its own process: ours with the allocator settings of
+`flava train` and codes precomputed by `flava data tokenize`, the peers computing codes.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ BATCH = 8
 CODED, PAIRS, CODED_IMAGES, IMAGES, TEXTS = "coded", "pairs", "coded images", "images", "texts"
 FULL = "pairs in fp32"
 SHARES = {PAIRS: 0.70, IMAGES: 0.15, TEXTS: 0.15}
-"""How often each kind comes in the mixture: TorchMultimodal's examples/flava, and our recipes."""
+"""Share of each kind in the mixture, as in TorchMultimodal's examples/flava and our recipes."""
 TRANSFORMERS, TORCHMULTIMODAL = "transformers", "torchmultimodal"
 PEERS: Mapping[str, Callable[[Flava], Contender]] = {
     TRANSFORMERS: hugging_face,
@@ -42,14 +42,14 @@ PEERS: Mapping[str, Callable[[Flava], Contender]] = {
 
 @dataclass(frozen=True)
 class Row:
-    """A comparison: a kind of batch of ours, and one of the peer's."""
+    """A comparison: the kind of batch that ours gets, and that of the peer."""
 
     name: str
     own: str
     peers: str
     goal: float | None = None
     share: float = 1.0
-    """Of the rounds."""
+    """Share of the rounds that are measured."""
 
 
 ROWS = (
@@ -66,7 +66,7 @@ COMPILED = Row("pair step, codes kept, --compile-blocks", CODED, PAIRS, 1.9)
 
 
 def batches(model: Flava) -> dict[str, Batch]:
-    """One of each kind, the same in every process."""
+    """A batch of each kind, the same in every process."""
     torch.manual_seed(1)
     pairs = inputs.pairs(model.config, BATCH)
     coded = with_codes(model, pairs)
@@ -86,27 +86,27 @@ def with_codes(model: Flava, pairs: PairBatch) -> PairBatch:
     return replace(pairs, image=inputs.coded(image, model.codebook.codes(image.codebook_pixels)))
 
 
-def own_updates(*, checkpointed: bool = False, compiled: bool = False) -> Calls:
+def our_steps(*, checkpointed: bool = False, compiled: bool = False) -> Calls:
     keep_freed_memory()
     model = base_model()
     prepare_blocks(model, checkpointed=checkpointed, compiled=compiled)
-    update = training(ours(model))
-    calls = {kind: partial(update, batch) for kind, batch in batches(model).items()}
+    step = training(ours(model))
+    calls = {kind: partial(step, batch) for kind, batch in batches(model).items()}
     if compiled:
-        calls[CODED]()  # so that no round has the compiler's time in it
+        calls[CODED]()  # compiles, so that no round is timed with it
     return calls
 
 
-def peers_updates(name: str) -> Calls:
+def peer_steps(name: str) -> Calls:
     model = base_model()
     given = batches(model)
-    update = training(PEERS[name](model))
-    calls = {kind: partial(update, batch) for kind, batch in given.items()}
-    return {**calls, FULL: partial(update, given[PAIRS], torch.float32)}
+    step = training(PEERS[name](model))
+    calls = {kind: partial(step, batch) for kind, batch in given.items()}
+    return {**calls, FULL: partial(step, given[PAIRS], torch.float32)}
 
 
 def check(name: str, kinds: list[str], losses: frozenset[str] = LOSSES) -> None:
-    """Raises AssertionError: a loss of the peer's is another than ours."""
+    """Raises AssertionError if a loss of the peer differs from ours."""
     model = base_model()
     own, peer, given = ours(model), PEERS[name](model), batches(model)
     for kind in kinds:
@@ -115,24 +115,24 @@ def check(name: str, kinds: list[str], losses: frozenset[str] = LOSSES) -> None:
 
 def against_transformers(rounds: int) -> Iterator[Result]:
     check(TRANSFORMERS, [CODED, PAIRS, CODED_IMAGES, IMAGES, TEXTS])
-    with process(partial(peers_updates, TRANSFORMERS)) as peers:
+    with process(partial(peer_steps, TRANSFORMERS)) as peers:
 
         def compared(row: Row, own: Mapping[str, Elsewhere]) -> Result:
             works = {OURS: own[row.own], TRANSFORMERS: peers[row.peers]}
             goals = {} if row.goal is None else {TRANSFORMERS: row.goal}
             return compare(row.name, works, goals, rounds=max(1, round(rounds * row.share)))
 
-        with process(own_updates) as own:
+        with process(our_steps) as own:
             for row in ROWS:
                 yield compared(row, own)
-        with process(partial(own_updates, compiled=True)) as own:
+        with process(partial(our_steps, compiled=True)) as own:
             yield compared(COMPILED, own)
 
 
 def against_torchmultimodal(rounds: int) -> Iterator[Result]:
-    # It attends to padding in its multimodal encoder, so losses of its states differ.
+    # Its multimodal encoder attends to padding, so the losses on multimodal states differ.
     check(TORCHMULTIMODAL, list(SHARES), LOSSES - {"mmm_image", "mmm_text", "itm"})
-    with process(own_updates) as own, process(partial(peers_updates, TORCHMULTIMODAL)) as peers:
+    with process(our_steps) as own, process(partial(peer_steps, TORCHMULTIMODAL)) as peers:
 
         def compared(name: str, own_kind: str, kind: str) -> Result:
             works = {OURS: own[own_kind], TORCHMULTIMODAL: peers[kind]}
@@ -157,6 +157,6 @@ def against_torchmultimodal(rounds: int) -> Iterator[Result]:
 
 
 def run(rounds: int) -> Iterator[Result]:
-    """One peer after the other: two base models with their optimisers are what memory holds."""
+    """One peer after the other: memory holds two base models with their optimizers."""
     yield from against_transformers(rounds)
     yield from against_torchmultimodal(rounds)

@@ -1,4 +1,4 @@
-"""A contender in a process of its own, with the memory and the allocator that its users have."""
+"""Runs tasks in this process, or in another one with its own memory and allocator."""
 
 import multiprocessing
 import time
@@ -17,12 +17,12 @@ from flava.planning.costs import FLOP_FORMULAS
 aten = torch.ops.aten
 
 Calls = Mapping[str, Callable[[], object]]
-"""Pieces of work by name."""
+"""Name -> task."""
 
 
 @dataclass(frozen=True)
 class Here:
-    """A piece of work in this process."""
+    """A task in this process."""
 
     call: Callable[[], object]
 
@@ -32,8 +32,8 @@ class Here:
         return time.perf_counter() - started
 
     def operations(self) -> int:
-        """Floating-point operations of one call, as torch counts them; of whole numbers, too."""
-        # Torch wraps what it is given: so what stands in FLOP_FORMULAS as well is given bare.
+        """Operations of one call: floating-point ones as torch counts them, and int8 products."""
+        # torch wraps these functions itself, so they are given unwrapped.
         ours = FLOP_FORMULAS.keys() - flop_registry.keys()
         more = {op: unwrap(FLOP_FORMULAS[op]) for op in ours}
         more[aten._int_mm] = unwrap(flop_registry[aten.mm])
@@ -44,7 +44,7 @@ class Here:
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """A piece of work in another process, which does it when it is told to."""
+    """A task in another process, which runs it on request."""
 
     connection: Connection
     name: str
@@ -65,12 +65,12 @@ Work = Here | Elsewhere
 
 @contextmanager
 def process(make: Callable[[], Calls]) -> Iterator[dict[str, Elsewhere]]:
-    """The pieces of work that ``make`` makes in a new process, which ends with the context."""
+    """The tasks that ``make`` creates in a new process, which ends with the context."""
     context = multiprocessing.get_context("spawn")
     own, other = context.Pipe()
     child = context.Process(target=serve, args=(other, make, torch.get_num_threads()), daemon=True)
     child.start()
-    other.close()  # so that an end of the child ends what waits for it
+    other.close()  # so that recv() fails when the child ends
     try:
         yield {name: Elsewhere(own, name) for name in own.recv()}
     finally:

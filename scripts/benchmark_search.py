@@ -1,6 +1,6 @@
-"""How long a query of a million vectors takes, and whether it finds what brute force finds.
+"""Measures the time and the recall of queries to an index of a million vectors.
 
-Writes 2 GB of random unit vectors to a temporary folder. The figures are in docs/log.md.
+Writes 2 GB of random unit vectors into a temporary folder. The figures are in docs/log.md.
 """
 
 import json
@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from flava.inference.output_files import ABOUT, ROWS, beside
-from flava.inference.search import VECTORS, About, Index
+from flava.inference.output_files import ABOUT, ROWS, companion_path
+from flava.inference.search import VECTORS, Index, IndexInfo
 
 ROW_COUNT, WIDTH, CHUNK, QUERIES = 1_000_000, 512, 50_000, 10
 
 
-def drawn(rng: np.random.Generator, rows: int) -> np.ndarray:
+def random_vectors(rng: np.random.Generator, rows: int) -> np.ndarray:
     vectors = rng.standard_normal((rows, WIDTH), dtype=np.float32)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -27,14 +27,14 @@ def write_index(folder: Path, rng: np.random.Generator) -> None:
     path = folder / VECTORS
     vectors = np.lib.format.open_memmap(path, "w+", np.float32, (ROW_COUNT, WIDTH))
     for start in range(0, ROW_COUNT, CHUNK):
-        vectors[start : start + CHUNK] = drawn(rng, CHUNK)
+        vectors[start : start + CHUNK] = random_vectors(rng, CHUNK)
     vectors.flush()
-    with beside(path, ROWS).open("w") as rows:
+    with companion_path(path, ROWS).open("w") as rows:
         rows.writelines(f'{{"path": "{n // 1000:04d}/{n:07d}.jpg"}}\n' for n in range(ROW_COUNT))
-    about = About(
+    about = IndexInfo(
         model="", source="", kind="images", metric="cosine", root="/", rows=ROW_COUNT, width=WIDTH
     )
-    beside(path, ABOUT).write_text(json.dumps(asdict(about)))
+    companion_path(path, ABOUT).write_text(json.dumps(asdict(about)))
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         write_index(Path(name), rng)
         index = Index(Path(name))
         found = 0
-        for query in drawn(rng, QUERIES):
+        for query in random_vectors(rng, QUERIES):
             started, cpu = time.perf_counter(), time.process_time()
             hits = index.search(query, 10)
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

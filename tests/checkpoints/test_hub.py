@@ -13,9 +13,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from flava.checkpoints.load import load_pretrained, read
 from flava.checkpoints.native import write_model
 from flava.checkpoints.reading import looks_like_hub_id
+from flava.checkpoints.recognise import load_pretrained, read_checkpoint
 from flava.models import Codebook
 from tests.tiny_runs import CODEBOOK
 
@@ -83,14 +83,14 @@ def test_a_path_that_exists_goes_before_the_hub(hub, tmp_path):
 def test_other_strings_are_paths(hub, source):
     asked = hub({})
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        read(source)
+        read_checkpoint(source)
     assert not asked
 
 
 def test_a_path_object_is_never_an_id(hub):
     asked = hub({})
     with pytest.raises(FileNotFoundError, match="no checkpoint at someone/model"):
-        read(Path("someone/model"))
+        read_checkpoint(Path("someone/model"))
     assert not asked
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import FlavaConfig as PublishedConfig
 from transformers import FlavaForPreTraining
 
-from flava.checkpoints import huggingface
-from flava.checkpoints.huggingface import read_config, write_config
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints import flava_huggingface
+from flava.checkpoints.flava_huggingface import read_config, write_config
+from flava.checkpoints.recognise import load_pretrained
 from flava.models import CodebookConfig, Flava, FlavaConfig
 from flava.models.flava import OPTIONAL_PARTS
 from tests.golden.twins import GEOMETRIES, Twins, published_config, twins
@@ -344,7 +344,7 @@ def test_tensors_that_do_not_tell_the_geometry(tmp_path) -> None:
 
 
 def test_ours_there_and_back_is_the_same_bits(pair: Twins, tmp_path) -> None:
-    huggingface.write(pair.ours, tmp_path)
+    flava_huggingface.write(pair.ours, tmp_path)
     model = loaded(tmp_path)
     assert model.config == pair.ours.config
     assert not model.missing_parts
@@ -354,7 +354,7 @@ def test_ours_there_and_back_is_the_same_bits(pair: Twins, tmp_path) -> None:
 def test_theirs_there_and_back_is_the_same_file(pair: Twins, tmp_path) -> None:
     pair.published.save_pretrained(tmp_path / "theirs")
     (tmp_path / "ours").mkdir()
-    huggingface.write(loaded(tmp_path / "theirs"), tmp_path / "ours")
+    flava_huggingface.write(loaded(tmp_path / "theirs"), tmp_path / "ours")
     before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("theirs", "ours"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -367,7 +367,7 @@ def test_theirs_there_and_back_is_the_same_file(pair: Twins, tmp_path) -> None:
 def test_a_base_model_there_and_back(pair: Twins, tmp_path) -> None:
     pair.published.flava.save_pretrained(tmp_path / "theirs")
     (tmp_path / "ours").mkdir()
-    huggingface.write(loaded(tmp_path / "theirs"), tmp_path / "ours")
+    flava_huggingface.write(loaded(tmp_path / "theirs"), tmp_path / "ours")
     before, after = (load_file(tmp_path / n / "model.safetensors") for n in ("theirs", "ours"))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -378,14 +378,14 @@ def test_the_decoders_geometry_comes_with_it(tmp_path) -> None:
     config = GEOMETRIES["two-pixel-patches"]
     codebook = CodebookConfig(codes=129, width=12, blocks=3, decoder_input_width=7)
     model = Flava(FlavaConfig(**{**vars(config), "codebook": codebook}))
-    huggingface.write(model, tmp_path)
+    flava_huggingface.write(model, tmp_path)
     found = loaded(tmp_path)
     assert found.config.codebook == codebook
     assert not differing(found, model)
 
 
 def test_a_decoder_that_does_not_fit(tmp_path) -> None:
-    huggingface.write(twins("odd-everything").ours, tmp_path)
+    flava_huggingface.write(twins("odd-everything").ours, tmp_path)
     path = tmp_path / "codebook_decoder.safetensors"
     tensors = load_file(path)
     del tensors["output.bias"]
@@ -399,7 +399,7 @@ def test_a_decoder_that_does_not_fit(tmp_path) -> None:
 
 def test_unequal_widths_are_refused_with_the_reason(tmp_path) -> None:
     with pytest.raises(ValueError, match="cannot be written for transformers") as error:
-        huggingface.write(tiny_model(), tmp_path)
+        flava_huggingface.write(tiny_model(), tmp_path)
     assert "multimodal.width is 20 and image.width is 32" in str(error.value)
     assert "multimodal.width is 20 and text.width is 24" in str(error.value)
     assert not list(tmp_path.iterdir())
@@ -408,7 +408,7 @@ def test_unequal_widths_are_refused_with_the_reason(tmp_path) -> None:
 def test_unequal_widths_without_heads_are_a_base_model(tmp_path) -> None:
     model = tiny_model()
     model.missing_parts = frozenset(NOT_IN_A_BASE_MODEL)
-    huggingface.write(model, tmp_path)
+    flava_huggingface.write(model, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["FlavaModel"]
     found = loaded(tmp_path)
     assert found.missing_parts == model.missing_parts
@@ -420,7 +420,7 @@ def test_some_heads_of_five_are_refused(tmp_path) -> None:
     try:
         model.missing_parts = frozenset({"mim_head", "itm_head"})
         with pytest.raises(ValueError, match="lacks itm_head, mim_head"):
-            huggingface.write(model, tmp_path)
+            flava_huggingface.write(model, tmp_path)
     finally:
         model.missing_parts = frozenset()
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from flava.checkpoints.image_encoders import LAYOUTS
-from flava.checkpoints.layout import Stored
+from flava.checkpoints.layout import Checkpoint
 from flava.models import ImageEncoder
 from tests.checkpoints.checkpoints import recognised, saved, spread, stored
 from tests.support import randomise
@@ -46,7 +46,7 @@ def timm_beit(**arguments: Any) -> Beit:
     return model
 
 
-def build(checkpoint: Stored) -> ImageEncoder:
+def build(checkpoint: Checkpoint) -> ImageEncoder:
     model = recognised(LAYOUTS, checkpoint)
     assert isinstance(model, ImageEncoder)
     return model
@@ -186,7 +186,7 @@ def test_hugging_face_flava(prefix: str, tmp_path: Path) -> None:
     theirs = FlavaImageModel(FlavaImageConfig(**HUGGING_FACE)).eval()  # pyright: ignore
     randomise(theirs)
     alone = saved(theirs, tmp_path)
-    ours = build(replace(alone, tensors={prefix + n: t for n, t in alone.tensors.items()}))
+    ours = build(replace(alone, state_dict={prefix + n: t for n, t in alone.state_dict.items()}))
     assert ours.missing_parts == frozenset()
     compare(ours, lambda x: theirs(x).last_hidden_state, 21)
     pixels, hidden = torch.randn(3, 3, 21, 21), patch_mask()
@@ -197,7 +197,7 @@ def test_hugging_face_flava(prefix: str, tmp_path: Path) -> None:
 
 def test_the_image_encoder_of_a_whole_flava_is_no_image_encoder(tmp_path: Path) -> None:
     alone = saved(FlavaImageModel(FlavaImageConfig(**HUGGING_FACE)), tmp_path)  # pyright: ignore
-    whole = {f"flava.image_model.{name}": tensor for name, tensor in alone.tensors.items()}
+    whole = {f"flava.image_model.{name}": tensor for name, tensor in alone.state_dict.items()}
     whole["flava.text_model.layernorm.weight"] = torch.ones(45)
     assert not any(layout.matches(stored(whole)) for layout in LAYOUTS)
 
@@ -208,7 +208,7 @@ def test_hugging_face_beit(cls: type, tmp_path: Path) -> None:
     theirs = cls(beit_config()).eval()
     randomise(theirs)
     checkpoint = saved(theirs, tmp_path)
-    assert not any(name.endswith("key.bias") for name in checkpoint.tensors)
+    assert not any(name.endswith("key.bias") for name in checkpoint.state_dict)
     ours = build(checkpoint)
     beit = theirs if cls is BeitModel else theirs.beit
     compare(ours, lambda x: beit(x).last_hidden_state, 21)
@@ -218,7 +218,7 @@ def test_hugging_face_beit(cls: type, tmp_path: Path) -> None:
     torch.testing.assert_close(states, expected, rtol=0, atol=1e-5)
 
 
-def refusal(checkpoint: Stored) -> list[str]:
+def refusal(checkpoint: Checkpoint) -> list[str]:
     with pytest.raises(ValueError, match=r"\S") as error:
         build(checkpoint)
     return str(error.value).splitlines()

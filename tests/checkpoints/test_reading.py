@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flava.checkpoints.load import LAYOUTS, build, load_pretrained, read
 from flava.checkpoints.native import write_model
+from flava.checkpoints.recognise import LAYOUTS, build_model_from, load_pretrained, read_checkpoint
 from flava.core.files import atomic_folder
 from flava.models import Codebook, Flava
 from tests.support import tiny_model
@@ -130,11 +130,11 @@ def test_a_runs_folder_is_its_best_checkpoint_else_its_last(tmp_path):
 
 def test_what_was_read_tells_where_it_came_from(tmp_path):
     folder, tensors = saved(tmp_path / "run" / "checkpoints" / "last", Codebook(CODEBOOK))
-    stored = read(tmp_path / "run")
+    stored = read_checkpoint(tmp_path / "run")
     assert stored.origin == str(tmp_path / "run")
     assert stored.folder == folder
     assert stored.config == json.loads((folder / "config.json").read_text())
-    assert stored.tensors.keys() == tensors.keys()
+    assert stored.state_dict.keys() == tensors.keys()
 
 
 def test_a_record_of_absent_parts_survives_our_own_layout(tmp_path):
@@ -280,7 +280,7 @@ def test_an_unknown_layout_shows_names_and_lists_the_known(tmp_path):
     tensors = {f"layers.{i}.weight": torch.zeros(1) for i in range(20)}
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"20 entries: layers\.0\.weight, .*, \.\.\.") as error:
-        build(read(tmp_path))
+        build_model_from(read_checkpoint(tmp_path))
     assert str(tmp_path) in str(error.value)
     assert all(layout.name in str(error.value) for layout in LAYOUTS)
 

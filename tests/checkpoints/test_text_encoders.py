@@ -19,7 +19,7 @@ from transformers import (
     RobertaPreLayerNormModel,
 )
 
-from flava.checkpoints.layout import Stored
+from flava.checkpoints.layout import Checkpoint
 from flava.checkpoints.text_encoders import LAYOUTS
 from flava.models import TextEncoder
 from tests.checkpoints.checkpoints import recognised, saved, stored
@@ -42,7 +42,7 @@ def texts(padding: int) -> tuple[Tensor, Tensor]:
     return torch.randint(2, 59, attention_mask.shape).where(attention_mask, padding), attention_mask
 
 
-def build(checkpoint: Stored) -> TextEncoder:
+def build(checkpoint: Checkpoint) -> TextEncoder:
     model = recognised(LAYOUTS, checkpoint)
     assert isinstance(model, TextEncoder)
     return model
@@ -69,16 +69,16 @@ def test_flava(prefix: str, tmp_path: Path) -> None:
     theirs = FlavaTextModel(FlavaTextConfig(**GEOMETRY)).eval()
     randomise(theirs)
     alone = saved(theirs, tmp_path)
-    tensors = {prefix + name: tensor for name, tensor in alone.tensors.items()}
+    tensors = {prefix + name: tensor for name, tensor in alone.state_dict.items()}
     config = {"text_config": alone.config} if prefix else alone.config
-    ours = build(replace(alone, tensors=tensors, config=config))
+    ours = build(replace(alone, state_dict=tensors, config=config))
     compare(ours, theirs, 0)
     assert ours.missing_parts == frozenset()
 
 
 def test_the_text_encoder_of_a_whole_flava_is_no_text_encoder(tmp_path: Path) -> None:
     alone = saved(FlavaTextModel(FlavaTextConfig(**GEOMETRY)), tmp_path)
-    whole = {f"flava.text_model.{name}": tensor for name, tensor in alone.tensors.items()}
+    whole = {f"flava.text_model.{name}": tensor for name, tensor in alone.state_dict.items()}
     whole["flava.image_model.layernorm.weight"] = torch.ones(42)
     assert not any(layout.matches(stored(whole)) for layout in LAYOUTS)
 
@@ -104,7 +104,7 @@ def test_pre_norm_roberta_with_a_head(tmp_path: Path) -> None:
     assert ours.missing_parts == {"pooler"}
 
 
-def refusal(checkpoint: Stored) -> list[str]:
+def refusal(checkpoint: Checkpoint) -> list[str]:
     with pytest.raises(ValueError, match=r"\S") as error:
         build(checkpoint)
     return str(error.value).splitlines()[1:]
@@ -120,7 +120,7 @@ def test_the_first_berts_are_refused_too(tmp_path: Path) -> None:
     """They say gamma and beta, after `bert.`, beside their heads."""
     tensors = {
         "bert." + name.replace("LayerNorm.weight", "LayerNorm.gamma"): tensor
-        for name, tensor in saved(BertModel(BertConfig(**GEOMETRY)), tmp_path).tensors.items()
+        for name, tensor in saved(BertModel(BertConfig(**GEOMETRY)), tmp_path).state_dict.items()
     }
     assert "post-norm" in refusal(stored({**tensors, "cls.predictions.bias": torch.zeros(59)}))[0]
 
@@ -133,12 +133,12 @@ def test_roberta_is_refused_with_both_reasons(tmp_path: Path) -> None:
 
 def test_every_misfit_stands_in_one_error(tmp_path: Path) -> None:
     checkpoint = saved(FlavaTextModel(FlavaTextConfig(**GEOMETRY)), tmp_path)
-    tensors = dict(checkpoint.tensors)
+    tensors = dict(checkpoint.state_dict)
     del tensors["encoder.layer.1.attention.attention.key.weight"]
     del tensors["pooler.dense.bias"]
     tensors["embeddings.token_type_embeddings.weight"] = torch.zeros(3, 42)
     tensors["mystery"] = torch.zeros(1)
-    assert refusal(replace(checkpoint, tensors=tensors)) == [
+    assert refusal(replace(checkpoint, state_dict=tensors)) == [
         "  missing: encoder.layer.1.attention.attention.key.weight",
         "  missing: pooler.dense.bias",
         "  unexpected: mystery",

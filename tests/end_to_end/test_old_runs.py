@@ -12,7 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 import flava
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.evaluation.classification import load_classification
 from flava.evaluation.record import load_evaluation
 from flava.finetuning.finetune import FinetuneRun

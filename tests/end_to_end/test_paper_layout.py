@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.processes import end_with_parent
 from flava.data import mixture
 from flava.data.imagenet import WNIDS, validation_images

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.cli import main
 from flava.data.config import SourceConfig
 from flava.data.loader import Loader

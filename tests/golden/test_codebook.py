@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import FlavaImageCodebook, FlavaImageCodebookConfig
 
-from flava.checkpoints.huggingface import NAMES
+from flava.checkpoints.flava_huggingface import KEY_MAPPING as NAMES
 from flava.checkpoints.layout import rename
 from flava.core.batch import map_pixels, unmap_pixels
 from flava.models import Codebook, CodebookConfig

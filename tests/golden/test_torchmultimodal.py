@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from flava.checkpoints import torchmultimodal
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints import flava_torchmultimodal as torchmultimodal
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import PairBatch, TextBatch
 from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig

@@ -10,8 +10,13 @@ from transformers import FlavaConfig as PublishedConfig
 from transformers import FlavaForPreTraining
 from transformers.models.flava.modeling_flava import FlavaForPreTrainingOutput, FlavaImageCodebook
 
-from flava.checkpoints import huggingface
-from flava.checkpoints.layout import QUERY_KEY_VALUE, export, fill, sources
+from flava.checkpoints import flava_huggingface as huggingface
+from flava.checkpoints.layout import (
+    QUERY_KEY_VALUE,
+    export_state_dict,
+    load_weights,
+    published_keys,
+)
 from flava.core.batch import Batch, ImageBatch, PairBatch, TextBatch
 from flava.models import (
     CodebookConfig,
@@ -142,9 +147,10 @@ def twins(name: str, dtype: torch.dtype = torch.float32) -> Twins:
     # Within the bounds that the published code clamps to in its forward pass.
     torch.nn.init.constant_(published.flava.logit_scale, 1.7)
     ours = Flava(config)
-    entries = sources(without_decoder(ours.state_dict()), huggingface.NAMES, QUERY_KEY_VALUE)
-    ignored = huggingface.SECOND_NAMES
-    fill(ours, published.state_dict(), entries, origin="the twin", ignored=ignored)
+    ours_without_decoder = without_decoder(ours.state_dict())
+    entries = published_keys(ours_without_decoder, huggingface.KEY_MAPPING, QUERY_KEY_VALUE)
+    ignored = huggingface.TIED_KEYS
+    load_weights(ours, published.state_dict(), entries, origin="the twin", ignored=ignored)
     torch.nn.Module.to(published, dtype)  # the published class declares a `to` of another type
     return Twins(name, ours.to(dtype), published)
 
@@ -156,8 +162,8 @@ def without_decoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our tensors under all the names of the published model's state dict."""
-    published = export(without_decoder(state), huggingface.NAMES)
-    second = huggingface.SECOND_NAMES.items()
+    published = export_state_dict(without_decoder(state), huggingface.KEY_MAPPING)
+    second = huggingface.TIED_KEYS.items()
     return published | {name: published[first] for name, first in second if first in published}
 
 

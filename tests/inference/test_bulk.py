@@ -14,12 +14,12 @@ from PIL import Image
 
 from flava.data.decoding import decode_image
 from flava.inference.bulk import (
-    BulkOutcome,
+    BulkResult,
     classify_rows,
     embed_rows,
     embedder,
-    first_rows,
     match_rows,
+    preview_rows,
 )
 from flava.inference.row_sources import InputKind, InputSource, open_source
 from flava.inference.zero_shot import Classes, read_classes
@@ -46,7 +46,7 @@ def images(folder: Path) -> InputSource:
 
 def embed(
     source: InputSource, output: Path, encoder: KnownEncoder = ENCODER, size: int = 4
-) -> BulkOutcome:
+) -> BulkResult:
     return embed_rows(encoder, source, output, model="a/b", batch_size=size)
 
 
@@ -311,7 +311,7 @@ def test_matching_gives_both_scores_of_each_pair(tmp_path, folder):
 
 def test_a_look_at_the_first_rows(folder):
     (folder / "0" / "00.png").write_bytes(b"")
-    rows, skipped = first_rows(images(folder), embedder(ENCODER, InputKind.IMAGES))
+    rows, skipped = preview_rows(images(folder), embedder(ENCODER, InputKind.IMAGES))
     assert len(rows) == 20
     assert rows[0] == {"path": "0/03.png"}
     assert [each.key for each in skipped] == ["0/00.png"]

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import AutoTokenizer, FlavaForPreTraining, FlavaModel, FlavaProcessor
 from transformers.models.flava.image_processing_pil_flava import FlavaImageProcessorPil
 
-from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.reading import find_checkpoint
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import PairBatch
 from flava.data.tokenizers import Tokenizer
 from flava.data.transforms import ImageTransformConfig, evaluation_pixels
@@ -183,7 +183,7 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch) -> None:
     def full(*_args: object, **_options: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flava.checkpoints.huggingface.save_file", full)
+    monkeypatch.setattr("flava.checkpoints.flava_huggingface.save_file", full)
     with pytest.raises(OSError, match=r"x could not be written.*No space left"):
         save_pretrained(twins("odd-everything").ours, tmp_path / "x")
     assert not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
 import flava
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.inference.export import export, save_pretrained
 from flava.inference.load import load
 from flava.models import Activation, Clip, ClipConfig, ClipImageConfig, ClipTextConfig

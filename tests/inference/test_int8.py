@@ -11,9 +11,9 @@ from flava.inference.int8 import (
     ROWS_AT_ONCE,
     InferencePrecision,
     Int8Linear,
-    in_precision,
-    whole_matrices,
-    whole_rows,
+    quantizable_layers,
+    quantize_rows,
+    to_precision,
 )
 from flava.inference.pretrained import Pretrained
 from flava.models import Flava
@@ -63,7 +63,7 @@ def test_whole_numbers_are_near_to_32_bits(in_: Callable[[InferencePrecision], P
 def test_the_model_that_was_given_stays_as_it_was() -> None:
     model = tiny_model().eval()
     before = {name: each.clone() for name, each in model.state_dict().items()}
-    lower = in_precision(model, InferencePrecision.INT8)
+    lower = to_precision(model, InferencePrecision.INT8)
     assert not any(isinstance(each, Int8Linear) for each in model.modules())
     torch.testing.assert_close(dict(model.state_dict()), before, rtol=0, atol=0)
     assert lower.logit_scale is model.logit_scale
@@ -74,7 +74,7 @@ def test_codes_are_those_of_32_bits(precision: InferencePrecision) -> None:
     model = tiny_model().eval()
     pixels = random_images(tiny_config(), 32).codebook_pixels
     expected = model.codebook.codes(pixels)
-    lower = in_precision(model, precision)
+    lower = to_precision(model, precision)
     assert isinstance(lower, Flava)
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(lower.codebook.codes(pixels), expected)
@@ -98,7 +98,7 @@ def test_a_product_is_that_of_rows_rounded_to_whole_numbers(tokens: tuple[int, .
 def test_a_row_of_zeros_gives_the_bias() -> None:
     matrix = nn.Linear(8, 3)
     zeros = torch.zeros(2, 8)
-    whole, step = whole_rows(zeros)
+    whole, step = quantize_rows(zeros)
     assert not whole.any()
     assert (step > 0).all()  # what dividing by zero makes of a whole number is for nobody to say
     with torch.inference_mode():
@@ -107,7 +107,7 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
 
 def test_all_matrices_of_blocks_are_whole_but_those_that_are_read_in_parts() -> None:
     model = Flava(tiny_config())
-    whole = {id(each) for each in whole_matrices(model)}
+    whole = {id(each) for each in quantizable_layers(model)}
     left = [
         name
         for name, module in model.named_modules()
@@ -123,4 +123,4 @@ def test_it_is_for_cpus_alone() -> None:
     with torch.device("meta"):
         model = Flava(tiny_config())
     with pytest.raises(ValueError, match="model is on meta: use bf16, or the device cpu"):
-        in_precision(model, InferencePrecision.INT8)
+        to_precision(model, InferencePrecision.INT8)

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from flava.inference import bulk
-from flava.inference.bulk import BulkOutcome, embed_rows
+from flava.inference.bulk import BulkResult, embed_rows
 from flava.inference.int8 import InferencePrecision
-from flava.inference.output_files import Unfinished, folder_of
+from flava.inference.output_files import PartialOutput, partial_folder
 from flava.inference.row_sources import InputKind, InputSource, open_source
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.inference.encoders import KnownEncoder
@@ -36,7 +36,7 @@ def images(folder: Path) -> InputSource:
     return open_source(InputKind.IMAGES, str(folder))
 
 
-def embed(source: InputSource, output: Path, encoder: KnownEncoder | None = None) -> BulkOutcome:
+def embed(source: InputSource, output: Path, encoder: KnownEncoder | None = None) -> BulkResult:
     return embed_rows(encoder or KnownEncoder(), source, output, model="a/b", batch_size=4)
 
 
@@ -46,7 +46,7 @@ def start(kind: str, *sources: Path) -> subprocess.Popen[str]:
 
 
 def consumed(output: Path) -> int:
-    journal = folder_of(output) / "journal.json"
+    journal = partial_folder(output) / "journal.json"
     return json.loads(journal.read_text())["consumed"] if journal.exists() else 0
 
 
@@ -68,14 +68,14 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, folder):
         assert rows <= consumed(output) < ROWS
     encoder = KnownEncoder()
     outcome = embed(images(folder), output, encoder)
-    assert sum(encoder.batches) == outcome.rows - outcome.went_on_from
-    assert 0 < outcome.went_on_from < outcome.rows == ROWS * 9 // 10
-    assert f"{outcome.went_on_from} of them done earlier" in str(outcome)
+    assert sum(encoder.batches) == outcome.rows - outcome.resumed_rows
+    assert 0 < outcome.resumed_rows < outcome.rows == ROWS * 9 // 10
+    assert f"{outcome.resumed_rows} of them done earlier" in str(outcome)
     embed(images(folder), whole)
     for name in ("{}.parquet", "{}.skipped.jsonl"):
         first, second = (tmp_path / name.format(stem) for stem in ("out", "whole"))
         assert first.read_bytes() == second.read_bytes(), name
-    assert not folder_of(output).exists()
+    assert not partial_folder(output).exists()
 
 
 class Stopping(KnownEncoder):
@@ -96,7 +96,7 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(tmp_path, folder):
     with pytest.raises(KeyboardInterrupt, match="stopped after 40 rows: run the same command"):
         embed(images(folder), output, Stopping(10, KeyboardInterrupt()))
     encoder = KnownEncoder()
-    assert embed(images(folder), output, encoder).went_on_from == 40
+    assert embed(images(folder), output, encoder).resumed_rows == 40
     assert sum(encoder.batches) == ROWS * 9 // 10 - 40
 
 
@@ -105,7 +105,7 @@ def test_what_was_written_after_the_last_commit_is_cut_off(tmp_path, folder):
     with pytest.raises(KeyboardInterrupt):
         embed(images(folder), output, Stopping(10, KeyboardInterrupt()))
     for name in ("rows.jsonl", "vectors.f32", "skipped.jsonl"):
-        with (folder_of(output) / name).open("ab") as file:
+        with (partial_folder(output) / name).open("ab") as file:
             file.write(b'{"path": "half a row')
     embed(images(folder), output)
     embed(images(folder), whole)
@@ -118,7 +118,7 @@ def test_it_does_not_go_on_with_another_model_precision_or_input(tmp_path, folde
         embed(images(folder), output, Stopping(10, KeyboardInterrupt()))
     with pytest.raises(ValueError, match="model: model-a then, model-b now") as caught:
         embed(images(folder), output, KnownEncoder("model-b"))
-    assert str(folder_of(output)) in str(caught.value)
+    assert str(partial_folder(output)) in str(caught.value)
     lower = KnownEncoder()
     lower.precision = InferencePrecision.INT8
     with pytest.raises(ValueError, match="precision: fp32 then, int8 now"):
@@ -130,7 +130,7 @@ def test_it_does_not_go_on_with_another_model_precision_or_input(tmp_path, folde
     with pytest.raises(ValueError, match="kind: images then, pairs now"):
         embed(open_source(InputKind.PAIRS, str(tar)), output)
     (folder / "new.png").unlink()
-    assert embed(images(folder), output).went_on_from == 40
+    assert embed(images(folder), output).resumed_rows == 40
 
 
 @pytest.mark.parametrize("name", ["journal.json", "vectors.f32"])
@@ -138,28 +138,30 @@ def test_damaged_leftovers_are_refused_with_what_to_do(tmp_path, folder, name):
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
         embed(images(folder), output, Stopping(10, KeyboardInterrupt()))
-    left = folder_of(output) / name
+    left = partial_folder(output) / name
     left.write_bytes(left.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=rf"{name} is .*: delete {folder_of(output)} to begin"):
+    with pytest.raises(
+        ValueError, match=rf"{name} is .*: delete {partial_folder(output)} to begin"
+    ):
         embed(images(folder), output)
 
 
 def test_a_full_disk_loses_nothing(tmp_path, folder, monkeypatch):
     output = tmp_path / "out.parquet"
-    write, calls = Unfinished._write, []
+    write, calls = PartialOutput._write, []
 
-    def full(self: Unfinished, name: str, data: bytes) -> None:
+    def full(self: PartialOutput, name: str, data: bytes) -> None:
         calls.append(name)
         if len(calls) > 30:
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, name, data)
 
     monkeypatch.setattr("flava.inference.output_files.SECONDS_BETWEEN_COMMITS", 0)
-    monkeypatch.setattr(Unfinished, "_write", full)
+    monkeypatch.setattr(PartialOutput, "_write", full)
     with pytest.raises(OSError, match=r"could not be written .*No space left.*free some space"):
         embed(images(folder), output)
     monkeypatch.undo()
-    assert embed(images(folder), output).went_on_from == 40
+    assert embed(images(folder), output).resumed_rows == 40
     embed(images(folder), tmp_path / "whole.parquet")
     assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
@@ -169,7 +171,7 @@ def test_when_only_the_output_could_not_be_written_no_row_is_computed_again(
 ):
     output = tmp_path / "out.parquet"
 
-    def full(_: Unfinished) -> None:
+    def full(_: PartialOutput) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(bulk, "write_output", full)
@@ -179,7 +181,7 @@ def test_when_only_the_output_could_not_be_written_no_row_is_computed_again(
     encoder = KnownEncoder()
     outcome = embed(images(folder), output, encoder)
     assert not encoder.batches
-    assert outcome.rows == outcome.went_on_from == ROWS * 9 // 10
+    assert outcome.rows == outcome.resumed_rows == ROWS * 9 // 10
     assert pq.read_metadata(output).num_rows == outcome.rows
 
 

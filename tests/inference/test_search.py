@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flava.inference.bulk import BulkOutcome, embed_rows
+from flava.inference.bulk import BulkResult, embed_rows
 from flava.inference.row_sources import InputKind, open_source
 from flava.inference.search import Hit, Index, build_index, index_embeddings
 from flava.reports.search_page import results_page
@@ -28,7 +28,7 @@ def folder(tmp_path) -> Path:
     return root
 
 
-def build(folder: Path, output: Path) -> BulkOutcome:
+def build(folder: Path, output: Path) -> BulkResult:
     return build_index(ENCODER, open_source(InputKind.IMAGES, str(folder)), output, model="a/b")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import (
     ImageInputs,
     Inputs,

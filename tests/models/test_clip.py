@@ -4,7 +4,7 @@ import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
-from flava.checkpoints.clip_openai import NAMES as OPENAI
+from flava.checkpoints.clip_openai import KEY_MAPPING as OPENAI
 from flava.checkpoints.layout import rename
 from flava.models import Activation, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from tests.support import randomise

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.native import write_model
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import ImageInputs
 from flava.models import Dino, DinoConfig, ImageConfig, features_of
 from flava.models.dino import DinoHead

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.native import write_model
+from flava.checkpoints.recognise import load_pretrained
 from flava.models import Flava
 from flava.models.packing import Packing
 from flava.models.transformer import Block, Transformer, TransformerConfig, drop_samples
@@ -51,7 +51,7 @@ def test_of_packed_texts_a_whole_text_is_kept_or_dropped() -> None:
     lengths = torch.randint(1, 8, (40,))
     packing = Packing.of(torch.arange(7) < lengths[:, None], lengths)
     packed = packing.pack(torch.rand(40, 7, 3) + 1)
-    whose = (packing.rows // 7).tolist()
+    whose = (packing.indices // 7).tolist()
     factors = (drop_samples(packed, 0.5, packing) / packed).tolist()
     found: dict[int, set[float]] = {}
     for text, factor in zip(whose, factors, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import ImageInputs, Inputs, Kind, TextInputs
 from flava.models import (
     Flava,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flava.checkpoints.digests import codes_name
+from flava.checkpoints.digests import codebook_digest
 from flava.checkpoints.native import write_model
 from flava.cli import main
 from flava.core.batch import CodedImageBatch, ImageBatch, PairBatch
@@ -77,7 +77,7 @@ def test_training_reads_the_codes_that_it_would_compute(
 ) -> None:
     counts = tokenize([str(shard)], codebook, SIZE, tmp_path / "coded")
     assert counts == {"": 8}
-    coded = replace(WHOLE, stored_codes=codes_name(codebook))
+    coded = replace(WHOLE, stored_codes=codebook_digest(codebook))
     stored = images_of(data_of(tmp_path / "coded" / "pairs.tar", coded))
     computed = images_of(data_of(shard, WHOLE))
     assert isinstance(stored, CodedImageBatch)
@@ -98,7 +98,7 @@ def test_training_in_16_bits_computes_the_codes_that_are_kept(
     arguments = ["--codebook", tmp_path / "codebook", "--codebook-size", SIZE]
     output = tmp_path / "coded"
     assert main([str(a) for a in ("data", "tokenize", shard, *arguments, "--output", output)]) == 0
-    kept = images_in(output / "images.tar", replace(WHOLE, stored_codes=codes_name(codebook)))
+    kept = images_in(output / "images.tar", replace(WHOLE, stored_codes=codebook_digest(codebook)))
     seen = images_in(shard, WHOLE)
     assert isinstance(kept, CodedImageBatch)
     assert kept.keys == seen.keys
@@ -183,7 +183,7 @@ def test_samples_keep_their_files_and_those_without_an_image_have_no_codes(
     assert counts[""] == 1
     assert sum(counts.values()) == 3
     before, after = samples(shard), samples(tmp_path / "coded" / "some.tar")
-    suffix = f"codes-{codes_name(codebook)}.npy"
+    suffix = f"codes-{codebook_digest(codebook)}.npy"
     assert [set(s.files) for s in after] == [{"png", "txt", suffix}, {"png", "txt"}, {"txt"}]
     for old, new in zip(before, after, strict=True):
         assert old.key == new.key
@@ -229,7 +229,9 @@ def test_other_codes_are_refused(tmp_path: Path, shard: Path, codebook: Codebook
     data = data_of(tmp_path / "coded" / "pairs.tar", other)
     with pytest.raises(ValueError, match="no codes of that name"):
         images_of(data)
-    with pytest.raises(ValueError, match=rf"stored_codes is 0123.*called {codes_name(codebook)}"):
+    with pytest.raises(
+        ValueError, match=rf"stored_codes is 0123.*called {codebook_digest(codebook)}"
+    ):
         model = torch.nn.Module()
         model.codebook = codebook
         check_codes(flava_run(tmp_path / "run", data), model)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.precision import Precision
 from flava.data.config import DataConfig, SourceConfig
 from flava.data.loader import Loader

@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 import flava.methods
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.cli.train import train
 from flava.core.batch import Batch, ImageBatch
 from flava.methods import METHODS, Method, MethodRun, Validator, method_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import Batch
 from flava.data.config import DataConfig, SourceConfig
 from flava.data.loader import Loader

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.data.config import SourceConfig
 from flava.data.loader import Loader
 from flava.data.tokenizers import Vocabulary

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import Batch, ImageBatch, TextBatch
 from flava.core.precision import Precision
 from flava.evaluation.validators import loss_probe

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict_saver import save as torch_save
 from torch.optim import AdamW
 
-from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.reading import find_checkpoint
+from flava.checkpoints.recognise import load_pretrained
 from flava.models import Codebook, Flava
 from flava.training.checkpoint import (
     CheckpointWriter,

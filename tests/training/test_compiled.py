@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.precision import Precision
 from flava.training.trainer_config import Parallel
 from tests.tiny_runs import rows

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import Batch
 from flava.training.checkpoint import load_progress
 from flava.training.launch import Interrupted

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from flava.checkpoints.codebooks import HUGGING_FACE
+from flava.checkpoints.codebooks import HUGGING_FACE_MAPPING
 from flava.checkpoints.layout import rename
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.models import (
     Clip,
     ClipConfig,
@@ -149,7 +149,7 @@ def encoder_alone(folder: Path) -> tuple[Path, Codebook]:
     """As Hugging Face's FlavaImageCodebook is stored."""
     codebook = Codebook(tiny_config().codebook)
     randomise(codebook)
-    table = (*HUGGING_FACE, (r"^encoder\.", ""))
+    table = (*HUGGING_FACE_MAPPING, (r"^encoder\.", ""))
     weights = codebook.state_dict()
     folder.mkdir()
     save_file(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import Batch
 from flava.core.distributed import Gather, gather_objects, rank, world_size
 from flava.core.precision import Precision

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import Batch, ImageBatch
 from flava.core.distributed import rank
 from flava.models import Codebook, Flava

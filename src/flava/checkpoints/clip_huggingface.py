@@ -1,79 +1,32 @@
-"""CLIP as transformers' `CLIPModel` names it, and what all layouts of CLIP share."""
+"""CLIP of Hugging Face: transformers' `CLIPModel`, read and written.
+
+It is recognised by transformers' own spelling ``pre_layrnorm``. A ``config.json`` has to be beside
+the weights, since they do not tell the activation.
+"""
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 
+from flava.checkpoints.clip_common import QUERY_KEY_VALUE, empty_clip, load_clip
+from flava.checkpoints.flava_huggingface import published_encoder
 from flava.checkpoints.geometry import (
     Config,
+    activation_and_eps,
+    config_mismatches,
+    config_section,
     count_blocks,
-    disagreements,
-    heads,
-    hugging_face,
-    image_geometry,
-    refuse_if,
-    section,
-    shapes,
+    head_count,
+    read_image_geometry,
+    tensor_shapes,
 )
-from flava.checkpoints.huggingface import published_encoder
-from flava.checkpoints.layout import Layout, Stored, Table, export, fill, sources, split, unfilled
-from flava.core.constraints import config_errors
-from flava.models.clip import INITIAL_LOGIT_SCALE, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
+from flava.checkpoints.layout import Checkpoint, KeyMapping, Layout, export_state_dict, raise_if_any
+from flava.models.clip import INITIAL_LOGIT_SCALE, Clip, ClipImageConfig, ClipTextConfig
 from flava.models.transformer import TransformerConfig
 
-QUERY_KEY_VALUE = split("q_proj", "k_proj", "v_proj")
-"""The parts as transformers' CLIP names them; OpenAI's holds them in one, as ours."""
-
-
-def clip_of(
-    stored: Stored, *, image: ClipImageConfig, text: ClipTextConfig, projection_width: int
-) -> Clip:
-    """Raises ValueError: this geometry does not hold."""
-    errors = config_errors(image, "image.") + config_errors(text, "text.")
-    refuse_if(errors, f"the geometry of {stored.origin} does not hold")
-    config = ClipConfig(image=image, text=text, projection_width=projection_width)
-    return unfilled(lambda: Clip(config))
-
-
-def filled(
-    model: Clip,
-    stored: Stored,
-    *,
-    cls: str,
-    positions: str,
-    transposed: Collection[str],
-    names: Table,
-    ignored: Collection[str],
-) -> Clip:
-    """The model with the file's weights, whose ``cls`` and ``positions`` have fewer axes.
-
-    Raises:
-        ValueError: as `strict.fill`.
-    """
-    tensors = {
-        f"{name} (transposed)" if name in transposed else name: tensor.T
-        if name in transposed
-        else tensor
-        for name, tensor in stored.tensors.items()
-    }
-    tensors[cls] = tensors[cls][None, None]
-    tensors[positions] = tensors[positions][None]
-    if "logit_scale" in tensors:
-        tensors["logit_scale"] = tensors["logit_scale"].squeeze()
-    fill(
-        model,
-        tensors,
-        sources(model.state_dict(), names, QUERY_KEY_VALUE),
-        origin=stored.origin,
-        ignored=ignored,
-    )
-    return model.eval()
-
-
-NAMES: Table = (
+KEY_MAPPING: KeyMapping = (
     (r"\.blocks\.(\d+)\.", r".encoder.layers.\1."),
     (r"\.norm_before\.", ".layer_norm1."),
     (r"\.norm_after\.", ".layer_norm2."),
@@ -96,67 +49,73 @@ NAMES: Table = (
 
 CLS = "vision_model.embeddings.class_embedding"
 POSITIONS = "vision_model.embeddings.position_embedding.weight"
-"""Entries that have fewer axes there than here."""
+"""Tensors that have fewer dimensions than ours."""
 
 BUFFERS = (
     "text_model.embeddings.position_ids",
     "vision_model.embeddings.position_ids",
 )
-"""0, 1, 2, ... in files of older versions of transformers."""
+"""Constants 0, 1, 2, ... that older versions of transformers saved with the weights."""
 
 
-def matches(stored: Stored) -> bool:
+def matches(checkpoint: Checkpoint) -> bool:
     names = ("vision_model.pre_layrnorm.weight", "text_model.final_layer_norm.weight")
-    return all(name in stored.tensors for name in names)
+    return all(name in checkpoint.state_dict for name in names)
 
 
-def build(stored: Stored) -> Clip:
-    """From the names of transformers' `CLIPModel`, with its config beside them."""
-    if stored.config is None:
+def build(checkpoint: Checkpoint) -> Clip:
+    if checkpoint.config is None:
         raise ValueError(
-            f"{stored.origin} has no config.json beside it, which tells its activation: copy it "
-            "there too"
+            f"{checkpoint.origin} has no config.json beside it, which tells its activation: copy "
+            "it there too"
         )
     patches = "vision_model.embeddings.patch_embedding.weight"
-    image = image_geometry(stored, patches, POSITIONS, 2)
-    text, projections = geometry(stored, image)
-    image_told = sub_config(stored, "vision_config")
-    text_told = sub_config(stored, "text_config")
-    refuse_if(
-        disagreements(stored.config, "", {"projection_dim": "width"}, {"width": projections})
-        + other_end(text_told, text["vocabulary_size"]),
-        f"the config of {stored.origin} does not fit",
+    image = read_image_geometry(checkpoint, patches, POSITIONS, 2)
+    text, projections = geometry(checkpoint, image)
+    vision_config = nested_config(checkpoint, "vision_config")
+    text_config = nested_config(checkpoint, "text_config")
+    raise_if_any(
+        config_mismatches(
+            checkpoint.config, "", {"projection_dim": "width"}, {"width": projections}
+        )
+        + end_token_mismatch(text_config, text["vocabulary_size"]),
+        f"the config of {checkpoint.origin} does not fit",
     )
-    model = clip_of(
-        stored,
+    image_heads = vision_config.get("num_attention_heads", 12)
+    text_heads = text_config.get("num_attention_heads", 8)
+    model = empty_clip(
+        checkpoint,
         image=ClipImageConfig(
             **image,
-            heads=heads(stored, image["width"], image_told.get("num_attention_heads", 12)),
-            **hugging_face(stored, image_told, "vision_config.", image),
+            heads=head_count(checkpoint, image["width"], image_heads),
+            **activation_and_eps(checkpoint, vision_config, "vision_config.", image),
         ),
         text=ClipTextConfig(
             **text,
-            heads=heads(stored, text["width"], text_told.get("num_attention_heads", 8)),
-            **hugging_face(stored, text_told, "text_config.", text),
+            heads=head_count(checkpoint, text["width"], text_heads),
+            **activation_and_eps(checkpoint, text_config, "text_config.", text),
         ),
         projection_width=projections,
     )
-    return filled(
+    return load_clip(
         model,
-        stored,
+        checkpoint,
         cls=CLS,
         positions=POSITIONS,
         transposed=(),
-        names=NAMES,
+        mapping=KEY_MAPPING,
         ignored=BUFFERS,
     )
 
 
-def geometry(stored: Stored, image: dict[str, Any]) -> tuple[dict[str, Any], int]:
-    """As `clips_openai.geometry`; the image encoder's depth goes to ``image`` too."""
+def geometry(checkpoint: Checkpoint, image: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The text encoder's geometry, and the width of the projections.
+
+    ``mlp_width`` and ``depth`` of the image encoder are added to ``image``.
+    """
     mlp = "encoder.layers.0.mlp.fc1.weight"
-    words, positions, image_mlp, text_mlp, projection, _ = shapes(
-        stored,
+    words, positions, image_mlp, text_mlp, projection, _ = tensor_shapes(
+        checkpoint,
         {
             "text_model.embeddings.token_embedding.weight": 2,
             "text_model.embeddings.position_embedding.weight": 2,
@@ -167,7 +126,7 @@ def geometry(stored: Stored, image: dict[str, Any]) -> tuple[dict[str, Any], int
         },
     )
     depths = [
-        count_blocks(stored.tensors, rf"{part}_model\.encoder\.layers\.(\d+)\.")
+        count_blocks(checkpoint.state_dict, rf"{part}_model\.encoder\.layers\.(\d+)\.")
         for part in ("vision", "text")
     ]
     image |= {"mlp_width": image_mlp[0], "depth": depths[0]}
@@ -181,22 +140,23 @@ def geometry(stored: Stored, image: dict[str, Any]) -> tuple[dict[str, Any], int
     return text, projection[0]
 
 
-def sub_config(stored: Stored, name: str) -> dict[str, Any]:
-    """A part of transformers' config; what an old ``NAME_dict`` says goes before it, as there."""
+def nested_config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """A part of the config; fields of an old ``NAME_dict`` have precedence, as in transformers."""
     return {
-        **section(stored, stored.config, name),
-        **section(stored, stored.config, f"{name}_dict"),
+        **config_section(checkpoint, checkpoint.config, name),
+        **config_section(checkpoint, checkpoint.config, f"{name}_dict"),
     }
 
 
-OLD_END = 2
-"""In old configs the end-of-text token is a false 2, and the largest id is taken all the same."""
+WRONG_EOS = 2
+"""Old configs give this wrong id of the end-of-text token; transformers then takes the state at
+the largest id."""
 
 
-def other_end(config: Config, vocabulary_size: int) -> list[str]:
-    """Why the state at a text's largest id is not the one that the published model takes."""
+def end_token_mismatch(config: Config, vocabulary_size: int) -> list[str]:
+    """Why the state at a text's largest id, which ours takes, is not the published embedding."""
     end = config.get("eos_token_id", vocabulary_size - 1)
-    if end in (OLD_END, vocabulary_size - 1):
+    if end in (WRONG_EOS, vocabulary_size - 1):
         return []
     return [
         f"text_config.eos_token_id is {end!r}, and ids above it are in the vocabulary of "
@@ -206,7 +166,7 @@ def other_end(config: Config, vocabulary_size: int) -> list[str]:
 
 def write(model: Clip, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors`` into a folder."""
-    state = export(model.state_dict(), NAMES, QUERY_KEY_VALUE)
+    state = export_state_dict(model.state_dict(), KEY_MAPPING, QUERY_KEY_VALUE)
     state[CLS], state[POSITIONS] = state[CLS][0, 0], state[POSITIONS][0]
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     # transformers refuses a safetensors file that does not say this.
@@ -216,7 +176,7 @@ def write(model: Clip, folder: Path) -> None:
 
 
 def published_config(model: Clip) -> dict[str, Any]:
-    """Their config of our geometry."""
+    """The ``config.json`` of transformers for our configuration."""
     image, text, width = model.config.image, model.config.text, model.config.projection_width
     return {
         "architectures": ["CLIPModel"],
@@ -224,14 +184,14 @@ def published_config(model: Clip) -> dict[str, Any]:
         "projection_dim": width,
         "logit_scale_init_value": INITIAL_LOGIT_SCALE,
         "vision_config": {
-            **clip_encoder(image),
+            **published_clip_encoder(image),
             "model_type": "clip_vision_model",
             "projection_dim": width,
             "image_size": image.image_size,
             "patch_size": image.patch_size,
         },
         "text_config": {
-            **clip_encoder(text),
+            **published_clip_encoder(text),
             "model_type": "clip_text_model",
             "projection_dim": width,
             "vocab_size": text.vocabulary_size,
@@ -244,7 +204,7 @@ def published_config(model: Clip) -> dict[str, Any]:
     }
 
 
-def clip_encoder(config: TransformerConfig) -> dict[str, Any]:
+def published_clip_encoder(config: TransformerConfig) -> dict[str, Any]:
     return {
         **published_encoder(config),
         "hidden_act": config.activation.value,

@@ -1,18 +1,19 @@
-"""The dVAE as Hugging Face's `FlavaImageCodebook` and OpenAI's DALL-E name it.
+"""The dVAE codebook of Hugging Face (`FlavaImageCodebook`) and of OpenAI (DALL-E); read only.
 
-Hugging Face's files hold the encoder alone, and OpenAI's one file each for encoder and decoder:
-where both stand in one file, under ``encoder.`` and ``decoder.``, both are read. A codebook without
-its decoder gives codes, and says so in `Codebook.missing_parts`.
+It is recognised by keys that all begin with ``blocks.``, also below a prefix. Hugging Face's files
+hold the encoder alone, and OpenAI has a file each for encoder and decoder. If one file has both,
+under ``encoder.`` and ``decoder.``, both are read. A codebook without its decoder computes codes,
+and names the decoder in `Codebook.missing_parts`.
 """
 
 import re
 
-from flava.checkpoints.geometry import count_blocks, disagreements, refuse_if, shapes
-from flava.checkpoints.layout import Layout, Stored, Table, fill, sources
+from flava.checkpoints.geometry import config_mismatches, count_blocks, raise_if_any, tensor_shapes
+from flava.checkpoints.layout import Checkpoint, KeyMapping, Layout, load_weights, published_keys
 from flava.core.constraints import config_errors
 from flava.models.codebook import Codebook, CodebookConfig
 
-OPENAI: Table = (
+OPENAI_MAPPING: KeyMapping = (
     (r"\.(input|output)\.", r".blocks.\1."),
     (
         r"\.groups\.(\d+)\.(\d+)\.",
@@ -25,86 +26,95 @@ OPENAI: Table = (
     (r"\.bias$", ".b"),
 )
 
-HUGGING_FACE: Table = (
-    *OPENAI,
+HUGGING_FACE_MAPPING: KeyMapping = (
+    *OPENAI_MAPPING,
     (r"(\.group_\d+)\.", r"\1.group."),
     (r"\.res_path\.", ".res_path.path."),
     (r"\.w$", ".weight"),
     (r"\.b$", ".bias"),
 )
 
-ENCODERS = ("", "encoder.", "image_codebook.", "image_codebook.encoder.")
-"""What stands before the encoder's names: nothing where it is alone; the others in whole models of
-Hugging Face's and torchmultimodal's, of which only these entries are in the file."""
+ENCODER_PREFIXES = ("", "encoder.", "image_codebook.", "image_codebook.encoder.")
+"""Prefixes of the encoder's keys. The last two are those of whole models of Hugging Face and
+TorchMultimodal of which the file holds only the codebook."""
 
-DECODER = "decoder."
+DECODER_PREFIX = "decoder."
 
 
-def encoder_prefix(stored: Stored) -> str | None:
-    """What stands before the encoder's names; None where there is no encoder."""
+def encoder_prefix(checkpoint: Checkpoint) -> str | None:
+    """The prefix of the encoder's keys; None if there is no encoder."""
     return next(
         (
             prefix
-            for prefix in ENCODERS
+            for prefix in ENCODER_PREFIXES
             for ending in ("w", "weight")
-            if f"{prefix}blocks.input.{ending}" in stored.tensors
+            if f"{prefix}blocks.input.{ending}" in checkpoint.state_dict
         ),
         None,
     )
 
 
-def matches(stored: Stored) -> bool:
-    prefix = encoder_prefix(stored)
-    return prefix is not None and all(
-        name.startswith((f"{prefix}blocks.", f"{DECODER}blocks.")) for name in stored.tensors
-    )
+def matches(checkpoint: Checkpoint) -> bool:
+    prefix = encoder_prefix(checkpoint)
+    prefixes = (f"{prefix}blocks.", f"{DECODER_PREFIX}blocks.")
+    return prefix is not None and all(key.startswith(prefixes) for key in checkpoint.state_dict)
 
 
-def build(stored: Stored) -> Codebook:
-    """From either layout: they differ in a few names only."""
-    prefix = encoder_prefix(stored) or ""
-    openai = f"{prefix}blocks.input.w" in stored.tensors
-    with_decoder = any(name.startswith(DECODER) for name in stored.tensors)
-    config = geometry(stored, prefix, "w" if openai else "weight", with_decoder)
+def build(checkpoint: Checkpoint) -> Codebook:
+    prefix = encoder_prefix(checkpoint) or ""
+    openai = f"{prefix}blocks.input.w" in checkpoint.state_dict
+    with_decoder = any(name.startswith(DECODER_PREFIX) for name in checkpoint.state_dict)
+    config = geometry(checkpoint, prefix, "w" if openai else "weight", with_decoder)
     model = Codebook(config)
-    names = (*(OPENAI if openai else HUGGING_FACE), (r"^encoder\.", prefix))
-    entries = sources(model.state_dict(), names)
+    mapping = (*(OPENAI_MAPPING if openai else HUGGING_FACE_MAPPING), (r"^encoder\.", prefix))
+    keys = published_keys(model.state_dict(), mapping)
     if not with_decoder:
-        entries = {name: e for name, e in entries.items() if not name.startswith(DECODER)}
+        keys = {name: k for name, k in keys.items() if not name.startswith(DECODER_PREFIX)}
         model.missing_parts = frozenset({"decoder"})
-    fill(model, stored.tensors, entries, origin=stored.origin)
+    load_weights(model, checkpoint.state_dict, keys, origin=checkpoint.origin)
     return model.eval()
 
 
-def geometry(stored: Stored, prefix: str, weight: str, with_decoder: bool) -> CodebookConfig:
-    """Raises ValueError: it cannot be read, does not hold, or the config says otherwise."""
-    entries = {f"{prefix}blocks.input.{weight}": 4, f"{prefix}blocks.output.conv.{weight}": 4}
+def geometry(
+    checkpoint: Checkpoint, prefix: str, weight: str, with_decoder: bool
+) -> CodebookConfig:
+    """The configuration of a codebook from the shapes of its tensors.
+
+    Args:
+        weight: the last part of the keys of weights, "w" or "weight".
+
+    Raises:
+        ValueError: the shapes cannot be read, no codebook of ours has them, or the config
+            contradicts them.
+    """
+    axes = {f"{prefix}blocks.input.{weight}": 4, f"{prefix}blocks.output.conv.{weight}": 4}
     if with_decoder:
-        entries[f"{DECODER}blocks.input.{weight}"] = 4
-    entrance, exit_, *decoder_entrance = shapes(stored, entries)
-    found = {
-        "codes": exit_[0],
-        "width": entrance[0],
+        axes[f"{DECODER_PREFIX}blocks.input.{weight}"] = 4
+    input_shape, output_shape, *decoder_shapes = tensor_shapes(checkpoint, axes)
+    sizes = {
+        "codes": output_shape[0],
+        "width": input_shape[0],
         "blocks": count_blocks(
-            stored.tensors, rf"{re.escape(prefix)}blocks\.group_1\.(?:group\.)?block_(\d+)\."
+            checkpoint.state_dict, rf"{re.escape(prefix)}blocks\.group_1\.(?:group\.)?block_(\d+)\."
         ),
     }
-    if decoder_entrance:
-        found["decoder_input_width"] = decoder_entrance[0][0]
-    wrong = disagreements(stored.config or {}, "", FIELDS, found)
-    if entrance[2:] == (1, 1):
-        wrong = [
+    if decoder_shapes:
+        sizes["decoder_input_width"] = decoder_shapes[0][0]
+    problems = config_mismatches(checkpoint.config or {}, "", FIELDS, sizes)
+    if input_shape[2:] == (1, 1):
+        problems = [
             "it is a decoder alone, which gives no codes: put the encoder's weights into the "
             "same file, under encoder., and the decoder's under decoder."
         ]
-    refuse_if(wrong, f"{stored.origin} is no codebook of ours")
-    config = CodebookConfig(**found)
-    refuse_if(config_errors(config, "codebook."), f"the geometry of {stored.origin} does not hold")
+    raise_if_any(problems, f"{checkpoint.origin} is no codebook of ours")
+    config = CodebookConfig(**sizes)
+    errors = config_errors(config, "codebook.")
+    raise_if_any(errors, f"the geometry of {checkpoint.origin} does not hold")
     return config
 
 
 FIELDS = {"hidden_size": "width", "vocab_size": "codes", "num_blocks_per_group": "blocks"}
-"""Fields of transformers' `FlavaImageCodebookConfig`, and ours of the same meaning."""
+"""Fields of transformers' `FlavaImageCodebookConfig` -> our fields of the same meaning."""
 
 LAYOUTS = (
     Layout(

@@ -1,4 +1,4 @@
-"""A short name for weights: another name, other weights."""
+"""Hashes that identify weights: equal weights have equal digests, on every device."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -10,20 +10,20 @@ from flava.models.codebook import Codebook
 
 
 def weights_digest(module: nn.Module) -> str:
-    """The SHA-256, in hexadecimal, of every tensor with its name; the same on every device."""
+    """The SHA-256, in hexadecimal, of all tensors and their names."""
     digest = hashlib.sha256()
-    for part in parts_of(module.state_dict()):
-        digest.update(part)
+    for chunk in digest_chunks(module.state_dict()):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
-def parts_of(weights: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
-    """What a digest of weights is of: every tensor's name, type and shape, then its bytes."""
-    for name, tensor in sorted(weights.items()):
+def digest_chunks(state_dict: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """The bytes that a digest is computed of: each tensor's name, type and shape, then its data."""
+    for name, tensor in sorted(state_dict.items()):
         yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
         yield tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
-def codes_name(codebook: Codebook) -> str:
-    """What the codes of that codebook are stored under: 16 hexadecimal digits."""
+def codebook_digest(codebook: Codebook) -> str:
+    """16 hexadecimal digits that identify a codebook; precomputed codes are stored under them."""
     return weights_digest(codebook.encoder)[:16]

@@ -1,10 +1,12 @@
-"""Image encoders from ViTs: timm's, DINO's and DINOv2's, BEiT's, and those of Hugging Face.
+"""Image encoders: ViTs of timm, DINO, DINOv2, BEiT and of Hugging Face; read only.
 
-All have the same pre-norm blocks as ours. What does not come from the tensors is their LayerNorm's
-epsilon (1e-6 but for Hugging Face's, which their config tells) and the number of heads. Two things
-that BEiT has and ours has not are taken exactly: its layer scale is multiplied into the weights
-that it scales, and the key bias that it lacks is a bias of zeros. Its relative position biases,
-which are added within the attention, no weights of ours can stand for: those are refused.
+They are recognised by the key of the patch embedding. All have the same pre-norm blocks as ours.
+Two things do not come from the tensors: LayerNorm's epsilon (1e-6, but Hugging Face's configs tell
+it) and the number of heads. Heads for classification or masked images are left out, and mask token
+and pooler may be missing. Two things of BEiT are converted exactly: its layer scale is multiplied
+into the weights that it scales, and the key bias that it does not have becomes a bias of zeros.
+Relative position biases are refused: they are added within the attention, which no weights of ours
+can express.
 """
 
 import re
@@ -18,37 +20,37 @@ from torch import Tensor, nn
 from flava.checkpoints.geometry import (
     WIDE_VIT_HEADS,
     Config,
-    check,
+    activation_and_eps,
+    check_config,
+    config_section,
     count_blocks,
-    heads,
-    hugging_face,
-    image_geometry,
-    refuse_if,
-    section,
-    shapes,
+    head_count,
+    raise_if_any,
+    read_image_geometry,
+    tensor_shapes,
 )
 from flava.checkpoints.layout import (
     TRANSFORMERS_BLOCKS,
+    Checkpoint,
+    KeyMapping,
     Layout,
-    Stored,
-    Table,
-    fill,
+    load_weights,
+    published_keys,
     rename,
-    sources,
 )
 from flava.models.encoders import ImageConfig, ImageEncoder
 from flava.models.transformer import Block
 
 TIMM_EPS = 1e-6
-"""LayerNorm's epsilon in the ViTs of timm, DINO, DINOv2 and BEiT."""
+"""Epsilon of LayerNorm in the ViTs of timm, DINO, DINOv2 and BEiT."""
 
 NO_KEY_BIAS = "(zeros for the absent key bias)"
 
-SCALED = {"attention_scale": "attention.output", "mlp_scale": "mlp_out"}
-"""A block's layer scales, and the layers whose output each multiplies."""
+LAYER_SCALES = {"attention_scale": "attention.output", "mlp_scale": "mlp_out"}
+"""The layer scales of a block -> the layer whose output each multiplies."""
 
 OPTIONAL = ("mask_token", "pooler")
-"""Prefixes of our parameters that a ViT need not have: no pass without a mask reads them."""
+"""Parts of ours that a ViT may lack: a forward pass without a mask does not use them."""
 
 REFUSED = (
     (
@@ -68,29 +70,29 @@ REFUSED = (
     (r"\.attn\.(q_norm|k_norm|norm)\.", "it normalises within its attention"),
     (r"\.mlp\.(w12|w1|fc1_g|norm)\.", "its MLP is gated or normalised"),
 )
-"""(pattern of an entry's name, why an encoder with one is refused)."""
+"""(pattern of a key, why an encoder with such a key is refused)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dialect:
-    """One way to name a ViT's parameters."""
+class ViTNaming:
+    """One way to name the parameters of a ViT."""
 
-    names: Table
+    mapping: KeyMapping
     prefixes: tuple[str, ...]
-    """What may stand before all names but the heads'."""
+    """Prefixes that all keys of the encoder may have."""
     blocks: str
-    """Pattern of a block's names, the first group its number."""
-    passed_over: str
-    """Pattern of entries, without their prefix, that belong to heads."""
+    """Pattern of a block's keys, whose first group is the number of the block."""
+    heads: str
+    """Pattern of the keys, without prefix, of heads, which are left out."""
 
-    def prefix(self, stored: Stored) -> str | None:
-        """The prefix in this file; None if it is not in this dialect."""
-        patches = rename("patches.weight", self.names)
-        return next((p for p in self.prefixes if p + patches in stored.tensors), None)
+    def prefix(self, checkpoint: Checkpoint) -> str | None:
+        """The prefix that the keys have; None if the checkpoint is not named this way."""
+        patches = rename("patches.weight", self.mapping)
+        return next((p for p in self.prefixes if p + patches in checkpoint.state_dict), None)
 
 
-TIMM = Dialect(
-    names=(
+TIMM = ViTNaming(
+    mapping=(
         (r"^patches\.", "patch_embed.proj."),
         (r"^positions$", "pos_embed"),
         (r"\.norm_before\.", ".norm1."),
@@ -104,12 +106,12 @@ TIMM = Dialect(
     ),
     prefixes=("", "module.", "backbone.", "module.backbone."),
     blocks=r"blocks\.(\d+)\.",
-    # Of ImageNet, of ViT before its classifier, of DINO, of BEiT's and iBOT's masked images.
-    passed_over=r"(module\.)?(head|head_dist|pre_logits|lm_head)\.",
+    # Heads of classifiers, DINO, and the masked images of BEiT and iBOT.
+    heads=r"(module\.)?(head|head_dist|pre_logits|lm_head)\.",
 )
 
-HUGGING_FACE = Dialect(
-    names=(
+HUGGING_FACE = ViTNaming(
+    mapping=(
         *TRANSFORMERS_BLOCKS,
         (r"^patches\.", "embeddings.patch_embeddings.projection."),
         (r"^positions$", "embeddings.position_embeddings"),
@@ -119,143 +121,147 @@ HUGGING_FACE = Dialect(
     ),
     prefixes=("", "vit.", "beit.", "data2vec_vision.", "image_model.", "flava.image_model."),
     blocks=r"encoder\.layer\.(\d+)\.",
-    passed_over=r"(classifier|lm_head|decoder)\.",
+    heads=r"(classifier|lm_head|decoder)\.",
 )
 
 
-def is_timm(stored: Stored) -> bool:
-    return TIMM.prefix(stored) is not None
+def is_timm(checkpoint: Checkpoint) -> bool:
+    return TIMM.prefix(checkpoint) is not None
 
 
-def is_hugging_face(stored: Stored) -> bool:
-    prefix = HUGGING_FACE.prefix(stored)
+def is_hugging_face(checkpoint: Checkpoint) -> bool:
+    prefix = HUGGING_FACE.prefix(checkpoint)
     if prefix is None:
         return False
-    # The image encoder within a whole FLAVA is not all that is there.
-    return "image_model" not in prefix or all(name.startswith(prefix) for name in stored.tensors)
-
-
-def build_timm(stored: Stored) -> ImageEncoder:
-    """From timm's names, which DINO, DINOv2 and BEiT share."""
-    model_args = section(stored, stored.config, "model_args")
-    return build(stored, TIMM, {"norm_eps": TIMM_EPS}, model_args.get("num_heads"))
-
-
-def build_hugging_face(stored: Stored) -> ImageEncoder:
-    """From the names of transformers' `ViTModel`, `FlavaImageModel` and `BeitModel`."""
-    return build(stored, HUGGING_FACE, {}, image_config(stored).get("num_attention_heads"))
-
-
-def image_config(stored: Stored) -> Config:
-    """Of a whole FLAVA's config, the part that tells of its image encoder."""
-    return section(stored, stored.config, "image_config") or stored.config or {}
-
-
-def build(
-    stored: Stored, dialect: Dialect, told: Mapping[str, Any], head_count: object
-) -> ImageEncoder:
-    prefix = dialect.prefix(stored) or ""
-    tensors = backbone(stored, dialect, prefix)
-    refuse_if(
-        [reason for pattern, reason in REFUSED if any(re.search(pattern, n) for n in tensors)]
-        + ([] if prefix + rename("positions", dialect.names) in tensors else [NO_POSITIONS]),
-        f"{stored.origin} computes what our image encoders cannot",
+    # The image encoder inside a whole FLAVA is not meant.
+    return "image_model" not in prefix or all(
+        name.startswith(prefix) for name in checkpoint.state_dict
     )
-    geometry = read_geometry(stored, dialect, prefix)
-    if dialect is HUGGING_FACE:
-        told = hugging_face(stored, image_config(stored), "", geometry)
-    width = geometry["width"]
-    usual = WIDE_VIT_HEADS.get(width)
-    count = heads(stored, width, usual if head_count is None else head_count)
-    config = ImageConfig(**geometry, heads=count, **told)
-    check(stored, config, "image")
-    model = ImageEncoder(config)
-    take(model, tensors, dialect, prefix, stored.origin)
-    return model.eval()
+
+
+def build_timm(checkpoint: Checkpoint) -> ImageEncoder:
+    model_args = config_section(checkpoint, checkpoint.config, "model_args")
+    return build(checkpoint, TIMM, {"norm_eps": TIMM_EPS}, model_args.get("num_heads"))
+
+
+def build_hugging_face(checkpoint: Checkpoint) -> ImageEncoder:
+    return build(checkpoint, HUGGING_FACE, {}, image_config(checkpoint).get("num_attention_heads"))
+
+
+def image_config(checkpoint: Checkpoint) -> Config:
+    """The config of the image encoder, which in that of a whole FLAVA is a part."""
+    return config_section(checkpoint, checkpoint.config, "image_config") or checkpoint.config or {}
 
 
 NO_POSITIONS = "it has no absolute position embeddings"
 
 
-def backbone(stored: Stored, dialect: Dialect, prefix: str) -> dict[str, Tensor]:
-    """The entries without those of heads."""
+def build(
+    checkpoint: Checkpoint, naming: ViTNaming, settings: Mapping[str, Any], given_heads: object
+) -> ImageEncoder:
+    """``settings`` and ``given_heads`` are what the layout or its config says of an encoder."""
+    prefix = naming.prefix(checkpoint) or ""
+    state_dict = without_heads(checkpoint, naming, prefix)
+    raise_if_any(
+        [reason for pattern, reason in REFUSED if any(re.search(pattern, k) for k in state_dict)]
+        + ([] if prefix + rename("positions", naming.mapping) in state_dict else [NO_POSITIONS]),
+        f"{checkpoint.origin} computes what our image encoders cannot",
+    )
+    geometry = read_geometry(checkpoint, naming, prefix)
+    if naming is HUGGING_FACE:
+        settings = activation_and_eps(checkpoint, image_config(checkpoint), "", geometry)
+    width = geometry["width"]
+    if given_heads is None:
+        given_heads = WIDE_VIT_HEADS.get(width)
+    heads = head_count(checkpoint, width, given_heads)
+    config = ImageConfig(**geometry, heads=heads, **settings)
+    check_config(checkpoint, config, "image")
+    model = ImageEncoder(config)
+    load_image_encoder(model, state_dict, naming, prefix, checkpoint.origin)
+    return model.eval()
+
+
+def without_heads(checkpoint: Checkpoint, naming: ViTNaming, prefix: str) -> dict[str, Tensor]:
+    """The state dict without the heads."""
     if prefix == "beit.":
-        # Beside its own norm, BEiT for masked images has another in its head.
-        return {n: t for n, t in stored.tensors.items() if n.startswith(prefix)}
+        # A BEiT for masked images has, beside its own norm, one in its head.
+        return {k: t for k, t in checkpoint.state_dict.items() if k.startswith(prefix)}
     return {
-        name: tensor
-        for name, tensor in stored.tensors.items()
-        if not re.match(dialect.passed_over, name.removeprefix(prefix))
+        key: tensor
+        for key, tensor in checkpoint.state_dict.items()
+        if not re.match(naming.heads, key.removeprefix(prefix))
     }
 
 
-def read_geometry(stored: Stored, dialect: Dialect, prefix: str) -> dict[str, Any]:
+def read_geometry(checkpoint: Checkpoint, naming: ViTNaming, prefix: str) -> dict[str, Any]:
     patches, positions, mlp = (
-        prefix + rename(name, dialect.names)
+        prefix + rename(name, naming.mapping)
         for name in ("patches.weight", "positions", "blocks.0.mlp_in.weight")
     )
-    geometry = image_geometry(stored, patches, positions, 3)
-    geometry["mlp_width"] = shapes(stored, {mlp: 2})[0][0]
-    geometry["depth"] = count_blocks(stored.tensors, re.escape(prefix) + dialect.blocks)
+    geometry = read_image_geometry(checkpoint, patches, positions, 3)
+    geometry["mlp_width"] = tensor_shapes(checkpoint, {mlp: 2})[0][0]
+    geometry["depth"] = count_blocks(checkpoint.state_dict, re.escape(prefix) + naming.blocks)
     return geometry
 
 
-def take(
-    model: ImageEncoder, tensors: dict[str, Tensor], dialect: Dialect, prefix: str, origin: str
+def load_image_encoder(
+    model: ImageEncoder, state_dict: dict[str, Tensor], naming: ViTNaming, prefix: str, origin: str
 ) -> None:
-    """Fill the model; its layer scales, if the file has any, go into the weights they scale.
+    """Load the weights; layer scales, if there are any, are multiplied into what they scale.
 
     Raises:
-        ValueError: as `strict.fill`.
+        ValueError: as `load_weights`.
     """
-    names = dialect.names
-    if any(name.endswith(".ls1.gamma") for name in tensors):
-        names = (*names, (r"\.gamma_(\d)$", r".ls\1.gamma"))
+    mapping = naming.mapping
+    if any(key.endswith(".ls1.gamma") for key in state_dict):
+        mapping = (*mapping, (r"\.gamma_(\d)$", r".ls\1.gamma"))
     blocks = [module for module in model.modules() if isinstance(module, Block)]
-    if any(re.search(r"\.(gamma_\d|ls\d\.gamma|lambda_\d)$", name) for name in tensors):
-        add_scales(blocks)
-    mask_token = prefix + rename("mask_token", names)
-    if mask_token in tensors and tensors[mask_token].ndim == 2:  # DINOv2's has an axis less
-        tensors[mask_token] = tensors[mask_token][None]
-    tensors[NO_KEY_BIAS] = model.norm.bias.new_zeros(model.norm.bias.shape)
-    entries = sources(model.state_dict(), names, lambda name: qkv_entries(prefix + name, tensors))
-    model.missing_parts = frozenset(
-        start
-        for start in OPTIONAL
-        if not any(e in tensors for n, es in entries.items() if n.startswith(start) for e in es)
+    if any(re.search(r"\.(gamma_\d|ls\d\.gamma|lambda_\d)$", key) for key in state_dict):
+        add_layer_scales(blocks)
+    mask_token = prefix + rename("mask_token", mapping)
+    if mask_token in state_dict and state_dict[mask_token].ndim == 2:  # as in DINOv2
+        state_dict[mask_token] = state_dict[mask_token][None]
+    state_dict[NO_KEY_BIAS] = model.norm.bias.new_zeros(model.norm.bias.shape)
+    keys = published_keys(
+        model.state_dict(), mapping, lambda key: qkv_keys(prefix + key, state_dict)
     )
-    present = {n: e for n, e in entries.items() if not n.startswith(tuple(model.missing_parts))}
-    fill(model, tensors, present, origin=origin, ignored=(NO_KEY_BIAS,))
-    fold_scales(blocks)
+    model.missing_parts = frozenset(
+        part
+        for part in OPTIONAL
+        if not any(k in state_dict for n, ks in keys.items() if n.startswith(part) for k in ks)
+    )
+    present = {n: k for n, k in keys.items() if not n.startswith(tuple(model.missing_parts))}
+    load_weights(model, state_dict, present, origin=origin, ignored=(NO_KEY_BIAS,))
+    fold_layer_scales(blocks)
 
 
-def qkv_entries(name: str, tensors: Mapping[str, Tensor]) -> list[str]:
-    """The entries that make up ``name``, which may hold "qkv": a whole, or three parts of it."""
-    if ".attention.qkv." in name:  # Hugging Face's
-        parts = [name.replace("qkv", part) for part in ("query", "key", "value")]
-    elif name.endswith(".attn.qkv.bias") and any(n.endswith(".attn.q_bias") for n in tensors):
-        parts = [name.replace("qkv.bias", f"{part}_bias") for part in "qkv"]
+def qkv_keys(key: str, state_dict: Mapping[str, Tensor]) -> list[str]:
+    """The published keys of a renamed key: three for a ``qkv`` that the file has in parts."""
+    if ".attention.qkv." in key:  # Hugging Face
+        parts = [key.replace("qkv", part) for part in ("query", "key", "value")]
+    elif key.endswith(".attn.qkv.bias") and any(k.endswith(".attn.q_bias") for k in state_dict):
+        parts = [key.replace("qkv.bias", f"{part}_bias") for part in "qkv"]  # BEiT
     else:
-        return [name]
-    biased = any(n.endswith((".attention.key.bias", ".attn.k_bias")) for n in tensors)
+        return [key]
+    has_key_bias = any(k.endswith((".attention.key.bias", ".attn.k_bias")) for k in state_dict)
     return [
-        part if biased or not part.endswith((".key.bias", ".k_bias")) else NO_KEY_BIAS
+        part if has_key_bias or not part.endswith((".key.bias", ".k_bias")) else NO_KEY_BIAS
         for part in parts
     ]
 
 
-def add_scales(blocks: list[Block]) -> None:
-    """Parameters for layer scales, for `strict.fill` to find."""
+def add_layer_scales(blocks: list[Block]) -> None:
+    """Add parameters into which `load_weights` loads the layer scales."""
     for block in blocks:
-        for name in SCALED:
+        for name in LAYER_SCALES:
             block.register_parameter(name, nn.Parameter(torch.ones(block.mlp_out.out_features)))
 
 
 @torch.no_grad()
-def fold_scales(blocks: list[Block]) -> None:
-    """scale * (weight x + bias) is (scale * weight) x + scale * bias."""
+def fold_layer_scales(blocks: list[Block]) -> None:
+    """Multiply layer scales into weights: s * (W x + b) is (s * W) x + s * b."""
     for block in blocks:
-        for name, layer_name in SCALED.items():
+        for name, layer_name in LAYER_SCALES.items():
             if hasattr(block, name):
                 scale, layer = block.get_parameter(name), block.get_submodule(layer_name)
                 assert isinstance(layer, nn.Linear)

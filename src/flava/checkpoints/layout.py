@@ -1,7 +1,9 @@
-"""What a layout of checkpoints is: tensors found in a file, names translated, models filled.
+"""What every checkpoint layout consists of, and how key mappings fill and export a model.
 
-Ours differ in holding query, key and value as one matrix. Heads' biases have two names in the
-published layouts, the head's own and its decoder's, for one tensor.
+A key mapping is a list of regular expressions that turn the key of a parameter of ours into the
+key of a published state dict. It serves both directions. Two things differ everywhere: we hold
+query, key and value as one matrix, ``qkv``; and published models hold the bias of a prediction
+head under two keys, the head's own and its decoder's, which are one tensor.
 """
 
 import re
@@ -16,45 +18,49 @@ from torch.overrides import TorchFunctionMode
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
-    """The tensors of a checkpoint under the names of its file, and what stands beside them."""
+class Checkpoint:
+    """The content of a checkpoint as it was read, before its layout is known."""
 
     origin: str
-    """What the user named: for errors."""
-    tensors: Mapping[str, Tensor]
+    """What the user gave, for error messages."""
+    state_dict: Mapping[str, Tensor]
+    """The tensors under the keys of the file."""
     config: Mapping[str, Any] | None = None
     """The ``config.json`` beside the weights, if there is one."""
     folder: Path | None = None
-    """Where to look for the files of a tokeniser or an image processor."""
+    """The folder that may hold the files of a tokeniser or an image processor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One published way to name a model's tensors."""
+    """One published way to name the tensors of a model."""
 
     name: str
-    """As a user would call it, "Hugging Face FlavaForPreTraining"."""
-    matches: Callable[[Stored], bool]
-    """Whether the names (and the config) are of this layout; cheap, and never an error."""
-    build: Callable[[Stored], nn.Module]
+    """As a user would call it, such as "Hugging Face FlavaForPreTraining"."""
+    matches: Callable[[Checkpoint], bool]
+    """Whether keys and config are of this layout. It is cheap and raises no error."""
+    build: Callable[[Checkpoint], nn.Module]
     """The model with these weights, in evaluation mode, its geometry read from config or tensors.
 
     Raises:
-        ValueError: entries are missing, unexpected or misshapen (all of them in one error), or the
-            model has what ours cannot compute (with the reason).
+        ValueError: tensors are missing, unexpected or of another shape (all of them in one error),
+            or the published model computes something that ours cannot (with the reason).
     """
 
 
-Model = TypeVar("Model", bound=nn.Module)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-Sources = Mapping[str, Sequence[str]]
-"""Our parameter's name -> the entries whose rows, one after another, make it up."""
+KeyMapping = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+"""(pattern in our key, replacement), applied in this order."""
+
+PublishedKeys = Mapping[str, Sequence[str]]
+"""Our key -> the published keys whose tensors, concatenated along dimension 0, are our tensor."""
 
 
-class Undrawn(TorchFunctionMode):
-    """Leaves out the initial values of `torch.nn.init`.
+class SkipInitialization(TorchFunctionMode):
+    """Turns the functions of `torch.nn.init` into no-ops.
 
-    On the meta device they would cost nothing but the import of torch's compiler, 0.8 s.
+    On the meta device they would draw nothing, but import torch's compiler, which takes 0.8 s.
     """
 
     def __torch_function__(
@@ -70,126 +76,129 @@ class Undrawn(TorchFunctionMode):
         return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **given)
 
 
-def unfilled(make: Callable[[], Model]) -> Model:
-    """A model on the CPU whose weights hold nothing yet: drawing a base model's takes seconds."""
-    with torch.device("meta"), Undrawn():
+def empty_model(make: Callable[[], ModuleT]) -> ModuleT:
+    """A model on the CPU with uninitialised weights: drawing a base model's takes seconds."""
+    with torch.device("meta"), SkipInitialization():
         model = make()
     return model.to_empty(device="cpu")
 
 
-def fill(
+def load_weights(
     model: nn.Module,
-    tensors: Mapping[str, Tensor],
-    sources: Sources,
+    state_dict: Mapping[str, Tensor],
+    keys: PublishedKeys,
     *,
     origin: str,
     ignored: Collection[str] = (),
 ) -> None:
-    """Copy ``tensors`` into ``model``; what ``sources`` does not name keeps its value.
+    """Copy published tensors into a model, strictly; parameters that ``keys`` lacks stay.
 
-    ``ignored`` are entries that may be there and are not read, such as repeated biases.
+    ``ignored`` are keys that may be in ``state_dict`` and are not read.
 
     Raises:
-        ValueError: entries are missing, unexpected or misshapen; all of them in one error.
+        ValueError: tensors are missing, unexpected, of another shape, or not floating point; all
+            of them in one error.
     """
-    wanted = model.state_dict()
-    asked = {entry for entries in sources.values() for entry in entries}
-    misfits = [f"missing: {entry}" for entry in sorted(asked - tensors.keys())]
-    misfits += [f"unexpected: {entry}" for entry in sorted(tensors.keys() - asked - set(ignored))]
-    whole = {n: e for n, e in sources.items() if all(entry in tensors for entry in e)}
-    misfits += [
-        f"{entry} is of {tensors[entry].dtype}: only floating point can be read"
-        for entry in sorted(asked & tensors.keys())
-        if not tensors[entry].is_floating_point()
+    ours = model.state_dict()
+    wanted = {key for parts in keys.values() for key in parts}
+    problems = [f"missing: {key}" for key in sorted(wanted - state_dict.keys())]
+    problems += [f"unexpected: {key}" for key in sorted(state_dict.keys() - wanted - set(ignored))]
+    complete = {n: parts for n, parts in keys.items() if all(key in state_dict for key in parts)}
+    problems += [
+        f"{key} is of {state_dict[key].dtype}: only floating point can be read"
+        for key in sorted(wanted & state_dict.keys())
+        if not state_dict[key].is_floating_point()
     ]
-    misfits += [
-        f"{entry} is {list(tensors[entry].shape)} in the file, {list(shape)} in the model"
-        for name, entries in whole.items()
-        for entry in entries
-        if tensors[entry].shape != (shape := part_shape(wanted[name], len(entries)))
+    problems += [
+        f"{key} is {list(state_dict[key].shape)} in the file, {list(part.shape)} in the model"
+        for name, parts in complete.items()
+        for key, part in zip(parts, row_parts(ours[name], len(parts)), strict=True)
+        if state_dict[key].shape != part.shape
     ]
-    if misfits:
-        raise ValueError(f"the weights of {origin} do not fit:\n  " + "\n  ".join(misfits))
+    raise_if_any(problems, f"the weights of {origin} do not fit")
     with torch.no_grad():
-        for name, entries in whole.items():
-            parts = [tensors[entry] for entry in entries]
-            wanted[name].copy_(torch.cat(parts) if len(parts) > 1 else parts[0])
+        for name, parts in complete.items():
+            tensors = [state_dict[key] for key in parts]
+            ours[name].copy_(torch.cat(tensors) if len(tensors) > 1 else tensors[0])
 
 
-def part_shape(tensor: Tensor, parts: int) -> torch.Size:
-    """The shape of each of ``parts`` equal pieces of the rows; the whole's own for one part."""
-    if parts == 1:
-        return tensor.shape
-    return torch.Size([tensor.shape[0] // parts, *tensor.shape[1:]])
+def row_parts(tensor: Tensor, count: int) -> Sequence[Tensor]:
+    """Equal pieces of a tensor's rows; the tensor itself for one, since a scalar has no rows."""
+    return tensor.chunk(count) if count > 1 else (tensor,)
 
 
-Table = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-"""(pattern of our name, replacement), applied in this order."""
+def rename(key: str, mapping: KeyMapping) -> str:
+    """The published key of one of our parameters; that of ``qkv`` still contains "qkv"."""
+    for pattern, replacement in mapping:
+        key = re.sub(pattern, replacement, key)
+    return key
 
 
-def rename(name: str, table: Table) -> str:
-    """The published name of one of our parameters; of ``qkv`` a name that holds "qkv" still."""
-    for pattern, replacement in table:
-        name = re.sub(pattern, replacement, name)
-    return name
+def published_keys(
+    ours: Iterable[str],
+    mapping: KeyMapping,
+    parts: Callable[[str], list[str]] = lambda key: [key],
+) -> PublishedKeys:
+    """The published keys of each of our keys; ``parts`` splits a renamed key of ``qkv``."""
+    return {key: parts(rename(key, mapping)) for key in ours}
 
 
-def sources(
-    ours: Iterable[str], table: Table, parts: Callable[[str], list[str]] = lambda name: [name]
-) -> Sources:
-    """For each of our names the published entries that make it up; ``parts`` of a renamed one."""
-    return {name: parts(rename(name, table)) for name in ours}
-
-
-def split(*query_key_value: str) -> Callable[[str], list[str]]:
-    """The three entries of a renamed ``qkv``, where a layout holds it in parts of these names."""
-    return lambda name: (
-        [name.replace("qkv", part) for part in query_key_value] if ".qkv." in name else [name]
+def split_qkv(*query_key_value: str) -> Callable[[str], list[str]]:
+    """A function that gives the three published keys of a ``qkv``, which have these names in it."""
+    return lambda key: (
+        [key.replace("qkv", part) for part in query_key_value] if ".qkv." in key else [key]
     )
 
 
-QUERY_KEY_VALUE = split("query", "key", "value")
-"""The parts as Hugging Face's and TorchMultimodal's models name them."""
+QUERY_KEY_VALUE = split_qkv("query", "key", "value")
+"""As Hugging Face's and TorchMultimodal's models name query, key and value."""
 
 
-def export(
-    state: Mapping[str, Tensor],
-    table: Table,
+def export_state_dict(
+    state_dict: Mapping[str, Tensor],
+    mapping: KeyMapping,
     parts: Callable[[str], list[str]] = QUERY_KEY_VALUE,
 ) -> dict[str, Tensor]:
-    """Our tensors under the published names; ``parts`` of one matrix are views of it."""
+    """Our tensors under the published keys; query, key and value are views of our one matrix."""
     published: dict[str, Tensor] = {}
-    for name, entries in sources(state, table, parts).items():
-        pieces = state[name].chunk(len(entries)) if len(entries) > 1 else (state[name],)
-        published |= dict(zip(entries, pieces, strict=True))
+    for name, keys in published_keys(state_dict, mapping, parts).items():
+        published |= dict(zip(keys, row_parts(state_dict[name], len(keys)), strict=True))
     return published
 
 
-def without_second_names(
-    tensors: Mapping[str, Tensor], second: Mapping[str, str], origin: str
+def drop_tied_keys(
+    state_dict: Mapping[str, Tensor], tied: Mapping[str, str], origin: str
 ) -> dict[str, Tensor]:
-    """A tensor that the layout names twice once only, whichever of its names the file has.
+    """The state dict with each tied tensor once, under its first key, whichever the file has.
 
     Args:
-        second: second name -> first name.
+        tied: second key -> first key of the same tensor.
 
     Raises:
-        ValueError: both names are there, with different values.
+        ValueError: both keys are there, with different values.
     """
-    once = {name: tensor for name, tensor in tensors.items() if name not in second}
-    there = {other: first for other, first in second.items() if other in tensors}
-    for other, first in there.items():
-        once.setdefault(first, tensors[other])
-    if different := [
-        f"{other} differs from {first}, which is the same tensor"
-        for other, first in there.items()
-        if not torch.equal(once[first], tensors[other])
-    ]:
-        raise ValueError(f"the weights of {origin} do not fit:\n  " + "\n  ".join(different))
+    once = {key: tensor for key, tensor in state_dict.items() if key not in tied}
+    present = {second: first for second, first in tied.items() if second in state_dict}
+    for second, first in present.items():
+        once.setdefault(first, state_dict[second])
+    raise_if_any(
+        [
+            f"{second} differs from {first}, which is the same tensor"
+            for second, first in present.items()
+            if not torch.equal(once[first], state_dict[second])
+        ],
+        f"the weights of {origin} do not fit",
+    )
     return once
 
 
-TRANSFORMERS_BLOCKS: Table = (
+def raise_if_any(problems: Sequence[str], message: str) -> None:
+    """Raises ValueError, with a line for each problem, if there are any."""
+    if problems:
+        raise ValueError(f"{message}:\n  " + "\n  ".join(problems))
+
+
+TRANSFORMERS_BLOCKS: KeyMapping = (
     (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
     (r"\.norm_(before|after)\.", r".layernorm_\1."),
     (r"\.attention\.qkv\.", ".attention.attention.qkv."),
@@ -198,4 +207,4 @@ TRANSFORMERS_BLOCKS: Table = (
     (r"\.mlp_out\.", ".output.dense."),
     (r"^norm\.", "layernorm."),
 )
-"""The blocks of transformers' ViT, BEiT and FLAVA, and the norm after them."""
+"""The blocks of transformers' ViT, BEiT and FLAVA, and the LayerNorm after them."""

@@ -1,4 +1,8 @@
-"""Our own layout: ``config.json`` with the geometry, ``model.safetensors`` with our names."""
+"""Our own layout, written by the trainer, `flava convert --to flava` and the fine-tuner.
+
+``config.json`` holds the configuration under "model", by which the layout is recognised, and the
+parts that the weights lack; ``model.safetensors`` holds the state dict as it is.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,7 +13,7 @@ from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationErr
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flava.checkpoints.layout import Layout, Stored, fill, unfilled
+from flava.checkpoints.layout import Checkpoint, Layout, empty_model, load_weights
 from flava.core.files import explain_errors
 from flava.core.unions import TaggedUnion
 from flava.models import Codebook, Flava
@@ -18,7 +22,7 @@ from flava.models.config import Model, ModelConfig, model_classes
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFile:
-    """What ``config.json`` beside the weights holds."""
+    """The content of ``config.json`` beside the weights."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -26,14 +30,14 @@ class ModelFile:
     missing_parts: Annotated[
         tuple[str, ...], Field(validation_alias=AliasChoices("missing_parts", "absent"))
     ] = ()
-    """As `Flava.missing_parts` and `Codebook.missing_parts`; no other parts can be missing. Earlier
-    versions called the field "absent"."""
+    """As `Flava.missing_parts` and `Codebook.missing_parts`; no other module can lack anything.
+    Earlier versions called the field "absent"."""
 
 
 def write_model(model: Model, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write both files into a folder that is there.
+    """Write ``config.json`` and ``model.safetensors`` into an existing folder.
 
-    ``weights`` are what to write for the model's own, such as a copy of them.
+    ``weights``, if given, are written instead of the model's own, such as a copy on the CPU.
     """
     state = model.state_dict() if weights is None else weights
     contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
@@ -44,45 +48,46 @@ def write_model(model: Model, folder: Path, weights: Mapping[str, Tensor] | None
     (folder / "config.json").write_bytes(config + b"\n")
 
 
-def fill_own(model: nn.Module, stored: Stored) -> None:
-    """Fill a model from a checkpoint that holds exactly its parameters; errors as `fill`."""
-    fill(model, stored.tensors, {n: [n] for n in model.state_dict()}, origin=stored.origin)
+def fill_own(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint in our own layout, strictly; errors as `layout.load_weights`."""
+    keys = {n: [n] for n in model.state_dict()}
+    load_weights(model, checkpoint.state_dict, keys, origin=checkpoint.origin)
 
 
-def matches(stored: Stored) -> bool:
-    if stored.config is not None and isinstance(stored.config.get("model"), dict):
+def matches(checkpoint: Checkpoint) -> bool:
+    if checkpoint.config is not None and isinstance(checkpoint.config.get("model"), dict):
         return True
-    # The config is missing: claim the checkpoint all the same, so that the error says so.
+    # A checkpoint without its config is recognised too: the error then says what is missing.
     return any(
         name.startswith(
             ("image_encoder.blocks.", "text_encoder.blocks.", "encoder.groups.", "features.")
         )
-        for name in stored.tensors
+        for name in checkpoint.state_dict
     )
 
 
-def build(stored: Stored) -> Model:
-    file = _read_config(stored)
-    model = unfilled(lambda: model_classes()[type(file.model)](file.model))
-    restore_own(model, stored)
+def build(checkpoint: Checkpoint) -> Model:
+    file = _read_config(checkpoint)
+    model = empty_model(lambda: model_classes()[type(file.model)](file.model))
+    restore_own(model, checkpoint)
     return model.eval()
 
 
-def restore_own(model: Model, stored: Stored) -> None:
-    """Fill a model from a checkpoint of its geometry, whose config tells which parts are missing.
+def restore_own(model: Model, checkpoint: Checkpoint) -> None:
+    """Load a checkpoint into a model of the same configuration, its missing parts too.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is incomplete or damaged, or does not fit.
     """
-    fill_own(model, stored)
-    missing_parts = _read_config(stored).missing_parts
+    fill_own(model, checkpoint)
+    missing_parts = _read_config(checkpoint).missing_parts
     for module, prefix in _modules_with_missing_parts(model):
         names = (name for name in missing_parts if name.startswith(prefix))
         module.missing_parts = frozenset(name.removeprefix(prefix) for name in names)
 
 
 def missing_parts_of(model: nn.Module) -> frozenset[str]:
-    """The parts that a model and its codebook lack, or have at initial values only."""
+    """The missing parts of a model and of its codebook."""
     return frozenset(
         prefix + name
         for module, prefix in _modules_with_missing_parts(model)
@@ -91,27 +96,30 @@ def missing_parts_of(model: nn.Module) -> frozenset[str]:
 
 
 def _modules_with_missing_parts(model: nn.Module) -> Iterator[tuple[Flava | Codebook, str]]:
-    """The modules that may lack parts, each with the prefix of its parameters' names."""
+    """The modules that may lack parts, each with the prefix of its keys in the model."""
     for name, module in model.named_modules():
         if isinstance(module, Flava | Codebook):
             yield module, f"{name}." if name else ""
 
 
-def _read_config(stored: Stored) -> ModelFile:
-    """Raises:
-    FileNotFoundError: there is no config.json.
-    ValueError: it does not describe a model of ours.
+def _read_config(checkpoint: Checkpoint) -> ModelFile:
+    """The checked content of the ``config.json`` of a checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no config.json.
+        ValueError: it does not describe a model of ours.
     """
-    if stored.config is None:
+    if checkpoint.config is None:
         raise FileNotFoundError(
-            f"the config.json beside the weights of {stored.origin} is missing: the checkpoint is "
-            "incomplete"
+            f"the config.json beside the weights of {checkpoint.origin} is missing: the checkpoint "
+            "is incomplete"
         )
     try:
-        return TypeAdapter(ModelFile).validate_python(stored.config)
+        return TypeAdapter(ModelFile).validate_python(checkpoint.config)
     except ValidationError as error:
         raise ValueError(
-            f"the config.json of {stored.origin} does not describe a model:{explain_errors(error)}"
+            f"the config.json of {checkpoint.origin} does not describe a model:"
+            f"{explain_errors(error)}"
         ) from error
 
 

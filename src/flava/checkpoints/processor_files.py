@@ -1,4 +1,7 @@
-"""The files beside the weights that say how images and texts are processed."""
+"""The files of image processors and tokenisers beside the weights, in the format of Hugging Face.
+
+Reading turns them into a `View` and a `Tokenizer`; writing serves `flava convert`.
+"""
 
 import json
 import logging
@@ -11,14 +14,17 @@ from typing import Annotated, Any
 from PIL import Image
 from pydantic import Field, TypeAdapter, ValidationError
 
+from flava.checkpoints.reading import read_json
 from flava.core.files import explain_errors
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, read_merges, read_vocabulary
 from flava.data.transforms import CLIP_MEAN, CLIP_STD, CODE_PIXELS
 from flava.data.views import Channels, Side, View
 from flava.models import Clip, Flava, FlavaConfig
 
+log = logging.getLogger(__name__)
+
 IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")
-"""Hugging Face's image processor: of its older versions, and of a processor since version 5."""
+"""The image processor's own file, or since transformers 5 that of the whole processor."""
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -36,10 +42,10 @@ class ShortestEdge:
 
 @dataclass(frozen=True, kw_only=True)
 class ViewFile:
-    """The fields of Hugging Face's image processors that decide what is seen.
+    """The fields of Hugging Face's image processors that decide what the model sees.
 
-    Those of the codebook are the same with "codebook_" before them. None is what the file leaves
-    open.
+    Those of the codebook are the same with "codebook_" before them. None means that the file does
+    not have the field.
     """
 
     do_resize: bool = True
@@ -55,12 +61,12 @@ class ViewFile:
     do_map_pixels: bool | None = None
 
     def view(self, default: View) -> View:
-        """The view, with ``default`` for what the file leaves open.
+        """The view, with ``default`` for the fields that the file does not have.
 
         Raises:
-            ValueError: images would keep their own sizes, which no batch can hold.
+            ValueError: images would keep their own sizes, and could not be batched.
         """
-        size = default.size if self.size is None else sides(self.size)
+        size = default.size if self.size is None else size_of(self.size)
         crop = default.crop if self.crop_size is None else square(self.crop_size)
         if not self.do_center_crop and isinstance(size, tuple):
             crop = size
@@ -84,7 +90,7 @@ class ViewFile:
 VIEW_FILE = TypeAdapter(ViewFile)
 
 
-def sides(size: Rectangle | ShortestEdge | int) -> Side | int:
+def size_of(size: Rectangle | ShortestEdge | int) -> Side | int:
     return size.shortest_edge if isinstance(size, ShortestEdge) else square(size)
 
 
@@ -93,29 +99,29 @@ def square(size: Rectangle | int) -> Side:
 
 
 def read_image_file(folder: Path) -> tuple[Path, Mapping[str, Any]] | None:
-    """The image processor's file and its fields; None if there is none.
+    """The path of the image processor's file and its fields; None if there is no such file.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it holds no JSON object.
     """
     for name in IMAGE_FILES:
         path = folder / name
         if path.is_file():
-            fields = read_object(path)
+            fields = read_json(path)
             nested = fields.get("image_processor", fields)
             return path, nested if isinstance(nested, dict) else fields
     return None
 
 
 def read_view(path: Path, fields: Mapping[str, Any], prefix: str, default: View) -> View:
-    """One of the views that a file describes: ``prefix`` is "" or "codebook_".
+    """One of the views that a file describes; ``prefix`` is "" or "codebook_".
 
     Raises:
         ValueError: the file does not describe a view; every mistake is listed.
     """
-    own = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
+    view_fields = {k.removeprefix(prefix): v for k, v in fields.items() if k.startswith(prefix)}
     try:
-        return VIEW_FILE.validate_python(own).view(default)
+        return VIEW_FILE.validate_python(view_fields).view(default)
     except ValidationError as error:
         raise ValueError(
             f"{path} does not hold ({prefix or 'image'}):{explain_errors(error)}"
@@ -135,7 +141,7 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     if words is None:
         return None
     settings = folder / "tokenizer_config.json"
-    fields = read_object(settings) if settings.is_file() else {}
+    fields = read_json(settings) if settings.is_file() else {}
     try:
         return Tokenizer(words, lower_case=fields.get("do_lower_case", True) is not False)
     except ValueError as error:
@@ -148,28 +154,11 @@ def read_words(folder: Path) -> list[str] | None:
     path = folder / "tokenizer.json"
     if not path.is_file():
         return None
-    model = read_object(path).get("model")
+    model = read_json(path).get("model")
     if not isinstance(model, dict) or model.get("type") != "WordPiece":
         raise ValueError(f"{path} does not hold a WordPiece tokeniser, which FLAVA's is")
     return sorted(model["vocab"], key=model["vocab"].__getitem__)
 
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ValueError: the file is not one.
-    """
-    try:
-        fields = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): copy it anew") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} is not a JSON object: copy it anew")
-    return fields
-
-
-log = logging.getLogger(__name__)
 
 TOKENIZER_FILES = (
     "vocab.txt",
@@ -180,10 +169,10 @@ TOKENIZER_FILES = (
     "merges.txt",
 )
 VOCABULARIES = ("vocab.txt", "tokenizer.json", "vocab.json")
-"""A folder that holds one of these has a tokeniser."""
+"""A folder with one of these has a tokeniser."""
 
 BICUBIC, LANCZOS = 3, 1
-"""PIL's numbers of the resampling filters, as processor configs give them."""
+"""Numbers of PIL's resampling filters, which processor configs contain."""
 
 NORMALISED = {
     "do_rescale": True,
@@ -192,11 +181,11 @@ NORMALISED = {
     "image_mean": list(CLIP_MEAN),
     "image_std": list(CLIP_STD),
 }
-"""How both models' processors scale pixels."""
+"""How the processors of both models scale pixel values."""
 
 
 def write_image_processor(model: Flava | Clip, folder: Path, source: Path | None) -> None:
-    """The source's if it has one, else that of the model's image size."""
+    """Write that of the source folder if it has one, else one for the model's image size."""
     found = None if source is None else read_image_file(source)
     if found is not None:
         fields = dict(found[1])
@@ -208,7 +197,7 @@ def write_image_processor(model: Flava | Clip, folder: Path, source: Path | None
 
 
 def write_tokenizer(model: Flava | Clip, folder: Path, source: Path | None, *, ours: bool) -> None:
-    """The source's tokeniser if it has one, else ours if the layout wants one and it fits."""
+    """Copy the source folder's tokeniser if it has one; else write ours, if asked and it fits."""
     if source is not None and any((source / name).is_file() for name in VOCABULARIES):
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
@@ -230,7 +219,7 @@ def write_tokenizer(model: Flava | Clip, folder: Path, source: Path | None, *, o
 
 
 def write_bert_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
-    """BERT's uncased WordPiece tokeniser in transformers' files."""
+    """Write BERT's uncased WordPiece tokeniser as the files of transformers."""
     words = "".join(f"{tokenizer.token(index)}\n" for index in range(tokenizer.size))
     (folder / "vocab.txt").write_text(words, encoding="utf-8")
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
@@ -250,7 +239,7 @@ def write_bert_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) ->
 
 
 def write_clip_tokenizer(tokenizer: ClipTokenizer, folder: Path, max_length: int) -> None:
-    """CLIP's byte-pair encoding in transformers' files, special tokens by their names there."""
+    """Write CLIP's byte-pair encoding as the files of transformers, with their special tokens."""
     start, end = "<|startoftext|>", "<|endoftext|>"
     words = (*tokenizer.words[: tokenizer.start], start, end)
     write_json(folder / "vocab.json", {word: index for index, word in enumerate(words)})
@@ -269,7 +258,7 @@ def write_clip_tokenizer(tokenizer: ClipTokenizer, folder: Path, max_length: int
 
 
 def clip_image_processor(side: int) -> dict[str, Any]:
-    """transformers' ``CLIPImageProcessor`` for a model's image size."""
+    """The config of transformers' ``CLIPImageProcessor`` for an image size in pixels."""
     return {
         "image_processor_type": "CLIPImageProcessor",
         "processor_class": "CLIPProcessor",
@@ -284,9 +273,9 @@ def clip_image_processor(side: int) -> dict[str, Any]:
 
 
 def flava_image_processor(config: FlavaConfig) -> dict[str, Any]:
-    """transformers' ``FlavaImageProcessor`` for a model's image size.
+    """The config of transformers' ``FlavaImageProcessor`` for a model's image size.
 
-    Its masks keep the published share of a grid: 75 of 196 patches, in blocks of 16 or more.
+    It masks the published share of patches: 75 of 196, in blocks of at least 16.
     """
     image = config.image
     size, codes = square_size(image.image_size), square_size(CODE_PIXELS * image.grid)

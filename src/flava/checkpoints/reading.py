@@ -1,4 +1,4 @@
-"""Finding and reading checkpoint files, here or on the hub, never by running their code."""
+"""Finds and reads checkpoint files, local or on the hub, without ever running code in them."""
 
 import json
 import re
@@ -20,58 +20,60 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flava.checkpoints.layout import Stored
+from flava.checkpoints.layout import Checkpoint
 
-NAMES = (
+WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-"""The weights of a folder by the names that transformers gives them, best first."""
+"""The names that transformers gives to weights; the first that a folder has is read."""
 
 SUFFIXES = (".safetensors", (".bin", ".pt", ".pth", ".ckpt", ".pkl"))
-"""Else the only file of such a name: of the first kind, or of the second."""
+"""Without one of these names, a folder's only file with the first suffix is read, or else its only
+file with one of the others."""
 
-DECODER = "codebook_decoder.safetensors"
-"""The codebook's decoder, which no published layout holds, beside the weights that we write."""
+DECODER_FILE = "codebook_decoder.safetensors"
+"""The codebook's decoder, which no published layout has. We write it beside the weights."""
 
-INDEX = ".index.json"
+INDEX_SUFFIX = ".index.json"
 
 WRAPPERS = ("state_dict", "model", "module", "teacher")
-"""Where training scripts put the weights beside their optimiser; DINO's teacher is its model."""
+"""Keys under which training scripts save the weights beside the optimizer. In DINO's files the
+teacher is the model."""
 
 
 def find_checkpoint(source: Path) -> Path:
-    """The folder of weights that a path means: itself, or of a run the best one, else the last.
+    """The folder with the weights: the given one, or a run's best checkpoint, else its last.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: as `weights_in`.
+        FileNotFoundError: there are no weights.
+        ValueError: as `find_weights`.
     """
     for folder in (source, source / "checkpoints" / "best", source / "checkpoints" / "last"):
-        if folder.is_dir() and weights_in(folder):
+        if folder.is_dir() and find_weights(folder):
             return folder
     raise FileNotFoundError(
         f"no checkpoint at {source}: give a file of weights, a folder that holds "
-        f"{NAMES[0]} or {NAMES[2]}, or a run's folder"
+        f"{WEIGHT_FILES[0]} or {WEIGHT_FILES[2]}, or a run's folder"
     )
 
 
-def weights_in(folder: Path) -> Path | None:
-    """The file of weights in a folder, or the index of their shards; None if there is none.
+def find_weights(folder: Path) -> Path | None:
+    """The file of weights in a folder, or the index of its shards; None if there is none.
 
     Raises:
-        ValueError: there are several, and none has a name that tells.
+        ValueError: there are several, and none has a name of `WEIGHT_FILES`.
     """
-    for name in NAMES:
+    for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
     for suffix in SUFFIXES:
         found = sorted(
             path
             for path in folder.iterdir()
-            if path.name.endswith(suffix) and path.name != DECODER and path.is_file()
+            if path.name.endswith(suffix) and path.name != DECODER_FILE and path.is_file()
         )
         if len(found) > 1:
             names = ", ".join(path.name for path in found)
@@ -81,47 +83,53 @@ def weights_in(folder: Path) -> Path | None:
     return None
 
 
-def read_path(path: Path) -> Stored:
+def read_path(path: Path) -> Checkpoint:
     """The weights of a file or a folder, and the ``config.json`` beside them.
 
     Raises:
         FileNotFoundError: there are none, or shards are missing.
-        ValueError: a file is damaged, or would run code when read.
+        ValueError: a file is damaged, or reading it would run code.
     """
     folder = path.parent if path.is_file() else find_checkpoint(path)
-    weights = path if path.is_file() else weights_in(folder)
+    weights = path if path.is_file() else find_weights(folder)
     assert weights is not None
-    return Stored(
+    return Checkpoint(
         origin=str(path),
-        tensors=read_shards(weights) if weights.name.endswith(INDEX) else read_tensors(weights),
+        state_dict=(
+            read_shards(weights) if weights.name.endswith(INDEX_SUFFIX) else read_tensors(weights)
+        ),
         config=read_json(folder / "config.json") if (folder / "config.json").is_file() else None,
         folder=folder,
     )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Raises ValueError: it holds no JSON object."""
+    """The JSON object in a file.
+
+    Raises:
+        ValueError: the file is damaged, or holds no JSON object.
+    """
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): copy it anew") from error
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): copy it anew") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object: copy it anew")
+        raise ValueError(f"{path} is damaged, it is not a JSON object: copy it anew")
     return content
 
 
 def read_shards(index: Path) -> dict[str, Tensor]:
-    """The tensors of every shard that an index names.
+    """The tensors of all shards that an index file names.
 
     Raises:
         FileNotFoundError: shards are missing; all of them in one error.
-        ValueError: the index or a shard is damaged, or a shard does not hold what it should.
+        ValueError: the index or a shard is damaged, or a tensor is not in its shard.
     """
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(p, str) for p in weight_map.values()):
         raise ValueError(f"{index} has no weight_map of names to files: copy it anew")
-    shards = sorted(set(places.values()))
-    # A path in an index that somebody else wrote must not lead out of its folder.
+    shards = sorted(set(weight_map.values()))
+    # An index comes from somebody else: its paths must not lead out of the folder.
     if outside := [name for name in shards if Path(name).name != name]:
         raise ValueError(f"{index} names files outside its folder: {', '.join(outside)}")
     if missing := [name for name in shards if not (index.parent / name).is_file()]:
@@ -129,7 +137,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         tensors |= read_tensors(index.parent / shard)
-    if lost := sorted(places.keys() - tensors.keys()):
+    if lost := sorted(weight_map.keys() - tensors.keys()):
         raise ValueError(
             f"{index} names entries that its shards do not hold:\n  " + "\n  ".join(lost)
         )
@@ -137,10 +145,10 @@ def read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, told from its content: safetensors, or a pickle of torch's.
+    """The tensors of one file. Its content decides whether it is safetensors or a torch pickle.
 
     Raises:
-        ValueError: it is empty, damaged, holds no weights, or would run code when read.
+        ValueError: it is empty or damaged, holds no weights, or reading it would run code.
     """
     with path.open("rb") as file:
         start = file.read(9)
@@ -155,13 +163,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle of torch's holds, by an unpickler that knows tensors and plain values alone.
+    """The content of a torch pickle; its unpickler allows only tensors and plain values.
 
     Raises:
         ValueError: it is damaged, or holds anything else.
     """
     try:
-        with catch_warnings(action="ignore"):  # torch's advice to read a program as one
+        with catch_warnings(
+            action="ignore"
+        ):  # for TorchScript archives, torch recommends torch.jit.load
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
@@ -182,24 +192,24 @@ def read_pickle(path: Path) -> Any:
 
 
 def shortened(error: Exception) -> str:
-    """The part of torch's long advice that says what was found."""
+    """The part of torch's long error message that says what was found in the file."""
     text = str(error)
     found = [line for line in text.splitlines() if "Unsupported" in line or "GLOBAL" in line]
     return " ".join((found or text.splitlines() or ["unreadable"])[0].split())[:200]
 
 
 def unwrap(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The named tensors within what a training script saved.
+    """The state dict inside the object that a training script saved.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there is none.
     """
     while isinstance(content, Mapping):
         tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
         if tensors:
-            # DistributedDataParallel's prefix, where a script saved the wrapper.
-            whole = all(name.startswith("module.") for name in tensors)
-            return ((n.removeprefix("module.") if whole else n, t) for n, t in tensors.items())
+            # A script that saves the DistributedDataParallel wrapper adds this prefix to all keys.
+            wrapped = all(name.startswith("module.") for name in tensors)
+            return ((n.removeprefix("module.") if wrapped else n, t) for n, t in tensors.items())
         content = next((content[name] for name in WRAPPERS if name in content), None)
     raise ValueError(f"{path} holds no weights: no named tensors are in it")
 
@@ -207,8 +217,8 @@ def unwrap(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 """organisation/name."""
 
-SAFE = ("*.json", "*.txt", "*.safetensors")
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SAFE_PATTERNS = ("*.json", "*.txt", "*.safetensors")
+PICKLE_PATTERNS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 def looks_like_hub_id(source: str) -> bool:
@@ -216,15 +226,18 @@ def looks_like_hub_id(source: str) -> bool:
 
 
 def download(repo_id: str) -> Path:
-    """The hub's files of a model in the local cache: pickles only where there is nothing safer.
+    """Download a model from the hub into the local cache, and return its folder.
+
+    Pickles are downloaded only if the repository has no safetensors file.
 
     Raises:
-        FileNotFoundError: neither the hub nor the cache has it, or the hub is out of reach.
+        FileNotFoundError: neither the hub nor the cache has it, or the hub cannot be reached.
     """
     try:
-        folder = Path(snapshot_download(repo_id, allow_patterns=[*SAFE], ignore_patterns=["*/*"]))
-        if weights_in(folder) is None:
-            patterns = [*SAFE, *PICKLED]
+        patterns = [*SAFE_PATTERNS]
+        folder = Path(snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        if find_weights(folder) is None:
+            patterns += PICKLE_PATTERNS
             snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=["*/*"])
     except GatedRepoError as error:
         raise FileNotFoundError(
@@ -246,15 +259,14 @@ def download(repo_id: str) -> Path:
 
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / "weights"
-"""Small weights that come with the package, each made by the recipe of its name."""
+"""Small weights that are part of the package, each trained by the recipe of its name."""
 
-
-PREFIX = "shipped:"
+SHIPPED_PREFIX = "shipped:"
 
 
 def locate(source: str) -> str | Path:
-    """The checkpoint that a source means; a hub's id as it is."""
-    if source.startswith(PREFIX):
-        return find_checkpoint(SHIPPED / source.removeprefix(PREFIX))
+    """The folder of a ``shipped:NAME`` or of a run; a file or a hub id is returned as it is."""
+    if source.startswith(SHIPPED_PREFIX):
+        return find_checkpoint(SHIPPED / source.removeprefix(SHIPPED_PREFIX))
     path = Path(source).expanduser()
     return find_checkpoint(path) if path.is_dir() else source

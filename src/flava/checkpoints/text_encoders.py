@@ -1,47 +1,47 @@
-"""Text encoders: Hugging Face's `FlavaTextModel`, and those of BERT's family that are pre-norm.
+"""Text encoders of Hugging Face: `FlavaTextModel` and `RobertaPreLayerNormModel`; read only.
 
-BERT and RoBERTa themselves are refused. Their blocks normalise after each residual sum, ours before
-each layer, and no weights make the one compute the other: encoders with BERT's weights under our
-names would load and give noise. Only the embeddings and their LayerNorm would mean the same.
+They are recognised by the keys of their first block. `RobertaPreLayerNormModel` lacks a pooler.
+BERT and RoBERTa are recognised as well, and refused. Their blocks normalise after each residual sum
+(post-norm), ours before each layer (pre-norm), and no weights make one compute the other: with the
+weights of BERT under our keys an encoder would load and give noise.
 """
 
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 from torch.nn import functional
 
 from flava.checkpoints.geometry import (
-    check,
+    activation_and_eps,
+    check_config,
+    config_section,
     count_blocks,
-    heads,
-    hugging_face,
-    refusal,
-    section,
-    shapes,
+    head_count,
+    tensor_shapes,
 )
 from flava.checkpoints.layout import (
     QUERY_KEY_VALUE,
     TRANSFORMERS_BLOCKS,
+    Checkpoint,
+    KeyMapping,
     Layout,
-    Stored,
-    Table,
-    fill,
+    load_weights,
+    published_keys,
     rename,
-    sources,
 )
 from flava.models.encoders import TextConfig, TextEncoder
 
-EMBEDDINGS: Table = (
+EMBEDDING_MAPPING: KeyMapping = (
     (r"^words\.", "embeddings.word_embeddings."),
     (r"^positions\.", "embeddings.position_embeddings."),
     (r"^types\.", "embeddings.token_type_embeddings."),
     (r"^embedding_norm\.", "embeddings.LayerNorm."),
 )
 
-FLAVA: Table = (*TRANSFORMERS_BLOCKS, *EMBEDDINGS)
+FLAVA_MAPPING: KeyMapping = (*TRANSFORMERS_BLOCKS, *EMBEDDING_MAPPING)
 
-PRE_LAYER_NORM: Table = (
-    *EMBEDDINGS,
+PRE_LAYER_NORM_MAPPING: KeyMapping = (
+    *EMBEDDING_MAPPING,
     (r"^blocks\.(\d+)\.", r"encoder.layer.\1."),
     (r"\.norm_before\.", ".attention.LayerNorm."),
     (r"\.norm_after\.", ".intermediate.LayerNorm."),
@@ -56,8 +56,8 @@ FLAVA_PREFIXES = ("", "text_model.", "flava.text_model.")
 PRE_LAYER_NORM_PREFIXES = ("", "roberta_prelayernorm.")
 POST_NORM_PREFIXES = ("", "bert.", "roberta.", "electra.", "model.")
 
-PASSED_OVER = r"(lm_head|classifier|qa_outputs)\."
-"""Heads beside a `RobertaPreLayerNormModel`."""
+HEADS = r"(lm_head|classifier|qa_outputs)\."
+"""Heads beside a `RobertaPreLayerNormModel`, which are left out."""
 
 WORDS = "embeddings.word_embeddings.weight"
 POSITIONS = "embeddings.position_embeddings.weight"
@@ -66,95 +66,99 @@ TYPES = "embeddings.token_type_embeddings.weight"
 ROBERTA_VOCABULARY = 50_265
 
 BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
-"""Counted numbers and zeros in files of older versions of transformers."""
+"""Constants that older versions of transformers saved with the weights."""
 
 
-def prefix_of(stored: Stored, name: str, prefixes: tuple[str, ...]) -> str | None:
-    return next((prefix for prefix in prefixes if prefix + name in stored.tensors), None)
+def find_prefix(checkpoint: Checkpoint, key: str, prefixes: tuple[str, ...]) -> str | None:
+    return next((prefix for prefix in prefixes if prefix + key in checkpoint.state_dict), None)
 
 
-def flava_prefix(stored: Stored) -> str | None:
+def flava_prefix(checkpoint: Checkpoint) -> str | None:
     name = "encoder.layer.0.attention.attention.query.weight"
-    prefix = prefix_of(stored, name, FLAVA_PREFIXES)
-    if prefix is None or f"{prefix}embeddings.word_embeddings.weight" not in stored.tensors:
+    prefix = find_prefix(checkpoint, name, FLAVA_PREFIXES)
+    if prefix is None or f"{prefix}embeddings.word_embeddings.weight" not in checkpoint.state_dict:
         return None
-    # The text encoder within a whole FLAVA is not all that is there.
-    return prefix if all(name.startswith(prefix) for name in stored.tensors) else None
+    # The text encoder inside a whole FLAVA is not meant.
+    return prefix if all(name.startswith(prefix) for name in checkpoint.state_dict) else None
 
 
-def pre_layer_norm_prefix(stored: Stored) -> str | None:
+def pre_layer_norm_prefix(checkpoint: Checkpoint) -> str | None:
     name = "encoder.layer.0.attention.LayerNorm.weight"
-    return prefix_of(stored, name, PRE_LAYER_NORM_PREFIXES)
+    return find_prefix(checkpoint, name, PRE_LAYER_NORM_PREFIXES)
 
 
-def post_norm_prefix(stored: Stored) -> str | None:
-    endings = ("weight", "gamma")  # the first BERTs' names
+def post_norm_prefix(checkpoint: Checkpoint) -> str | None:
+    endings = ("weight", "gamma")  # "gamma" in the first files of BERT
     names = [f"encoder.layer.0.attention.output.LayerNorm.{ending}" for ending in endings]
-    found = (prefix_of(stored, name, POST_NORM_PREFIXES) for name in names)
+    found = (find_prefix(checkpoint, name, POST_NORM_PREFIXES) for name in names)
     return next((prefix for prefix in found if prefix is not None), None)
 
 
-def build_flava(stored: Stored) -> TextEncoder:
-    return build(stored, FLAVA, flava_prefix(stored) or "")
+def build_flava(checkpoint: Checkpoint) -> TextEncoder:
+    return build(checkpoint, FLAVA_MAPPING, flava_prefix(checkpoint) or "")
 
 
-def build_pre_layer_norm(stored: Stored) -> TextEncoder:
-    """Positions count from the row after the padding id's: the rows before it are left out.
+def build_pre_layer_norm(checkpoint: Checkpoint) -> TextEncoder:
+    """RoBERTa's positions begin after the row of the padding id: the rows up to it are left out.
 
-    The ids are those of RoBERTa's vocabulary, which our tokenisers do not speak.
+    Its token ids are of RoBERTa's vocabulary, for which we have no tokeniser.
     """
-    padding = (stored.config or {}).get("pad_token_id", 1)
+    padding = (checkpoint.config or {}).get("pad_token_id", 1)
     first = padding + 1 if isinstance(padding, int) else 0
-    return build(stored, PRE_LAYER_NORM, pre_layer_norm_prefix(stored) or "", first)
+    return build(checkpoint, PRE_LAYER_NORM_MAPPING, pre_layer_norm_prefix(checkpoint) or "", first)
 
 
-def build(stored: Stored, names: Table, prefix: str, first_position: int = 0) -> TextEncoder:
-    config = section(stored, stored.config, "text_config") or stored.config or {}
-    geometry = read_geometry(stored, names, prefix)
-    told = hugging_face(stored, config, "", geometry)
+def build(
+    checkpoint: Checkpoint, mapping: KeyMapping, prefix: str, first_position: int = 0
+) -> TextEncoder:
+    config = config_section(checkpoint, checkpoint.config, "text_config") or checkpoint.config or {}
+    geometry = read_geometry(checkpoint, mapping, prefix)
+    settings = activation_and_eps(checkpoint, config, "", geometry)
     geometry["max_length"] -= first_position
-    count = heads(stored, geometry["width"], config.get("num_attention_heads"))
-    text = TextConfig(**geometry, heads=count, **told)
-    check(stored, text, "text")
+    heads = head_count(checkpoint, geometry["width"], config.get("num_attention_heads"))
+    text = TextConfig(**geometry, heads=heads, **settings)
+    check_config(checkpoint, text, "text")
     model = TextEncoder(text)
 
-    entries = sources(model.state_dict(), names, QUERY_KEY_VALUE)
-    entries = {name: [prefix + entry for entry in parts] for name, parts in entries.items()}
-    tensors = {n: t for n, t in stored.tensors.items() if not re.match(PASSED_OVER, n)}
-    tensors[f"{prefix}{POSITIONS}"] = tensors[f"{prefix}{POSITIONS}"][first_position:]
-    types = tensors[f"{prefix}{TYPES}"]
-    if len(types) == 1:  # RoBERTa's single type, which is the only one that ours read too
-        tensors[f"{prefix}{TYPES}"] = functional.pad(types, (0, 0, 0, 1))
-    if not any(name.startswith(f"{prefix}pooler.") for name in tensors):
+    keys = published_keys(model.state_dict(), mapping, QUERY_KEY_VALUE)
+    keys = {name: [prefix + key for key in parts] for name, parts in keys.items()}
+    state_dict = {k: t for k, t in checkpoint.state_dict.items() if not re.match(HEADS, k)}
+    state_dict[f"{prefix}{POSITIONS}"] = state_dict[f"{prefix}{POSITIONS}"][first_position:]
+    types = state_dict[f"{prefix}{TYPES}"]
+    if len(types) == 1:  # RoBERTa has one token type; our encoder reads only the first of its two
+        state_dict[f"{prefix}{TYPES}"] = functional.pad(types, (0, 0, 0, 1))
+    if not any(key.startswith(f"{prefix}pooler.") for key in state_dict):
         model.missing_parts = frozenset({"pooler"})
-        entries = {n: parts for n, parts in entries.items() if not n.startswith("pooler.")}
-    ignored = [prefix + name for name in BUFFERS]
-    fill(model, tensors, entries, origin=stored.origin, ignored=ignored)
+        keys = {n: parts for n, parts in keys.items() if not n.startswith("pooler.")}
+    ignored = [prefix + key for key in BUFFERS]
+    load_weights(model, state_dict, keys, origin=checkpoint.origin, ignored=ignored)
     return model.eval()
 
 
-def read_geometry(stored: Stored, names: Table, prefix: str) -> dict[str, Any]:
-    mlp = prefix + rename("blocks.0.mlp_in.weight", names)
-    entries = [f"{prefix}{name}" for name in (WORDS, POSITIONS, TYPES)]
-    words, positions, _, mlp_in = shapes(stored, dict.fromkeys([*entries, mlp], 2))
+def read_geometry(checkpoint: Checkpoint, mapping: KeyMapping, prefix: str) -> dict[str, Any]:
+    mlp = prefix + rename("blocks.0.mlp_in.weight", mapping)
+    embeddings = [f"{prefix}{key}" for key in (WORDS, POSITIONS, TYPES)]
+    words, positions, _, mlp_in = tensor_shapes(checkpoint, dict.fromkeys([*embeddings, mlp], 2))
     return {
         "vocabulary_size": words[0],
         "width": words[1],
         "max_length": positions[0],
         "mlp_width": mlp_in[0],
-        "depth": count_blocks(stored.tensors, re.escape(prefix) + r"encoder\.layer\.(\d+)\."),
+        "depth": count_blocks(
+            checkpoint.state_dict, re.escape(prefix) + r"encoder\.layer\.(\d+)\."
+        ),
     }
 
 
-def refuse_post_norm(stored: Stored) -> TextEncoder:
+def refuse_post_norm(checkpoint: Checkpoint) -> NoReturn:
     """Raises ValueError: always, with the reasons."""
-    prefix = post_norm_prefix(stored) or ""
-    words = stored.tensors.get(f"{prefix}{WORDS}")
+    prefix = post_norm_prefix(checkpoint) or ""
+    words = checkpoint.state_dict.get(f"{prefix}{WORDS}")
     reasons = [
         "its blocks are post-norm: they normalise after each residual sum, ours before each layer, "
         "and no weights make one compute the other. Only its embeddings would mean the same",
     ]
-    model_type = str((stored.config or {}).get("model_type", ""))
+    model_type = str((checkpoint.config or {}).get("model_type", ""))
     if (
         prefix == "roberta."
         or "roberta" in model_type
@@ -163,23 +167,25 @@ def refuse_post_norm(stored: Stored) -> TextEncoder:
         reasons.append(
             "it is a RoBERTa: its ids are of another vocabulary, and its positions start two later"
         )
-    raise refusal(f"{stored.origin} computes what our text encoder cannot", reasons)
+    raise ValueError(
+        f"{checkpoint.origin} computes what our text encoder cannot:\n  " + "\n  ".join(reasons)
+    )
 
 
 LAYOUTS = (
     Layout(
         name="Hugging Face FlavaTextModel",
-        matches=lambda stored: flava_prefix(stored) is not None,
+        matches=lambda checkpoint: flava_prefix(checkpoint) is not None,
         build=build_flava,
     ),
     Layout(
         name="Hugging Face RobertaPreLayerNormModel",
-        matches=lambda stored: pre_layer_norm_prefix(stored) is not None,
+        matches=lambda checkpoint: pre_layer_norm_prefix(checkpoint) is not None,
         build=build_pre_layer_norm,
     ),
     Layout(
         name="BERT and RoBERTa (refused)",
-        matches=lambda stored: post_norm_prefix(stored) is not None,
+        matches=lambda checkpoint: post_norm_prefix(checkpoint) is not None,
         build=refuse_post_norm,
     ),
 )

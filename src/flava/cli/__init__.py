@@ -47,19 +47,22 @@ COMMANDS = {
     ),
     "convert": (
         "convert",
-        "Write a model in another layout: transformers', TorchMultimodal's, our own; or as ONNX.",
+        "Write a model in the layout of transformers (hf), TorchMultimodal or flava, or as ONNX.",
     ),
     "embed": ("embed", "Write the embedding of every image, text or pair to a file."),
     "classify": (
         "embed",
-        "Name the likeliest classes of every image, without training (zero-shot).",
+        "Classify images into classes that are given by name, without training (zero-shot).",
     ),
-    "match": ("embed", "Tell how well each image and its text match."),
-    "search": ("search", "Find images or texts by text or image: index once, then query."),
-    "fill-mask": ("fill_mask", "Print the likeliest tokens for each [MASK] in a text."),
+    "match": ("embed", "Compute how well each image and its text match."),
+    "search": (
+        "search",
+        "Find images or texts by text or image: first index them, then query the index.",
+    ),
+    "fill-mask": ("fill_mask", "Print the most probable tokens for each [MASK] in a text."),
     "reconstruct": (
         "fill_mask",
-        "Hide blocks of an image, fill them in, and write both beside the original.",
+        "Mask blocks of an image, predict them, and write original and results side by side.",
     ),
     "finetune": (
         "finetune",

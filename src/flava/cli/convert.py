@@ -1,11 +1,11 @@
-"""`flava convert`: a checkpoint from any layout to another."""
+"""`flava convert`: writes a checkpoint of any layout in another layout."""
 
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from flava.checkpoints.load import build, read
+from flava.checkpoints.recognise import build_model_from, read_checkpoint
 from flava.inference.export import export
 
 
@@ -14,13 +14,14 @@ def convert(
     dest: tyro.conf.Positional[Path],
     to: Literal["hf", "torchmultimodal", "flava", "onnx"],
 ) -> None:
-    """Write a model in another layout: transformers', TorchMultimodal's, our own; or as ONNX.
+    """Write a model in the layout of transformers (hf), TorchMultimodal or flava, or as ONNX.
 
     Args:
-        source: A model's id on the Hugging Face hub, a folder (a run's too) or a file of weights.
-        dest: A new folder.
-        to: The layout to write. "onnx" is one way: programs that run without PyTorch, and a
-            README.md that describes them.
+        source: A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights.
+        dest: The folder to write, which must be new or empty.
+        to: The layout to write. "onnx" writes programs that run without PyTorch, and a README.md
+            that describes them; they cannot be converted back.
     """
-    stored = read(source)
-    print(f"written: {export(build(stored), dest, to, source=stored.folder)}")
+    checkpoint = read_checkpoint(source)
+    model = build_model_from(checkpoint)
+    print(f"written: {export(model, dest, to, source=checkpoint.folder)}")

@@ -179,7 +179,7 @@ def list_urls(action: ListUrls) -> None:
 
 def tokenize_shards(action: TokenizeShards) -> None:
     """Write the shards, and say how to train on them."""
-    from flava.checkpoints.digests import codes_name
+    from flava.checkpoints.digests import codebook_digest
     from flava.prepare.codes import load_codebook, tokenize
 
     codebook = load_codebook(action.codebook)
@@ -188,7 +188,7 @@ def tokenize_shards(action: TokenizeShards) -> None:
         print(f"{count:,} samples {f'without codes: {reason}' if reason else 'have codes'}")
     print(
         f"tokenized: {action.output}. Next: flava train RECIPE --data.image.stored-codes "
-        f"{codes_name(codebook)} --data.image.crop-scale 1 1"
+        f"{codebook_digest(codebook)} --data.image.crop-scale 1 1"
     )
 
 

@@ -1,4 +1,4 @@
-"""`flava embed`, `flava classify` and `flava match`: many rows through a model, into one table."""
+"""`flava embed`, `flava classify` and `flava match`: results of a model for many rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,9 +16,9 @@ from flava.inference.bulk import (
     classifier,
     classify_rows,
     embed_rows,
-    first_rows,
     match_rows,
     matcher,
+    preview_rows,
 )
 from flava.inference.int8 import InferencePrecision
 from flava.inference.load import load
@@ -26,7 +26,7 @@ from flava.inference.output_files import ResultColumns, check_output
 from flava.inference.row_sources import InputKind, InputSource, open_source
 from flava.inference.zero_shot import read_classes
 
-Computed = Annotated[InferencePrecision, tyro.conf.EnumChoicesFromValues]
+PrecisionOption = Annotated[InferencePrecision, tyro.conf.EnumChoicesFromValues]
 SHOWN_SKIPPED = 3
 
 
@@ -38,26 +38,27 @@ def embed(
     pairs: str | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
-    precision: Computed = InferencePrecision.FP32,
+    precision: PrecisionOption = InferencePrecision.FP32,
 ) -> None:
     """Write the embedding of every image, text or pair to a file.
 
-    Files that cannot be used are skipped, and named in NAME.skipped.jsonl beside the output. A
-    command that was interrupted, or killed, goes on where it was when it is run again. Images of a
-    folder come sorted by path; rows of anything else stay in their order.
+    Rows that cannot be used are skipped, and named in NAME.skipped.jsonl beside the output. If the
+    command is interrupted or killed, run it again: it goes on where it was. Images of a folder are
+    sorted by path; all other rows keep their order.
 
     Args:
-        model: Where the model comes from: anything that flava.load takes.
-        output: The file to write: .parquet with the columns path or text, and embedding; or .npy,
-            with the names in NAME.rows.jsonl beside it.
+        model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
+            a file of weights.
+        output: The file to write: .parquet, with the columns path or text and embedding; or .npy,
+            with the names of the rows in NAME.rows.jsonl beside it.
         images: A folder of images, tars ('data/*.tar'), or a table (CSV, TSV, JSON lines, Parquet)
             with a column image, path or file. Embeddings are unit vectors of the contrastive space.
-        texts: Plain text with a text a line, tars, or a table with a column text or caption; in the
-            same space.
+        texts: A file with one text per line, tars, or a table with a column text or caption.
+            Embeddings are unit vectors of the same space.
         pairs: A table with both columns, or tars. Embeddings are the multimodal [CLS] states.
-        batch_size: Rows that are computed at once.
-        device: As torch names it; auto takes a GPU if there is one.
-        precision: What matrix products are computed in.
+        batch_size: Number of rows in a batch.
+        device: A device as torch names it. "auto" uses a GPU if there is one.
+        precision: Number format of matrix products. int8 is for CPUs.
     """
     source = one_source(images, texts, pairs)
     check_output(output, EMBEDDING_FORMATS)
@@ -74,23 +75,24 @@ def classify(
     top: int = 5,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
-    precision: Computed = InferencePrecision.FP32,
+    precision: PrecisionOption = InferencePrecision.FP32,
 ) -> None:
-    """Name the likeliest classes of every image, without training (zero-shot).
+    """Classify images into classes that are given by name, without training (zero-shot).
 
-    Skips and goes on as flava embed does.
+    Skips rows and resumes as flava embed does.
 
     Args:
-        model: Where the model comes from: anything that flava.load takes.
+        model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
+            a file of weights.
         images: A folder of images, tars ('data/*.tar'), or a table (CSV, TSV, JSON lines, Parquet)
             with a column image, path or file.
-        classes: The classes, as in "cat,dog", or a file with one a line.
+        classes: The names of the classes, such as "cat,dog", or a file with one per line.
         output: The file to write: .csv, .parquet or .jsonl. Without it, the first rows are shown.
-        templates: A file with a prompt a line, and {} in it where the class goes.
-        top: How many classes are named for each image.
-        batch_size: Images that are computed at once.
-        device: As torch names it; auto takes a GPU if there is one.
-        precision: What matrix products are computed in.
+        templates: A file with one prompt per line, with {} in place of the class.
+        top: Number of classes to give for each image, most probable first.
+        batch_size: Number of images in a batch.
+        device: A device as torch names it. "auto" uses a GPU if there is one.
+        precision: Number format of matrix products. int8 is for CPUs.
     """
     if top < 1:
         raise ValueError(f"--top is {top}: use at least 1")
@@ -99,7 +101,7 @@ def classify(
         check_output(output, TABLE_FORMATS)
     pretrained = load(model, device=device, precision=precision)
     if output is None:
-        show(*first_rows(source, classifier(pretrained, named, top)))
+        show(*preview_rows(source, classifier(pretrained, named, top)))
     else:
         print(classify_rows(pretrained, source, output, named, top=top, batch_size=batch_size))
 
@@ -110,28 +112,29 @@ def match(
     output: Path | None = None,
     batch_size: int = BATCH_SIZE,
     device: str = "auto",
-    precision: Computed = InferencePrecision.FP32,
+    precision: PrecisionOption = InferencePrecision.FP32,
 ) -> None:
-    """Tell how well each image and its text match.
+    """Compute how well each image and its text match.
 
-    Skips and goes on as flava embed does.
+    Skips rows and resumes as flava embed does.
 
     Args:
-        model: Where the model comes from: anything that flava.load takes.
-        pairs: A table (CSV, TSV, JSON lines, Parquet) with a column image, path or file and one
-            named text or caption, or tars. Paths start from the table's folder.
+        model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
+            a file of weights.
+        pairs: A table (CSV, TSV, JSON lines, Parquet) with a column image, path or file and a
+            column text or caption, or tars. Paths are relative to the table's folder.
         output: The file to write: .csv, .parquet or .jsonl, with the cosine in the contrastive
-            space and the probability by the matching head. Without it, the first rows are shown.
-        batch_size: Pairs that are computed at once.
-        device: As torch names it; auto takes a GPU if there is one.
-        precision: What matrix products are computed in.
+            space and the probability of the matching head. Without it, the first rows are shown.
+        batch_size: Number of pairs in a batch.
+        device: A device as torch names it. "auto" uses a GPU if there is one.
+        precision: Number format of matrix products. int8 is for CPUs.
     """
     source = open_source(InputKind.PAIRS, pairs)
     if output is not None:
         check_output(output, TABLE_FORMATS)
     pretrained = load(model, device=device, precision=precision)
     if output is None:
-        show(*first_rows(source, matcher(pretrained)))
+        show(*preview_rows(source, matcher(pretrained)))
     else:
         print(match_rows(pretrained, source, output, batch_size=batch_size))
 
@@ -139,21 +142,21 @@ def match(
 def one_source(
     images: str | None = None, texts: str | None = None, pairs: str | None = None
 ) -> InputSource:
-    """The source that is given.
+    """The one input that is given.
 
     Raises:
-        ValueError: none is given, or more than one; or as ``open_source``.
+        ValueError: none or several are given; or as `open_source`.
     """
     named = {InputKind.IMAGES: images, InputKind.TEXTS: texts, InputKind.PAIRS: pairs}
     given = [(kind, name) for kind, name in named.items() if name is not None]
     if len(given) != 1:
-        said = " and ".join(f"--{kind.value}" for kind, _ in given) or "none"
-        raise ValueError(f"give one of --images, --texts and --pairs, not {said}")
+        flags = " and ".join(f"--{kind.value}" for kind, _ in given) or "none"
+        raise ValueError(f"give one of --images, --texts and --pairs, not {flags}")
     return open_source(*given[0])
 
 
 def show(rows: Sequence[ResultColumns], skipped: Sequence[SkippedSample]) -> None:
-    """The first rows as a table."""
+    """Print the first rows as a table, and the first rows that were skipped."""
     table = Table(title=f"the first {len(rows)} rows; --output FILE computes all", title_style="")
     for name in _cells(rows[0]):
         justify = "right" if isinstance(rows[0][name], float) else "left"
@@ -167,7 +170,7 @@ def show(rows: Sequence[ResultColumns], skipped: Sequence[SkippedSample]) -> Non
 
 
 def _cells(row: ResultColumns) -> dict[str, str]:
-    """What is shown of a row: a class and its probability in one cell, so that a line holds all."""
+    """The cells of a row. A class and its probability share one, so that a row fits on a line."""
     cells: dict[str, str] = {}
     for name, value in row.items():
         of_class = name.replace("probability_", "class_")

@@ -1,4 +1,4 @@
-"""`flava fill-mask` and `flava reconstruct`: what a model puts where something is hidden."""
+"""`flava fill-mask` and `flava reconstruct`: predicts masked tokens and masked patches."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,19 +10,19 @@ from flava.inference.load import load
 from flava.inference.results import Reconstruction
 
 GAP = 8
-"""Pixels between two pictures."""
+"""Pixels between two images."""
 SIDE = 224
-"""Least height of a picture that is written, in pixels; smaller ones are enlarged."""
+"""Smallest height in pixels of the images that are written; smaller ones are enlarged."""
 
 
 def fill_mask(model: str, text: str, image: Path | None = None, top: int = 5) -> None:
-    """Print the likeliest tokens for each [MASK] in a text.
+    """Print the most probable tokens for each [MASK] in a text.
 
     Args:
-        model: A model's id on the Hugging Face hub, a folder or a file.
-        text: The text, with [MASK] where a word is to come.
-        image: An image that the text is about; the model then sees both.
-        top: How many tokens are printed for each.
+        model: A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights.
+        text: The text, with [MASK] in place of the words to predict.
+        image: An image that belongs to the text. The model then predicts from both.
+        top: Number of tokens to print for each [MASK].
     """
     pretrained = load(model)
     images = None if image is None else [image]
@@ -40,35 +40,37 @@ def reconstruct(
     text: str | None = None,
     seed: int = 0,
 ) -> None:
-    """Hide blocks of an image, fill them in, and write both beside the original.
+    """Mask blocks of an image, predict them, and write original and results side by side.
 
     Args:
-        model: A model's id on the Hugging Face hub, a folder or a file.
+        model: A model's id on the Hugging Face hub, a folder (also a run's) or a file of weights.
         image: The image.
-        output: The picture to write: original, masked, filled in.
-        text: A text about the image; the model then sees both.
-        seed: Decides which blocks are hidden.
+        output: The PNG to write: the original, masked, and with the prediction filled in.
+        text: A text that belongs to the image. The model then predicts from both.
+        seed: Random seed that decides which blocks are masked.
     """
     if output.suffix.lower() != ".png":
         raise ValueError(f"--output {output} must end in .png")
     texts = None if text is None else [text]
-    (done,) = load(model).reconstruct([image], texts, seed=seed)
+    (reconstruction,) = load(model).reconstruct([image], texts, seed=seed)
     try:
-        side_by_side(done).save(output)
+        side_by_side(reconstruction).save(output)
     except OSError as error:
         raise OSError(
             f"{output} could not be written ({error}): choose another --output"
         ) from error
-    hidden = f"{int(done.mask.sum())} of {done.mask.numel()} patches"
+    mask = reconstruction.mask
+    hidden = f"{int(mask.sum())} of {mask.numel()} patches"
     print(f"{output}: the original; {hidden} hidden; the same filled in")
 
 
-def side_by_side(done: Reconstruction) -> Image.Image:
-    """The three pictures in a row, on white, enlarged by a whole number if they are small."""
-    factor = max(1, -(-SIDE // done.original.height))
-    width, height = (factor * side for side in done.original.size)
+def side_by_side(reconstruction: Reconstruction) -> Image.Image:
+    """The three images in a row on white, enlarged by a whole factor if they are small."""
+    images = (reconstruction.original, reconstruction.masked, reconstruction.filled)
+    factor = max(1, -(-SIDE // images[0].height))
+    width, height = (factor * side for side in images[0].size)
     sheet = Image.new("RGB", (3 * width + 2 * GAP, height), "white")
-    for place, each in enumerate((done.original, done.masked, done.filled)):
-        large = each.resize((width, height), Image.Resampling.NEAREST)
-        sheet.paste(large, (place * (width + GAP), 0))
+    for number, image in enumerate(images):
+        large = image.resize((width, height), Image.Resampling.NEAREST)
+        sheet.paste(large, (number * (width + GAP), 0))
     return sheet

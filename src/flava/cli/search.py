@@ -1,4 +1,4 @@
-"""`flava search index` and `flava search query`: images and texts found by text or image."""
+"""`flava search index` and `flava search query`: finds images and texts by text or image."""
 
 import time
 from dataclasses import dataclass
@@ -8,92 +8,91 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flava.cli.embed import one_source
+from flava.cli.embed import PrecisionOption, one_source
 from flava.core.files import write_atomically
 from flava.inference.bulk import BATCH_SIZE
 from flava.inference.int8 import InferencePrecision
 from flava.inference.load import load
-from flava.inference.search import Index, build_index, check_free, index_embeddings
+from flava.inference.search import Index, build_index, check_no_index, index_embeddings
 from flava.reports.search_page import results_page
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build:
-    """Index a folder's images, or texts, once."""
+class BuildIndex:
+    """Index images or texts, once, for flava search query."""
 
     output: Path
-    """The index's folder."""
+    """The folder to write the index to."""
     model: str | None = None
-    """Where the model comes from: anything that flava.load takes. Not needed with --embeddings."""
+    """Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or a file
+    of weights. Not needed with --embeddings."""
     images: str | None = None
     """A folder of images, tars, or a table, as for flava embed."""
     texts: str | None = None
-    """Plain text, tars, or a table, as for flava embed."""
+    """A file with one text per line, tars, or a table, as for flava embed."""
     embeddings: Path | None = None
-    """What flava embed wrote to Parquet, instead of --images or --texts."""
+    """A Parquet file that flava embed wrote, instead of --images or --texts."""
     batch_size: int = BATCH_SIZE
-    """Rows that are computed at once."""
+    """Number of rows in a batch."""
     device: str = "auto"
-    """As torch names it; auto takes a GPU if there is one."""
-    precision: Annotated[InferencePrecision, tyro.conf.EnumChoicesFromValues] = (
-        InferencePrecision.FP32
-    )
-    """What matrix products are computed in."""
+    """A device as torch names it. "auto" uses a GPU if there is one."""
+    precision: PrecisionOption = InferencePrecision.FP32
+    """Number format of matrix products. int8 is for CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Query:
-    """Find what is most similar to a text or to an image."""
+class QueryIndex:
+    """Find the images or texts that are most similar to a text or to an image."""
 
     index: tyro.conf.Positional[Path]
-    """The index's folder."""
+    """The folder of the index."""
     text: str | None = None
-    """What is searched for, in words."""
+    """The text to search for."""
     image: Path | None = None
-    """Or an image that what is searched for should be like."""
+    """The image to search for, instead of --text."""
     top: int = 10
-    """How many are shown."""
+    """Number of results."""
     html: Path | None = None
-    """A page to write, with the images that were found in it."""
+    """A page to write that shows the results with their images."""
     model: str | None = None
-    """Where the model comes from, if it is not any more where it was when the index was made."""
+    """Where the model comes from, if it is no longer where it was when the index was made."""
     device: str = "auto"
-    """As torch names it; auto takes a GPU if there is one."""
+    """A device as torch names it. "auto" uses a GPU if there is one."""
 
 
-Action = (
-    Annotated[Build, tyro.conf.subcommand("index")]
-    | Annotated[Query, tyro.conf.subcommand("query")]
+SearchAction = (
+    Annotated[BuildIndex, tyro.conf.subcommand("index")]
+    | Annotated[QueryIndex, tyro.conf.subcommand("query")]
 )
 
 
-def search(action: Annotated[Action, tyro.conf.arg(name="")]) -> None:
-    """Find images or texts by text or image: index once, then query."""
-    if isinstance(action, Build):
-        build(action)
+def search(action: Annotated[SearchAction, tyro.conf.arg(name="")]) -> None:
+    """Find images or texts by text or image: first index them, then query the index."""
+    if isinstance(action, BuildIndex):
+        run_index(action)
     else:
-        ask(action)
+        run_query(action)
 
 
-def build(given: Build) -> None:
-    check_free(given.output)
+def run_index(given: BuildIndex) -> None:
+    check_no_index(given.output)
     if given.embeddings is not None:
         if given.images or given.texts:
             raise ValueError("give --embeddings alone, or one of --images and --texts")
-        outcome = index_embeddings(given.embeddings, given.output)
+        result = index_embeddings(given.embeddings, given.output)
     else:
         source = one_source(given.images, given.texts)
         if given.model is None:
             raise ValueError("--model is missing: name the model that makes the embeddings")
         pretrained = load(given.model, device=given.device, precision=given.precision)
-        outcome = build_index(
+        result = build_index(
             pretrained, source, given.output, model=given.model, batch_size=given.batch_size
         )
-    print(outcome)
+    print(result)
     print(f'next: flava search query {given.output} --text "..."')
 
 
-def ask(given: Query) -> None:
+def run_query(given: QueryIndex) -> None:
     index = Index(given.index)
     if (given.text is None) == (given.image is None):
         raise ValueError("give one of --text and --image")

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flava.checkpoints.load import build, read
 from flava.checkpoints.reading import looks_like_hub_id
+from flava.checkpoints.recognise import build_model_from, read_checkpoint
 from flava.core.machine import describe_machine
 from flava.core.precision import Precision
 from flava.evaluation.descriptions import headlines
@@ -183,7 +183,7 @@ def evaluate_run(
 
     Args:
         source: A run's folder, whose best checkpoint is evaluated, or anything that
-            `flava.checkpoints.load.read` takes.
+            `flava.checkpoints.recognise.read` takes.
         output_dir: Where evaluation.json goes; else into the source, which then is a folder.
 
     Raises:
@@ -192,8 +192,8 @@ def evaluate_run(
             and no ``output_dir`` is given; or as `evaluate`.
     """
     folder = folder_for_figures(source, output_dir)
-    stored = read(source)
-    model = build(stored)
+    stored = read_checkpoint(source)
+    model = build_model_from(stored)
     if not isinstance(model, Evaluated):
         raise ValueError(
             f"{source} holds a {type(model).__name__}: only a FLAVA, a CLIP or an encoder of "

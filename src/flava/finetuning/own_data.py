@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.precision import Precision
 from flava.data.labelled import LabelledRows, class_names, read_rows, split
 from flava.data.skips import SkipCounter

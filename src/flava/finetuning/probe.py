@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.distributed import local_device
 from flava.core.precision import Precision
 from flava.data.labelled import draw_validation, read_rows

@@ -1,4 +1,7 @@
-"""Any number of rows through a model into one table, in bounded memory and resumable."""
+"""Embeds, classifies or matches any number of rows into one table, in bounded memory.
+
+A command that was interrupted goes on where it was when it is run again.
+"""
 
 import math
 import time
@@ -20,166 +23,185 @@ from rich.progress import (
 )
 
 from flava.data.errors import SkippedSample
-from flava.inference.output_files import ResultColumns, Unfinished, check_output, write_output
+from flava.inference.output_files import PartialOutput, ResultColumns, check_output, write_output
 from flava.inference.pretrained import Pretrained
 from flava.inference.row_sources import InputBatch, InputKind, InputSource, batches
 from flava.inference.zero_shot import Classes, class_embeddings
 
-SHARES = 1_000_000
-"""Steps of the progress bar."""
+EMBEDDING_FORMATS = (".parquet", ".npy")
+TABLE_FORMATS = (".csv", ".parquet", ".jsonl")
+BATCH_SIZE = 128
+METRIC = {InputKind.IMAGES: "cosine", InputKind.TEXTS: "cosine", InputKind.PAIRS: "none"}
+"""How embeddings may be compared. Those of pairs were not trained to be compared."""
+PREVIEW_ROWS = 20
+"""How many rows are computed without an output file."""
+PROGRESS_STEPS = 1_000_000
+"""Steps of the progress bar, which shows a share between 0 and 1."""
 SECONDS_BETWEEN_LINES = 15
 """Where there is no terminal to draw a bar on, a line is printed this often."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Computed:
-    """What a batch's rows became: the columns of each, and its vector if it has one."""
+class BatchResults:
+    """The results of a batch: the columns of each row and, if it was embedded, its vector."""
 
     columns: Sequence[ResultColumns]
     vectors: Float32[np.ndarray, "rows width"] | None = None
 
 
-Compute = Callable[[InputBatch], Computed]
+ComputeBatch = Callable[[InputBatch], BatchResults]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BulkOutcome:
-    """What a command did; ``str`` says it."""
+class BulkResult:
+    """What a command wrote; ``str`` gives the message for the user."""
 
     output: Path
     rows: int
-    went_on_from: int
-    """Rows that an earlier process had done."""
-    reasons: Mapping[str, int]
-    """Why rows were skipped, and how many for each reason."""
-    listed: Path | None
-    """The file that names each skipped row."""
+    """Rows of the output."""
+    resumed_rows: int
+    """How many of them an earlier process had computed."""
+    skip_counts: Mapping[str, int]
+    """Reason -> number of rows that were skipped for it."""
+    skipped_file: Path | None
+    """The file that names each skipped row; None if there are none."""
 
     def __str__(self) -> str:
-        earlier = f", {self.went_on_from:,} of them done earlier" if self.went_on_from else ""
-        said = f"{self.output}: {self.rows:,} rows{earlier}"
-        if self.listed:
-            said += f"\n{told(self.reasons)}; each is named in {self.listed}"
-        return said
+        earlier = f", {self.resumed_rows:,} of them done earlier" if self.resumed_rows else ""
+        message = f"{self.output}: {self.rows:,} rows{earlier}"
+        if self.skipped_file:
+            skipped = describe_skipped(self.skip_counts)
+            message += f"\n{skipped}; each is named in {self.skipped_file}"
+        return message
 
 
-def told(reasons: Mapping[str, int]) -> str:
-    """How many rows were skipped, and why, the commonest reason first."""
-    counts = sorted(reasons.items(), key=lambda each: (-each[1], each[0]))
-    return f"skipped {sum(reasons.values()):,}: " + ", ".join(
-        f"{reason} ({count:,})" for reason, count in counts
+def describe_skipped(skip_counts: Mapping[str, int]) -> str:
+    """How many rows were skipped, and why, the most frequent reason first."""
+    ordered = sorted(skip_counts.items(), key=lambda each: (-each[1], each[0]))
+    return f"skipped {sum(skip_counts.values()):,}: " + ", ".join(
+        f"{reason} ({count:,})" for reason, count in ordered
     )
 
 
-def stream(
+def compute_rows(
     source: InputSource,
-    compute: Compute,
+    compute: ComputeBatch,
     output: Path,
     *,
     about: Mapping[str, str],
     notes: Mapping[str, str] | None = None,
     batch_size: int,
-) -> BulkOutcome:
+) -> BulkResult:
     """Compute every row of the source and write the output.
 
-    A row that cannot be used is skipped and listed beside the output. A process that is killed
-    loses a second's work or so: the same call goes on from there, and the output is the same.
-    ``about`` is what must be the same then; the source is added to it. ``notes`` are written into
-    Parquet and beside .npy together with it.
+    A row that cannot be used is skipped, and named in a file beside the output. A process that is
+    killed loses about a second of work: the same call goes on from there and writes the same
+    output.
+
+    Args:
+        about: what has to be equal for a call to go on with an output; the source is added.
+        notes: further facts that are written together with ``about`` into Parquet and beside
+            .npy.
 
     Raises:
-        ValueError: the output was begun with something else, or no row could be used.
-        OSError: something cannot be written; what is done stays.
-        KeyboardInterrupt: with what to do to go on.
+        ValueError: the output was begun with another ``about``, or no row could be used.
+        OSError: a file cannot be written; the rows done so far are kept.
+        KeyboardInterrupt: with a message that says how to go on.
     """
     if batch_size < 1:
         raise ValueError(f"--batch-size is {batch_size}: use at least 1")
-    unfinished = Unfinished(output, {**about, "input": source.fingerprint}, notes)
-    earlier = unfinished.journal.rows
+    partial = PartialOutput(output, {**about, "input": source.fingerprint}, notes)
+    resumed_rows = partial.journal.rows
     try:
-        with progress(unfinished) as show:
-            for batch in batches(source, batch_size, unfinished.journal.consumed):
-                computed = compute(batch) if batch.rows else Computed(columns=())
-                keep(unfinished, batch, computed)
+        with row_progress(partial) as show:
+            for batch in batches(source, batch_size, partial.journal.consumed):
+                results = compute(batch) if batch.rows else BatchResults(columns=())
+                append_finite_rows(partial, batch, results)
                 show(batch.done)
-        unfinished.commit()
+        partial.commit()
     except KeyboardInterrupt:
-        unfinished.commit()
+        partial.commit()
         raise KeyboardInterrupt(
-            f"stopped after {unfinished.journal.rows:,} rows: run the same command to go on"
+            f"stopped after {partial.journal.rows:,} rows: run the same command to go on"
         ) from None
     finally:
-        unfinished.close()
-    return finish(unfinished, earlier)
+        partial.close()
+    return finish_output(partial, resumed_rows)
 
 
-def keep(unfinished: Unfinished, batch: InputBatch, computed: Computed) -> None:
-    """Append a batch, without the rows that came out as no numbers."""
-    columns, vectors, skipped = computed.columns, computed.vectors, list(batch.skipped)
+def append_finite_rows(partial: PartialOutput, batch: InputBatch, results: BatchResults) -> None:
+    """Append the results of a batch; rows whose vectors are not finite are skipped."""
+    columns, vectors, skipped = results.columns, results.vectors, list(batch.skipped)
     if vectors is not None:
         finite = np.isfinite(vectors).all(axis=1)
         skipped += [_not_finite(columns[int(index)]) for index in np.flatnonzero(~finite)]
         columns = [columns[int(index)] for index in np.flatnonzero(finite)]
         vectors = vectors[finite]
-    unfinished.append(columns, vectors, skipped, batch.consumed)
+    partial.append(columns, vectors, skipped, batch.consumed)
 
 
-def finish(unfinished: Unfinished, earlier: int) -> BulkOutcome:
-    """The whole output, written from the rows; then these are not needed any more."""
-    journal = unfinished.journal
+def finish_output(partial: PartialOutput, resumed_rows: int) -> BulkResult:
+    """Write the output from its rows, and delete the folder that held them.
+
+    Raises:
+        ValueError: no row could be used.
+        OSError: the output cannot be written; the rows are kept.
+    """
+    journal = partial.journal
     if not journal.rows:
         raise ValueError(
-            f"no row could be used, and {unfinished.output} is not written. {told(journal.reasons)}"
-            f"; each is named in {unfinished.folder / 'skipped.jsonl'}"
+            f"no row could be used, and {partial.output} is not written. "
+            f"{describe_skipped(journal.reasons)}; each is named in "
+            f"{partial.folder / 'skipped.jsonl'}"
         )
-    listed = write_output(unfinished)
-    unfinished.remove()
-    return BulkOutcome(
-        output=unfinished.output,
+    skipped_file = write_output(partial)
+    partial.remove()
+    return BulkResult(
+        output=partial.output,
         rows=journal.rows,
-        went_on_from=earlier,
-        reasons=journal.reasons,
-        listed=listed,
+        resumed_rows=resumed_rows,
+        skip_counts=journal.reasons,
+        skipped_file=skipped_file,
     )
 
 
 @contextmanager
-def progress(unfinished: Unfinished) -> Iterator[Callable[[float], None]]:
-    """Shows rows, rate and time left; it is called with the share done."""
+def row_progress(partial: PartialOutput) -> Iterator[Callable[[float], None]]:
+    """Shows rows, rate and time left; yields a function to call with the share done (0 to 1)."""
     console = Console(stderr=True)
     bar = Progress(
-        TextColumn(unfinished.output.name),
+        TextColumn(partial.output.name),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[figures]}"),
+        TextColumn("{task.fields[status]}"),
         console=console,
         disable=not console.is_terminal,
     )
-    task = bar.add_task("", total=SHARES, figures="")
-    journal = unfinished.journal
-    # Where the rate is counted from: after what was done earlier, and after the first batch, which
-    # is slower than the others.
+    task = bar.add_task("", total=PROGRESS_STEPS, status="")
+    journal = partial.journal
+    # The rate is counted from the end of the first batch, which is slower than the others; rows
+    # of an earlier process do not count.
     start: tuple[float, float, int] | None = None
-    said = time.monotonic()
+    printed = time.monotonic()
 
     def show(done: float) -> None:
-        nonlocal start, said
+        nonlocal start, printed
         now = time.monotonic()
         if start is None:
             start = now, done, journal.rows
-            bar.reset(task, completed=round(done * SHARES))
+            bar.reset(task, completed=round(done * PROGRESS_STEPS))
         seconds = max(now - start[0], 1e-9)
-        figures = f"{journal.rows:,} rows, {(journal.rows - start[2]) / seconds:,.0f} rows/s"
+        status = f"{journal.rows:,} rows, {(journal.rows - start[2]) / seconds:,.0f} rows/s"
         if count := sum(journal.reasons.values()):
-            figures += f", {count:,} skipped"
-        bar.update(task, completed=round(done * SHARES), figures=figures)
-        if not console.is_terminal and now - said > SECONDS_BETWEEN_LINES:
-            said = now
+            status += f", {count:,} skipped"
+        bar.update(task, completed=round(done * PROGRESS_STEPS), status=status)
+        if not console.is_terminal and now - printed > SECONDS_BETWEEN_LINES:
+            printed = now
             left = seconds * (1 - done) / max(done - start[1], 1e-9)
-            console.print(f"{done:.0%}, about {left:.0f} s left, {figures}", highlight=False)
+            console.print(f"{done:.0%}, about {left:.0f} s left, {status}", highlight=False)
 
     with bar:
         yield show
@@ -193,15 +215,6 @@ def _not_finite(columns: ResultColumns) -> SkippedSample:
     )
 
 
-EMBEDDING_FORMATS = (".parquet", ".npy")
-TABLE_FORMATS = (".csv", ".parquet", ".jsonl")
-BATCH_SIZE = 128
-METRIC = {InputKind.IMAGES: "cosine", InputKind.TEXTS: "cosine", InputKind.PAIRS: "none"}
-"""How embeddings are compared: states of pairs were not trained to be."""
-SHOWN_ROWS = 20
-"""Rows that are computed when there is no output to write all of them to."""
-
-
 def embed_rows(
     pretrained: Pretrained,
     source: InputSource,
@@ -209,18 +222,20 @@ def embed_rows(
     *,
     model: str,
     batch_size: int = BATCH_SIZE,
-) -> BulkOutcome:
-    """The embedding of every row, to .parquet, or to .npy with the rows' names beside it.
+) -> BulkResult:
+    """Write the embedding of every row to .parquet, or to .npy with the rows' names beside it.
 
-    Images and texts are unit vectors of the contrastive space, pairs the multimodal [CLS] state.
-    ``model`` is where it was loaded from, which is written down with the embeddings.
+    Embeddings of images and texts are unit vectors of the contrastive space, those of pairs the
+    multimodal [CLS] states. ``model`` is where the model was loaded from; it is written into the
+    output.
 
     Raises:
-        ValueError, FileExistsError: the output's name; and as ``stream``.
+        ValueError, FileExistsError: the output has another format, or exists; and as
+            `compute_rows`.
     """
     check_output(output, EMBEDDING_FORMATS)
-    about = begun("embed", pretrained) | {"kind": source.kind.value}
-    return stream(
+    about = resume_key("embed", pretrained) | {"kind": source.kind.value}
+    return compute_rows(
         source,
         embedder(pretrained, source.kind),
         output,
@@ -230,8 +245,8 @@ def embed_rows(
     )
 
 
-def begun(command: str, pretrained: Pretrained) -> dict[str, str]:
-    """What must be the same for a command to go on with what was begun."""
+def resume_key(command: str, pretrained: Pretrained) -> dict[str, str]:
+    """What has to be equal for a command to go on with an output that was begun."""
     return {
         "command": command,
         "model": pretrained.identity,
@@ -239,17 +254,17 @@ def begun(command: str, pretrained: Pretrained) -> dict[str, str]:
     }
 
 
-def embedder(pretrained: Pretrained, kind: InputKind) -> Compute:
-    """The function that embeds a batch of that kind."""
+def embedder(pretrained: Pretrained, kind: InputKind) -> ComputeBatch:
+    """The function that embeds a batch of rows of this kind."""
 
-    def compute(batch: InputBatch) -> Computed:
+    def compute(batch: InputBatch) -> BatchResults:
         if kind is InputKind.IMAGES:
             vectors = pretrained.encode_image(batch.images)
         elif kind is InputKind.TEXTS:
             vectors = pretrained.encode_text(batch.texts)
         else:
             vectors = pretrained.encode_pair(batch.images, batch.texts)
-        return Computed(columns=[row.columns() for row in batch.rows], vectors=vectors.numpy())
+        return BatchResults(columns=[row.columns() for row in batch.rows], vectors=vectors.numpy())
 
     return compute
 
@@ -262,30 +277,31 @@ def classify_rows(
     *,
     top: int = 5,
     batch_size: int = BATCH_SIZE,
-) -> BulkOutcome:
-    """The likeliest classes of every image, zero-shot, to .csv, .parquet or .jsonl.
+) -> BulkResult:
+    """Write the most probable classes of every image, zero-shot, to .csv, .parquet or .jsonl.
 
-    Columns are path, class_1, probability_1, class_2, and so on up to ``top``.
+    The columns are path, class_1, probability_1, class_2, and so on up to ``top``.
 
     Raises:
-        ValueError, FileExistsError: the output's name; and as ``stream``.
+        ValueError, FileExistsError: the output has another format, or exists; and as
+            `compute_rows`.
     """
     check_output(output, TABLE_FORMATS)
-    about = begun("classify", pretrained) | {"classes": str(classes), "top": str(top)}
+    about = resume_key("classify", pretrained) | {"classes": str(classes), "top": str(top)}
     compute = classifier(pretrained, classes, top)
-    return stream(source, compute, output, about=about, batch_size=batch_size)
+    return compute_rows(source, compute, output, about=about, batch_size=batch_size)
 
 
-def classifier(pretrained: Pretrained, classes: Classes, top: int) -> Compute:
+def classifier(pretrained: Pretrained, classes: Classes, top: int) -> ComputeBatch:
     """The function that classifies a batch of images."""
     named = [(name,) for name in classes.names]
     vectors = class_embeddings(pretrained.encode_text, named, classes.templates)
     scale = math.exp(pretrained.logit_scale)
 
-    def compute(batch: InputBatch) -> Computed:
+    def compute(batch: InputBatch) -> BatchResults:
         logits = scale * pretrained.encode_image(batch.images) @ vectors.T
         best = logits.softmax(dim=1).topk(min(top, len(classes.names)), dim=1)
-        return Computed(
+        return BatchResults(
             columns=[
                 {**row.columns(), **_ranked(classes.names, probabilities, indices)}
                 for row, probabilities, indices in zip(
@@ -306,31 +322,32 @@ def _ranked(names: Sequence[str], probabilities: list[float], indices: list[int]
 
 def match_rows(
     pretrained: Pretrained, source: InputSource, output: Path, *, batch_size: int = BATCH_SIZE
-) -> BulkOutcome:
-    """How well each pair's image and text match, to .csv, .parquet or .jsonl.
+) -> BulkResult:
+    """Write how well each pair's image and text match, to .csv, .parquet or .jsonl.
 
-    Columns are path, text, cosine (of the contrastive space) and probability (of the matching
-    head; CLIP has none).
+    The columns are path, text, cosine (in the contrastive space) and probability (of the matching
+    head, which CLIP does not have).
 
     Raises:
-        ValueError, FileExistsError: the output's name; and as ``stream``.
+        ValueError, FileExistsError: the output has another format, or exists; and as
+            `compute_rows`.
     """
     check_output(output, TABLE_FORMATS)
-    about = begun("match", pretrained)
-    return stream(source, matcher(pretrained), output, about=about, batch_size=batch_size)
+    about = resume_key("match", pretrained)
+    return compute_rows(source, matcher(pretrained), output, about=about, batch_size=batch_size)
 
 
-def matcher(pretrained: Pretrained) -> Compute:
-    """The function that scores a batch of pairs."""
+def matcher(pretrained: Pretrained) -> ComputeBatch:
+    """The function that computes the match of a batch of pairs."""
 
-    def compute(batch: InputBatch) -> Computed:
+    def compute(batch: InputBatch) -> BatchResults:
         scores = pretrained.match(batch.images, batch.texts)
-        measured = {"cosine": scores.cosine.tolist()}
+        score_columns = {"cosine": scores.cosine.tolist()}
         if scores.probability is not None:
-            measured["probability"] = scores.probability.tolist()
-        return Computed(
+            score_columns["probability"] = scores.probability.tolist()
+        return BatchResults(
             columns=[
-                {**row.columns(), **{name: values[i] for name, values in measured.items()}}
+                {**row.columns(), **{name: values[i] for name, values in score_columns.items()}}
                 for i, row in enumerate(batch.rows)
             ]
         )
@@ -338,16 +355,16 @@ def matcher(pretrained: Pretrained) -> Compute:
     return compute
 
 
-def first_rows(
-    source: InputSource, compute: Compute
+def preview_rows(
+    source: InputSource, compute: ComputeBatch
 ) -> tuple[list[ResultColumns], list[SkippedSample]]:
-    """What the first rows become, and what was skipped on the way: for a look.
+    """The results of the first rows, and the rows that were skipped before them.
 
     Raises:
-        ValueError: there is no row.
+        ValueError: no row could be used.
     """
     skipped: list[SkippedSample] = []
-    for batch in batches(source, SHOWN_ROWS):
+    for batch in batches(source, PREVIEW_ROWS):
         skipped += batch.skipped
         if batch.rows:
             return list(compute(batch).columns), skipped

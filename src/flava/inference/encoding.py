@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flava.data.errors import SampleError
 from flava.data.views import View
-from flava.inference.int8 import InferencePrecision, in_precision
+from flava.inference.int8 import InferencePrecision, to_precision
 from flava.inference.processor import (
     ImageLike,
     ImagesLike,
@@ -117,7 +117,7 @@ class Passes:
     def __init__(
         self, model: Flava | Clip, processor: Processor, precision: InferencePrecision
     ) -> None:
-        self.model = in_precision(model, precision)
+        self.model = to_precision(model, precision)
         self.processor, self.precision = processor, precision
         self.device = model.logit_scale.device
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict
 
-from flava.checkpoints.digests import parts_of
+from flava.checkpoints.digests import digest_chunks
 from flava.inference.processor import Processor
 from flava.models import Clip, Flava
 
@@ -23,6 +23,6 @@ def identity(model: Flava | Clip, processor: Processor) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     without = tuple(f"{part}." for part in getattr(model, "missing_parts", ()))
     state = model.state_dict()
-    for part in parts_of({n: t for n, t in state.items() if not n.startswith(without)}):
+    for part in digest_chunks({n: t for n, t in state.items() if not n.startswith(without)}):
         digest.update(part)
     return digest.hexdigest()

@@ -1,4 +1,8 @@
-"""The precisions of inference, and linear layers in integers of 8 bits for CPUs."""
+"""The precisions of inference, among them linear layers in 8-bit integers for CPUs.
+
+Int8 is dynamic quantization: weights have a scale for each output, and activations one for each
+token, which is computed in the forward pass.
+"""
 
 import math
 from copy import deepcopy
@@ -13,112 +17,116 @@ from flava.models import Clip, Flava
 from flava.models.transformer import Transformer, blocks_of
 
 LARGEST = 127
-"""A row's largest number, in size; -128 is left out, so that both signs have the same scale."""
-SMALLEST_STEP = 1e-12
-"""So that a row of zeros is divided by something. Beside a token's largest state it is nothing."""
+"""Largest absolute value of a quantized number; -128 is not used, for a symmetric range."""
+SMALLEST_SCALE = 1e-12
+"""Lower bound of a scale, so that a row of zeros is not divided by 0; far below all others."""
 ROWS_AT_ONCE = 512
-"""Sums of so many rows, in 32 bits, stay in a core's cache until they are scaled: twice as many, or
+"""The 32-bit sums of this many rows stay in a core's cache until they are scaled. Twice as many, or
 half, took longer in ViT-B (docs/log.md)."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer whose product is one of whole numbers.
+    """A linear layer whose matrix product is computed in 8-bit integers.
 
-    Each row of the matrix has a scale of its own, and so has each token, found as it comes.
+    Each row of the weight has a scale, and each token one that is computed in the forward pass.
     """
 
     weight: Int8[Tensor, "outputs inputs"]
     scale: Float32[Tensor, " outputs"]
     bias: Float32[Tensor, " outputs"]
 
-    def __init__(self, matrix: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight, step = whole_rows(matrix.weight.detach())
+        weight, scale = quantize_rows(linear.weight.detach())
         self.register_buffer("weight", weight)
-        self.register_buffer("scale", step.squeeze(1))
-        self.register_buffer("bias", matrix.bias.detach().float())
+        self.register_buffer("scale", scale.squeeze(1))
+        self.register_buffer("bias", linear.bias.detach().float())
 
     def forward(
         self, states: Float[Tensor, "*tokens inputs"]
     ) -> BFloat16[Tensor, "*tokens outputs"]:
         rows = states.flatten(0, -2)
-        found = rows.new_empty(len(rows), len(self.weight), dtype=torch.bfloat16)
-        parts = max(1, math.ceil(len(rows) / ROWS_AT_ONCE))
-        for part, place in zip(rows.chunk(parts), found.chunk(parts), strict=True):
-            whole, step = whole_rows(part)
-            sums = torch._int_mm(whole, self.weight.t())  # pyright: ignore[reportPrivateImportUsage]
-            place.copy_(sums.float().mul_(step).mul_(self.scale).add_(self.bias))
-        return found.unflatten(0, states.shape[:-1])
+        output = rows.new_empty(len(rows), len(self.weight), dtype=torch.bfloat16)
+        chunks = max(1, math.ceil(len(rows) / ROWS_AT_ONCE))
+        for chunk, target in zip(rows.chunk(chunks), output.chunk(chunks), strict=True):
+            quantized, scale = quantize_rows(chunk)
+            sums = torch._int_mm(quantized, self.weight.t())  # pyright: ignore[reportPrivateImportUsage]
+            target.copy_(sums.float().mul_(scale).mul_(self.scale).add_(self.bias))
+        return output.unflatten(0, states.shape[:-1])
 
 
-def whole_rows(
+def quantize_rows(
     rows: Float[Tensor, "rows columns"],
 ) -> tuple[Int8[Tensor, "rows columns"], Float32[Tensor, "rows 1"]]:
-    """Each row as the nearest whole numbers of a step, and that step."""
+    """Each row divided by its scale and rounded to integers, and the scales."""
     rows = rows.to(torch.float32, copy=True)
-    step = rows.abs().amax(dim=1, keepdim=True).div_(LARGEST).clamp_(min=SMALLEST_STEP)
-    return rows.div_(step).round_().to(torch.int8), step
+    scale = rows.abs().amax(dim=1, keepdim=True).div_(LARGEST).clamp_(min=SMALLEST_SCALE)
+    return rows.div_(scale).round_().to(torch.int8), scale
 
 
-def whole_matrices(model: nn.Module) -> list[nn.Linear]:
-    """The blocks' matrices that are never used in parts, as those are by `Attention.read`."""
-    transformers = [each for each in model.modules() if isinstance(each, Transformer)]
-    read = {id(blocks_of(each)[-1].attention.qkv) for each in transformers}
+def quantizable_layers(model: nn.Module) -> list[nn.Linear]:
+    """The linear layers of all blocks, but the ``qkv`` of each transformer's last block.
+
+    That one is used in parts, where only some output positions are computed.
+    """
+    transformers = [module for module in model.modules() if isinstance(module, Transformer)]
+    used_in_parts = {id(blocks_of(each)[-1].attention.qkv) for each in transformers}
     return [
-        each
+        module
         for block in blocks_of(model)
-        for each in block.modules()
-        if isinstance(each, nn.Linear) and id(each) not in read
+        for module in block.modules()
+        if isinstance(module, nn.Linear) and id(module) not in used_in_parts
     ]
 
 
-Model = TypeVar("Model", bound=Flava | Clip)
+FlavaOrClip = TypeVar("FlavaOrClip", bound=Flava | Clip)
 
 
 class InferencePrecision(Enum):
-    """What matrix products are computed in; all that is stored is in 32 bits."""
+    """The number format of matrix products. The loaded model keeps its weights in 32 bits."""
 
     BF16 = "bf16"
     FP32 = "fp32"
     INT8 = "int8"
-    """Products of the blocks; all else is in bf16."""
+    """8-bit integers in the blocks of the transformers, bf16 elsewhere."""
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what is not in whole numbers."""
+        """The type of all products that are not in int8."""
         return torch.float32 if self is InferencePrecision.FP32 else torch.bfloat16
 
 
-def in_precision(model: Model, precision: InferencePrecision) -> Model:
-    """The model itself for fp32, else one that shares all with it but its matrices.
+def to_precision(model: FlavaOrClip, precision: InferencePrecision) -> FlavaOrClip:
+    """The model itself for fp32; else a copy that shares everything with it but the matrices.
 
-    Autocast gives the same numbers as matrices in bf16, but converts every one at each call, which
-    takes longer than to encode a caption.
+    Autocast would compute the same with matrices in 32 bits, but it converts all of them at each
+    call, which takes longer than to encode a caption.
 
     Raises:
         ValueError: int8 is asked for, and the model is not on a CPU.
     """
     if precision is InferencePrecision.FP32:
         return model
-    whole = in_int8(model) if precision is InferencePrecision.INT8 else {}
-    # Codes are found in 32 bits, as in training.
-    exact = model.codebook.encoder.modules() if isinstance(model, Flava) else ()
-    kept = whole.keys() | {id(matrix) for matrix in exact}
-    lower = {
+    int8 = int8_replacements(model) if precision is InferencePrecision.INT8 else {}
+    # The codebook computes codes in 32 bits, as in training.
+    fp32 = model.codebook.encoder.modules() if isinstance(model, Flava) else ()
+    kept = int8.keys() | {id(module) for module in fp32}
+    bf16 = {
         id(weight): nn.Parameter(weight.to(torch.bfloat16), requires_grad=False)
-        for matrix in model.modules()
-        if isinstance(matrix, nn.Linear | nn.Conv2d) and id(matrix) not in kept
-        for weight in matrix.parameters(recurse=False)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and id(module) not in kept
+        for weight in module.parameters(recurse=False)
     }
     shared = {id(weight): weight for weight in model.parameters()}
-    return deepcopy(model, shared | lower | whole)
+    # deepcopy takes the memo's objects, by id, instead of copying.
+    return deepcopy(model, shared | bf16 | int8)
 
 
-def in_int8(model: Flava | Clip) -> dict[int, nn.Module]:
-    """What takes the place of the blocks' matrices, by their identities."""
+def int8_replacements(model: Flava | Clip) -> dict[int, nn.Module]:
+    """id of a linear layer -> the `Int8Linear` that replaces it."""
     if (device := model.logit_scale.device).type != "cpu":
         raise ValueError(
             f"precision is int8, which is for CPUs, and the model is on {device}: use bf16, or the "
             "device cpu"
         )
-    return {id(matrix): Int8Linear(matrix) for matrix in whole_matrices(model)}
+    return {id(linear): Int8Linear(linear) for linear in quantizable_layers(model)}

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flava.checkpoints.load import build, read
 from flava.checkpoints.processor_files import read_image_file, read_tokenizer, read_view
+from flava.checkpoints.recognise import build_model_from, read_checkpoint
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.transforms import CODE_PIXELS
 from flava.data.views import View, clip_view, codebook_view, encoder_view
@@ -27,7 +27,7 @@ def load(
 
     Args:
         source: A model's id on the Hugging Face hub, a folder or a file: see
-            `flava.checkpoints.load`.
+            `flava.checkpoints.recognise`.
         device: As torch names it, such as "cuda:1"; "auto" is a GPU if there is one, else the CPU.
         precision: What matrix products are computed in. "bf16", with 8 bits of mantissa, took
             half of the time on a CPU with instructions for it; "int8", whole numbers of 8 bits in
@@ -56,8 +56,8 @@ def load(
 
 def read_model(source: str | Path) -> tuple[nn.Module, Path | None]:
     """The model, and the folder that may hold the files of its processor."""
-    stored = read(source)
-    return build(stored), stored.folder
+    stored = read_checkpoint(source)
+    return build_model_from(stored), stored.folder
 
 
 def device_named(name: str) -> torch.device:

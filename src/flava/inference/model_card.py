@@ -1,13 +1,14 @@
-"""The model card that a model is given away with: what it is, and how to load it."""
+"""The model card (README.md) for the hub: what the model is, how it was trained and is loaded."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from huggingface_hub import CardData
 from torch import Tensor
 
-from flava.checkpoints.flava_parts import loaded
+from flava.checkpoints.flava_common import present_tensors
 from flava.checkpoints.reading import read_json
 from flava.models import Clip, Flava
 from flava.models.transformer import TransformerConfig
@@ -22,8 +23,8 @@ CLIP = (
 )
 
 
-def find_run(source: Path | None) -> dict[str, Any] | None:
-    """The configuration of the run that a checkpoint's folder belongs to, if it is one's."""
+def find_run_config(source: Path | None) -> dict[str, Any] | None:
+    """The run.json of the run that a checkpoint's folder belongs to; None if it is of no run."""
     if source is None:
         return None
     for folder in (source, *source.resolve().parents[:2]):
@@ -33,12 +34,23 @@ def find_run(source: Path | None) -> dict[str, Any] | None:
 
 
 def model_card(model: Flava | Clip, repo_id: str, licence: str, run: dict[str, Any] | None) -> str:
-    """``README.md`` for the hub, with the header that it reads."""
-    kind, processor, about = described(model)
+    """The text of the model card, with the YAML header that the hub reads.
+
+    Args:
+        licence: licence of the weights, as the hub abbreviates it.
+        run: the configuration of the run that trained the model, if it is known.
+    """
+    kind, processor, description = published_classes(model)
+    tag = processor.removesuffix("Processor").lower()
+    header = CardData(
+        license=licence,
+        library_name="transformers",
+        tags=[tag, "multimodal", "vision-language"],
+    )
     parts = (
-        header(licence, processor.removesuffix("Processor").lower()),
+        f"---\n{header}\n---",
         f"# {repo_id.split('/')[-1]}",
-        about,
+        description,
         "## Geometry",
         geometry(model),
         "## Training",
@@ -51,26 +63,14 @@ def model_card(model: Flava | Clip, repo_id: str, licence: str, run: dict[str, A
     return "\n\n".join(parts) + "\n"
 
 
-def described(model: Flava | Clip) -> tuple[str, str, str]:
-    """transformers' classes of the model and of its processor, and what the model is."""
+def published_classes(model: Flava | Clip) -> tuple[str, str, str]:
+    """transformers' classes of the model and of its processor, and a description of the model."""
     if isinstance(model, Clip):
         return "CLIPModel", "CLIPProcessor", CLIP
     if "itm_head" in model.missing_parts:
-        without = f"{FLAVA} These are the encoders, without the heads of pretraining."
-        return "FlavaModel", "FlavaProcessor", without
+        encoders = f"{FLAVA} These are the encoders, without the heads of pretraining."
+        return "FlavaModel", "FlavaProcessor", encoders
     return "FlavaForPreTraining", "FlavaProcessor", FLAVA
-
-
-def header(licence: str, tag: str) -> str:
-    return dedent(f"""\
-        ---
-        license: {licence}
-        library_name: transformers
-        tags:
-        - {tag}
-        - multimodal
-        - vision-language
-        ---""")
 
 
 def geometry(model: Flava | Clip) -> str:
@@ -90,18 +90,18 @@ def geometry(model: Flava | Clip) -> str:
 
 def sizes(model: Flava | Clip) -> list[str]:
     image, text = model.config.image, model.config.text
-    found = [
+    lines = [
         f"- images of {image.image_size} x {image.image_size} pixels in patches of "
         f"{image.patch_size} x {image.patch_size}",
         f"- texts of up to {text.max_length} tokens of {text.vocabulary_size}",
         f"- a contrastive space of {model.config.projection_width} dimensions",
     ]
     if isinstance(model, Clip):
-        return [*found, f"- {millions(model.parameters())} M parameters"]
+        return [*lines, f"- {millions(model.parameters())} M parameters"]
     return [
-        *found,
+        *lines,
         f"- a codebook of {model.config.codebook.codes} codes",
-        f"- {millions(loaded(model).values())} M parameters, codebook included",
+        f"- {millions(present_tensors(model).values())} M parameters, codebook included",
     ]
 
 

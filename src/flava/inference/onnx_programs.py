@@ -1,4 +1,8 @@
-"""A model as ONNX programs, which run without flava and without PyTorch."""
+"""Exports a model as ONNX programs, which run without flava and without PyTorch.
+
+There is a program for images, one for texts and, for FLAVA, one for pairs; a README.md beside them
+lists their inputs and outputs (docs/decisions/0028-onnx.md).
+"""
 
 import importlib
 import warnings
@@ -17,18 +21,20 @@ from flava.models import Clip, Flava
 README_TEXT = Template("""\
 # A $kind as ONNX programs
 
-They run without PyTorch, in [ONNX Runtime](https://onnxruntime.ai) for instance, in 32 bits.
+The programs compute in 32 bits and run without PyTorch, for example in
+[ONNX Runtime](https://onnxruntime.ai).
 
 | program | | name | type | shape |
 | --- | --- | --- | --- | --- |
 $table
 
-- `pixel_values`: RGB images as `preprocessor_config.json` says: resized, cut to $side x $side
-  pixels, levels times `rescale_factor`, less `image_mean`, over `image_std`; channels first.
-- `input_ids`: the tokeniser's ids with its special tokens, at most $longest a text; shorter texts
-  are padded to the longest of their batch, or further, with its padding.
-- `attention_mask`: 1 at a text's tokens, 0 at padding.
-- `image_embeds`, `text_embeds`: unit vectors of one space. $scaled
+- `pixel_values`: RGB images, processed as `preprocessor_config.json` says: resized and cropped to
+  $side x $side pixels; pixel values are multiplied by `rescale_factor`, `image_mean` is subtracted,
+  and the result is divided by `image_std`. Channels come first.
+- `input_ids`: token ids of this folder's tokeniser, with its special tokens, at most $longest in a
+  text. Shorter texts are padded with its padding token to the longest of the batch, or further.
+- `attention_mask`: 1 at tokens, 0 at padding.
+- `image_embeds`, `text_embeds`: unit vectors of the contrastive space. $scaled
 $joint
 ```python
 import onnxruntime
@@ -40,32 +46,32 @@ program = onnxruntime.InferenceSession("text.onnx")
 (embeds,) = program.run(None, {name: texts[name] for name in ("input_ids", "attention_mask")})
 ```
 
-Weights of more than 2 GB are in a file of their own, `image.onnx.data` beside `image.onnx`: keep
-both together.
+If the weights of a program are larger than 2 GB, they are in a file of their own, such as
+`image.onnx.data` beside `image.onnx`. Keep both together.
 """)
 
 
 def readme(model: Flava | Clip, programs: Sequence[Path]) -> str:
-    """A page that describes these programs of a model, as they are in their files."""
+    """The README.md that describes these program files of a model."""
     scale = model.logit_scale.exp().item()
     unscaled = isinstance(model, Flava) and "logit_scale" in model.missing_parts
     matching = isinstance(model, Flava) and "itm_head" not in model.missing_parts
-    joint = "- `multimodal_embeds`: the multimodal [CLS] after the final norm.\n"
+    joint = "- `multimodal_embeds`: the multimodal [CLS] state after the final LayerNorm.\n"
     probability = (
-        "- `match_probability`: how probably a text is its image's, by the matching head.\n"
+        "- `match_probability`: the probability that image and text match, by the matching head.\n"
     )
     return README_TEXT.substitute(
         kind=type(model).__name__,
-        table="\n".join(row for path in programs for row in rows_of(path)),
+        table="\n".join(row for path in programs for row in table_rows(path)),
         side=model.config.image.image_size,
         longest=model.config.text.max_length,
-        scaled="" if unscaled else f"Logits are their products times {scale:.6g}.",
+        scaled="" if unscaled else f"Logits are their dot products times {scale:.6g}.",
         joint=joint * isinstance(model, Flava) + probability * matching,
     )
 
 
-def rows_of(path: Path) -> Iterator[str]:
-    """A line of the table for each input and output of a program."""
+def table_rows(path: Path) -> Iterator[str]:
+    """A row of the table for each input and output of a program."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
@@ -78,12 +84,12 @@ def rows_of(path: Path) -> Iterator[str]:
 
 
 EXAMPLE_BATCH, EXAMPLE_LENGTH = 3, 2
-"""Sizes that a program is traced with: torch would keep a size of 1 as a constant, and every text
-encoder reads two tokens."""
+"""Sizes of the example inputs for tracing. A size of 1 would become a constant, and every text
+encoder can read two tokens."""
 
 
 class ImageProgram(nn.Module):
-    """Pixels -> unit vectors of the contrastive space."""
+    """Pixels to unit vectors of the contrastive space."""
 
     def __init__(self, model: Flava | Clip) -> None:
         super().__init__()
@@ -96,7 +102,7 @@ class ImageProgram(nn.Module):
 
 
 class TextProgram(nn.Module):
-    """Ids, and 1 where they are not padding -> unit vectors of the contrastive space."""
+    """Token ids and attention mask to unit vectors of the contrastive space."""
 
     def __init__(self, model: Flava | Clip) -> None:
         super().__init__()
@@ -109,7 +115,7 @@ class TextProgram(nn.Module):
 
 
 class PairProgram(nn.Module):
-    """An image and a text each -> h_CLS,M, and how probably they match if the model can tell."""
+    """Pairs to multimodal [CLS] states (h_CLS,M), and match probabilities if there is a head."""
 
     def __init__(self, model: Flava) -> None:
         super().__init__()
@@ -133,7 +139,7 @@ class PairProgram(nn.Module):
 
 @dataclass(frozen=True)
 class Program:
-    """A file to write: what it computes, and the names of its inputs and outputs."""
+    """A program to write: its file, what it computes, and the names of its inputs and outputs."""
 
     file: str
     module: nn.Module
@@ -142,7 +148,7 @@ class Program:
 
 
 IMAGE, TEXT = ("pixel_values",), ("input_ids", "attention_mask")
-"""Named as transformers' processors name what they give."""
+"""Inputs have the names that transformers' processors give them."""
 
 
 def programs_of(model: Flava | Clip) -> list[Program]:
@@ -158,13 +164,13 @@ def programs_of(model: Flava | Clip) -> list[Program]:
 
 
 def write_programs(model: Flava | Clip, folder: Path) -> None:
-    """Write the model's programs in 32 bits, and a README.md that describes them.
+    """Write the programs of a model, and a README.md that describes them, into a folder.
 
-    Weights of more than 2 GB, which is more than a file of ONNX holds, stand in ``image.onnx.data``
-    beside ``image.onnx``, and so on.
+    A file of ONNX can hold 2 GB. Larger weights are written beside it, such as into
+    ``image.onnx.data`` for ``image.onnx``.
 
     Raises:
-        ValueError: the libraries that write ONNX are not installed.
+        ValueError: onnx or onnxscript is not installed.
     """
     check_libraries()
     programs, was_training = programs_of(model), model.training
@@ -189,7 +195,7 @@ def check_libraries() -> None:
 
 
 def write_program(program: Program, model: Flava | Clip, path: Path) -> None:
-    """Trace a program, write it, and let ONNX's own checker read it."""
+    """Trace a program, write it, and check the file with ONNX's own checker."""
     import onnx
 
     side, longest = model.config.image.image_size, model.config.text.max_length
@@ -199,15 +205,15 @@ def write_program(program: Program, model: Flava | Clip, path: Path) -> None:
     examples = {
         "pixel_values": (pixels, {0: batch}),
         "input_ids": (tokens, {0: batch, 1: length}),
-        # One tensor for both would be traced as one input.
+        # If both were one tensor, it would be traced as one input.
         "attention_mask": (tokens.clone(), {0: batch, 1: length}),
     }
     inputs, axes = zip(*(examples[name] for name in program.inputs), strict=True)
     inputs = tuple(each.to(model.logit_scale.device) for each in inputs)
-    # Strict: what is not fails at len(tensor), and torch.onnx then keeps the example's batch size.
+    # Without strict, len(tensor) fails, and torch.onnx then keeps the example's batch size.
     traced = torch.export.export(program.module.eval(), inputs, dynamic_shapes=axes, strict=True)
     with warnings.catch_warnings():
-        # Inputs share their axes on purpose.
+        # Two inputs share an axis on purpose.
         warnings.filterwarnings("ignore", message=r"# The axis name: \w+ will not be used")
         translated = torch.onnx.export(
             traced,

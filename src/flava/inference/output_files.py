@@ -1,9 +1,9 @@
-"""Tables of results in the formats that others read, and what is done so far.
+"""Writes tables of results whole or not at all, and keeps the rows of unfinished ones.
 
-They are appended to plain files, and a journal says up to where these are valid: it is replaced
-after each append, so what a killed process wrote beyond it is cut off.
-
-An output is written whole or not at all, and the same rows give the same bytes.
+Rows are appended to plain files in a hidden folder beside the output. A journal says up to which
+byte these files are valid. It is replaced at each commit, so that a new process cuts off what a
+killed one wrote after its last commit. At the end the output is written from these files; the same
+rows give the same bytes.
 """
 
 import csv
@@ -30,36 +30,36 @@ ROWS, VECTORS, SKIPPED, JOURNAL = "rows.jsonl", "vectors.f32", "skipped.jsonl", 
 SECONDS_BETWEEN_COMMITS = 1.0
 
 ResultColumns = Mapping[str, str | float]
-"""A row of the output by column, without its vector."""
+"""Column -> value for a row of the output, without its vector."""
 
 
 @dataclass(kw_only=True)
 class Journal:
-    """What is done, and what made it."""
+    """The state of an unfinished output, as it is saved in journal.json."""
 
     about: dict[str, str]
-    """What must be the same for going on: the model, the input, the command's settings."""
+    """What has to be equal to go on: the model, the input, the settings of the command."""
     notes: dict[str, str] = field(default_factory=dict)
-    """What else a reader of the output may want to know."""
+    """Further facts for readers of the output."""
     consumed: int = 0
-    """Rows of the input that are over."""
+    """Rows of the input that are done or skipped."""
     rows: int = 0
     """Rows of the output."""
     width: int = 0
-    """Dimensions of the vectors; 0 if there are none."""
+    """Dimensions of the vectors; 0 without vectors."""
     reasons: dict[str, int] = field(default_factory=dict)
-    """Why rows were left out, and how many for each reason."""
+    """Reason -> number of rows that were skipped for it."""
     sizes: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys((ROWS, VECTORS, SKIPPED), 0)
     )
-    """Valid bytes of each file."""
+    """File -> number of valid bytes."""
 
 
-class Unfinished:
-    """The rows done so far of one output; goes on where an earlier process ended.
+class PartialOutput:
+    """The rows of an output that is not finished; goes on where an earlier process stopped.
 
     Raises:
-        ValueError: the earlier process had another model, input or setting, or its journal is
+        ValueError: the earlier process had another model, input or setting, or its files are
             damaged.
         OSError: the folder cannot be written.
     """
@@ -68,7 +68,7 @@ class Unfinished:
         self, output: Path, about: Mapping[str, str], notes: Mapping[str, str] | None = None
     ) -> None:
         self.output = output
-        self.folder = folder_of(output)
+        self.folder = partial_folder(output)
         self.journal = self._read() or Journal(about=dict(about))
         self._check(about)
         self.journal.notes = dict(notes or {})
@@ -87,11 +87,14 @@ class Unfinished:
         skipped: Sequence[SkippedSample],
         consumed: int,
     ) -> None:
-        """Add what a batch brought; it is safe after the next ``commit``, once a second or so."""
+        """Append the results of a batch. They are safe after the next commit, about once a second.
+
+        ``consumed`` is the number of input rows that are done or skipped after this batch.
+        """
         journal = self.journal
         try:
             self._write(ROWS, _lines(rows))
-            self._write(SKIPPED, _lines([_report(each) for each in skipped]))
+            self._write(SKIPPED, _lines([_skipped_columns(each) for each in skipped]))
             if vectors is not None and rows:
                 journal.width = vectors.shape[1]
                 self._write(VECTORS, np.ascontiguousarray(vectors, "<f4").tobytes())
@@ -103,32 +106,31 @@ class Unfinished:
             self.commit()
 
     def commit(self) -> None:
-        """Let a process that comes after this one go on from here."""
+        """Flush all files and replace the journal: a later process goes on from here."""
         try:
             for name, file in self._files.items():
                 file.flush()
                 os.fsync(file.fileno())
                 self.journal.sizes[name] = file.tell()
-            fresh = self.folder / f".{JOURNAL}"
-            fresh.write_text(json.dumps(asdict(self.journal)))
-            fresh.replace(self.folder / JOURNAL)
+            with atomic_file(self.folder / JOURNAL) as fresh:
+                fresh.write_text(json.dumps(asdict(self.journal)))
         except OSError as error:
             raise self._unwritable(error) from error
         self._committed = time.monotonic()
 
     def close(self) -> None:
-        """Close the files; what was not committed is lost."""
+        """Close the files; rows that were not committed are lost."""
         for file in self._files.values():
             file.close()
 
     def remove(self) -> None:
-        """After the output was written."""
+        """Delete the folder, after the output was written."""
         shutil.rmtree(self.folder)
 
     def chunks(
         self, size: int
     ) -> Iterator[tuple[list[dict[str, Any]], Float32[np.ndarray, "rows width"]]]:
-        """All committed rows with their vectors, ``size`` at a time."""
+        """All rows with their vectors, ``size`` at a time."""
         width = self.journal.width
         with (self.folder / ROWS).open() as lines, (self.folder / VECTORS).open("rb") as vectors:
             while rows := [json.loads(line) for line in islice(lines, size)]:
@@ -171,8 +173,8 @@ class Unfinished:
         )
 
 
-def folder_of(output: Path) -> Path:
-    """Where the rows of an output are kept until it is whole."""
+def partial_folder(output: Path) -> Path:
+    """The folder that keeps the rows of an output until it is finished."""
     return output.with_name(f".{output.name}.unfinished")
 
 
@@ -180,65 +182,67 @@ def _lines(rows: Sequence[ResultColumns]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
-def _report(each: SkippedSample) -> ResultColumns:
-    """``path`` is the row's own name, or the file's where the whole file was left out."""
+def _skipped_columns(each: SkippedSample) -> ResultColumns:
+    """``path`` is the name of the row, or of the file if the whole file was skipped."""
     file = {"file": each.shard} if each.key and each.shard else {}
     return {"path": each.key or each.shard, **file, "reason": each.reason, "message": each.message}
 
 
 CHUNK_ROWS = 16_384
-"""Rows in memory at once, and in a row group of Parquet."""
+"""Rows in memory at once, and rows of a row group in Parquet."""
 
-METADATA = "flava."
-"""Begins the names under which Parquet's schema says what made a file."""
+METADATA_PREFIX = "flava."
+"""Prefix of the keys in Parquet's schema metadata that say how a file was made."""
 
 ABOUT = "about.json"
-"""Says the same beside an .npy."""
+"""The file beside an .npy that says the same."""
 
 
 def check_output(output: Path, endings: Collection[str]) -> None:
-    """Raises ValueError if the format is unknown, FileExistsError if there is such a file."""
+    """Raises ValueError if the suffix is not allowed, FileExistsError if the file exists."""
     if output.suffix.lower() not in endings:
         raise ValueError(f"--output {output} must end in {' or '.join(endings)}")
     if output.exists():
         raise FileExistsError(f"{output} is there already: delete it, or give another --output")
 
 
-def write_output(unfinished: Unfinished) -> Path | None:
-    """Write the output from its rows; returns the list of what was skipped, if anything was.
+def write_output(partial_output: PartialOutput) -> Path | None:
+    """Write the output from its rows; return the file that names skipped rows, if there are any.
 
     Raises:
-        OSError: it could not be written; the rows are still there.
+        OSError: it could not be written; the rows are kept.
     """
-    output, listed = unfinished.output, beside(unfinished.output, SKIPPED)
+    output, skipped_file = partial_output.output, companion_path(partial_output.output, SKIPPED)
     try:
-        listed.unlink(missing_ok=True)
-        if unfinished.journal.reasons:
-            _copy(unfinished.folder / SKIPPED, listed)
+        skipped_file.unlink(missing_ok=True)
+        if partial_output.journal.reasons:
+            _copy(partial_output.folder / SKIPPED, skipped_file)
         if output.suffix.lower() == ".npy":
-            _copy(unfinished.folder / ROWS, beside(output, ROWS))
-            write_atomically(beside(output, ABOUT), _about(unfinished))
+            _copy(partial_output.folder / ROWS, companion_path(output, ROWS))
+            write_atomically(companion_path(output, ABOUT), _about_json(partial_output))
         with atomic_file(output) as partial:
-            WRITERS[output.suffix.lower()](unfinished, partial)
+            WRITERS[output.suffix.lower()](partial_output, partial)
     except (OSError, pa.ArrowException) as error:
         raise OSError(
             f"{output} could not be written ({error}): free some space there, then run the same "
             "command again. No row is computed twice"
         ) from error
-    return listed if unfinished.journal.reasons else None
+    return skipped_file if partial_output.journal.reasons else None
 
 
-def beside(output: Path, name: str) -> Path:
-    """What belongs to an output stands beside it: cats.parquet, cats.skipped.jsonl."""
+def companion_path(output: Path, name: str) -> Path:
+    """The path of a file that belongs to an output: for cats.parquet, cats.skipped.jsonl."""
     return output.with_name(f"{output.stem}.{name}")
 
 
-def _write_parquet(unfinished: Unfinished, path: Path) -> None:
+def _write_parquet(partial_output: PartialOutput, path: Path) -> None:
     schema: pa.Schema | None = None
     writer: pq.ParquetWriter | None = None
-    journal = unfinished.journal
-    about = {f"{METADATA}{name}": value for name, value in (journal.about | journal.notes).items()}
-    for rows, vectors in unfinished.chunks(CHUNK_ROWS):
+    journal = partial_output.journal
+    about = {
+        f"{METADATA_PREFIX}{name}": value for name, value in (journal.about | journal.notes).items()
+    }
+    for rows, vectors in partial_output.chunks(CHUNK_ROWS):
         table = pa.Table.from_pylist(rows, schema)
         schema = table.schema
         if journal.width:
@@ -247,7 +251,7 @@ def _write_parquet(unfinished: Unfinished, path: Path) -> None:
             table = table.append_column("embedding", column)
         table = table.replace_schema_metadata(about)
         if writer is None:
-            # Floats of embeddings do not shrink, and no two are the same.
+            # Compression and a dictionary would not make random floats smaller.
             names = [name for name in table.column_names if name != "embedding"]
             options: dict[str, Any] = {
                 "use_dictionary": names,
@@ -259,40 +263,40 @@ def _write_parquet(unfinished: Unfinished, path: Path) -> None:
         writer.close()
 
 
-def _write_npy(unfinished: Unfinished, path: Path) -> None:
-    journal = unfinished.journal
+def _write_npy(partial_output: PartialOutput, path: Path) -> None:
+    journal = partial_output.journal
     with path.open("wb") as file:
         shape = (journal.rows, journal.width)
         np.lib.format.write_array_header_1_0(
             file, {"descr": "<f4", "fortran_order": False, "shape": shape}
         )
-        for _, vectors in unfinished.chunks(CHUNK_ROWS):
+        for _, vectors in partial_output.chunks(CHUNK_ROWS):
             file.write(vectors.tobytes())
 
 
-def _about(unfinished: Unfinished) -> bytes:
-    journal = unfinished.journal
-    said = {**journal.about, **journal.notes, "rows": journal.rows, "width": journal.width}
-    return (json.dumps(said, indent=2) + "\n").encode()
+def _about_json(partial_output: PartialOutput) -> bytes:
+    journal = partial_output.journal
+    content = {**journal.about, **journal.notes, "rows": journal.rows, "width": journal.width}
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
-def _write_csv(unfinished: Unfinished, path: Path) -> None:
+def _write_csv(partial_output: PartialOutput, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer: csv.DictWriter[str] | None = None
-        for rows, _ in unfinished.chunks(CHUNK_ROWS):
+        for rows, _ in partial_output.chunks(CHUNK_ROWS):
             if writer is None:
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()
             writer.writerows(rows)
 
 
-def _write_json_lines(unfinished: Unfinished, path: Path) -> None:
+def _write_json_lines(partial_output: PartialOutput, path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
-        for rows, _ in unfinished.chunks(CHUNK_ROWS):
+        for rows, _ in partial_output.chunks(CHUNK_ROWS):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-WRITERS: dict[str, Callable[[Unfinished, Path], None]] = {
+WRITERS: dict[str, Callable[[PartialOutput, Path], None]] = {
     ".parquet": _write_parquet,
     ".npy": _write_npy,
     ".csv": _write_csv,

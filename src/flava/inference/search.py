@@ -1,9 +1,10 @@
-"""An index of embeddings: built once, then asked by text or image.
+"""A search index of embeddings: built once, then queried by text or image.
 
-An index is a folder: ``vectors.npy`` (unit vectors in 32 bits, written last), with what each row is
-and what made them beside it in ``vectors.rows.jsonl`` and ``vectors.about.json``. A query is
-compared with every vector, so the answer is exact. The vectors stay in their file, which is mapped
-into memory: a million of 512 dimensions take 0.2 s (docs/decisions/0013-rows-and-search.md).
+An index is a folder with ``vectors.npy`` (unit vectors in 32 bits, written last),
+``vectors.rows.jsonl`` (the name of each row) and ``vectors.about.json`` (how the vectors were
+made). A query is compared with every vector, so the result is exact. The vectors are mapped into
+memory from their file: to search a million of 512 dimensions takes 0.2 s
+(docs/decisions/0013-rows-and-search.md).
 """
 
 import json
@@ -21,57 +22,57 @@ from usearch.index import search as nearest
 
 from flava.core.files import explain_errors
 from flava.data.tables import open_parquet
-from flava.inference.bulk import BATCH_SIZE, BulkOutcome, embed_rows, finish, progress
-from flava.inference.output_files import ABOUT, METADATA, ROWS, Unfinished, beside
+from flava.inference.bulk import BATCH_SIZE, BulkResult, embed_rows, finish_output, row_progress
+from flava.inference.output_files import ABOUT, METADATA_PREFIX, ROWS, PartialOutput, companion_path
 from flava.inference.pretrained import Pretrained
 from flava.inference.row_sources import InputKind, InputSource
 
 VECTORS = "vectors.npy"
 CHUNK_ROWS = 4096
-"""Rows of an embeddings file that are read at once."""
+"""Rows that are read at once from a file of embeddings."""
 NO_PAIRS = "pairs cannot be searched: their embeddings are not of the contrastive space"
 UNIT_TOLERANCE = 1e-3
-"""How far the length of an embedding may be from 1: what 16 bits can do to it."""
+"""How far the length of an embedding may be from 1: as far as 16 bits can change it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class About:
-    """What is said beside the vectors, as far as a search needs it."""
+class IndexInfo:
+    """The fields of vectors.about.json that a search needs."""
 
     model: str
     """The identity of the model that made them."""
     source: str
-    """Where that model was loaded from."""
+    """Where that model was loaded from, as `flava.load` takes it."""
     kind: str
-    """What the rows are: images or texts."""
+    """The kind of the rows, images or texts."""
     metric: str
-    """How vectors are compared: by their cosine."""
+    """How the vectors are compared: "cosine"."""
     root: str
     """The folder that the images' paths start from."""
     rows: int
     width: int
 
 
-ABOUT_FILE = TypeAdapter(About)
+INDEX_INFO = TypeAdapter(IndexInfo)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hit:
-    """A row that was found."""
+    """A search result."""
 
     place: int
-    """1 for the most similar."""
+    """1 for the most similar row."""
     row: int
     cosine: float
     name: str
-    """The image's path, or the text."""
+    """The path of the image, or the text."""
 
 
 class Index:
-    """An index on disk.
+    """A search index on disk.
 
     Raises:
-        FileNotFoundError: there is none in the folder, or it was not finished.
+        FileNotFoundError: the folder holds no index, or an unfinished one.
         ValueError: it is damaged.
     """
 
@@ -84,11 +85,11 @@ class Index:
                 "where that was interrupted, the same command goes on"
             )
         try:
-            self.about = ABOUT_FILE.validate_json(beside(path, ABOUT).read_bytes())
+            self.about = INDEX_INFO.validate_json(companion_path(path, ABOUT).read_bytes())
             self.vectors: Float32[np.ndarray, "rows width"] = np.load(path, mmap_mode="r")
         except ValidationError as error:
             raise ValueError(
-                f"{beside(path, ABOUT)} does not describe an index:{explain_errors(error)}"
+                f"{companion_path(path, ABOUT)} does not describe an index:{explain_errors(error)}"
             ) from error
         except (ValueError, OSError, EOFError) as error:
             raise ValueError(f"{path} is damaged ({error}): index again") from error
@@ -106,19 +107,19 @@ class Index:
             )
 
     def search(self, query: Float32[np.ndarray, " query_width"], top: int = 10) -> list[Hit]:
-        """The most similar rows, the best first; of equal ones the earlier row first.
+        """The most similar rows, best first; of equally similar rows the earlier first.
 
         Raises:
-            ValueError: the query is of another width, or ``top`` is not positive.
+            ValueError: the query has another width, or ``top`` is not positive.
         """
         if top < 1:
             raise ValueError(f"--top is {top}: use at least 1")
         if query.shape != (self.about.width,):
             raise ValueError(f"the query has {query.size} dimensions, the index {self.about.width}")
-        found = nearest(
+        matches = nearest(
             self.vectors, query, min(top, self.about.rows), MetricKind.IP, exact=True, threads=0
         )
-        cosines = {int(row): float(self.vectors[row] @ query) for row in found.keys}
+        cosines = {int(row): float(self.vectors[row] @ query) for row in matches.keys}
         order = sorted(cosines, key=lambda row: (-cosines[row], row))
         names = self._names(order)
         return [
@@ -127,8 +128,8 @@ class Index:
         ]
 
     def _names(self, rows: list[int]) -> dict[int, str]:
-        """Without parsing the lines of other rows: finding a million's ends takes 0.03 s."""
-        path = beside(self.folder / VECTORS, ROWS)
+        """The names of some rows. Other lines are not parsed: a million are split in 0.03 s."""
+        path = companion_path(self.folder / VECTORS, ROWS)
         column = "path" if self.about.kind == InputKind.IMAGES.value else "text"
         try:
             lines = np.memmap(path, np.uint8, "r")
@@ -148,48 +149,53 @@ def build_index(
     *,
     model: str,
     batch_size: int = BATCH_SIZE,
-) -> BulkOutcome:
-    """Index the rows of a source; ``model`` is where it was loaded from.
+) -> BulkResult:
+    """Index the images or texts of a source; ``model`` is where the model was loaded from.
 
     Raises:
         FileExistsError: the folder holds an index.
-        ValueError, OSError: as ``embed_rows``.
+        ValueError: the source holds pairs; or as `embed_rows`.
+        OSError: as `embed_rows`.
     """
-    check_free(folder)
+    check_no_index(folder)
     if source.kind is InputKind.PAIRS:
         raise ValueError(NO_PAIRS)
     return embed_rows(pretrained, source, folder / VECTORS, model=model, batch_size=batch_size)
 
 
-def index_embeddings(file: Path, folder: Path) -> BulkOutcome:
-    """Index what ``flava embed`` wrote to Parquet, without computing it again.
+def index_embeddings(file: Path, folder: Path) -> BulkResult:
+    """Index the embeddings that ``flava embed`` wrote to Parquet, without a model.
 
     Raises:
         FileExistsError: the folder holds an index.
         FileNotFoundError: there is no such file.
-        ValueError: it was not written by ``flava embed``, or holds pairs.
+        ValueError: it was not written by ``flava embed``, or holds embeddings of pairs.
         OSError: the index cannot be written.
     """
-    check_free(folder)
+    check_no_index(folder)
     notes = _metadata(file)
     name = "path" if notes["kind"] == InputKind.IMAGES.value else "text"
     about = {"embeddings": str(file), "model": notes.pop("model"), "input": notes.pop("input")}
-    unfinished = Unfinished(folder / VECTORS, about, notes)
-    earlier, seen = unfinished.journal.consumed, 0
-    with open_parquet(file) as table, closing(unfinished), progress(unfinished) as show:
+    partial = PartialOutput(folder / VECTORS, about, notes)
+    resumed, seen = partial.journal.consumed, 0
+    with open_parquet(file) as table, closing(partial), row_progress(partial) as show:
         for batch in table.iter_batches(CHUNK_ROWS):
             seen += batch.num_rows
-            if seen <= earlier:
+            if seen <= resumed:
                 continue
             rows = [{name: each} for each in batch.column(name).to_pylist()]
-            unfinished.append(rows, unit_vectors(batch.column("embedding"), file), (), seen)
+            partial.append(rows, unit_vectors(batch.column("embedding"), file), (), seen)
             show(seen / table.metadata.num_rows)
-        unfinished.commit()
-    return finish(unfinished, earlier)
+        partial.commit()
+    return finish_output(partial, resumed)
 
 
 def unit_vectors(column: pa.Array, file: Path) -> Float32[np.ndarray, "rows width"]:
-    """Raises ValueError if a vector has not the length 1, or is no vector of numbers."""
+    """The vectors of a column.
+
+    Raises:
+        ValueError: a vector does not have length 1, or holds NaN.
+    """
     vectors = column.flatten().to_numpy().reshape(len(column), -1).astype(np.float32)
     off = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < UNIT_TOLERANCE)
     if off.any():
@@ -198,11 +204,12 @@ def unit_vectors(column: pa.Array, file: Path) -> Float32[np.ndarray, "rows widt
 
 
 def _metadata(file: Path) -> dict[str, str]:
+    """What ``flava embed`` wrote into the schema about how the file was made."""
     try:
         stored = pq.read_schema(file).metadata or {}
     except pa.ArrowException as error:
         raise ValueError(f"{file} is no Parquet file, or damaged ({error})") from error
-    start = METADATA.encode()
+    start = METADATA_PREFIX.encode()
     found = {
         name.removeprefix(start).decode(): value.decode()
         for name, value in stored.items()
@@ -218,7 +225,7 @@ def _metadata(file: Path) -> dict[str, str]:
     return found
 
 
-def check_free(folder: Path) -> None:
+def check_no_index(folder: Path) -> None:
     """Raises FileExistsError if the folder holds an index."""
     if (folder / VECTORS).exists():
         raise FileExistsError(f"{folder} holds an index: delete it, or give another --output")

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from flava.checkpoints.digests import codes_name
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.digests import codebook_digest
 from flava.checkpoints.reading import locate
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.distributed import local_device
 from flava.core.progress import counted
 from flava.data.errors import SampleError, SkippedSample
@@ -86,7 +86,7 @@ def check_arguments(paths: list[Path], size: int, output: Path) -> None:
 
 
 def tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> Counter[str]:
-    suffix, counts = codes_suffix(codes_name(codebook)), Counter[str]()
+    suffix, counts = codes_suffix(codebook_digest(codebook)), Counter[str]()
     with open_shard(target) as writer, ThreadPoolExecutor() as threads:
         for samples in in_batches(read_shard(path)):
             views = list(threads.map(lambda raw: codebook_view(raw, size), samples))

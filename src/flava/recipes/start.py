@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from flava.checkpoints.digests import codes_name
+from flava.checkpoints.digests import codebook_digest
 from flava.checkpoints.reading import find_checkpoint
 from flava.core.batch import Batch
 from flava.core.distributed import local_world_size, process_group, rank, restart_count, world_size
@@ -163,7 +163,7 @@ def how_to_build(root: str, shards: str) -> list[str]:
 def check_codes(run: Run, model: nn.Module) -> None:
     """Raises ValueError: the stored codes were made by another codebook than the model's."""
     stored, codebook = run.data.image.stored_codes, getattr(model, "codebook", None)
-    if stored is None or codebook is None or stored == (name := codes_name(codebook)):
+    if stored is None or codebook is None or stored == (name := codebook_digest(codebook)):
         return
     raise ValueError(
         f"data.image.stored_codes is {stored}, but those of init.codebook {run.init.codebook} are "

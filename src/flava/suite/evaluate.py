@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 from flava.checkpoints.digests import weights_digest
-from flava.checkpoints.load import load_pretrained
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.machine import describe_machine
 from flava.core.progress import duration
 from flava.evaluation.features import Evaluated, Settings
@@ -93,7 +93,7 @@ def evaluate_suite(
     is reported; the others go on.
 
     Args:
-        source: Anything that `flava.checkpoints.load.read` takes.
+        source: Anything that `flava.checkpoints.recognise.read` takes.
 
     Raises:
         FileNotFoundError: there is no such model or data root.

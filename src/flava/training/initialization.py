@@ -9,9 +9,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.native import missing_parts_of
 from flava.checkpoints.reading import locate
+from flava.checkpoints.recognise import load_pretrained
 from flava.core.files import write_atomically
 from flava.models import Codebook, Flava
 

@@ -1,7 +1,9 @@
-"""TorchMultimodal's FLAVA: `flava_model_for_pretraining`, and `flava_model`, the encoders alone.
+"""TorchMultimodal's FLAVA: `flava_model_for_pretraining` and `flava_model`, read and written.
 
-Its heads normalise with an epsilon of 1e-5 where Hugging Face's and ours have 1e-12, and it does
-not mask padding in the multimodal encoder: with the same weights its losses differ by that much.
+It is recognised by the blocks of ``mm_encoder``. A `flava_model` has neither heads, codebook nor
+logit scale, and neither model has the codebook's decoder. With the same weights the published
+losses differ slightly from ours: the LayerNorm of its heads has an epsilon of 1e-5 instead of
+1e-12, and its multimodal encoder does not mask padding.
 """
 
 import json
@@ -12,13 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flava.checkpoints.flava_parts import HEADS, assemble, published_state, write_decoder
-from flava.checkpoints.geometry import infer
-from flava.checkpoints.huggingface import width_obstacles
-from flava.checkpoints.layout import Layout, Stored, Table, without_second_names
+from flava.checkpoints.flava_common import (
+    HEADS,
+    assemble,
+    infer_flava_config,
+    published_state_dict,
+    write_decoder,
+)
+from flava.checkpoints.flava_huggingface import width_mismatches
+from flava.checkpoints.layout import Checkpoint, KeyMapping, Layout, drop_tied_keys, raise_if_any
 from flava.models.flava import Flava, FlavaConfig
 
-NAMES: Table = (
+KEY_MAPPING: KeyMapping = (
     (r"^(image|text)_encoder\.", r"model.\1_encoder."),
     (r"^multimodal_encoder\.", r"model.mm_encoder."),
     (r"^(image|text)_projection\.", r"model.\1_projection."),
@@ -58,63 +65,67 @@ NAMES: Table = (
     (r"^(image_codebook\..*)\.bias$", r"\1.b"),
 )
 
-SECOND_NAMES = {
+TIED_KEYS = {
     f"loss.{loss}.cls.bias": f"loss.{loss}.cls.decoder.bias"
     for loss in ("mlm_loss", "mim_loss", "mmm_loss.mlm", "mmm_loss.mim")
 }
-"""One tensor in the model; its state dict holds both names."""
+"""Second key -> first key of tensors that are tied; the published state dict holds both."""
 
 WITHOUT_LOSS = {*HEADS, "codebook.encoder", "logit_scale"}
-"""What `flava_model` does not have."""
+"""The parts that `flava_model` lacks."""
 
 
-def normalised(stored: Stored) -> dict[str, Tensor]:
-    """The tensors with the prefix that the model for pretraining has, each once."""
+def normalise_keys(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The state dict under the keys of the model for pretraining, without tied keys."""
     pattern = re.compile(r"^(?=(image|text|mm)_(encoder|projection|to_mm_projection)\.)")
-    named = {pattern.sub("model.", name): tensor for name, tensor in stored.tensors.items()}
-    return without_second_names(named, SECOND_NAMES, stored.origin)
+    named = {pattern.sub("model.", name): tensor for name, tensor in checkpoint.state_dict.items()}
+    return drop_tied_keys(named, TIED_KEYS, checkpoint.origin)
 
 
-def matches(stored: Stored) -> bool:
+def matches(checkpoint: Checkpoint) -> bool:
     return any(
         name.removeprefix("model.").startswith("mm_encoder.encoder.layer.")
-        for name in stored.tensors
+        for name in checkpoint.state_dict
     )
 
 
-def build(stored: Stored) -> Flava:
-    tensors = normalised(stored)
-    config = read_geometry(tensors, stored)
-    whole = any(name.startswith(("loss.", "image_codebook.")) for name in tensors)
-    return assemble(config, tensors, NAMES, set() if whole else WITHOUT_LOSS, stored)
+def build(checkpoint: Checkpoint) -> Flava:
+    state_dict = normalise_keys(checkpoint)
+    config = read_geometry(state_dict, checkpoint)
+    for_pretraining = any(name.startswith(("loss.", "image_codebook.")) for name in state_dict)
+    missing_parts = set() if for_pretraining else WITHOUT_LOSS
+    return assemble(config, state_dict, KEY_MAPPING, missing_parts, checkpoint)
 
 
-def read_geometry(tensors: dict[str, Tensor], stored: Stored) -> FlavaConfig:
-    """From the tensors; the numbers of heads from the arguments beside them, if we wrote those.
+def read_geometry(state_dict: dict[str, Tensor], checkpoint: Checkpoint) -> FlavaConfig:
+    """The configuration from the tensors, and the numbers of heads from ``config.json``.
+
+    Only checkpoints that we wrote have that file: it holds the arguments of `flava_model`.
 
     Raises:
-        ValueError: as `infer`, or the arguments disagree with the tensors.
+        ValueError: as `infer_flava_config`, or the arguments contradict the tensors.
     """
-    given = stored.config or {}
-    heads = {kind: given.get(f"{kind}_num_attention_heads") for kind in KINDS}
-    known = {kind: value for kind, value in heads.items() if isinstance(value, int) and value > 0}
-    config = infer(tensors, NAMES, stored.origin, known if len(known) == len(KINDS) else None)
-    if mistakes := [
-        f"{name} is {given[name]} in config.json, {value} in the tensors"
-        for name, value in arguments(config).items()
-        if name in given and given[name] != value
-    ]:
-        raise ValueError(
-            f"the config.json of {stored.origin} does not fit:\n  " + "\n  ".join(mistakes)
-        )
+    given = checkpoint.config or {}
+    counts = {kind: given.get(f"{kind}_num_attention_heads") for kind in KINDS}
+    known = {kind: value for kind, value in counts.items() if isinstance(value, int) and value > 0}
+    heads = known if len(known) == len(KINDS) else None
+    config = infer_flava_config(state_dict, KEY_MAPPING, checkpoint.origin, heads)
+    raise_if_any(
+        [
+            f"{name} is {given[name]} in config.json, {value} in the tensors"
+            for name, value in model_arguments(config).items()
+            if name in given and given[name] != value
+        ],
+        f"the config.json of {checkpoint.origin} does not fit",
+    )
     return config
 
 
 KINDS = ("image", "text", "multimodal")
 
 
-def arguments(config: FlavaConfig) -> dict[str, Any]:
-    """What makes a model of this geometry: the keyword arguments of `flava_model`."""
+def model_arguments(config: FlavaConfig) -> dict[str, Any]:
+    """The keyword arguments of `flava_model` that make a model of this configuration."""
     encoders = {kind: getattr(config, kind) for kind in KINDS}
     return {
         f"{kind}_{name}": value
@@ -137,33 +148,33 @@ def arguments(config: FlavaConfig) -> dict[str, Any]:
 def write(model: Flava, folder: Path) -> None:
     """Write the state dict by ``torch.save``, and `flava_model`'s arguments as ``config.json``.
 
-    That is what their code loads. The numbers of attention heads are in the arguments alone.
+    That is what TorchMultimodal's code loads. The state dict alone does not tell the numbers of
+    attention heads.
 
     Raises:
-        ValueError: TorchMultimodal has no model of this geometry; every reason is listed.
+        ValueError: TorchMultimodal's model cannot hold this one; every reason is listed.
     """
-    if reasons := obstacles(model):
-        raise ValueError(
-            "this model cannot be written for TorchMultimodal:\n  " + "\n  ".join(reasons)
-        )
-    state = published_state(model, NAMES)
-    state |= {second: state[first] for second, first in SECOND_NAMES.items() if first in state}
-    whole = not model.missing_parts.issuperset(WITHOUT_LOSS)
-    if not whole:
+    raise_if_any(unwritable_reasons(model), "this model cannot be written for TorchMultimodal")
+    state = published_state_dict(model, KEY_MAPPING)
+    state |= {second: state[first] for second, first in TIED_KEYS.items() if first in state}
+    for_pretraining = not model.missing_parts.issuperset(WITHOUT_LOSS)
+    if not for_pretraining:
         state = {name.removeprefix("model."): tensor for name, tensor in state.items()}
-    torch.save(state, folder / ("flava_for_pretraining.pt" if whole else "flava_model.pt"))
-    config = json.dumps(arguments(model.config), indent=2)
+    torch.save(
+        state, folder / ("flava_for_pretraining.pt" if for_pretraining else "flava_model.pt")
+    )
+    config = json.dumps(model_arguments(model.config), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
     write_decoder(model, folder)
 
 
-def obstacles(model: Flava) -> list[str]:
-    """Why TorchMultimodal cannot hold this model, a line each."""
+def unwritable_reasons(model: Flava) -> list[str]:
+    """The reasons why TorchMultimodal's model cannot hold this one."""
     missing_parts = model.missing_parts & WITHOUT_LOSS
     if missing_parts == WITHOUT_LOSS:
         return []
     lacking = [f"it lacks {', '.join(sorted(missing_parts))}"] if missing_parts else []
-    return lacking + width_obstacles(model.config)
+    return lacking + width_mismatches(model.config)
 
 
 LAYOUTS = (

@@ -1,10 +1,13 @@
-"""Hugging Face's FLAVA: `FlavaForPreTraining` and `FlavaModel`, with its config.
+"""Hugging Face's FLAVA: transformers' `FlavaForPreTraining` and `FlavaModel`, read and written.
 
-A file may hold no more than what differs from transformers' defaults, which therefore stand here
-(transformers 5.23, ``configuration_flava.py``).
+It is recognised by the blocks of ``multimodal_model``. A `FlavaModel` lacks the heads and the
+codebook, and neither has the codebook's decoder. A ``config.json`` may leave out all that equals
+transformers' defaults, which are therefore repeated here (transformers 5.23,
+``configuration_flava.py``).
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,19 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flava.checkpoints.flava_parts import HEADS, assemble, published_state, write_decoder
-from flava.checkpoints.geometry import infer
-from flava.checkpoints.layout import Layout, Stored, Table, without_second_names
+from flava.checkpoints.flava_common import (
+    HEADS,
+    assemble,
+    infer_flava_config,
+    published_state_dict,
+    write_decoder,
+)
+from flava.checkpoints.geometry import Config
+from flava.checkpoints.layout import Checkpoint, KeyMapping, Layout, drop_tied_keys, raise_if_any
 from flava.models.codebook import GROUPS, CodebookConfig
 from flava.models.encoders import TOKEN_TYPES, ImageConfig, MultimodalConfig, TextConfig
 from flava.models.flava import Flava, FlavaConfig
 from flava.models.transformer import NORM_EPS, TransformerConfig
-
-Settings = Mapping[str, Any]
 
 ENCODER = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -55,49 +62,49 @@ REQUIRED = {
     "num_groups": (GROUPS, "ours has DALL-E's four groups"),
     "input_channels": (3, "ours reads RGB alone"),
 }
-"""Settings with one value that ours can compute, which is their default, and why.
+"""Settings of which our model computes only the default value, and why.
 
-Dropout is none of them: evaluation does not apply it."""
+Dropout is not among them, since evaluation does not apply it."""
 
 
-def read_config(config: Settings, origin: str) -> FlavaConfig:
-    """Our geometry from theirs.
+def read_config(config: Config, origin: str) -> FlavaConfig:
+    """Our configuration from a ``config.json`` of transformers.
 
     Raises:
-        ValueError: settings that ours cannot compute, or that hold no number; all in one error.
+        ValueError: settings that our model cannot compute, or that are no number; all in one
+            error.
     """
-    given = {name: section(config, name) for name in DEFAULTS}
+    given = {name: sub_config(config, name) for name in DEFAULTS}
     if odd := [name for name, values in given.items() if not isinstance(values, Mapping)]:
         raise ValueError(f"the config.json of {origin} is refused: {', '.join(odd)} is no object")
     settings = {name: {**DEFAULTS[name], **values} for name, values in given.items()}
-    mistakes = unsupported(given) + not_numbers(settings)
+    problems = unsupported(given) + not_whole_numbers(settings)
     image, text = settings["image_config"], settings["text_config"]
     codebook = settings["image_codebook_config"]
     if image["vocab_size"] != codebook["vocab_size"]:
-        mistakes.append(
+        problems.append(
             f"image_config.vocab_size is {image['vocab_size']} and image_codebook_config's "
             f"{codebook['vocab_size']}: ours predicts the codes of its own codebook"
         )
     projection = config.get("projection_dim", PROJECTION)
     init_std = config.get("initializer_range", INITIALIZER_RANGE)
     if type(projection) is not int:
-        mistakes.append(f"projection_dim is {projection!r}: a whole number is needed")
+        problems.append(f"projection_dim is {projection!r}: a whole number is needed")
     if not isinstance(init_std, int | float):
-        mistakes.append(f"initializer_range is {init_std!r}: a number is needed")
-    if mistakes:
-        raise ValueError(f"the config.json of {origin} is refused:\n  " + "\n  ".join(mistakes))
+        problems.append(f"initializer_range is {init_std!r}: a number is needed")
+    raise_if_any(problems, f"the config.json of {origin} is refused")
     return FlavaConfig(
         image=ImageConfig(
-            **encoder(image),
-            image_size=side(image["image_size"]),
-            patch_size=side(image["patch_size"]),
+            **encoder_config(image),
+            image_size=square_side(image["image_size"]),
+            patch_size=square_side(image["patch_size"]),
         ),
         text=TextConfig(
-            **encoder(text),
+            **encoder_config(text),
             vocabulary_size=text["vocab_size"],
             max_length=text["max_position_embeddings"],
         ),
-        multimodal=MultimodalConfig(**encoder(settings["multimodal_config"])),
+        multimodal=MultimodalConfig(**encoder_config(settings["multimodal_config"])),
         projection_width=projection,
         codebook=CodebookConfig(
             codes=codebook["vocab_size"],
@@ -108,13 +115,13 @@ def read_config(config: Settings, origin: str) -> FlavaConfig:
     )
 
 
-def section(config: Settings, name: str) -> Any:
-    """A nested config as far as the file gives it; an older ``name_dict`` goes before it."""
+def sub_config(config: Config, name: str) -> Any:
+    """A nested config as the file has it; the ``name_dict`` of older files has precedence."""
     older = config.get(f"{name}_dict")
     return (config.get(name) or {}) if older is None else older
 
 
-def unsupported(given: Mapping[str, Settings]) -> list[str]:
+def unsupported(given: Mapping[str, Config]) -> list[str]:
     return [
         f"{name}.{key} is {value!r}: {REQUIRED[key][1]} ({REQUIRED[key][0]!r})"
         for name, values in given.items()
@@ -123,23 +130,23 @@ def unsupported(given: Mapping[str, Settings]) -> list[str]:
     ]
 
 
-def not_numbers(settings: Mapping[str, Settings]) -> list[str]:
+def not_whole_numbers(settings: Mapping[str, Config]) -> list[str]:
     return [
         f"{name}.{key} is {values[key]!r}: a whole number is needed"
         for name, values in settings.items()
         for key in DEFAULTS[name]
-        if type(side(values[key])) is not int
+        if type(square_side(values[key])) is not int
     ]
 
 
-def side(value: Any) -> Any:
-    """The side of a square that is given as one number or as two equal ones."""
+def square_side(value: Any) -> Any:
+    """The side of a square that a config gives as one number or as two equal ones."""
     if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
         return value[0]
     return value
 
 
-def encoder(settings: Settings) -> dict[str, Any]:
+def encoder_config(settings: Config) -> dict[str, Any]:
     return {
         "width": settings["hidden_size"],
         "depth": settings["num_hidden_layers"],
@@ -149,14 +156,14 @@ def encoder(settings: Settings) -> dict[str, Any]:
 
 
 def write_config(config: FlavaConfig) -> dict[str, Any]:
-    """Their config of our geometry, defaults written out."""
+    """The ``config.json`` of transformers for our configuration, defaults written out."""
     image, text, codebook = config.image, config.text, config.codebook
-    spread = {"initializer_range": config.init_std}
+    init = {"initializer_range": config.init_std}
     return {
         "model_type": "flava",
         "image_config": {
             **published_encoder(image),
-            **spread,
+            **init,
             "model_type": "flava_image_model",
             "image_size": image.image_size,
             "patch_size": image.patch_size,
@@ -164,18 +171,18 @@ def write_config(config: FlavaConfig) -> dict[str, Any]:
         },
         "text_config": {
             **published_encoder(text),
-            **spread,
+            **init,
             "model_type": "flava_text_model",
             "vocab_size": text.vocabulary_size,
             "max_position_embeddings": text.max_length,
         },
         "multimodal_config": {
             **published_encoder(config.multimodal),
-            **spread,
+            **init,
             "model_type": "flava_multimodal_model",
         },
         "image_codebook_config": {
-            **spread,
+            **init,
             "model_type": "flava_image_codebook",
             "hidden_size": codebook.width,
             "vocab_size": codebook.codes,
@@ -197,7 +204,7 @@ def published_encoder(config: TransformerConfig) -> dict[str, int]:
     }
 
 
-NAMES: Table = (
+KEY_MAPPING: KeyMapping = (
     (r"^(image|text|multimodal)_encoder\.blocks\.(\d+)\.", r"flava.\1_model.encoder.layer.\2."),
     (r"^(image|text|multimodal)_encoder\.", r"flava.\1_model."),
     (r"^(image|text)_projection\.", r"flava.\1_projection."),
@@ -231,49 +238,48 @@ NAMES: Table = (
         lambda m: f"{m[1]}.res_path.path.conv_{int(m[2]) + 1}.",
     ),
 )
-"""(pattern of our name, replacement), applied in this order."""
-
-SECOND_NAMES = {f"{head}.bias": f"{head}.decoder.bias" for head in HEADS if head != "itm_head"}
-"""One tensor in the model, of which a file may hold either name."""
+TIED_KEYS = {f"{head}.bias": f"{head}.decoder.bias" for head in HEADS if head != "itm_head"}
+"""Second key -> first key of tensors that are tied in the published model."""
 
 BUFFERS = ("position_ids", "token_type_ids")
-"""Constants that older versions saved with the weights."""
-
-BASE = ("image_", "text_", "multimodal_", "logit_scale")
-"""How names of the encoders and projections begin where `FlavaModel` was saved by itself."""
+"""Suffixes of constants that older versions of transformers saved with the weights."""
 
 
-def normalised(stored: Stored) -> dict[str, Tensor]:
-    """The tensors with the prefix that `FlavaForPreTraining` has, each once, without buffers."""
+def normalise_keys(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The state dict under the keys of `FlavaForPreTraining`, without tied keys and buffers.
+
+    The keys of a `FlavaModel` lack the prefix ``flava.``.
+    """
+    pattern = re.compile(r"^(?!image_codebook\.)(?=(image|text|multimodal)_|logit_scale)")
     named = {
-        f"flava.{n}" if n.startswith(BASE) and not n.startswith("image_codebook.") else n: tensor
-        for n, tensor in stored.tensors.items()
-        if not n.endswith(BUFFERS)
+        pattern.sub("flava.", key): tensor
+        for key, tensor in checkpoint.state_dict.items()
+        if not key.endswith(BUFFERS)
     }
-    return without_second_names(named, SECOND_NAMES, stored.origin)
+    return drop_tied_keys(named, TIED_KEYS, checkpoint.origin)
 
 
-def matches(stored: Stored) -> bool:
+def matches(checkpoint: Checkpoint) -> bool:
     return any(
         name.removeprefix("flava.").startswith("multimodal_model.encoder.layer.")
-        for name in stored.tensors
+        for name in checkpoint.state_dict
     )
 
 
-def build(stored: Stored) -> Flava:
-    tensors = normalised(stored)
-    if stored.config is None:
-        config = infer(tensors, NAMES, stored.origin)
+def build(checkpoint: Checkpoint) -> Flava:
+    state_dict = normalise_keys(checkpoint)
+    if checkpoint.config is None:
+        config = infer_flava_config(state_dict, KEY_MAPPING, checkpoint.origin)
     else:
-        config = read_config(stored.config, stored.origin)
-    return assemble(config, tensors, NAMES, absent_parts(stored), stored)
+        config = read_config(checkpoint.config, checkpoint.origin)
+    return assemble(config, state_dict, KEY_MAPPING, find_missing_parts(checkpoint), checkpoint)
 
 
-def absent_parts(stored: Stored) -> set[str]:
-    """A `FlavaModel` has neither heads nor codebook; a `FlavaForPreTraining` may lack that."""
-    config = stored.config or {"init_codebook": False}
-    without = not any(name.startswith("image_codebook.") for name in stored.tensors)
-    if not any(name.startswith(HEADS) for name in stored.tensors):
+def find_missing_parts(checkpoint: Checkpoint) -> set[str]:
+    """A `FlavaModel` lacks heads and codebook; a `FlavaForPreTraining` may lack the codebook."""
+    config = checkpoint.config or {"init_codebook": False}
+    without = not any(name.startswith("image_codebook.") for name in checkpoint.state_dict)
+    if not any(name.startswith(HEADS) for name in checkpoint.state_dict):
         return {*HEADS, "codebook.encoder"}
     return {"codebook.encoder"} if without and config.get("init_codebook") is False else set()
 
@@ -282,20 +288,17 @@ def write(model: Flava, folder: Path) -> None:
     """Write ``config.json``, ``model.safetensors`` and the codebook's decoder into a folder.
 
     Raises:
-        ValueError: transformers has no model of this geometry; every reason is listed.
+        ValueError: transformers' model cannot hold this one; every reason is listed.
     """
-    if reasons := obstacles(model):
-        raise ValueError(
-            "this model cannot be written for transformers:\n  " + "\n  ".join(reasons)
-        )
-    whole = not model.missing_parts.issuperset(HEADS)
-    state = published_state(model, NAMES)
-    if not whole:
+    raise_if_any(unwritable_reasons(model), "this model cannot be written for transformers")
+    with_heads = not model.missing_parts.issuperset(HEADS)
+    state = published_state_dict(model, KEY_MAPPING)
+    if not with_heads:
         state = {name.removeprefix("flava."): tensor for name, tensor in state.items()}
     # transformers refuses a safetensors file that does not say this.
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = {
-        "architectures": ["FlavaForPreTraining" if whole else "FlavaModel"],
+        "architectures": ["FlavaForPreTraining" if with_heads else "FlavaModel"],
         **write_config(model.config),
         "init_codebook": "codebook.encoder" not in model.missing_parts,
     }
@@ -303,22 +306,20 @@ def write(model: Flava, folder: Path) -> None:
     write_decoder(model, folder)
 
 
-def obstacles(model: Flava) -> list[str]:
-    """Why transformers cannot hold this model, a line each."""
-    found = []
-    if missing_parts := model.missing_parts.intersection(HEADS):
-        if kept := set(HEADS) - missing_parts:
-            found.append(
-                f"it has {', '.join(sorted(kept))}, and lacks {', '.join(sorted(missing_parts))}"
-            )
-        elif "codebook.encoder" not in model.missing_parts:
-            found.append("it has a codebook and no heads, and a FlavaModel holds neither")
-        return found
-    return width_obstacles(model.config)
+def unwritable_reasons(model: Flava) -> list[str]:
+    """The reasons why transformers' model cannot hold this one."""
+    missing_heads = model.missing_parts.intersection(HEADS)
+    if not missing_heads:
+        return width_mismatches(model.config)
+    if kept := set(HEADS) - missing_heads:
+        return [f"it has {', '.join(sorted(kept))}, and lacks {', '.join(sorted(missing_heads))}"]
+    if "codebook.encoder" not in model.missing_parts:
+        return ["it has a codebook and no heads, and a FlavaModel holds neither"]
+    return []
 
 
-def width_obstacles(config: FlavaConfig) -> list[str]:
-    """The published heads on multimodal states are as wide as the image's and the text's."""
+def width_mismatches(config: FlavaConfig) -> list[str]:
+    """Published heads on multimodal states need the width of the image and the text encoder."""
     width = config.multimodal.width
     return [
         f"multimodal.width is {width} and {kind}.width is {other}: the published heads of masked "

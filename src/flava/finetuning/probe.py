@@ -11,7 +11,7 @@ from torch import nn
 from flava.checkpoints.load import load_pretrained
 from flava.core.distributed import local_device
 from flava.core.precision import Precision
-from flava.data.labelled import drawn, read_rows
+from flava.data.labelled import draw_validation, read_rows
 from flava.data.skips import SkipCounter
 from flava.evaluation.classification import save_predictions
 from flava.evaluation.features import Outputs, outputs_of, reader_of
@@ -105,7 +105,7 @@ def fit(found: Outputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe,
     labels = np.array([row.label for row in found.rows])
     features = found.values.numpy()
     is_choosing = np.zeros(len(labels), dtype=bool)
-    is_choosing[list(drawn(found.rows, CHOOSING_FRACTION, seed))] = True
+    is_choosing[list(draw_validation(found.rows, CHOOSING_FRACTION, seed))] = True
     whole = LabelledFeatures(features, labels)
     if not is_choosing.any():  # a sample a class
         return fit_at(whole, DEFAULT_STRENGTH), []

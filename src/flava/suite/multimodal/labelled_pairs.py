@@ -161,7 +161,7 @@ def few_of_each(rows: Sequence[LabelledRow], few: int | None, seed: int) -> list
     """About ``few`` of the rows, of each class its share, drawn by the seed; all if not set."""
     if few is None or few >= len(rows):
         return list(rows)
-    return [rows[place] for place in sorted(labelled.drawn(rows, few / len(rows), seed))]
+    return [rows[place] for place in sorted(labelled.draw_validation(rows, few / len(rows), seed))]
 
 
 PairMetric = Callable[[Float[Tensor, "rows classes"], Int[Tensor, " rows"]], float]

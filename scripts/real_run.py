@@ -28,14 +28,14 @@ from flava.data.views import encoder_view
 from flava.evaluation.features import Settings
 from flava.evaluation.probe_search import Data, predictions
 from flava.evaluation.record import Figure
-from flava.suite.evaluate import evaluate_suite
-from flava.suite.language.glue import SST2, Glue, Recipe
+from flava.suite.language.glue import SST2, GlueRecipe, GlueTask
+from flava.suite.language.glue_files import missing as missing_splits
+from flava.suite.language.glue_files import read_splits
 from flava.suite.language.measure import measure as measure_text
-from flava.suite.language.reading import missing as missing_splits
-from flava.suite.language.reading import read_splits
 from flava.suite.multimodal import vqa
 from flava.suite.multimodal.labelled_pairs import Protocol
 from flava.suite.multimodal.vqa import TRAIN, VALIDATION, read_questions
+from flava.suite.run_suite import evaluate_suite
 from flava.suite.task import SuiteTask
 from flava.suite.vision.collection import Collection, from_parts, prepare
 from flava.suite.vision.datasets import DataSet
@@ -48,7 +48,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDE, COMPONENTS = 28, 64
 """Pixels that the rival of the image encoder sees, and how many numbers it makes of them."""
 
-SENTENCES = Recipe(lr=3e-4, batch_size=32, updates=1500, warmup=90, rows=9_500, seeds=1)
+SENTENCES = GlueRecipe(
+    lr=3e-4, batch_size=32, max_steps=1500, warmup_steps=90, train_rows=9_500, seeds=1
+)
 """RoBERTa's shape for a model of a few million parameters: five epochs of the largest set."""
 
 SHAPES = Protocol(updates=300, warmup=30, lr=5e-4, image_size=224, samples=8_000)
@@ -105,7 +107,7 @@ def sentences(name: str) -> SuiteTask:
     return task_of(name, "nlp", partial(missing_splits, task=task), measure)
 
 
-def of_words(task: Glue, settings: Settings) -> float:
+def of_words(task: GlueTask, settings: Settings) -> float:
     """What TF-IDF finds."""
     splits = (task.train, *task.validation)
     train, dev = (each.rows for each in read_splits(settings.data_root / task.folder, task, splits))

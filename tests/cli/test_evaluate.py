@@ -9,7 +9,7 @@ import torch
 
 from flava.cli import evaluate, main
 from flava.models import Flava
-from flava.suite.results import FILE
+from flava.suite.results_file import FILE
 from flava.training.checkpoint import save_checkpoint
 from tests.evaluation.corpus import tiny_geometry
 from tests.suite.tasks import data_for, figure, made_task

@@ -8,7 +8,7 @@ from flava.suite.language import NLP
 from flava.suite.language.glue import SST2
 from flava.suite.registry import SHOWN, absent, availability
 from flava.suite.task import SuiteTask
-from tests.suite.language.glue_files import samples, write_hub
+from tests.suite.language.glue_data import samples, write_hub
 from tests.suite.tasks import data_for, made_task
 
 

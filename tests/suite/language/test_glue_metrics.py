@@ -8,11 +8,11 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from flava.data.labelled import LabelledRow
-from flava.suite.language.glue import COLA, MNLI, MRPC, STSB, Glue
+from flava.suite.language.glue import COLA, MNLI, MRPC, STSB, GlueTask
 from flava.suite.language.glue_metrics import best_constant, of_metric, score, truth_of
 
 
-def rows_of(task: Glue, targets: np.ndarray) -> list[LabelledRow]:
+def rows_of(task: GlueTask, targets: np.ndarray) -> list[LabelledRow]:
     if not task.classes:
         return [LabelledRow(shard="s", key=str(i), score=float(t)) for i, t in enumerate(targets)]
     return [

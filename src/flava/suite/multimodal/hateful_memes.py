@@ -136,7 +136,7 @@ def measure(
 
     Raises:
         FileNotFoundError, ValueError: as `read_pairs` and `texts_in`.
-        Interrupted, FloatingPointError, OSError: as `fine_tune`.
+        Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / NAME
     files = files_of(folder)

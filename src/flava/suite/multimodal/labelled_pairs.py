@@ -14,9 +14,9 @@ from flava.data import labelled
 from flava.data.labelled import LabelledRow
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure, accuracy, majority
-from flava.finetuning.fine_tuner import TuningConfig, TuningSamples, fine_tune
 from flava.models import Clip, Flava
 from flava.models.classifier import PAIR_HIDDEN_WIDTH
+from flava.suite.fine_tuning import FineTuningData, FineTuningRecipe, fine_tune_task
 from flava.suite.multimodal.dataset_files import absent, read_json_lines, refuse, repeated
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 
@@ -41,7 +41,7 @@ class Protocol:
     """Those of the official training split, by which updates are counted as epochs."""
 
 
-def tuning(protocol: Protocol, model: nn.Module, samples: int, *, few: bool) -> TuningConfig:
+def tuning(protocol: Protocol, model: nn.Module, samples: int, *, few: bool) -> FineTuningRecipe:
     """The protocol for so many training samples. Gradients are not clipped: the paper names no
     clipping, and the trainer it was made with (MMF) clips none unless it is told to.
 
@@ -59,7 +59,7 @@ def tuning(protocol: Protocol, model: nn.Module, samples: int, *, few: bool) -> 
         seen = protocol.updates * BATCH_SIZE / protocol.samples
         updates = math.ceil(seen * samples / min(BATCH_SIZE, samples))
         warmup = round(protocol.warmup / protocol.updates * updates)
-    return TuningConfig(
+    return FineTuningRecipe(
         max_steps=updates,
         batch_size=BATCH_SIZE,
         optimizer=OptimizerConfig(lr=protocol.lr, weight_decay=WEIGHT_DECAY),
@@ -196,7 +196,7 @@ def classify(
     """The metrics on the test split.
 
     Raises:
-        ValueError, Interrupted, FloatingPointError, OSError: as `fine_tune`.
+        ValueError, Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
 
     def score(
@@ -205,7 +205,7 @@ def classify(
         truth = numbers(rows, task.classes)
         return {name: metric(outputs, truth) for name, metric in task.metrics.items()}
 
-    samples = TuningSamples(
+    samples = FineTuningData(
         task=task.name,
         kind="pairs",
         classes=task.classes,
@@ -214,7 +214,7 @@ def classify(
         score=score,
     )
     config = tuning(task.protocol, model, len(splits.train), few=settings.few is not None)
-    tuned = fine_tune(model, samples, config, settings, settings.seed)
+    tuned = fine_tune_task(model, samples, config, settings, settings.seed)
     found = score(tuned.outputs(splits.test, "test pairs"), splits.test)
     truth = numbers(splits.test, task.classes)
     constants = {"accuracy": {"majority": majority(truth)}, "roc_auc": {"chance": 0.5}}

@@ -48,7 +48,7 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
 
     Raises:
         FileNotFoundError, ValueError: as `read_pairs`.
-        Interrupted, FloatingPointError, OSError: as `fine_tune`.
+        Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / NAME
     images = images_in(folder, FLICKR_IMAGES, LENDER)

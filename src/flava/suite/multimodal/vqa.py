@@ -21,7 +21,7 @@ from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
-from flava.finetuning.fine_tuner import FineTuned, Score, TuningSamples, fine_tune
+from flava.suite.fine_tuning import FineTuned, FineTuningData, TaskScore, fine_tune_task
 from flava.suite.multimodal.dataset_files import (
     absent,
     images_in,
@@ -190,7 +190,7 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
 
     Raises:
         FileNotFoundError, ValueError: as `read_questions`; or too few answers are frequent enough.
-        Interrupted, FloatingPointError, OSError: as `fine_tune`.
+        Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / NAME
     for_server = settings.few is None and questions_file(folder, TEST_DEV).is_file()
@@ -207,7 +207,7 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
         for each, subset in ((train, TRAIN), (validation, VALIDATION))
     )
     judges = {str(each.number): judge(each.given) for each in validation}
-    samples = TuningSamples(
+    samples = FineTuningData(
         task=NAME,
         kind="pairs",
         classes=answers,
@@ -216,7 +216,7 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
         score=scorer(judges, answers),
     )
     config = tuning(protocol, model, len(train), few=settings.few is not None)
-    tuned = fine_tune(model, samples, config, settings, settings.seed)
+    tuned = fine_tune_task(model, samples, config, settings, settings.seed)
     for questions in tests:
         write_results(tuned, questions, tuned.run.output_dir / RESULTS)
     outputs = tuned.outputs(samples.validation, "validation questions")
@@ -245,7 +245,7 @@ def row_of(question: VqaQuestion) -> LabelledRow:
     )
 
 
-def scorer(judges: Mapping[str, Callable[[str], float]], answers: Sequence[str]) -> Score:
+def scorer(judges: Mapping[str, Callable[[str], float]], answers: Sequence[str]) -> TaskScore:
     """The official accuracy of the likeliest answers; judges by the keys of the questions' rows."""
 
     def score(

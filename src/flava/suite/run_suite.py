@@ -21,7 +21,7 @@ from flava.core.progress import duration
 from flava.evaluation.features import Evaluated, Settings
 from flava.evaluation.record import Figure
 from flava.suite.registry import absent
-from flava.suite.results import FILE, SuiteResult, add_results, identifying, read_results
+from flava.suite.results_file import FILE, SuiteResult, add_results, identifying, read_results
 from flava.suite.task import SuiteTask
 from flava.training.launch import Interrupted
 

@@ -33,7 +33,7 @@ from flava.suite.language.glue_files import missing as missing_splits
 from flava.suite.language.glue_files import read_splits
 from flava.suite.language.measure import measure as measure_text
 from flava.suite.multimodal import vqa
-from flava.suite.multimodal.labelled_pairs import Protocol
+from flava.suite.multimodal.labelled_pairs import PairRecipe
 from flava.suite.multimodal.vqa import TRAIN, VALIDATION, read_questions
 from flava.suite.run_suite import evaluate_suite
 from flava.suite.task import SuiteTask
@@ -53,7 +53,7 @@ SENTENCES = GlueRecipe(
 )
 """RoBERTa's shape for a model of a few million parameters: five epochs of the largest set."""
 
-SHAPES = Protocol(updates=300, warmup=30, lr=5e-4, image_size=224, samples=8_000)
+SHAPES = PairRecipe(max_steps=300, warmup_steps=30, lr=5e-4, image_size=224, train_samples=8_000)
 """Ten epochs."""
 
 
@@ -132,7 +132,7 @@ def shapes(name: str) -> SuiteTask:
 
     def measure(model: nn.Module, settings: Settings) -> list[Figure]:
         below = replace(settings, data_root=settings.data_root / name)
-        (figure,) = vqa.measure(model, below, protocol=SHAPES)
+        (figure,) = vqa.measure(model, below, recipe=SHAPES)
         parts = (
             read_questions(below.data_root / vqa.NAME, part, answered=True)
             for part in (TRAIN, VALIDATION)

@@ -26,17 +26,25 @@ def raise_mistakes(source: Path | str, lines: Sequence[str], remedy: str) -> Non
         raise ValueError(f"{source} cannot be used:\n  " + "\n  ".join(lines) + f"\n{remedy}")
 
 
-def by_kind(names: Mapping[str, Iterable[object]]) -> list[str]:
-    """A line for each kind of mistake, with the first names of what has it and the number of the
-    others; none for a kind that nothing has."""
-    return [f"{kind}: {listed(found)}" for kind, each in names.items() if (found := list(each))]
+def raise_mistakes_by_kind(
+    source: Path | str, names: Mapping[str, Iterable[object]], remedy: str
+) -> None:
+    """Raise one error with a line for each kind of mistake that something has.
 
+    Args:
+        source: The file, folder or data set that the mistakes are in.
+        names: A kind of mistake -> the names of all that have it. The first names are written out.
+        remedy: What to do about them, in a sentence.
 
-def listed(names: Sequence[object]) -> str:
-    """The first names, and how many more there are."""
-    shown = ", ".join(map(str, names[:SHOWN]))
-    more = len(names) - SHOWN
-    return shown if more <= 0 else f"{shown} and {more:,} more"
+    Raises:
+        ValueError: something has a mistake.
+    """
+    lines = []
+    for kind, each in names.items():
+        if found := [str(name) for name in each]:
+            more = f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else ""
+            lines.append(f"{kind}: {', '.join(found[:SHOWN])}{more}")
+    raise_mistakes(source, lines, remedy)
 
 
 def duplicates(ids: Iterable[Hashable]) -> list[Hashable]:

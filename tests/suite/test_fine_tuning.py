@@ -75,6 +75,12 @@ CONFIG = FineTuningRecipe(
 )
 
 
+@pytest.fixture(autouse=True)
+def four_validations(monkeypatch):
+    """Few, so that the best checkpoint is one that has learnt for long."""
+    monkeypatch.setattr("flava.suite.fine_tuning.VALIDATIONS", 4)
+
+
 def settings(cache: Path, batch_size: int = 64) -> Settings:
     return Settings(data_root=cache, cache=cache, precision=Precision.FP32, batch_size=batch_size)
 

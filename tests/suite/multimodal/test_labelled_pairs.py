@@ -149,8 +149,8 @@ def test_all_mistakes_are_one_error(tmp_path: Path) -> None:
     for line in (
         "lines without id, img, text, label: train.jsonl:5, train.jsonl:6\n",
         "labels other than 0, 1: 2 of 1\n",
-        "classes of which there is none: hateful\n",
-        "ids that stand there twice: 0\n",
+        "classes without a pair: hateful\n",
+        "ids that occur twice: 0\n",
         "99999.png\n",
         # The mistakes of all three files are in it.
         "dev_unseen.jsonl is missing",

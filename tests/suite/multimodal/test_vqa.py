@@ -126,7 +126,7 @@ def test_all_mistakes_are_one_error(root: Path) -> None:
         measure(tiny_flava(), settings(root), recipe=QUICK)
     said = str(caught.value)
     for line in (
-        "question ids that stand there twice: 1000\n",
+        "question ids that occur twice: 1000\n",
         "questions without an annotation: 77\n",
         "annotations of other questions: 2000\n",
         "annotations of another image than the question's: 5000\n",

@@ -9,8 +9,10 @@ from typing import Annotated
 
 import torch
 import tyro
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch.nn import functional
 
+from flava.core.constraints import Fraction
 from flava.data.transforms import ImageTransformConfig
 from flava.evaluation.features import Outputs
 from flava.finetuning.fine_tuner import VALIDATIONS, FineTunerConfig, fine_tune, load_best
@@ -35,50 +37,30 @@ class FinetuneConfig(LabelledConfig):
     of 1e-5, of which 2,000 are warm-up, with a weight decay of 1e-2.
     """
 
-    epochs: float = 10.0
+    epochs: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 10.0
     """Times that each sample is trained on."""
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Samples in a batch."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=5e-5, weight_decay=1e-2, max_grad_norm=1.0)
     )
     """AdamW's settings; narrow models learn sooner with a larger lr."""
-    warmup_fraction: float = 1 / 12
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 1 / 12
     """Share of the steps over which the learning rate rises (the paper's 2,000 of 24,000)."""
-    crop_scale: tuple[float, float] = ImageTransformConfig().crop_scale
+    crop_scale: tuple[Fraction, Fraction] = ImageTransformConfig().crop_scale
     """Share of an image's area in a training crop; (1, 1) trains on whole images."""
-    workers: int = 1
+    workers: NonNegativeInt = 1
     """Processes that read the data; 0 reads it in the training process."""
     resume: bool = False
     """Go on from the last checkpoint in output_dir, if there is one."""
 
-    def mistakes(self) -> list[str]:
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields or elements; see `config_errors`."""
         low, high = self.crop_scale
-        checks = (
-            ("epochs", self.epochs, 0 < self.epochs < math.inf, "a positive number"),
-            ("batch_size", self.batch_size, self.batch_size >= 1, "at least 1"),
-            (
-                "warmup_fraction",
-                self.warmup_fraction,
-                0 <= self.warmup_fraction < 1,
-                "a number in [0, 1)",
-            ),
-            (
-                "crop_scale",
-                self.crop_scale,
-                0 < low <= high <= 1,
-                "two numbers in (0, 1], the lower first",
-            ),
-            ("workers", self.workers, self.workers >= 0, "0 or more"),
-        )
+        if 0 < low <= high:
+            return []
         return [
-            *super().mistakes(),
-            *(
-                f"{name} is {value}: use {remedy}"
-                for name, value, holds, remedy in checks
-                if not holds
-            ),
-            *self.optimizer.mistakes("optimizer"),
+            f"{prefix}crop_scale is {self.crop_scale}: use two numbers in (0, 1], the lower first"
         ]
 
 

@@ -4,11 +4,13 @@ checked, and the finished classifier is evaluated and saved."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from pydantic import Field, NonNegativeInt
 from torch import nn
 
 from flava.checkpoints.load import load_pretrained
+from flava.core.constraints import config_errors
 from flava.core.precision import Precision
 from flava.data.labelled import LabelledRows, class_names, read_rows, split
 from flava.data.skips import SkipCounter
@@ -39,23 +41,12 @@ class LabelledConfig:
     """Folder to write to: checkpoint, predictions, the report."""
     validation: Path | None = None
     """The validation data, in the same form; drawn from the data if there is none."""
-    validation_fraction: float = 0.2
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each class that is drawn for validation."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Decides all that is drawn: the validation data, initial weights of the head, order, crops."""
     precision: Precision = Precision.BF16
     """What matrix products are computed in."""
-
-    def mistakes(self) -> list[str]:
-        """What is wrong with the settings, one line each."""
-        found = []
-        if not 0 < self.validation_fraction < 1:
-            found.append(
-                f"validation_fraction is {self.validation_fraction}: use a number between 0 and 1"
-            )
-        if self.seed < 0:
-            found.append(f"seed is {self.seed}: use 0 or more")
-        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +78,7 @@ def load_own_data(config: LabelledConfig, mistakes: Sequence[str] = ()) -> OwnDa
         ValueError: anything of the configuration, the model or the data is wrong, or there are
             ``mistakes``; all of it in one error.
     """
-    mistakes = [*mistakes, *config.mistakes()]
+    mistakes = [*mistakes, *config_errors(config)]
     model = attempt(mistakes, "model", lambda: load_pretrained(config.model))
     rows = attempt(mistakes, "data", lambda: read_rows(config.data))
     path = config.validation

@@ -15,6 +15,7 @@ from flava.checkpoints.load import build, read
 from flava.checkpoints.reading import looks_like_hub_id
 from flava.core.machine import describe_machine
 from flava.core.precision import Precision
+from flava.evaluation.descriptions import headlines
 from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedSplit, HeldOut
 from flava.evaluation.examples import draw_examples
 from flava.evaluation.features import (
@@ -35,7 +36,6 @@ from flava.evaluation.record import (
     save_evaluation,
 )
 from flava.evaluation.tasks import SPLITS, TASKS, Task
-from flava.evaluation.words import headlines
 from flava.models import Flava, MaskedImageModel
 
 

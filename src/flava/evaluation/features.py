@@ -4,24 +4,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor, nn
 
 from flava.core.batch import to_device
 from flava.core.precision import Precision
+from flava.core.progress import counted as counted
+from flava.core.progress import progress as progress
 from flava.data.errors import SkippedSample
 from flava.data.labelled import LabelledRow
 from flava.data.labelled_loader import (
@@ -270,7 +263,6 @@ BATCH_SIZE = 64
 TEXT_MAX_LENGTH, PAIR_MAX_LENGTH = 512, 77
 """Longest texts in tokens, alone and in pairs: those of pretraining."""
 
-T = TypeVar("T")
 
 CROP_SCALE = ImageTransformConfig().crop_scale
 
@@ -353,36 +345,6 @@ def outputs_of(
 def tracked(parts: Iterable[RowBatch], total: int, shown_as: str | None) -> Iterable[RowBatch]:
     """The same parts under a progress bar with rate and time left."""
     return counted(parts, lambda part: len(part.rows) + len(part.skipped), total, shown_as)
-
-
-def counted(
-    items: Iterable[T], size: Callable[[T], int], total: int, shown_as: str | None
-) -> Iterator[T]:
-    """The same items under a progress bar, which each advances by its size."""
-    with progress(shown_as, total) as advance:
-        for item in items:
-            yield item
-            advance(size(item))
-
-
-@contextmanager
-def progress(shown_as: str | None, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar with rate and time left, if it has a name: yields what advances it."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn(shown_as or ""),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=shown_as is None or not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("", total=total)
-        yield lambda done: bar.advance(task, done)
 
 
 @dataclass(frozen=True, kw_only=True)

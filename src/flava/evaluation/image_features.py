@@ -125,7 +125,7 @@ class FeatureExtractor:
         image = None
         try:
             image = images[place]
-            return self.view.levels(open_image(image, upright=self.upright))
+            return self.view.transform(open_image(image, upright=self.upright))
         except SampleError as error:
             where = image if isinstance(image, Path) else f"sample {place}"
             return SampleError(f"{where}: {error}")

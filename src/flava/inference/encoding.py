@@ -213,7 +213,7 @@ def check_pairs(images: int, texts: int) -> None:
 def look(image: ImageLike, views: Sequence[View]) -> Views:
     """One image as all views see it; errors as `open_image`."""
     opened = open_image(image)
-    return tuple(view.levels(opened) for view in views)
+    return tuple(view.transform(opened) for view in views)
 
 
 def gather(

@@ -197,7 +197,7 @@ class Processor:
 
     def _levels(self, images: ImagesLike, view: View) -> list[UInt8[np.ndarray, "height width 3"]]:
         listed = image_list(images)
-        seen = [attempt(lambda image: view.levels(open_image(image)), each) for each in listed]
+        seen = [attempt(lambda image: view.transform(open_image(image)), each) for each in listed]
         return usable(seen, range(len(listed)), "images")
 
     def _encode(self, text: str) -> list[int]:

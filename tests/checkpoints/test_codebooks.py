@@ -142,5 +142,5 @@ def test_a_config_that_disagrees(field: str, value: int, reason: str, tmp_path: 
 def test_a_width_that_blocks_cannot_quarter() -> None:
     state = {f"blocks.{name}": torch.zeros(6, 3, 7, 7) for name in ("input.w", "output.conv.w")}
     assert refusal(stored({**state, "blocks.group_1.block_1.id_path.b": torch.zeros(6)})) == [
-        "  codebook.width is 6: use a positive multiple of 4"
+        "  codebook.width is 6: it should be a multiple of 4"
     ]

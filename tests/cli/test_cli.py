@@ -80,7 +80,7 @@ def test_the_help_of_a_recipe_shows_its_fields_with_meaning_and_default(flava):
     for expected in (
         "--output-dir PATH Folder that the run writes to",
         "(default: runs/flava-tiny)",
-        "--max-steps INT Updates to train for",
+        "--max-steps INT Steps of the optimizer to train for",
         "--seed INT Decides the initial weights",
         "--resume, --no-resume Go on from the last checkpoint",
         "--precision {bf16,fp32}",

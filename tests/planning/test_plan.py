@@ -178,7 +178,7 @@ def test_all_that_does_not_hold_is_told_at_once():
     run = replace(RECIPES["flava-tiny"](), parallel=Parallel.HYBRID)
     with pytest.raises(ValueError, match="cannot be planned") as error:
         plan(run, given(7, gpu="h1000", utilisation=1.5))
-    for part in ("h1000", "1.5", "pairs.batch_size = 128", "text.batch_size = 128", "hybrid"):
+    for part in ("h1000", "1.5", "pairs.batch_size is 128", "text.batch_size is 128", "hybrid"):
         assert part in str(error.value)
 
 

@@ -33,7 +33,7 @@ def recipe_choice() -> Any:
 
 
 def train(run: Run, processes: int = 1, max_restarts: int = 0) -> None:
-    """Train a recipe, or resume an interrupted run (--resume).
+    """Train a recipe, or go on with an interrupted run (--resume).
 
     Args:
         run: The recipe.

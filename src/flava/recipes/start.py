@@ -56,11 +56,11 @@ def start(run: Run) -> None:
 
 def train(run: Run) -> None:
     """Train on this rank, when all ranks are connected; errors as `start`."""
-    method, is_new = method_of(run.model), last_checkpoint(run.output_dir) is None
-    data, how = run.data, partial(how_to_build, run.data.root)
+    method, data, how = method_of(run.model), run.data, partial(how_to_build, run.data.root)
     errors = method.data_errors(run) + validation_errors(run)
     errors += [f"data.{each}" for each in data.problems(how) + data.sharing_problems(world_size())]
-    check(run, errors + (missing_stages(run) if is_new else []))
+    check(run, errors + missing_stages(run))
+    is_new = last_checkpoint(run.output_dir) is None
     keep_freed_memory()
     torch.manual_seed(run.seed)
     objective = method.build(run)
@@ -186,4 +186,5 @@ def missing_stages(run: Run) -> list[str]:
                 f"init.{field}: there is no checkpoint in {source}: run `flava train "
                 f"{Path(source).name}` first, or give --init.{field}"
             )
-    return found
+    # A run that is resumed needs none of them.
+    return [] if found and last_checkpoint(run.output_dir) else found

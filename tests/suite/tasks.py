@@ -6,7 +6,7 @@ from typing import Any
 
 from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
-from flava.suite.results import SuiteResult
+from flava.suite.results_file import SuiteResult
 from flava.suite.task import Group, SuiteTask
 
 

@@ -25,7 +25,7 @@ from flava.reports.suite_table import (
     terminal_table,
 )
 from flava.suite.paper import GROUP_NAMES
-from flava.suite.results import FILE
+from flava.suite.results_file import FILE
 
 MEANINGS = {
     "vision": "Linear probes: a logistic regression on the frozen features of the image encoder. "

@@ -32,12 +32,12 @@ from flava.evaluation.record import Figure
 from flava.evaluation.retrieval import RANKS, chance_recall, nearest, ranks, recall
 from flava.inference.fill import matching_scores
 from flava.models import Clip, Flava
+from flava.suite.data_mistakes import raise_mistakes_by_kind
 from flava.suite.multimodal.dataset_files import (
     FLICKR_IMAGES,
     TEST,
-    missing_of,
+    missing_paths,
     read_split,
-    refuse,
     rows_of,
 )
 from flava.suite.task import SuiteTask
@@ -112,7 +112,7 @@ def embed(
         batch_size=settings.batch_size,
         shown_as=what,
     )
-    refuse(
+    raise_mistakes_by_kind(
         settings.data_root,
         {f"{what} that cannot be read": [f"{each.key} ({each.message})" for each in found.skipped]},
         "Fetch them anew.",
@@ -307,7 +307,7 @@ def figures(
 
 def missing(folder: Path, *, benchmark: Benchmark) -> list[str]:
     """Of the files and folders that are read; single images are looked for when it is measured."""
-    return missing_of([folder / each for each in (benchmark.splits, *benchmark.folders)])
+    return missing_paths([folder / each for each in (benchmark.splits, *benchmark.folders)])
 
 
 def task_of(benchmark: Benchmark, *, rerank: bool) -> SuiteTask:

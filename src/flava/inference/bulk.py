@@ -23,7 +23,7 @@ from flava.data.errors import SkippedSample
 from flava.inference.output_files import ResultColumns, Unfinished, check_output, write_output
 from flava.inference.pretrained import Pretrained
 from flava.inference.row_sources import InputBatch, InputKind, InputSource, batches
-from flava.inference.zero_shot import Classes, class_embeddings
+from flava.inference.zero_shot import Classes, class_embeddings, class_probabilities
 
 SHARES = 1_000_000
 """Steps of the progress bar."""
@@ -283,12 +283,12 @@ def classifier(pretrained: Pretrained, classes: Classes, top: int) -> Compute:
     scale = math.exp(pretrained.logit_scale)
 
     def compute(batch: InputBatch) -> Computed:
-        logits = scale * pretrained.encode_image(batch.images) @ vectors.T
-        best = logits.softmax(dim=1).topk(min(top, len(classes.names)), dim=1)
+        probabilities = class_probabilities(pretrained.encode_image(batch.images), vectors, scale)
+        best = probabilities.topk(min(top, len(classes.names)), dim=1)
         return Computed(
             columns=[
-                {**row.columns(), **_ranked(classes.names, probabilities, indices)}
-                for row, probabilities, indices in zip(
+                {**row.columns(), **_ranked(classes.names, values, indices)}
+                for row, values, indices in zip(
                     batch.rows, best.values.tolist(), best.indices.tolist(), strict=True
                 )
             ]

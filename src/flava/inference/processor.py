@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -14,9 +15,17 @@ from torch import Tensor
 
 from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
-from flava.data.tokenizers import pad
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import CODE_PIXELS
-from flava.data.views import Side, View
+from flava.data.views import Side, View, clip_view, encoder_view
+from flava.models import (
+    ClipConfig,
+    ClipTextConfig,
+    DinoConfig,
+    FlavaConfig,
+    MaskedImageConfig,
+    TextConfig,
+)
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes
 """A PIL image, an array or tensor (see ``from_array``), a file's path, or a file's bytes."""
@@ -204,6 +213,30 @@ class Processor:
         if not isinstance(text, str):
             raise SampleError("not a text", f"{type(text).__name__}")
         return self.tokenizer.encode(text, self.max_length)
+
+
+def default_image_view(config: FlavaConfig | ClipConfig | MaskedImageConfig | DinoConfig) -> View:
+    """What an image encoder of that geometry sees: CLIP the image's middle, all others the whole
+    image, squared."""
+    size = config.image.image_size
+    return clip_view(size) if isinstance(config, ClipConfig) else encoder_view(size)
+
+
+def default_tokenizer(config: TextConfig) -> Tokenizer | ClipTokenizer:
+    """The tokeniser that text encoders of that geometry are trained with, made once."""
+    return clip_tokenizer() if isinstance(config, ClipTextConfig) else bert_tokenizer()
+
+
+@cache
+def bert_tokenizer() -> Tokenizer:
+    """FLAVA's: to read its vocabulary takes longer than a batch."""
+    return Tokenizer()
+
+
+@cache
+def clip_tokenizer() -> ClipTokenizer:
+    """CLIP's, made once."""
+    return ClipTokenizer()
 
 
 def attempt(function: Callable[[Value], T], value: Value) -> T | SampleError:

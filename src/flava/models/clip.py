@@ -20,7 +20,7 @@ from flava.models.encoders import (
     resize_positions,
     whole_patches,
 )
-from flava.models.flava import unit_length
+from flava.models.flava import PARTS, unit_length
 from flava.models.transformer import Activation, Transformer, blocks_of
 
 NORM_EPS = 1e-5
@@ -142,6 +142,9 @@ class ClipTextEncoder(Transformer):
 
 class Clip(nn.Module):
     """The model of the paper, both encoders and their projections."""
+
+    missing_parts = PARTS - {"image_encoder", "text_encoder", "projections"}
+    """What a FLAVA has beside: see `flava.models.flava.PARTS`."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.models.encoders import ImageConfig, ImageEncoder
-from flava.models.flava import initialise_module
+from flava.models.flava import PARTS, initialise_module
 from flava.models.unimodal import negative, require_geometry
 
 
@@ -98,6 +98,9 @@ class Dino(DinoNetwork):
     """
 
     center: Tensor
+
+    missing_parts = PARTS - {"image_encoder"}
+    """What a FLAVA has beside: see `flava.models.flava.PARTS`."""
 
     def __init__(self, config: DinoConfig) -> None:
         super().__init__(replace(config, image=replace(config.image, drop_path=0.0)))

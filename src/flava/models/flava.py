@@ -37,6 +37,14 @@ OPTIONAL_PARTS = (
 )
 """Parts that some published checkpoints do not hold."""
 
+PARTS = frozenset(OPTIONAL_PARTS) - {"logit_scale"} | {
+    "image_encoder",
+    "text_encoder",
+    "projections",
+}
+"""Parts of a FLAVA that evaluation needs. Each model names those that it does not have, or has at
+initial values only, as its ``missing_parts``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlavaConfig:

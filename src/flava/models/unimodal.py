@@ -9,7 +9,7 @@ from torch import nn
 
 from flava.models.codebook import Codebook, CodebookConfig
 from flava.models.encoders import ImageConfig, ImageEncoder, TextConfig, TextEncoder
-from flava.models.flava import initialise_module
+from flava.models.flava import PARTS, initialise_module
 from flava.models.heads import MaskedHead
 
 
@@ -58,6 +58,9 @@ def require_geometry(mistakes: list[str]) -> None:
 class MaskedImageModel(nn.Module):
     """The image encoder, the head that predicts codes, and the frozen codebook they come from."""
 
+    missing_parts = PARTS - {"image_encoder", "mim_head", "codebook.encoder", "codebook.decoder"}
+    """What a FLAVA has beside: see `flava.models.flava.PARTS`."""
+
     def __init__(self, config: MaskedImageConfig) -> None:
         super().__init__()
         self.config = config
@@ -74,6 +77,9 @@ class MaskedImageModel(nn.Module):
 
 class MaskedTextModel(nn.Module):
     """The text encoder and the head that predicts tokens."""
+
+    missing_parts = PARTS - {"text_encoder", "mlm_head"}
+    """What a FLAVA has beside: see `flava.models.flava.PARTS`."""
 
     def __init__(self, config: MaskedTextConfig) -> None:
         super().__init__()

@@ -25,8 +25,8 @@ from torch import nn
 
 from flava.data.stored_images import open_image
 from flava.data.views import encoder_view
-from flava.evaluation.features import Settings
-from flava.evaluation.probe_search import Data, predictions
+from flava.evaluation.linear_probe import LabelledFeatures
+from flava.evaluation.probe_search import predictions
 from flava.evaluation.record import Figure
 from flava.suite.evaluate import evaluate_suite
 from flava.suite.language.glue import SST2, Glue, Recipe
@@ -36,7 +36,7 @@ from flava.suite.language.reading import read_splits
 from flava.suite.multimodal import vqa
 from flava.suite.multimodal.labelled_pairs import Protocol
 from flava.suite.multimodal.vqa import TRAIN, VALIDATION, read_questions
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 from flava.suite.vision.collection import Collection, from_parts, prepare
 from flava.suite.vision.datasets import DataSet
 from flava.suite.vision.tasks import linear_probe, metric_of
@@ -88,7 +88,7 @@ def of_pixels(data: DataSet, settings: Settings) -> float:
     levels = np.stack([view.levels(open_image(images[n])).ravel() for n in range(len(images))])
     levels = (levels / 255).astype(np.float32)
     seen = PCA(COMPONENTS, random_state=0).fit(levels[fold.train]).transform(levels)
-    train, validation = (Data(seen[p], labels[p]) for p in (fold.train, fold.drawn))
+    train, validation = (LabelledFeatures(seen[p], labels[p]) for p in (fold.train, fold.drawn))
     metric = metric_of(data)
     predicted, _ = predictions(train, validation, seen[fold.test], metric)
     return float(metric(labels[fold.test], predicted))

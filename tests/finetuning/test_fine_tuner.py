@@ -12,7 +12,6 @@ import torch
 from flava.core.precision import Precision
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.finetuning.fine_tuner import (
     SuiteRun,
     TuningConfig,
@@ -22,6 +21,7 @@ from flava.finetuning.fine_tuner import (
 )
 from flava.finetuning.probe import load_classifier
 from flava.models import Classifier
+from flava.suite.task import Settings
 from flava.training.launch import Interrupted
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 from flava.training.run import load_run

@@ -184,7 +184,7 @@ def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(run, changes
 def test_clip_is_trained_and_probed(run, monkeypatch, tmp_path):
     """From shards to a checkpoint; the probe is given CLIP's geometry."""
     probed = []
-    monkeypatch.setattr("flava.recipes.start.zero_shot_probe", probed.append)
+    monkeypatch.setattr("flava.recipes.start.embedded_validator", probed.append)
     transformer: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     model = ClipConfig(
         image=ClipImageConfig(image_size=16, patch_size=8, **transformer),

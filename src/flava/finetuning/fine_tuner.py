@@ -29,10 +29,12 @@ from flava.core.precision import Precision
 from flava.data.labelled import LabelledRow, LabelledRows, rows_digest
 from flava.data.labelled_loader import LabelledCollator, LabelledLoader, RowReader
 from flava.data.skips import SkipCounter
-from flava.evaluation.features import Outputs, Settings, outputs_of, reader_of, vocabulary_misfit
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import RowOutputs, reader_of, row_outputs, vocabulary_misfit
 from flava.models import Classifier, ClassifierConfig, classifier_of
 from flava.objectives import FinetuneObjective
 from flava.objectives.objective import Validate
+from flava.suite.task import Settings
 from flava.training.checkpoint import keep_best
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
@@ -123,7 +125,8 @@ class FineTuned:
             ValueError: some rows cannot be decoded; they are named.
         """
         reader = reader_of(self.classifier.config.encoder, upright=False)
-        found = outputs_of(self.classifier, rows, reader, self.run.precision, shown_as=shown_as)
+        extractor = FeatureExtractor(self.classifier, self.run.precision)
+        found = row_outputs(extractor, rows, reader, title=shown_as)
         return complete(found, self.run.task)
 
 
@@ -258,13 +261,13 @@ def scored_probe(samples: TuningSamples, reader: RowReader[Any], precision: Prec
     """(model, step) -> the task's metrics of the validation rows."""
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
-        found = outputs_of(model, samples.validation, reader, precision)
+        found = row_outputs(FeatureExtractor(model, precision), samples.validation, reader)
         return samples.score(complete(found, samples.task), found.rows)
 
     return probe
 
 
-def complete(found: Outputs, task: str) -> Float[Tensor, "rows outputs"]:
+def complete(found: RowOutputs, task: str) -> Float[Tensor, "rows outputs"]:
     """The outputs of all rows.
 
     Raises:

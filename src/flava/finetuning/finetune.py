@@ -16,9 +16,10 @@ from flava.core.precision import Precision
 from flava.data.labelled import LabelledRows
 from flava.data.labelled_loader import RowReader
 from flava.data.transforms import ImageTransformConfig
-from flava.evaluation.features import outputs_of, reader_of
 from flava.finetuning.fine_tuner import train_on
 from flava.finetuning.own_data import LabelledConfig, Prepared, finish, prepare, skip_notes
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import reader_of, row_outputs
 from flava.models import Classifier, ClassifierConfig, classifier_of
 from flava.models.classifier import PAIR_HIDDEN_WIDTH
 from flava.objectives import FinetuneObjective
@@ -200,7 +201,7 @@ def validation_probe(rows: LabelledRows, reader: RowReader, precision: Precision
 
     def probe(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
         assert isinstance(model, Classifier)
-        outputs = outputs_of(model, rows.rows, reader, precision)
+        outputs = row_outputs(FeatureExtractor(model, precision), rows.rows, reader)
         if not outputs.rows:
             raise ValueError(
                 f"no validation sample can be decoded, for example {outputs.skipped[0]}: correct "

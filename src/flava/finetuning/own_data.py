@@ -13,7 +13,8 @@ from flava.core.precision import Precision
 from flava.data.labelled import LabelledRows, class_names, read_rows, split
 from flava.data.skips import SkipCounter
 from flava.evaluation.classification import Predictions, judge, save_classification, with_examples
-from flava.evaluation.features import outputs_of, reader_of, vocabulary_misfit
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import reader_of, row_outputs, vocabulary_misfit
 from flava.models import Classifier, FeaturesConfig
 from flava.models.classifier import features_config
 
@@ -190,7 +191,8 @@ def predict_rows(
 ) -> tuple[Predictions, SkipCounter]:
     """Probabilities of the classes for all rows that can be decoded, and the others."""
     reader = reader_of(classifier.config.encoder)
-    outputs = outputs_of(classifier, rows.rows, reader, precision, shown_as=shown_as)
+    extractor = FeatureExtractor(classifier, precision)
+    outputs = row_outputs(extractor, rows.rows, reader, title=shown_as)
     skips = SkipCounter(shown_as, "the data", "correct it")
     skips.add(len(rows), outputs.skipped)
     if not outputs.rows:

@@ -14,7 +14,6 @@ from flava.core.precision import Precision
 from flava.data.labelled import drawn, read_rows
 from flava.data.skips import SkipCounter
 from flava.evaluation.classification import save_predictions
-from flava.evaluation.features import Outputs, outputs_of, reader_of
 from flava.evaluation.linear_probe import LabelledFeatures, LinearProbe, fit_at, try_strengths
 from flava.finetuning.own_data import (
     LabelledConfig,
@@ -24,6 +23,8 @@ from flava.finetuning.own_data import (
     prepare,
     skip_notes,
 )
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import RowOutputs, reader_of, row_outputs
 from flava.models import Classifier, FeatureEncoder, classifier_of, features_of
 from flava.training.checkpoint import point, save_checkpoint
 
@@ -85,14 +86,14 @@ def folder_problems(config: ProbeConfig) -> list[str]:
 
 def embed(
     features: FeatureEncoder, prepared: Prepared, precision: Precision
-) -> tuple[Outputs, SkipCounter]:
+) -> tuple[RowOutputs, SkipCounter]:
     """The features of the training rows that can be decoded, and the others.
 
     Raises:
         ValueError: of a class no row can be decoded.
     """
     rows, reader = prepared.train.rows, reader_of(prepared.encoder)
-    found = outputs_of(features, rows, reader, precision, shown_as="embedding")
+    found = row_outputs(FeatureExtractor(features, precision), rows, reader, title="embedding")
     skips = SkipCounter("embedding", "the training data", "correct it")
     skips.add(len(rows), found.skipped)
     if lost := set(prepared.classes) - {row.label for row in found.rows}:
@@ -100,7 +101,7 @@ def embed(
     return found, skips
 
 
-def fit(found: Outputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe, float]]]:
+def fit(found: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe, float]]]:
     """The probe on all rows, and those that were tried to choose its regularisation."""
     labels = np.array([row.label for row in found.rows])
     features = found.values.numpy()

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
 from torch import Tensor, nn
 
 from flava.core.precision import Precision
@@ -186,7 +186,7 @@ class FeatureExtractor:
 
 def in_batches(
     compute: Callable[..., Tensor], batch_size: int, *inputs: Tensor | None
-) -> Float[Tensor, "samples *shape"]:
+) -> Shaped[Tensor, "samples *shape"]:
     """The results of ``compute`` for all samples, on the CPU; it is given a batch of each input."""
     count = next(len(each) for each in inputs if each is not None)
     return torch.cat(

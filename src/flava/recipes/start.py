@@ -16,13 +16,12 @@ from flava.core.processes import cores
 from flava.data.imagenet import PLACES, LabelledImages, validation_images
 from flava.data.loader import Loader
 from flava.data.tokenizers import Vocabulary
-from flava.evaluation.features import Settings
 from flava.evaluation.validators import (
-    held_out_pairs,
+    embedded_validator,
     imagenet_validator,
-    loss_probe,
+    loss_validator,
+    read_validation_pairs,
     retrieval_validator,
-    zero_shot_probe,
 )
 from flava.models import (
     ClipConfig,
@@ -151,15 +150,15 @@ def probe_of(run: Run, objective: Objective) -> Validate | None:
             images = imagenet_images(run)
             if rank() == 0:
                 print(f"validation: {images}")
-            return imagenet_validator(images, validation_settings(run), threads=own_threads())
+            return imagenet_validator(images, run.precision, threads=own_threads())
         case Validator.PAIRS:
-            pairs = held_out_pairs(run.data.located(run.validation))
-            return retrieval_validator(pairs, validation_settings(run), threads=own_threads())
+            pairs = read_validation_pairs(run.data.located(run.validation))
+            return retrieval_validator(pairs, run.precision, threads=own_threads())
         case Validator.EMBEDDED:
             assert isinstance(objective, FlavaObjective | ClipObjective)  # Run checks it
-            return zero_shot_probe(objective.model.config)
+            return embedded_validator(objective.model.config)
         case Validator.LOSS:
-            return loss_probe(objective, held_out_batches(run), run.precision)
+            return loss_validator(objective, held_out_batches(run), run.precision)
         case Validator.NONE:
             return None
 
@@ -167,12 +166,6 @@ def probe_of(run: Run, objective: Objective) -> Validate | None:
 def imagenet_images(run: Run) -> LabelledImages:
     """Errors as `validation_images`."""
     return validation_images(run.data.located(run.validation), run.data.root)
-
-
-def validation_settings(run: Run) -> Settings:
-    """Those of `flava evaluate`, in the run's precision."""
-    cache = run.output_dir / "cache"  # which nothing is kept in: the weights change
-    return Settings(data_root=Path(run.data.root), cache=cache, precision=run.precision)
 
 
 def own_threads() -> int:

@@ -18,11 +18,11 @@ from flava.checkpoints.digests import weights_digest
 from flava.checkpoints.load import load_pretrained
 from flava.core.machine import describe_machine
 from flava.core.progress import duration
-from flava.evaluation.features import Evaluated, Settings
 from flava.evaluation.record import Figure
+from flava.inference.features import EncoderModel
 from flava.suite.registry import absent
 from flava.suite.results import FILE, SuiteResult, add_results, identifying, read_results
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 from flava.training.launch import Interrupted
 
 PACKAGES = (
@@ -168,10 +168,10 @@ def check(settings: Settings) -> None:
         raise ValueError("\n  ".join(mistakes))
 
 
-def own_model(source: str | Path) -> Evaluated:
+def own_model(source: str | Path) -> EncoderModel:
     """Raises FileNotFoundError or ValueError: there is no model, or one of another kind."""
     model = load_pretrained(source)
-    if not isinstance(model, Evaluated):
+    if not isinstance(model, EncoderModel):
         raise ValueError(
             f"{source} holds a {type(model).__name__}: only a FLAVA, a CLIP or an encoder of "
             "images or texts can be evaluated"

@@ -12,12 +12,12 @@ from torch import nn
 
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.finetuning.fine_tuner import FineTuned, TuningConfig, TuningSamples, fine_tune
 from flava.suite.language.glue import Glue, GlueSplit, Recipe
 from flava.suite.language.glue_metrics import best_constant, score, truth_of, write_submission
 from flava.suite.language.reading import files_of, missing, read_splits
+from flava.suite.task import Settings
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 
 log = logging.getLogger(__name__)

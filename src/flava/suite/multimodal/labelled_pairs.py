@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from flava.data import labelled
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure, accuracy, majority
 from flava.finetuning.fine_tuner import TuningConfig, TuningSamples, fine_tune
 from flava.models import Clip, Flava
 from flava.models.classifier import PAIR_HIDDEN_WIDTH
 from flava.suite.multimodal.dataset_files import absent, read_json_lines, refuse, repeated
+from flava.suite.task import Settings
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 
 BATCH_SIZE = 256

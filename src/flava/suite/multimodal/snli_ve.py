@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import nn
 
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.suite.multimodal.dataset_files import FLICKR_IMAGES, images_in, missing_of, read_all
 from flava.suite.multimodal.labelled_pairs import (
@@ -18,7 +17,7 @@ from flava.suite.multimodal.labelled_pairs import (
     few_of_each,
     read_pairs,
 )
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 
 NAME = "snli_ve"
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from flava.core.files import write_atomically
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.finetuning.fine_tuner import FineTuned, Score, TuningSamples, fine_tune
 from flava.suite.multimodal.dataset_files import (
@@ -33,7 +32,7 @@ from flava.suite.multimodal.dataset_files import (
 )
 from flava.suite.multimodal.labelled_pairs import Protocol, tuning
 from flava.suite.multimodal.vqa_answers import judge, soft_targets, vocabulary
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 
 TRAIN, VALIDATION, TEST_DEV = "train2014", "val2014", "test-dev2015"
 

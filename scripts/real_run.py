@@ -88,7 +88,9 @@ def of_pixels(data: DataSet, settings: Settings) -> float:
     levels = np.stack([view.levels(open_image(images[n])).ravel() for n in range(len(images))])
     levels = (levels / 255).astype(np.float32)
     seen = PCA(COMPONENTS, random_state=0).fit(levels[fold.train]).transform(levels)
-    train, validation = (LabelledFeatures(seen[p], labels[p]) for p in (fold.train, fold.drawn))
+    train, validation = (
+        LabelledFeatures(seen[p], labels[p]) for p in (fold.train, fold.validation)
+    )
     metric = metric_of(data)
     predicted, _ = predictions(train, validation, seen[fold.test], metric)
     return float(metric(labels[fold.test], predicted))

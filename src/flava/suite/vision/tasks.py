@@ -12,7 +12,7 @@ from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
 from flava.evaluation.record import Figure
 from flava.inference.features import CONTRASTIVE_PARTS, EncoderModel, FeatureExtractor
 from flava.suite.task import Settings, SuiteTask
-from flava.suite.vision.collection import Collection, Fold, prepare
+from flava.suite.vision.collection import Collection, PreparedFold, prepare
 from flava.suite.vision.datasets import DATA_SETS, DataSet
 from flava.suite.vision.feature_cache import FeatureCache
 
@@ -29,7 +29,7 @@ def linear_probe(data: DataSet, model: nn.Module, settings: Settings) -> list[Fi
     extractor = extractor_of(model, settings, "image_encoder")
     collection = data.open(settings.data_root, settings.seed)
     folds = prepare(collection, data.name, settings.seed, settings.few)
-    fitted = np.concatenate([part for fold in folds for part in (fold.train, fold.drawn)])
+    fitted = np.concatenate([part for fold in folds for part in (fold.train, fold.validation)])
     tested = np.concatenate([fold.test for fold in folds])
     fit_samples, test_samples = (
         FeaturesOfPlaces(extractor, settings, data, collection, np.unique(places))
@@ -62,13 +62,13 @@ class FeaturesOfPlaces:
 
 
 def probed(
-    data: DataSet, fold: Fold, fit_samples: FeaturesOfPlaces, test_samples: FeaturesOfPlaces
+    data: DataSet, fold: PreparedFold, fit_samples: FeaturesOfPlaces, test_samples: FeaturesOfPlaces
 ) -> tuple[np.ndarray, np.ndarray]:
     """The labels of the fold's test part, and what the probe takes them for."""
     test = test_samples.at(fold.test)
     predicted, _ = probe_search.predictions(
         fit_samples.at(fold.train),
-        fit_samples.at(fold.drawn),
+        fit_samples.at(fold.validation),
         test.features,
         metric_of(data),
         title=f"{data.name}: probes",
@@ -125,8 +125,8 @@ def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> FeatureE
     """Raises ValueError: the model has not all these parts, or has them at initial values only."""
     if not isinstance(model, EncoderModel):
         raise ValueError(f"an encoder of images can be probed, not a {type(model).__name__}")
-    if lost := sorted(model.missing_parts.intersection(needed)):
-        kind, parts = type(model).__name__, ", ".join(lost)
+    if missing := sorted(model.missing_parts.intersection(needed)):
+        kind, parts = type(model).__name__, ", ".join(missing)
         raise ValueError(f"this {kind} has no trained {parts}: give a FLAVA or a CLIP")
     return FeatureExtractor(model, settings.precision, settings.batch_size)
 

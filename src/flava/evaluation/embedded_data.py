@@ -132,7 +132,7 @@ class TokenizedTexts:
 
 
 class EmbeddedPairs:
-    """Images with what is known of them; the canonical caption is the first of each.
+    """Images with their captions and labels; the canonical caption is the first of each.
 
     Raises:
         ValueError: a sample lacks an image; or, when it is asked for, a field of the embedded
@@ -209,7 +209,7 @@ def image_transform(config: EvaluatedConfig) -> ImageTransformConfig:
 
 
 class EmbeddedCorpus:
-    """Splits by name, each read when it is first asked for.
+    """The splits of the embedded corpus by name, each read when it is first asked for.
 
     Raises (on reading):
         FileNotFoundError: a shard is missing.

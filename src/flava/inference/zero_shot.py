@@ -53,7 +53,7 @@ def class_embeddings(
 def classify(
     images: Float[Tensor, "images width"], classes: Float[Tensor, "classes width"]
 ) -> Int[Tensor, " images"]:
-    """The index of the most similar class."""
+    """The index of the class that is most similar to each image."""
     return (images @ classes.T).argmax(dim=1)
 
 
@@ -68,7 +68,7 @@ def class_probabilities(
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """Names, each put in all templates."""
+    """The names of classes, each of which is put in all templates."""
 
     names: tuple[str, ...]
     templates: tuple[str, ...] = TEMPLATES

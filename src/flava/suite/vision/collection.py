@@ -125,8 +125,8 @@ def mistakes(collection: Collection, classes: int) -> list[str]:
     lines = shortened(missing_images(samples)) + shortened(repeated_images(samples))
     lines += shortened(
         [
-            f"{image_name(samples, place)} has the label {labels[place]}: there are {classes} classes, "
-            "numbered from 0"
+            f"{image_name(samples, place)} has the label {labels[place]}: there are {classes} "
+            "classes, numbered from 0"
             for place in wrong.tolist()
         ]
     )

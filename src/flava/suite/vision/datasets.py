@@ -10,7 +10,7 @@ from pathlib import Path
 
 from flava.data.stored_images import shortened
 from flava.suite.vision import protocols, torchvision_readers
-from flava.suite.vision.collection import Collection, mistakes, missing_images
+from flava.suite.vision.collection import Collection, missing_images, mistakes
 from flava.suite.vision.torchvision_readers import ReadCollection
 
 RESEARCH = "for research that is not commercial"

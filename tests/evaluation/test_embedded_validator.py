@@ -9,7 +9,7 @@ import torch
 from flava.core.precision import Precision
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES
-from flava.evaluation.tasks import SPLITS, TASKS
+from flava.evaluation.embedded_tasks import SPLITS, TASKS
 from flava.evaluation.validators import embedded_validator
 from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Flava
 from tests.evaluation.corpus import corpus, splits, tiny_geometry

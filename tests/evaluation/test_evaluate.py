@@ -8,10 +8,10 @@ from PIL import Image
 
 from flava.core.precision import Precision
 from flava.evaluation.embedded_data import EmbeddedCorpus
+from flava.evaluation.embedded_tasks import SPLITS, TASKS
 from flava.evaluation.evaluate import EvaluationConfig, evaluate, untrained
 from flava.evaluation.masked_tasks import patch_masks
 from flava.evaluation.record import Evaluation, Pictures, load_evaluation, save_evaluation
-from flava.evaluation.tasks import SPLITS, TASKS
 from flava.inference.features import EncoderModel
 from flava.models import (
     Dino,

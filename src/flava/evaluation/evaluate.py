@@ -17,6 +17,7 @@ from flava.core.machine import describe_machine
 from flava.core.precision import Precision
 from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedCorpus, EmbeddedSplit
 from flava.evaluation.embedded_features import EmbeddedFeatures, PixelComponents
+from flava.evaluation.embedded_tasks import SPLITS, TASKS, Task
 from flava.evaluation.examples import draw_examples
 from flava.evaluation.linear_probe import STRENGTHS
 from flava.evaluation.masked_tasks import TOKEN_PROBABILITY
@@ -28,7 +29,6 @@ from flava.evaluation.record import (
     TaskMetrics,
     save_evaluation,
 )
-from flava.evaluation.tasks import SPLITS, TASKS, Task
 from flava.evaluation.words import headlines
 from flava.inference.features import EncoderModel, FeatureExtractor
 from flava.models import Flava, MaskedImageModel
@@ -36,7 +36,7 @@ from flava.models import Flava, MaskedImageModel
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How a model is evaluated; what is measured are the tasks of `flava.evaluation.tasks`."""
+    """How a model is evaluated on the tasks of `flava.evaluation.embedded_tasks`."""
 
     seed: int = 0
     """Draws the masks, the mismatched captions, the subsamples and the untrained model."""

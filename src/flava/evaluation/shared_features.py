@@ -26,7 +26,7 @@ Uint8Image = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True)
-class ImageFeatures:
+class StoredImageFeatures:
     """A row for each image; images that cannot be decoded have NaN in theirs."""
 
     values: Float[np.ndarray, "images width"]
@@ -47,7 +47,7 @@ def image_features(
     threads: int | None = None,
     upright: bool = False,
     title: str | None = None,
-) -> ImageFeatures:
+) -> StoredImageFeatures:
     """The image encoder's [CLS] after its final norm, in 32 bits, of the images at ``places``.
 
     Args:
@@ -75,7 +75,7 @@ def image_features(
 
     with extractor.computing(), progress(title, len(places)) as advance:
         values = compute_on_all_ranks(len(places), size, compute, extractor.device)
-    return ImageFeatures(values.numpy(), tuple(errors))
+    return StoredImageFeatures(values.numpy(), tuple(errors))
 
 
 def decode(

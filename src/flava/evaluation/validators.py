@@ -24,11 +24,11 @@ from flava.data.shards import RawSample, read_shard, resolve_all
 from flava.data.stored_images import open_image
 from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedCorpus, EmbeddedSplit
 from flava.evaluation.embedded_features import EmbeddedFeatures
+from flava.evaluation.embedded_tasks import SPLITS, VALIDATION, in_classes
 from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
 from flava.evaluation.record import accuracy
 from flava.evaluation.retrieval import ranks, recall
-from flava.evaluation.shared_features import ImageFeatures, image_features, text_embeddings
-from flava.evaluation.tasks import SPLITS, VALIDATION, in_classes
+from flava.evaluation.shared_features import StoredImageFeatures, image_features, text_embeddings
 from flava.inference.features import BATCH_SIZE, FeatureExtractor
 from flava.inference.zero_shot import class_embeddings, classify
 from flava.models import Clip, ClipConfig, Flava, FlavaConfig
@@ -245,7 +245,7 @@ def retrieval_validator(
     return validate
 
 
-def warned(features: ImageFeatures) -> ImageFeatures:
+def warned(features: StoredImageFeatures) -> StoredImageFeatures:
     """The same features, after a warning for images that this rank could not decode."""
     for error in features.errors[:NAMED]:
         log.warning("validation: %s", error)

@@ -28,14 +28,14 @@ from flava.data.views import encoder_view
 from flava.evaluation.linear_probe import LabelledFeatures
 from flava.evaluation.probe_search import predictions
 from flava.evaluation.record import Figure
-from flava.suite.evaluate import evaluate_suite
-from flava.suite.language.glue import SST2, Glue, Recipe
+from flava.suite.language.glue import SST2, GlueRecipe, GlueTask
+from flava.suite.language.glue_files import missing as missing_splits
+from flava.suite.language.glue_files import read_splits
 from flava.suite.language.measure import measure as measure_text
-from flava.suite.language.reading import missing as missing_splits
-from flava.suite.language.reading import read_splits
 from flava.suite.multimodal import vqa
-from flava.suite.multimodal.labelled_pairs import Protocol
+from flava.suite.multimodal.labelled_pairs import PairRecipe
 from flava.suite.multimodal.vqa import TRAIN, VALIDATION, read_questions
+from flava.suite.run_suite import evaluate_suite
 from flava.suite.task import Settings, SuiteTask
 from flava.suite.vision.collection import Collection, from_parts, prepare
 from flava.suite.vision.datasets import DataSet
@@ -48,10 +48,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SIDE, COMPONENTS = 28, 64
 """Pixels that the rival of the image encoder sees, and how many numbers it makes of them."""
 
-SENTENCES = Recipe(lr=3e-4, batch_size=32, updates=1500, warmup=90, rows=9_500, seeds=1)
+SENTENCES = GlueRecipe(
+    lr=3e-4, batch_size=32, max_steps=1500, warmup_steps=90, train_rows=9_500, seeds=1
+)
 """RoBERTa's shape for a model of a few million parameters: five epochs of the largest set."""
 
-SHAPES = Protocol(updates=300, warmup=30, lr=5e-4, image_size=224, samples=8_000)
+SHAPES = PairRecipe(max_steps=300, warmup_steps=30, lr=5e-4, image_size=224, train_samples=8_000)
 """Ten epochs."""
 
 
@@ -107,7 +109,7 @@ def sentences(name: str) -> SuiteTask:
     return task_of(name, "nlp", partial(missing_splits, task=task), measure)
 
 
-def of_words(task: Glue, settings: Settings) -> float:
+def of_words(task: GlueTask, settings: Settings) -> float:
     """What TF-IDF finds."""
     splits = (task.train, *task.validation)
     train, dev = (each.rows for each in read_splits(settings.data_root / task.folder, task, splits))
@@ -132,7 +134,7 @@ def shapes(name: str) -> SuiteTask:
 
     def measure(model: nn.Module, settings: Settings) -> list[Figure]:
         below = replace(settings, data_root=settings.data_root / name)
-        (figure,) = vqa.measure(model, below, protocol=SHAPES)
+        (figure,) = vqa.measure(model, below, recipe=SHAPES)
         parts = (
             read_questions(below.data_root / vqa.NAME, part, answered=True)
             for part in (TRAIN, VALIDATION)

@@ -118,8 +118,11 @@ def test_the_help_of_a_command_says_what_it_reads_and_writes(flava, command):
         ("train flava-tiny --optimizer.learning-rate 3", "--optimizer.learning-rate"),
         ("train flava-tiny --max-steps many", "Error parsing --max-steps"),
         ("train flava-tiny --precision fp8", "Expected one of ('bf16', 'fp32')"),
-        ("train flava-tiny --max-steps 0 --seed -1", "max_steps is 0: use at least 1 seed is -1"),
-        ("train flava-tiny --optimizer.lr 0", "optimizer.lr is 0.0: use a positive number"),
+        (
+            "train flava-tiny --max-steps 0 --seed -1",
+            "max_steps is 0: it should be greater than 0 seed is -1",
+        ),
+        ("train flava-tiny --optimizer.lr 0", "optimizer.lr is 0.0: it should be greater than 0"),
         ("train flava-tiny --model.image.heads 5", "image.heads is 5, which does not divide"),
     ],
 )

@@ -9,7 +9,7 @@ import torch
 
 from flava.cli import evaluate, main
 from flava.models import Flava
-from flava.suite.results import FILE
+from flava.suite.results_file import FILE
 from flava.training.checkpoint import save_checkpoint
 from tests.evaluation.corpus import tiny_geometry
 from tests.suite.tasks import data_for, figure, made_task
@@ -93,7 +93,7 @@ def test_dry_run_needs_no_model(tmp_path, capsys):
         (("evaluate", "--tasks", "nlp", "--data-root", "."), "give a run's folder, a file of"),
         (
             ("evaluate", "run", "--tasks", "cifar", "--data-root", "."),
-            "no task is called cifar. There are, separated by commas, these groups and tasks:\n"
+            "no task is called cifar. Give some of these groups and tasks, separated by commas:\n"
             "  vision: mnist\n  nlp: sst-2\n",
         ),
         (

@@ -10,6 +10,7 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from torchvision.transforms import v2
 
+from flava.core.constraints import config_errors
 from flava.data.collate import ImageCollator
 from flava.data.shards import RawSample
 from flava.data.transforms import ImageTransformConfig, flip_at_random, jitter_colours
@@ -110,7 +111,7 @@ def test_beits_mask_hides_75_of_196_at_most():
 
 def test_settings_out_of_range_are_named():
     wrong = replace(PLAIN, flip_probability=1.5, colour_jitter=-0.1)
-    assert wrong.problems() == [
-        "flip_probability = 1.5: must be between 0 and 1",
-        "colour_jitter = -0.1: must be between 0 and 1",
+    assert config_errors(wrong) == [
+        "flip_probability is 1.5: it should be less than or equal to 1",
+        "colour_jitter is -0.1: it should be greater than or equal to 0",
     ]

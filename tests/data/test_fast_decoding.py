@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from flava.core.constraints import config_errors
 from flava.data import fast_decoding as reader
 from flava.data.collate import CodedImageCollator, ImageCollator
 from flava.data.decoding import ORIENTATION, decode_image
@@ -229,7 +230,7 @@ def test_images_with_stored_codes_are_reduced_and_keep_their_codes():
     raw, examples = RawSample(shard="s", key="k", files=files), []
     for reduced in (False, True):
         config = replace(SMALL, stored_codes="x", crop_scale=(1.0, 1.0), reduced_decoding=reduced)
-        assert config.problems() == []
+        assert config_errors(config) == []
         collator = CodedImageCollator(config, 0.4)
         examples.append(collator.decode(raw, np.random.default_rng(0)))
         assert np.array_equal(examples[-1].codes, stored)

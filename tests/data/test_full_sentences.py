@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from flava.core.batch import TextBatch
 from flava.data import streaming
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.errors import SkippedSample
 from flava.data.full_sentences import Document, Packed, PackedReader, pack
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.loader import Loader
 from flava.data.tokenizers import Tokenizer
 from tests.data.shard_files import pair_files, write_lines, write_tar
 from tests.data.test_loader import all_same, take

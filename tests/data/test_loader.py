@@ -26,7 +26,8 @@ from flava.core.batch import (
 )
 from flava.data import workers
 from flava.data.collate import Collated
-from flava.data.loader import DataConfig, Loader, SourceConfig, _collator
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader, _collator
 from flava.data.mixture import choose
 from flava.data.shards import read_shard, resolve_all
 from flava.data.streaming import small_windows
@@ -219,7 +220,7 @@ def test_whole_pairs_come_again_on_resuming(config, workers):
 def test_nothing_can_be_masked_without_a_mask_token(config):
     problems = replace(config, vocabulary=Vocabulary.CLIP).problems()
     assert problems == [
-        "mask_pairs = True, but CLIP's vocabulary has no [MASK]: set it to False",
+        "mask_pairs is True, but CLIP's vocabulary has no [MASK]: set it to False",
         "text is set, and is masked, but CLIP's vocabulary has no [MASK]: leave it out",
     ]
     assert not whole_pairs(config, Vocabulary.CLIP).problems()
@@ -389,8 +390,8 @@ def test_batches_that_ranks_cannot_share_are_refused(config):
         Loader(config, seed=0, rank=0, world=4)
     lines = str(error.value).splitlines()[1:]
     assert lines == [
-        "- pairs.batch_size = 6: must be a multiple of the number of ranks, 4",
-        "- text.batch_size = 5: must be a multiple of the number of ranks, 4",
+        "- pairs.batch_size is 6: use a multiple of the number of ranks, 4",
+        "- text.batch_size is 5: use a multiple of the number of ranks, 4",
     ]
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from flava.core.batch import CropBatch
 from flava.core.randomness import random_generator
 from flava.data import multi_crop
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 from flava.data.multi_crop import CropCollator, CropConfig
 from flava.data.shards import RawSample
 from tests.data.shard_files import encoded, picture, write_tar
@@ -261,11 +262,11 @@ def test_every_mistake_is_listed(data):
     with pytest.raises(ValueError, match="the data cannot be loaded") as error:
         Loader(replace(data, crops=wrong), seed=0)
     assert str(error.value).splitlines()[1:] == [
-        "- crops.global_size = 0: must be at least 1",
-        "- crops.local_size = -1: must be at least 1",
-        "- crops.local_crops = -2: must be at least 0",
-        "- crops.global_scale = (0.5, 0.4): must be 0 < low <= high <= 1",
-        "- crops.local_scale = (0.0, 2.0): must be 0 < low <= high <= 1",
+        "- crops.global_size is 0: it should be greater than 0",
+        "- crops.local_size is -1: it should be greater than 0",
+        "- crops.local_crops is -2: it should be greater than or equal to 0",
+        "- crops.global_scale is (0.5, 0.4): use 0 < low <= high <= 1",
+        "- crops.local_scale is (0.0, 2.0): use 0 < low <= high <= 1",
     ]
 
 

@@ -14,8 +14,9 @@ import fsspec
 import pytest
 
 from flava.data import remote
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.errors import SkippedSample
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.loader import Loader
 from flava.data.remote import Remote
 from flava.data.shards import RawSample, read_shard, resolve_all
 from tests.data.shard_files import pair_files, write_lines, write_tar

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 from transformers import FlavaImageProcessorPil
 
 from flava.core.batch import unmap_pixels
+from flava.core.constraints import config_errors
 from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
 from flava.data.transforms import ImageTransformConfig, evaluation_pixels, random_crop, resize
@@ -130,10 +131,12 @@ def test_a_decompression_bomb_is_an_error_of_its_sample(monkeypatch, limit):
 
 
 def test_mistakes_in_the_config_are_all_named():
-    assert ImageTransformConfig().problems() == []
-    assert ImageTransformConfig(image_size=48, codebook_size=48).problems() == []
-    odd = ImageTransformConfig(image_size=50, codebook_size=48, crop_scale=(1.0, 0.9)).problems()
+    assert config_errors(ImageTransformConfig()) == []
+    assert config_errors(ImageTransformConfig(image_size=48, codebook_size=48)) == []
+    wrong = ImageTransformConfig(image_size=50, codebook_size=48, crop_scale=(1.0, 0.9))
+    odd = config_errors(wrong)
     assert len(odd) == 2
-    assert odd[0].startswith("image_size = 50: must be a multiple of the 6 patches")
-    assert odd[1].startswith("crop_scale = (1.0, 0.9)")
-    assert "codebook_size = 20" in ImageTransformConfig(codebook_size=20).problems()[0]
+    assert odd[0].startswith("image_size is 50: use a multiple of the 6 patches")
+    assert odd[1].startswith("crop_scale is (1.0, 0.9)")
+    (found,) = config_errors(ImageTransformConfig(codebook_size=20, image_size=224))[:1]
+    assert found == "codebook_size is 20: it should be a multiple of 8"

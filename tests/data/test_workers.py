@@ -12,7 +12,8 @@ from tests.data.shard_files import write_lines
 KILLED = """
 import os, signal, sys
 import psutil
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 
 text = SourceConfig(shards=(sys.argv[1],), weight=1.0, batch_size=2)
 with Loader(DataConfig(text=text, workers=2), seed=0) as batches:

@@ -8,8 +8,10 @@ import torch
 
 from flava.checkpoints.load import load_pretrained
 from flava.cli import main
-from flava.data.loader import Loader, SourceConfig
-from flava.recipes.start import held_out_batches, join
+from flava.data.config import SourceConfig
+from flava.data.loader import Loader
+from flava.methods import method_of
+from flava.recipes.start import validation_batches
 from flava.reproduction.trials import STAGES, Trial, columns, trials
 from flava.training.run import Run
 
@@ -22,12 +24,12 @@ def held_out_loss(run: Run, *, trained: bool) -> float:
     Means over four batches, always the same and masked alike.
     """
     torch.manual_seed(run.seed)
-    objective, _ = join(run)
+    objective = method_of(run.model).build(run)
     if trained:
         objective.model.load_state_dict(load_pretrained(run.output_dir).state_dict())
     with torch.inference_mode():
         if run.validation:
-            losses = [objective(batch) for batch in held_out_batches(run)]
+            losses = [objective(batch) for batch in validation_batches(run)]
         else:
             pairs = SourceConfig(shards=(UNSEEN_STYLE,), weight=1.0, batch_size=128)
             data = replace(run.data, pairs=pairs, images=None, text=None, workers=0)

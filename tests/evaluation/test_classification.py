@@ -12,10 +12,10 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_r
 from flava.data.labelled import LabelledRow
 from flava.evaluation.classification import (
     Predictions,
-    judge,
+    evaluate_predictions,
     load_classification,
     save_classification,
-    wilson,
+    wilson_interval,
     with_examples,
 )
 from flava.reports.classifier_report import write_classification_report
@@ -43,7 +43,7 @@ def predictions(n: int = 60, classes: tuple[str, ...] = CLASSES) -> Predictions:
 
 def test_figures_are_scikit_learns():
     given_ = predictions()
-    found = judge(given_, method="probe", kind="pairs", train_labels=["a", "a", "b"])
+    found = evaluate_predictions(given_, method="probe", kind="pairs", train_labels=["a", "a", "b"])
     truth, answer = given_.labels.numpy(), given_.predicted.numpy()
     accuracy, recall = found.figures
     assert accuracy.value == pytest.approx(accuracy_score(truth, answer))
@@ -68,12 +68,12 @@ def test_figures_are_scikit_learns():
 def test_the_interval_is_scipys(case):
     right, n = case
     expected = binomtest(right, n).proportion_ci(method="wilson")
-    assert wilson(right, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert wilson_interval(right, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_examples_are_the_surest_mistakes_and_right_ones():
     given_ = predictions()
-    found = judge(given_, method="probe", kind="pairs", train_labels=[])
+    found = evaluate_predictions(given_, method="probe", kind="pairs", train_labels=[])
     shown, pictures = with_examples(found, given_, seed=0)
     surety = given_.probabilities.amax(dim=1)
     wrong = given_.predicted != given_.labels
@@ -89,7 +89,7 @@ def test_examples_are_the_surest_mistakes_and_right_ones():
 
 def test_the_page_shows_all_and_stands_alone(tmp_path):
     given_ = predictions()
-    found = judge(given_, method="probe", kind="pairs", train_labels=["a"] * 5)
+    found = evaluate_predictions(given_, method="probe", kind="pairs", train_labels=["a"] * 5)
     shown, pictures = with_examples(found, given_, seed=0)
     save_classification(shown, pictures, given_, tmp_path)
     assert load_classification(tmp_path) == shown
@@ -108,7 +108,7 @@ def test_the_page_shows_all_and_stands_alone(tmp_path):
 
 def test_predictions_are_lines_with_every_probability(tmp_path):
     given_ = predictions(5)
-    found = judge(given_, method="probe", kind="pairs", train_labels=[])
+    found = evaluate_predictions(given_, method="probe", kind="pairs", train_labels=[])
     save_classification(found, {}, given_, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     for i, line in enumerate(lines):
@@ -121,7 +121,7 @@ def test_predictions_are_lines_with_every_probability(tmp_path):
 
 def test_many_classes_have_no_matrix_but_their_confusions(tmp_path):
     given_ = predictions(60, tuple(f"class {i}" for i in range(80)))
-    found = judge(given_, method="finetune", kind="pairs", train_labels=[])
+    found = evaluate_predictions(given_, method="finetune", kind="pairs", train_labels=[])
     save_classification(found, {}, given_, tmp_path)
     page = Page(write_classification_report(tmp_path).read_text())
     assert page.count("table", "confusion") == 0
@@ -131,7 +131,7 @@ def test_many_classes_have_no_matrix_but_their_confusions(tmp_path):
 def test_no_prediction_and_a_damaged_file_are_errors(tmp_path):
     nothing = Predictions((), CLASSES, torch.zeros(0, 4))
     with pytest.raises(ValueError, match="no validation sample can be used"):
-        judge(nothing, method="probe", kind="text", train_labels=[])
+        evaluate_predictions(nothing, method="probe", kind="text", train_labels=[])
     (tmp_path / "classification.json").write_text("{}")
     with pytest.raises(
         ValueError, match=r"classification\.json is damaged:\s+method: Field required"

@@ -12,10 +12,10 @@ from flava.evaluation.embedded_tasks import SPLITS, TASKS
 from flava.evaluation.evaluate import EvaluationConfig, evaluate, untrained
 from flava.evaluation.masked_tasks import patch_masks
 from flava.evaluation.record import Evaluation, Pictures, load_evaluation, save_evaluation
-from flava.inference.features import EncoderModel
 from flava.models import (
     Dino,
     DinoConfig,
+    EncoderModel,
     Flava,
     MaskedImageConfig,
     MaskedImageModel,

@@ -213,7 +213,7 @@ def test_every_mistake_is_in_one_error(bench, tmp_path):
         'are of one class, "x": two or more are needed',
         'none.csv has no column "image" or "text" and no column "label"',
         "validation_fraction is 2.0",
-        "epochs is 0.0: use a positive number",
+        "epochs is 0.0: it should be greater than 0",
         "batch_size is 0",
         "crop_scale is (1.0, 0.5)",
         "seed is -1",

@@ -108,11 +108,11 @@ def test_every_mistake_stands_in_one_error() -> None:
             projection_width=0,
         )
     assert str(error.value).splitlines()[1:] == [
-        "  image.norm_eps is 0.0: use a positive number",
+        "  image.norm_eps is 0.0: it should be greater than 0",
         "  image.image_size is 30: use a positive multiple of image.patch_size 7",
+        "  text.max_length is 1: it should be greater than or equal to 2",
         "  text.heads is 7, which does not divide text.width 512",
-        "  text.max_length is 1: use at least 2",
-        "  projection_width is 0: use at least 1",
+        "  projection_width is 0: it should be greater than 0",
     ]
 
 

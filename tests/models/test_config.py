@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from flava.models import (
@@ -23,22 +25,30 @@ def test_every_mistake_stands_in_one_error() -> None:
     assert str(error.value).splitlines()[1:] == [
         "  image.heads is 12, which does not divide image.width 50",
         "  image.image_size is 30: use a positive multiple of image.patch_size 7",
-        "  text.depth is 0: use at least 1",
-        "  text.vocabulary_size is 0: use at least 1",
-        "  text.max_length is 1: use at least 2",
-        "  multimodal.heads is -1: use at least 1",
-        "  multimodal.mlp_width is 0: use at least 1",
-        "  multimodal.drop_path is 1.0: use 0 or more, and less than 1",
-        "  codebook.codes is 0: use at least 1",
-        "  codebook.width is 6: use a positive multiple of 4",
-        "  projection_width is 0: use at least 1",
-        "  init_std is -0.1: use 0 or more",
+        "  text.depth is 0: it should be greater than 0",
+        "  text.vocabulary_size is 0: it should be greater than 0",
+        "  text.max_length is 1: it should be greater than or equal to 2",
+        "  multimodal.heads is -1: it should be greater than 0",
+        "  multimodal.mlp_width is 0: it should be greater than 0",
+        "  multimodal.drop_path is 1.0: it should be less than 1",
+        "  projection_width is 0: it should be greater than 0",
+        "  codebook.codes is 0: it should be greater than 0",
+        "  codebook.width is 6: it should be a multiple of 4",
+        "  init_std is -0.1: it should be greater than or equal to 0",
     ]
 
 
-@pytest.mark.parametrize(("size", "patch"), [(0, 4), (8, 0), (-8, 4), (3, 4)])
-def test_images_that_are_not_whole_patches(size: int, patch: int) -> None:
-    with pytest.raises(ValueError, match=r"positive multiple of image\.patch_size"):
+@pytest.mark.parametrize(
+    ("size", "patch", "expected"),
+    [
+        (0, 4, "image.image_size is 0: it should be greater than 0"),
+        (8, 0, "image.patch_size is 0: it should be greater than 0"),
+        (-8, 4, "image.image_size is -8: it should be greater than 0"),
+        (3, 4, "image.image_size is 3: use a positive multiple of image.patch_size 4"),
+    ],
+)
+def test_images_that_are_not_whole_patches(size: int, patch: int, expected: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected)):
         FlavaConfig(image=ImageConfig(image_size=size, patch_size=patch))
 
 

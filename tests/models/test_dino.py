@@ -162,13 +162,13 @@ def test_every_mistake_stands_in_one_error() -> None:
             token_init_std=-2.0,
         )
     assert str(error.value).splitlines()[1:] == [
+        "  image.drop_path is -0.1: it should be greater than or equal to 0",
         "  image.heads is 5, which does not divide image.width 768",
-        "  image.drop_path is -0.1: use 0 or more, and less than 1",
-        "  head_width is 0: use at least 1",
-        "  bottleneck is -1: use at least 1",
-        "  outputs is 0: use at least 1",
-        "  init_std is -1.0: use 0 or more",
-        "  token_init_std is -2.0: use 0 or more",
+        "  head_width is 0: it should be greater than 0",
+        "  bottleneck is -1: it should be greater than 0",
+        "  outputs is 0: it should be greater than 0",
+        "  init_std is -1.0: it should be greater than or equal to 0",
+        "  token_init_std is -2.0: it should be greater than or equal to 0",
     ]
 
 

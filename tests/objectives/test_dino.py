@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flava.core.batch import CropBatch
+from flava.core.constraints import config_errors
 from flava.models import Dino
 from flava.objectives import DinoObjective, DinoObjectiveConfig, LossOutput
 from flava.objectives.dino import cross_entropy, mean_entropy
@@ -277,13 +278,13 @@ def test_every_mistake_of_the_settings_is_named() -> None:
         teacher_momentum=-0.1,
         freeze_epochs=-2,
     )
-    assert config.mistakes("objective") == [
-        "objective.epoch_steps is 0: use at least 1",
-        "objective.temperature_epochs is -1: use at least 0",
-        "objective.freeze_epochs is -2: use at least 0",
-        "objective.student_temperature is 0.0: use a positive number",
-        "objective.teacher_temperature is -1.0: use a positive number",
-        "objective.first_teacher_temperature is nan: use a positive number",
-        "objective.center_momentum is 1.1: use a number in [0, 1]",
-        "objective.teacher_momentum is -0.1: use a number in [0, 1]",
+    assert config_errors(config, "objective.") == [
+        "objective.epoch_steps is 0: it should be greater than 0",
+        "objective.student_temperature is 0.0: it should be greater than 0",
+        "objective.teacher_temperature is -1.0: it should be greater than 0",
+        "objective.first_teacher_temperature is nan: it should be greater than 0",
+        "objective.temperature_epochs is -1: it should be greater than or equal to 0",
+        "objective.center_momentum is 1.1: it should be less than or equal to 1",
+        "objective.teacher_momentum is -0.1: it should be greater than or equal to 0",
+        "objective.freeze_epochs is -2: it should be greater than or equal to 0",
     ]

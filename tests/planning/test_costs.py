@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flava.core.batch import Batch
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig
+from flava.data.config import DataConfig
 from flava.models import (
     CodebookConfig,
     Flava,

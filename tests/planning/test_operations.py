@@ -6,11 +6,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flava.core.precision import Precision
+from flava.methods import method_of
 from flava.models import FlavaConfig
 from flava.planning.costs import Outline, outlined_objective
 from flava.planning.operations import Counted
 from flava.recipes.start import start
-from flava.training.methods import objective_of
 from tests.support import random_pairs
 from tests.tiny_runs import figures, flava_data, flava_run, rows
 
@@ -22,7 +22,7 @@ def test_work_is_real_tokens_and_the_operations_that_torch_counts(tmp_path, monk
     assert isinstance(run.model, FlavaConfig)
     batch = random_pairs(run.model, [3, 7, 12], torch.ones(3, dtype=torch.bool))
     with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16):
-        terms = objective_of(run)(batch)
+        terms = method_of(run.model).build(run)(batch)
         torch.stack([term.loss for term in terms.values()]).sum().backward()
     monkeypatch.setattr(Outline, "is_cuda", False)
     state = torch.get_rng_state()

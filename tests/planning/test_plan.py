@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig
+from flava.data.config import DataConfig
+from flava.methods import method_of
 from flava.models import FlavaConfig
 from flava.objectives.accumulation import accumulated_losses
 from flava.planning.costs import as_one_of, cost_of, outline_of, outlined_objective
 from flava.planning.plan import Hardware, Shares, plan
 from flava.recipes import RECIPES
-from flava.training.methods import objective_of
 from flava.training.optimizer import build_optimizer
 from flava.training.parallel import ParallelModel, by_name
 from flava.training.run import Parallel
@@ -53,7 +53,7 @@ def batch_of(kind: str) -> Any:
 
 
 def test_the_optimiser_holds_what_is_planned():
-    objective = objective_of(RUN)
+    objective = method_of(RUN.model).build(RUN)
     optimizer = build_optimizer(RUN.optimizer, objective.model)
     for each in objective.model.parameters():
         each.grad = torch.zeros_like(each) if each.requires_grad else None
@@ -67,9 +67,11 @@ def test_the_optimiser_holds_what_is_planned():
 @pytest.mark.parametrize("ranks", [2, 8])
 def test_sharded_weights_are_as_large_as_planned(ranks):
     run = replace(RUN, parallel=Parallel.FSDP)
-    planned = Shares.of(objective_of(run).model, run, gpus=ranks).memory()["parameters"]
+    planned = Shares.of(method_of(run.model).build(run).model, run, gpus=ranks).memory()[
+        "parameters"
+    ]
     with as_one_of(ranks):
-        model = ParallelModel(run, objective_of(run), torch.device("cpu")).model
+        model = ParallelModel(run, method_of(run.model).build(run), torch.device("cpu")).model
     own = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
     # Rank 0 has the longer parts of what cannot be cut equally.
     assert planned <= sum(p.nbytes for p in own) < 1.1 * planned
@@ -101,7 +103,7 @@ def test_fsdp_receives_what_is_planned(kind, accumulate):
     run, ranks = replace(RUN, parallel=Parallel.FSDP, accumulate=accumulate), 2
     batch = batch_of(kind)
     with as_one_of(ranks):
-        objective = objective_of(run)
+        objective = method_of(run.model).build(run)
         parallel = ParallelModel(run, objective, CPU)
         with Received() as received:
             parts = accumulated_losses(objective, [batch] * accumulate, parallel.learner, CPU)

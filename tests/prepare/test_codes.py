@@ -12,8 +12,10 @@ from flava.checkpoints.digests import codes_name
 from flava.checkpoints.native import write_model
 from flava.cli import main
 from flava.core.batch import CodedImageBatch, ImageBatch, PairBatch
+from flava.core.constraints import config_errors
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 from flava.data.samples import image_of
 from flava.data.shards import RawSample, read_shard
 from flava.data.transforms import ImageTransformConfig, evaluation_pixels
@@ -235,7 +237,7 @@ def test_other_codes_are_refused(tmp_path: Path, shard: Path, codebook: Codebook
 
 def test_stored_codes_are_of_whole_images() -> None:
     config = ImageTransformConfig(stored_codes="x", flip_probability=0.5, colour_jitter=0.1)
-    problems = "\n".join(config.problems())
+    problems = "\n".join(config_errors(config))
     for name in ("crop_scale", "flip_probability", "colour_jitter"):
         assert name in problems
-    assert not replace(WHOLE, stored_codes="x").problems()
+    assert not config_errors(replace(WHOLE, stored_codes="x"))

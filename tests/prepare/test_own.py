@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flava.core.randomness import random_generator
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.errors import SkippedSample
-from flava.data.loader import DataConfig, SourceConfig
 from flava.data.samples import text_of
 from flava.data.shards import RawSample, read_shard
 from flava.prepare.config import BuildConfig, CleaningConfig

@@ -11,8 +11,9 @@ import pytest
 
 from flava.core.batch import TextBatch
 from flava.data import streaming
+from flava.data.config import DataConfig
 from flava.data.full_sentences import PackedReader
-from flava.data.loader import DataConfig, Loader
+from flava.data.loader import Loader
 from flava.data.shards import resolve_all
 from flava.data.tokenizers import Tokenizer
 from flava.models import Flava

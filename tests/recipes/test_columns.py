@@ -12,6 +12,7 @@ from flava.core.batch import ImageInputs, PairInputs, TextInputs, WholePairBatch
 from flava.core.distributed import Gather
 from flava.data.tokenizers import Vocabulary
 from flava.evaluation.prompts import PROMPTS
+from flava.methods import Validator
 from flava.models import (
     Clip,
     ClipConfig,
@@ -31,7 +32,7 @@ from flava.objectives import (
 from flava.recipes import RECIPES
 from flava.recipes.columns import COLUMNS
 from flava.training.optimizer import learning_rate_factor
-from flava.training.run import Run, Validator, differences
+from flava.training.run import Run, differences
 from tests.support import tiny_config
 
 FROM_PAIRS = [name for name, column in COLUMNS.items() if 3 <= column <= 13]

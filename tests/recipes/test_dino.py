@@ -13,12 +13,14 @@ import torch
 
 from flava.checkpoints.load import load_pretrained
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 from flava.data.multi_crop import CropConfig
+from flava.methods import method_of
 from flava.models import Dino, DinoConfig, Flava, FlavaConfig
 from flava.objectives import DinoObjective, DinoObjectiveConfig, FlavaObjectiveConfig
 from flava.recipes import RECIPES
-from flava.recipes.start import misfits, start
+from flava.recipes.start import start
 from flava.recipes.tiny import STYLES
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig, initialise
@@ -144,7 +146,7 @@ def test_the_twin_trains_the_image_encoder_of_flava_tiny() -> None:
 
 @pytest.mark.parametrize("name", ["image-dino", "image-dino-tiny"])
 def test_data_and_model_of_the_recipes_fit(name: str) -> None:
-    assert misfits(RECIPES[name]()) == []
+    assert method_of((run := RECIPES[name]()).model).data_errors(run) == []
 
 
 # Runs
@@ -255,30 +257,36 @@ def test_the_tiny_recipe_lowers_its_loss_on_held_out_images(tmp_path: Path) -> N
 # Mistakes
 
 
+def data_errors(run: Run) -> list[str]:
+    return method_of(run.model).data_errors(run)
+
+
 def test_data_that_does_not_fit_is_named(run: Run, tmp_path: Path) -> None:
     pairs = flava_data(tmp_path / "data").pairs
     crops = CropConfig(global_size=36, local_size=10)
-    found = misfits(replace(run, data=replace(run.data, crops=crops, pairs=pairs)))
+    found = data_errors(replace(run, data=replace(run.data, crops=crops, pairs=pairs)))
     assert found == [
         "data.pairs is set, but DINO is trained on images alone: leave it out",
         "data.crops.global_size is 36, model.image.image_size is 24: make them equal",
         "data.crops.local_size is 10: use a multiple of model.image.patch_size 6",
     ]
-    assert misfits(replace(run, data=replace(run.data, crops=None))) == [
+    assert data_errors(replace(run, data=replace(run.data, crops=None))) == [
         "data.crops is not set, and DINO is trained on them: give their sizes"
     ]
 
 
 def test_crops_are_for_dino_alone(tmp_path: Path) -> None:
     data = replace(flava_data(tmp_path), crops=CropConfig())
-    found = misfits(flava_run(tmp_path / "run", data))
-    assert "data.crops is set, which DINO alone reads: leave it out" in found
+    found = data_errors(flava_run(tmp_path / "run", data))
+    assert "data.crops is set, which FLAVA does not read: leave it out" in found
 
 
 def test_another_objective_and_its_own_mistakes_are_named(run: Run) -> None:
     with pytest.raises(ValueError, match="FlavaObjectiveConfig, which does not train a DinoConfig"):
         replace(run, objective=FlavaObjectiveConfig())
-    with pytest.raises(ValueError, match=r"objective\.epoch_steps is 0: use at least 1"):
+    with pytest.raises(
+        ValueError, match=r"objective\.epoch_steps is 0: it should be greater than 0"
+    ):
         replace(run, objective=DinoObjectiveConfig(epoch_steps=0))
 
 

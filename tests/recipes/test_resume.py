@@ -14,15 +14,17 @@ import torch
 
 from flava.checkpoints.load import load_pretrained
 from flava.core.batch import Batch
-from flava.data.loader import DataConfig, Loader, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.loader import Loader
 from flava.data.shards import read_shard
+from flava.methods import Validator
 from flava.models import Codebook
 from flava.objectives import FlavaObjective, LossOutput
 from flava.recipes.start import start
 from flava.training.checkpoint import load_progress, save_checkpoint
 from flava.training.initialization import InitConfig
 from flava.training.launch import Interrupted
-from flava.training.run import RUN, Run, Validator
+from flava.training.run import RUN, Run
 from flava.training.state import stored_tensors
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.tiny_runs import CODEBOOK, IMAGE, codebook_run, figures, flava_data, flava_run

@@ -7,16 +7,18 @@ import pytest
 import torch
 
 from flava.checkpoints.load import load_pretrained
-from flava.data.loader import Loader, SourceConfig
+from flava.data.config import SourceConfig
+from flava.data.loader import Loader
 from flava.data.tokenizers import Vocabulary
 from flava.data.transforms import ImageTransformConfig
+from flava.methods import Validator, method_of
 from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Codebook, FlavaConfig
 from flava.objectives import ClipObjectiveConfig, FlavaObjective
 from flava.recipes import RECIPES
-from flava.recipes.start import join, misfits, start
+from flava.recipes.start import start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
-from flava.training.run import Run, Validator
+from flava.training.run import Run
 from tests.tiny_runs import CODEBOOK, codebook_run, flava_data, flava_run, rows
 
 
@@ -36,9 +38,13 @@ def geometry(run: Run, **changes: Any) -> Run:
     return replace(run, model=replace(run.model, **parts))
 
 
+def data_errors(run: Run) -> list[str]:
+    return method_of(run.model).data_errors(run)
+
+
 def test_data_of_the_models_form_fits(run):
-    assert misfits(run) == []
-    assert misfits(geometry(run, text={"vocabulary_size": 40_000, "max_length": 512})) == []
+    assert data_errors(run) == []
+    assert data_errors(geometry(run, text={"vocabulary_size": 40_000, "max_length": 512})) == []
 
 
 @pytest.mark.parametrize(
@@ -68,28 +74,30 @@ def test_data_of_the_models_form_fits(run):
         ),
     ],
 )
-def test_each_misfit_of_data_and_model_is_named(run, changes, expected):
-    assert misfits(geometry(run, **changes)) == expected
+def test_each_field_of_the_data_that_does_not_fit_the_model_is_named(run, changes, expected):
+    assert data_errors(geometry(run, **changes)) == expected
 
 
-def test_a_limit_on_texts_that_are_not_read_is_no_misfit(run):
+def test_a_limit_on_texts_that_are_not_read_is_no_error(run):
     data = replace(run.data, text=None, text_max_length=400)
-    assert misfits(replace(run, data=data)) == []
+    assert data_errors(replace(run, data=data)) == []
 
 
 def test_a_codebook_reads_images_alone(tmp_path):
     data = flava_data(tmp_path)
-    found = misfits(codebook_run(tmp_path / "run", data=data))
+    found = data_errors(codebook_run(tmp_path / "run", data=data))
     assert [line.split()[0] for line in found] == ["data.pairs", "data.text"]
-    assert not misfits(codebook_run(tmp_path / "run", data=replace(data, pairs=None, text=None)))
+    assert not data_errors(
+        codebook_run(tmp_path / "run", data=replace(data, pairs=None, text=None))
+    )
 
 
 def test_every_mistake_is_listed_before_anything_is_written(run):
     data = replace(
         run.data,
-        text=SourceConfig(shards=("nowhere.jsonl",), weight=1.0, batch_size=0),
+        text=SourceConfig(shards=("nowhere.jsonl",), weight=1.0, batch_size=4),
         image=ImageTransformConfig(image_size=24, codebook_size=24),
-        mask_probability=2.0,
+        vocabulary=Vocabulary.CLIP,
     )
     with pytest.raises(ValueError, match="the run cannot start") as error:
         start(replace(geometry(run, text={"max_length": 10}), data=data))
@@ -98,9 +106,9 @@ def test_every_mistake_is_listed_before_anything_is_written(run):
         "data.image.codebook_size 24",
         "data.text_max_length is 12",
         "data.pair_max_length is 12",
-        "data.mask_probability = 2.0",
-        "data.text.batch_size = 0",
-        "no file 'nowhere.jsonl'",
+        "data.vocabulary is clip",
+        "data.mask_pairs is True, but CLIP's vocabulary has no [MASK]",
+        "data.text.shards: no file 'nowhere.jsonl'",
     ):
         assert expected in str(error.value)
     assert not run.output_dir.exists()
@@ -117,7 +125,7 @@ def test_clip_reads_whole_pairs_of_its_own_tokens(run):
         objective=ClipObjectiveConfig(),
         init=InitConfig(),
     )
-    assert misfits(clip) == [
+    assert data_errors(clip) == [
         "data.images is set, but CLIP is trained on pairs alone: leave it out",
         "data.text is set, but CLIP is trained on pairs alone: leave it out",
         "data.mask_pairs is True, but CLIP is trained on whole pairs: set it to False",
@@ -130,7 +138,7 @@ def test_clip_reads_whole_pairs_of_its_own_tokens(run):
 
 def test_flava_reads_berts_tokens(run):
     data = replace(run.data, text=None, mask_pairs=False, vocabulary=Vocabulary.CLIP)
-    assert misfits(replace(run, data=data)) == [
+    assert data_errors(replace(run, data=data)) == [
         "data.vocabulary is clip, but a FlavaConfig reads bert's tokens: set it to bert"
     ]
 
@@ -144,8 +152,10 @@ def test_contrast_alone_needs_no_codes(run):
         mask_pairs=False,
         image=ImageTransformConfig(image_size=16, codebook_size=32),
     )
-    assert misfits(replace(run, data=data, init=InitConfig())) == []
-    assert len(misfits(replace(run, data=replace(data, mask_pairs=True), init=InitConfig()))) == 2
+    assert data_errors(replace(run, data=data, init=InitConfig())) == []
+    assert (
+        len(data_errors(replace(run, data=replace(data, mask_pairs=True), init=InitConfig()))) == 2
+    )
 
 
 HEADS = {"mim_head", "mlm_head", "mmm_image_head", "mmm_text_head", "itm_head"}
@@ -167,7 +177,7 @@ def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(run, changes
     run = replace(run, data=replace(run.data, **changes), max_steps=6)
     if "codebook.encoder" in missing_parts:
         run = replace(run, init=InitConfig())
-    objective, _ = join(run)
+    objective = method_of(run.model).build(run)
     assert isinstance(objective, FlavaObjective)
     assert objective.model.missing_parts == missing_parts
     with Loader(run.data, seed=0) as batches:
@@ -181,10 +191,10 @@ def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(run, changes
     assert load_pretrained(run.output_dir).missing_parts == missing_parts
 
 
-def test_clip_is_trained_and_probed(run, monkeypatch, tmp_path):
-    """From shards to a checkpoint; the probe is given CLIP's geometry."""
-    probed = []
-    monkeypatch.setattr("flava.recipes.start.embedded_validator", probed.append)
+def test_clip_is_trained_and_validated(run, monkeypatch, tmp_path):
+    """From shards to a checkpoint; the validator is given CLIP's geometry."""
+    validated = []
+    monkeypatch.setattr("flava.recipes.start.embedded_validator", validated.append)
     transformer: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     model = ClipConfig(
         image=ClipImageConfig(image_size=16, patch_size=8, **transformer),
@@ -206,7 +216,7 @@ def test_clip_is_trained_and_probed(run, monkeypatch, tmp_path):
     trained = load_pretrained(clip.output_dir)
     assert isinstance(trained, Clip)
     assert trained.config == model
-    assert probed == [model]
+    assert validated == [model]
     assert [row["step"] for row in rows(clip.output_dir)] == [1, 2, 3]
     assert all("loss/gc" in row for row in rows(clip.output_dir))
     assert not (clip.output_dir / "init.json").exists()
@@ -255,13 +265,13 @@ def test_missing_stages_are_named_with_their_commands(run, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     init = InitConfig(image="runs/flava-tiny", text="runs/flava-mm", codebook="runs/codebook-tiny")
     with pytest.raises(ValueError, match="the run cannot start") as error:
-        start(replace(run, init=init, data=replace(run.data, mask_probability=2.0)))
+        start(replace(run, init=init, data=replace(run.data, vocabulary=Vocabulary.CLIP)))
     for expected in (
         "init.image: there is no checkpoint in runs/flava-tiny: run `flava train flava-tiny` first,"
         " or give --init.image",
         "`flava train flava-mm` first, or give --init.text",
         "`flava train codebook-tiny` first, or give --init.codebook",
-        "data.mask_probability = 2.0",
+        "data.vocabulary is clip",
     ):
         assert expected in str(error.value)
     save_checkpoint(Path("runs/codebook-tiny/checkpoints"), "last", Codebook(CODEBOOK))

@@ -12,6 +12,7 @@ from flava.checkpoints.load import load_pretrained
 from flava.core.batch import Batch, ImageBatch, TextBatch
 from flava.core.precision import Precision
 from flava.evaluation.validators import loss_validator
+from flava.methods import Validator, method_of
 from flava.models import (
     Codebook,
     CodebookConfig,
@@ -23,12 +24,12 @@ from flava.models import (
 )
 from flava.objectives import CodebookObjectiveConfig, MaskedObjective, MaskedObjectiveConfig
 from flava.recipes import RECIPES
-from flava.recipes.start import held_out_batches, misfits, start
+from flava.recipes.start import start, validation_batches
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
 from flava.training.launch import Interrupted
 from flava.training.optimizer import learning_rate_factor
-from flava.training.run import RUN, Run, Validator
+from flava.training.run import RUN, Run
 from tests.recipes.test_resume import assert_same, interrupting
 from tests.support import random_texts, tiny_config, tiny_model
 from tests.tiny_runs import CODEBOOK, figures, flava_data, flava_run
@@ -147,7 +148,7 @@ def test_every_recipe_is_a_run_of_its_name_that_a_file_holds(name):
 @pytest.mark.parametrize("name", TINY)
 def test_a_twin_could_start_and_is_flava_tinys_part(name):
     run = RECIPES[name]()
-    assert misfits(run) + run.data.problems() == []
+    assert method_of(run.model).data_errors(run) + run.data.problems() == []
     parent: Any = RECIPES["flava-tiny"]().model
     if isinstance(run.model, MaskedTextConfig):
         assert run.model.text == parent.text
@@ -223,10 +224,10 @@ def test_the_codebook_is_that_of_the_file_and_stays_so(tmp_path):
 
 def test_every_rank_holds_out_all_batches(tmp_path, monkeypatch):
     run = image_run(tmp_path)
-    alone = held_out_batches(run)
+    alone = validation_batches(run)
     monkeypatch.setattr("flava.core.distributed.rank", lambda: 1)
     monkeypatch.setattr("flava.core.distributed.world_size", lambda: 2)
-    for batch, expected in zip(held_out_batches(run), alone, strict=True):
+    for batch, expected in zip(validation_batches(run), alone, strict=True):
         assert isinstance(batch, ImageBatch)
         assert isinstance(expected, ImageBatch)
         assert batch.keys == expected.keys
@@ -235,9 +236,9 @@ def test_every_rank_holds_out_all_batches(tmp_path, monkeypatch):
 
 def test_held_out_images_are_whole_and_always_the_same(tmp_path):
     run = image_run(tmp_path)
-    first, second = held_out_batches(run), held_out_batches(run)
+    first, second = validation_batches(run), validation_batches(run)
     plain = replace(run.data.image, flip_probability=0.0, colour_jitter=0.0)
-    unjittered = held_out_batches(replace(run, data=replace(run.data, image=plain)))
+    unjittered = validation_batches(replace(run, data=replace(run.data, image=plain)))
     for ours, again, other in zip(first, second, unjittered, strict=True):
         assert isinstance(ours, ImageBatch)
         for batch in (again, other):
@@ -283,7 +284,8 @@ def test_every_mistake_is_listed_before_anything_is_written(tmp_path):
 def test_texts_longer_than_the_encoder_and_other_sources_are_named(tmp_path):
     run = text_run(tmp_path)
     data = replace(flava_data(tmp_path / "data"), pairs=None, text_max_length=13)
-    found = misfits(replace(run, data=data))
+    other = replace(run, data=data)
+    found = method_of(other.model).data_errors(other)
     assert found == [
         "data.images is set, but masked language modelling is trained on text alone: leave it out",
         "data.text_max_length is 13, more than model.text.max_length 12",
@@ -306,9 +308,11 @@ def test_data_that_is_not_there_is_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_objective_of_another_model_and_a_probe_of_none_are_refused(tmp_path):
+def test_an_objective_of_another_model_and_a_validator_that_it_lacks_are_refused(tmp_path):
     run = text_run(tmp_path)
     with pytest.raises(ValueError, match="does not train a MaskedTextConfig"):
         replace(run, objective=CodebookObjectiveConfig())
-    with pytest.raises(ValueError, match="validator is loss, which is of masked modelling"):
+    with pytest.raises(
+        ValueError, match="validator is loss, which cannot measure a CodebookConfig: use none"
+    ):
         replace(run, model=CODEBOOK, objective=CodebookObjectiveConfig())

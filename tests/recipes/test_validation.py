@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
+from flava.data.config import DataConfig
 from flava.data.imagenet import WNIDS
-from flava.data.loader import DataConfig
 from flava.evaluation import prompts
+from flava.methods import Validator
 from flava.models import Codebook
 from flava.objectives import CodebookObjectiveConfig
 from flava.recipes.start import start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
-from flava.training.run import RUN, Run, Validator, load_run, save_run
+from flava.training.run import RUN, Run, load_run, save_run
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.tiny_runs import CODEBOOK, FLAVA_ARGUMENTS, codebook_run, flava_data, flava_run, rows
@@ -214,7 +215,11 @@ def test_the_best_of_a_run_of_an_earlier_version_stays(run: Run) -> None:
     ("validator", "validation", "said"),
     [
         (Validator.PAIRS, (), "validator is pairs, but validation is empty"),
-        (Validator.LOSS, ("a.tar",), "validator is loss, which is of masked modelling"),
+        (
+            Validator.LOSS,
+            ("a.tar",),
+            "validator is loss, which cannot measure a FlavaConfig: use imagenet",
+        ),
         (Validator.NONE, ("a.tar",), "validation is set, but validator is none"),
         (Validator.EMBEDDED, ("a.tar",), "validation is set, but validator is embedded"),
     ],
@@ -228,7 +233,10 @@ def test_what_does_not_fit_is_named(
 
 @pytest.mark.parametrize("validator", [Validator.IMAGENET, Validator.EMBEDDED, Validator.PAIRS])
 def test_a_codebook_compares_no_images_with_texts(tmp_path: Path, validator: Validator) -> None:
-    with pytest.raises(ValueError, match="which compares images with texts, but a CodebookConfig"):
+    with pytest.raises(
+        ValueError,
+        match=f"validator is {validator.value}, which cannot measure a CodebookConfig: use none",
+    ):
         codebook_run(tmp_path, validator=validator, validation=("a.tar",))
 
 

@@ -23,7 +23,7 @@ from flava.reports.suite_table import (
     tone,
 )
 from flava.suite import paper
-from flava.suite.results import FILE, add_results
+from flava.suite.results_file import FILE, add_results
 from tests.reports.test_run_report import HOSTILE, Page
 from tests.suite.tasks import result
 

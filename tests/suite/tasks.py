@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flava.evaluation.record import Figure
-from flava.suite.results import SuiteResult
+from flava.suite.results_file import SuiteResult
 from flava.suite.task import Group, Settings, SuiteTask
 
 

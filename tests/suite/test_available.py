@@ -6,9 +6,9 @@ from rich.console import Console
 
 from flava.suite.language import NLP
 from flava.suite.language.glue import SST2
-from flava.suite.registry import SHOWN, absent, availability
+from flava.suite.registry import SHOWN, availability, missing_data
 from flava.suite.task import SuiteTask
-from tests.suite.language.glue_files import samples, write_hub
+from tests.suite.language.glue_data import samples, write_hub
 from tests.suite.tasks import data_for, made_task
 
 
@@ -53,16 +53,16 @@ def test_a_long_list_is_cut_and_counted(tmp_path):
     _, found = rows([task], tmp_path)
     state = [cells[1] for cells in found["big"]]
     assert state == ["missing:", *files[:SHOWN], f"and {2_000 - SHOWN:,} more"]
-    assert absent(task, tmp_path) == files
+    assert missing_data(task, tmp_path) == files
 
 
 def test_glue_is_found_in_the_folders_that_datasets_names(tmp_path):
     (task,) = [each for each in NLP if each.name == SST2.name]
     for split in ("train", "validation"):
         write_hub(tmp_path / "glue" / "sst2", SST2, split, samples(SST2, 4))
-    assert absent(task, tmp_path) == []
+    assert missing_data(task, tmp_path) == []
     (tmp_path / "glue" / "sst2" / "validation-00000-of-00001.parquet").unlink()
-    assert absent(task, tmp_path)
+    assert missing_data(task, tmp_path)
 
 
 def test_brackets_in_texts_are_no_markup(tmp_path):
@@ -77,4 +77,4 @@ def test_data_that_cannot_be_read_is_missing_with_its_reason(tmp_path):
 
     task = replace(made_task("closed"), missing=refuse)
     (tmp_path / "closed-data").mkdir()
-    assert absent(task, tmp_path) == [f"{tmp_path / 'closed-data'} may not be read"]
+    assert missing_data(task, tmp_path) == [f"{tmp_path / 'closed-data'} may not be read"]

@@ -38,7 +38,7 @@ def test_unknown_names_are_all_told_with_what_there_is():
 
 @pytest.mark.parametrize("empty", ["", " , "])
 def test_no_name_at_all_is_an_error_too(empty):
-    with pytest.raises(ValueError, match=r"no task is named\. There are"):
+    with pytest.raises(ValueError, match=r"no task is named\. Give some of these"):
         select(empty, SETS)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from flava.core.constraints import config_errors
 from flava.models import Flava
 from flava.training.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 from tests.support import tiny_model
@@ -74,18 +75,18 @@ def test_every_mistake_is_listed():
     config = OptimizerConfig(
         lr=0.0, beta1=1.0, beta2=-0.1, eps=-1.0, weight_decay=-0.1, max_grad_norm=math.nan
     )
-    found = config.mistakes("optimizer")
+    found = config_errors(config, "optimizer.")
     for expected in (
-        "optimizer.lr is 0.0: use a positive number",
-        "optimizer.beta1 is 1.0: use a number in [0, 1)",
+        "optimizer.lr is 0.0: it should be greater than 0",
+        "optimizer.beta1 is 1.0: it should be less than 1",
         "optimizer.beta2 is -0.1",
         "optimizer.eps is -1.0",
-        "optimizer.weight_decay is -0.1: use 0 or more",
+        "optimizer.weight_decay is -0.1: it should be greater than or equal to 0",
         "optimizer.max_grad_norm is nan",
     ):
         assert any(expected in line for line in found)
     assert len(found) == 6
-    assert not OptimizerConfig().mistakes("optimizer")
+    assert not config_errors(OptimizerConfig())
 
 
 def graded(*gradients: list[float]) -> list[nn.Parameter]:
@@ -123,9 +124,10 @@ def test_or_each_by_its_own(gradients):
 
 
 def test_a_decay_that_goes_from_or_to_nothing():
-    both = OptimizerConfig(weight_decay=0.0, final_weight_decay=-0.4).mistakes("optimizer")
+    wrong = OptimizerConfig(weight_decay=0.0, final_weight_decay=-0.4)
+    both = config_errors(wrong, "optimizer.")
     assert [line.split(":")[0] for line in both] == [
         "optimizer.final_weight_decay is -0.4",
         "optimizer.weight_decay is 0.0, and optimizer.final_weight_decay -0.4",
     ]
-    assert not OptimizerConfig(weight_decay=0.1, final_weight_decay=0.0).mistakes("optimizer")
+    assert not config_errors(OptimizerConfig(weight_decay=0.1, final_weight_decay=0.0))

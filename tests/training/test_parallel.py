@@ -23,7 +23,7 @@ from flava.training.checkpoint import load_progress
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Parallel, TrainerConfig
-from flava.training.run_folder import check, disagreements, of_ranks, unshared
+from flava.training.run_folder import check, disagreements, lines_of_ranks, unshared
 from flava.training.state import stored_tensors, tensors_of
 from flava.training.trainer import Trainer
 from tests.support import tiny_model
@@ -129,7 +129,7 @@ def look_at_each_other(folder: Path) -> None:
         "same": disagreements(config(folder / "apart")),
         "shared": unshared(folder / "shared"),
         "unshared": unshared(folder / f"machine-{rank()}"),
-        "lines": of_ranks(["of all", f"of rank {rank()}"]),
+        "lines": lines_of_ranks(["of all", f"of rank {rank()}"]),
     }
     (folder / f"said-{rank()}.json").write_text(json.dumps(said))
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.data.loader import DataConfig
+from flava.data.config import DataConfig, SourceConfig
+from flava.data.transforms import ImageTransformConfig
 from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
 from flava.training.initialization import InitConfig
@@ -70,7 +71,7 @@ def written(folder: Path, **changes: Any) -> Path:
         ("data.pairs.shards", "x.tar", r"data\.pairs\.shards: Input should be a valid array"),
         ("precision", "fp8", "precision: Input should be 'bf16' or 'fp32'"),
         ("model.image.width", 7, r"image\.heads is 3, which does not divide image\.width 7"),
-        ("optimizer.lr", -1, r"optimizer\.lr is -1\.0: use a positive number"),
+        ("optimizer.lr", -1, r"optimizer\.lr is -1: Input should be greater than 0"),
     ],
 )
 def test_a_mistake_in_a_file_is_an_error_that_names_the_field(tmp_path, name, value, expected):
@@ -109,18 +110,29 @@ def test_every_mistake_of_a_run_is_listed():
             init=replace(flava_tiny().init, image="runs/x"),
             optimizer=OptimizerConfig(lr=-1.0),
             schedule=ScheduleConfig(final_fraction=2.0),
+            data=replace(
+                flava_tiny().data,
+                mask_probability=2.0,
+                text=SourceConfig(shards=(), weight=-1.0, batch_size=0),
+                image=ImageTransformConfig(image_size=50, codebook_size=48),
+            ),
         )
     for expected in (
-        "max_steps is 0: use at least 1",
+        "max_steps is 0: it should be greater than 0",
         "accumulate is -1",
         "validate_every is 0",
         "checkpoint_every is 0",
-        "seed is -2: use 0 or more",
+        "seed is -2: it should be greater than or equal to 0",
         "FlavaObjectiveConfig, which does not train a CodebookConfig",
         "init.image is runs/x, but a CodebookConfig has no such part: leave it out",
         "init.codebook is shipped:codebook-tiny, but a CodebookConfig has no such part",
-        "optimizer.lr is -1.0: use a positive number",
+        "optimizer.lr is -1.0: it should be greater than 0",
         "schedule.final_fraction is 2.0",
+        "data.mask_probability is 2.0: it should be less than or equal to 1",
+        "data.text.shards is (): ",
+        "data.text.weight is -1.0: it should be greater than or equal to 0",
+        "data.text.batch_size is 0: it should be greater than 0",
+        "data.image.image_size is 50: use a multiple of the 6 patches a side",
     ):
         assert expected in str(error.value)
 

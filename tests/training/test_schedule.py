@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flava.core.constraints import config_errors
 from flava.training.optimizer import (
     Decay,
     OptimizerConfig,
@@ -91,9 +92,9 @@ def test_a_run_may_end_within_its_warmup():
 
 def test_every_mistake_is_listed():
     config = ScheduleConfig(warmup_steps=-1, final_fraction=1.5, decay_end=-1)
-    assert config.mistakes("schedule") == [
-        "schedule.warmup_steps is -1: use 0 or more",
-        "schedule.final_fraction is 1.5: use a number in [0, 1]",
+    assert config_errors(config, "schedule.") == [
+        "schedule.warmup_steps is -1: it should be greater than or equal to 0",
+        "schedule.final_fraction is 1.5: it should be less than or equal to 1",
         "schedule.decay_end is -1: use more than schedule.warmup_steps -1",
     ]
 

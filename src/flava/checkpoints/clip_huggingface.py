@@ -20,6 +20,7 @@ from flava.checkpoints.geometry import (
 )
 from flava.checkpoints.huggingface import published_encoder
 from flava.checkpoints.layout import Layout, Stored, Table, export, fill, sources, split, unfilled
+from flava.core.constraints import config_errors
 from flava.models.clip import INITIAL_LOGIT_SCALE, Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from flava.models.transformer import TransformerConfig
 
@@ -31,8 +32,8 @@ def clip_of(
     stored: Stored, *, image: ClipImageConfig, text: ClipTextConfig, projection_width: int
 ) -> Clip:
     """Raises ValueError: this geometry does not hold."""
-    mistakes = [*image.mistakes("image"), *text.mistakes("text")]
-    refuse_if(mistakes, f"the geometry of {stored.origin} does not hold")
+    errors = config_errors(image, "image.") + config_errors(text, "text.")
+    refuse_if(errors, f"the geometry of {stored.origin} does not hold")
     config = ClipConfig(image=image, text=text, projection_width=projection_width)
     return unfilled(lambda: Clip(config))
 

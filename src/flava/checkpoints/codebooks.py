@@ -9,6 +9,7 @@ import re
 
 from flava.checkpoints.geometry import count_blocks, disagreements, refuse_if, shapes
 from flava.checkpoints.layout import Layout, Stored, Table, fill, sources
+from flava.core.constraints import config_errors
 from flava.models.codebook import Codebook, CodebookConfig
 
 OPENAI: Table = (
@@ -98,7 +99,7 @@ def geometry(stored: Stored, prefix: str, weight: str, with_decoder: bool) -> Co
         ]
     refuse_if(wrong, f"{stored.origin} is no codebook of ours")
     config = CodebookConfig(**found)
-    refuse_if(config.mistakes("codebook"), f"the geometry of {stored.origin} does not hold")
+    refuse_if(config_errors(config, "codebook."), f"the geometry of {stored.origin} does not hold")
     return config
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flava.checkpoints.layout import Stored, Table, rename
+from flava.core.constraints import config_errors
 from flava.models.codebook import CodebookConfig
 from flava.models.encoders import ImageConfig, MultimodalConfig, TextConfig
 from flava.models.flava import FlavaConfig
@@ -148,7 +149,7 @@ def disagreements(
 
 def check(stored: Stored, config: TransformerConfig, part: str) -> None:
     """Raises ValueError: this geometry does not hold."""
-    refuse_if(config.mistakes(part), f"the geometry of {stored.origin} does not hold")
+    refuse_if(config_errors(config, f"{part}."), f"the geometry of {stored.origin} does not hold")
 
 
 def refuse_if(reasons: list[str], what: str) -> None:

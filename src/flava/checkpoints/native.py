@@ -12,37 +12,14 @@ from torch import Tensor, nn
 from flava.checkpoints.layout import Layout, Stored, fill, unfilled
 from flava.core.files import explain_errors
 from flava.core.unions import TaggedUnion
-from flava.models.classifier import Classifier, ClassifierConfig
-from flava.models.clip import Clip, ClipConfig
-from flava.models.codebook import Codebook, CodebookConfig
-from flava.models.dino import Dino, DinoConfig
-from flava.models.flava import Flava, FlavaConfig
-from flava.models.unimodal import (
-    MaskedImageConfig,
-    MaskedImageModel,
-    MaskedTextConfig,
-    MaskedTextModel,
-)
+from flava.methods import models
+from flava.models import Classifier, ClassifierConfig, Codebook, Flava
+from flava.models.config import Model, ModelConfig
 
-OwnModel = Flava | Codebook | Classifier | Clip | MaskedImageModel | MaskedTextModel | Dino
-OwnConfig = (
-    FlavaConfig
-    | CodebookConfig
-    | ClassifierConfig
-    | ClipConfig
-    | MaskedImageConfig
-    | MaskedTextConfig
-    | DinoConfig
-)
-MODELS = {
-    FlavaConfig: Flava,
-    CodebookConfig: Codebook,
-    ClassifierConfig: Classifier,
-    ClipConfig: Clip,
-    MaskedImageConfig: MaskedImageModel,
-    MaskedTextConfig: MaskedTextModel,
-    DinoConfig: Dino,
-}
+
+def stored_models() -> dict[type[ModelConfig], type[Model]]:
+    """The models that this layout holds: those that are pretrained or fine-tuned."""
+    return {**models(), ClassifierConfig: Classifier}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +28,15 @@ class ModelFile:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: Annotated[OwnConfig, TaggedUnion()]
+    model: Annotated[ModelConfig, TaggedUnion(stored_models)]
     missing_parts: Annotated[
         tuple[str, ...], Field(validation_alias=AliasChoices("missing_parts", "absent"))
     ] = ()
-    """As `Flava.missing_parts` and `Codebook.missing_parts`; nothing else is ever lacking. Earlier
-    versions called it "absent"."""
+    """As `Flava.missing_parts` and `Codebook.missing_parts`; no other parts can be missing. Earlier
+    versions called the field "absent"."""
 
 
-MODEL_FILE = TypeAdapter(ModelFile)
-
-
-def build_model(config: OwnConfig) -> OwnModel:
-    """A model of that geometry with initial weights."""
-    return MODELS[type(config)](config)
-
-
-def write_model(model: OwnModel, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+def write_model(model: Model, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
     """Write both files into a folder that is there.
 
     ``weights`` are what to write for the model's own, such as a copy of them.
@@ -76,21 +45,20 @@ def write_model(model: OwnModel, folder: Path, weights: Mapping[str, Tensor] | N
     contiguous = {name: tensor.contiguous() for name, tensor in state.items()}
     save_file(contiguous, folder / "model.safetensors")
     missing_parts = tuple(sorted(missing_parts_of(model)))
-    config = MODEL_FILE.dump_json(
-        ModelFile(model=model.config, missing_parts=missing_parts), indent=2
-    )
+    file = ModelFile(model=model.config, missing_parts=missing_parts)
+    config = TypeAdapter(ModelFile).dump_json(file, indent=2)
     (folder / "config.json").write_bytes(config + b"\n")
 
 
 def fill_own(model: nn.Module, stored: Stored) -> None:
-    """Fill a model from exactly its parameters; errors as `strict.fill`."""
+    """Fill a model from a checkpoint that holds exactly its parameters; errors as `fill`."""
     fill(model, stored.tensors, {n: [n] for n in model.state_dict()}, origin=stored.origin)
 
 
 def matches(stored: Stored) -> bool:
     if stored.config is not None and isinstance(stored.config.get("model"), dict):
         return True
-    # Without its config, so that the error can say that this is what is missing.
+    # The config is missing: claim the checkpoint all the same, so that the error says so.
     return any(
         name.startswith(
             ("image_encoder.blocks.", "text_encoder.blocks.", "encoder.groups.", "features.")
@@ -99,41 +67,43 @@ def matches(stored: Stored) -> bool:
     )
 
 
-def build(stored: Stored) -> OwnModel:
-    file = described(stored)
-    model = unfilled(lambda: build_model(file.model))
+def build(stored: Stored) -> Model:
+    file = _read_config(stored)
+    model = unfilled(lambda: stored_models()[type(file.model)](file.model))
     restore_own(model, stored)
     return model.eval()
 
 
-def restore_own(model: OwnModel, stored: Stored) -> None:
-    """Fill a model from a checkpoint of its geometry, which tells what of it is absent.
+def restore_own(model: Model, stored: Stored) -> None:
+    """Fill a model from a checkpoint of its geometry, whose config tells which parts are missing.
 
     Raises:
         FileNotFoundError, ValueError: the checkpoint is incomplete or damaged, or does not fit.
     """
     fill_own(model, stored)
-    missing_parts = described(stored).missing_parts
-    for module, prefix in that_may_lack(model):
+    missing_parts = _read_config(stored).missing_parts
+    for module, prefix in _modules_with_missing_parts(model):
         names = (name for name in missing_parts if name.startswith(prefix))
         module.missing_parts = frozenset(name.removeprefix(prefix) for name in names)
 
 
 def missing_parts_of(model: nn.Module) -> frozenset[str]:
-    """What a model and its codebook say that they lack."""
+    """The parts that a model and its codebook lack, or have at initial values only."""
     return frozenset(
-        prefix + name for module, prefix in that_may_lack(model) for name in module.missing_parts
+        prefix + name
+        for module, prefix in _modules_with_missing_parts(model)
+        for name in module.missing_parts
     )
 
 
-def that_may_lack(model: nn.Module) -> Iterator[tuple[Flava | Codebook, str]]:
-    """The modules that may lack parts, each with what stands before the names of its own."""
+def _modules_with_missing_parts(model: nn.Module) -> Iterator[tuple[Flava | Codebook, str]]:
+    """The modules that may lack parts, each with the prefix of its parameters' names."""
     for name, module in model.named_modules():
         if isinstance(module, Flava | Codebook):
             yield module, f"{name}." if name else ""
 
 
-def described(stored: Stored) -> ModelFile:
+def _read_config(stored: Stored) -> ModelFile:
     """Raises:
     FileNotFoundError: there is no config.json.
     ValueError: it does not describe a model of ours.
@@ -144,7 +114,7 @@ def described(stored: Stored) -> ModelFile:
             "incomplete"
         )
     try:
-        return MODEL_FILE.validate_python(stored.config)
+        return TypeAdapter(ModelFile).validate_python(stored.config)
     except ValidationError as error:
         raise ValueError(
             f"the config.json of {stored.origin} does not describe a model:{explain_errors(error)}"

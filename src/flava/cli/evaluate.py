@@ -11,9 +11,9 @@ from flava.inference.load import device_named
 from flava.reports.classifier_report import is_classification, write_classification_report
 from flava.reports.run_report import write_report
 from flava.reports.suite_page import is_suite, report_suite
-from flava.suite.evaluate import evaluate_suite
 from flava.suite.registry import TASKS, print_availability, select
-from flava.suite.results import FILE
+from flava.suite.results_file import FILE
+from flava.suite.run_suite import evaluate_suite
 from flava.suite.task import Settings
 
 

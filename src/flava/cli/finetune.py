@@ -1,4 +1,4 @@
-"""`flava finetune`, `flava probe` and `flava predict`: classifiers of one's own data."""
+"""`flava finetune`, `flava probe` and `flava predict`: classifiers of the user's own data."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from flava.finetuning.probe import probe as probe_model
 from flava.reports.classifier_report import write_classification_report
 
 FLAT = (tyro.conf.arg(name=""), tyro.conf.EnumChoicesFromValues)
-"""A command's options are the fields of its one configuration."""
+"""The fields of the one argument are the command's options."""
 
 
 def finetune(config: Annotated[FinetuneConfig, *FLAT]) -> None:

@@ -1,4 +1,4 @@
-"""`flava recipes`: what can be trained, and from what."""
+"""`flava recipes`: lists the recipes that `flava train` knows, or shows one of them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,13 +34,17 @@ Action = (
 def recipes(action: Annotated[Action, tyro.conf.arg(name="")] = List()) -> None:
     """List the recipes of flava train, or show one of them with all of its fields."""
     if isinstance(action, Show):
-        print(resolved(action.name))
+        print(recipe_json(action.name))
     else:
-        Console().print(listing())
+        Console().print(recipe_table())
 
 
-def resolved(name: str) -> str:
-    """Raises ValueError: there is no such recipe."""
+def recipe_json(name: str) -> str:
+    """Every field of a recipe's run.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
     if name == RELEASED:
         raise ValueError(
             f"{RELEASED} is OpenAI's released CLIP, which is evaluated only: flava evaluate "
@@ -51,8 +55,8 @@ def resolved(name: str) -> str:
     return RUN.dump_json(RECIPES[name](), indent=2).decode()
 
 
-def listing() -> Table:
-    """A row a recipe."""
+def recipe_table() -> Table:
+    """A row for each recipe."""
     table = Table(title="Recipes of flava train", title_style="")
     for heading in ("recipe", "trains", "on", "from"):
         table.add_column(heading, overflow="fold")
@@ -62,17 +66,17 @@ def listing() -> Table:
         run = recipe()
         column = COLUMNS.get(name.removesuffix("-tiny"), "")
         about = (recipe.__doc__ or "").splitlines()[0].removeprefix("Small twin: ")
-        table.add_row(name, about, data(run), sources(run), f"{run.max_steps:,}", str(column))
+        table.add_row(name, about, data_of(run), sources_of(run), f"{run.max_steps:,}", str(column))
     released = "OpenAI's CLIP ViT-B/16, evaluated only."
     table.add_row(RELEASED, released, "OpenAI's pairs", "released weights", "", "14")
     table.caption = "column: of Table C.1. NAME-tiny: a small twin"
     return table
 
 
-def data(run: Run) -> str:
-    """The shards' folders with the weight of each source."""
+def data_of(run: Run) -> str:
+    """The folders of the shards, with the weight of each source if there are several."""
     named = {
-        name: " + ".join(dict.fromkeys(place(shard) for shard in source.shards))
+        name: " + ".join(dict.fromkeys(folder_of(shard) for shard in source.shards))
         for name, source in run.data.sources.items()
     }
     if len(named) == 1:
@@ -80,15 +84,16 @@ def data(run: Run) -> str:
     return ", ".join(f"{run.data.weights[name]:.2f} {where}" for name, where in named.items())
 
 
-def place(shard: str) -> str:
-    """ "pmd" of "data/pmd/*/*.tar", "embedded:pairs" of a shard of the embedded corpus."""
+def folder_of(shard: str) -> str:
+    """A short name of a shard's folder: "pmd" for "data/pmd/*/*.tar", "embedded:pairs" for a shard
+    of the embedded corpus."""
     folder = Path(shard).parent
     while "*" in folder.name:
         folder = folder.parent
     return str(folder) if shard.startswith("embedded:") else folder.name
 
 
-def sources(run: Run) -> str:
-    """What the model's parts start from; nothing if from scratch."""
+def sources_of(run: Run) -> str:
+    """The runs that the model's parts are initialised from, or "scratch"."""
     given = (source.removeprefix("runs/") for source in run.init.given.values())
     return ", ".join(given) or "scratch"

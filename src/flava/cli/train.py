@@ -1,4 +1,4 @@
-"""`flava train`: a recipe, with any field of its run changed."""
+"""`flava train`: trains a recipe, any field of which may be changed on the command line."""
 
 import signal
 import sys
@@ -11,35 +11,18 @@ import tyro
 
 from flava.cli.messages import reporting
 from flava.core.distributed import rank_from_environment
-from flava.models import (
-    ClipConfig,
-    CodebookConfig,
-    DinoConfig,
-    FlavaConfig,
-    MaskedImageConfig,
-    MaskedTextConfig,
-)
+from flava.methods import method_of
 from flava.recipes import RECIPES
 from flava.recipes.start import start
 from flava.training.launch import Interrupted, is_rank, launch
 from flava.training.run import Run
 
 SHOWN_AS = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
-"""Unions keep the recipe's choice, and enums are written as in run.json."""
-
-FOLLOWING = {
-    FlavaConfig: "flava evaluate",
-    ClipConfig: "flava evaluate",
-    CodebookConfig: "flava train flava-tiny --init.codebook",
-    MaskedImageConfig: "flava train flava-tiny --init.image",
-    DinoConfig: "flava train flava-tiny --init.image",
-    MaskedTextConfig: "flava train flava-tiny --init.text",
-}
-"""What to do with a trained model, before its folder."""
+"""How options are shown: unions keep the recipe's choice, and enums are written as in run.json."""
 
 
 def recipe_choice() -> Any:
-    """The type of "one of the recipes, with any field of its run changed"."""
+    """A type for tyro: a subcommand for each recipe, with an option for each of its fields."""
     choices = []
     for name, recipe in RECIPES.items():
         about = (recipe.__doc__ or "").splitlines()[0]
@@ -50,7 +33,7 @@ def recipe_choice() -> Any:
 
 
 def train(run: Run, processes: int = 1, max_restarts: int = 0) -> None:
-    """Train a recipe, or go on with an interrupted run (--resume).
+    """Train a recipe, or resume an interrupted run (--resume).
 
     Args:
         run: The recipe.
@@ -62,14 +45,14 @@ def train(run: Run, processes: int = 1, max_restarts: int = 0) -> None:
     if processes == 1:
         train_rank(run)
         return
-    if problems := launching_problems(processes, max_restarts):
-        raise ValueError("flava train cannot start:\n  " + "\n  ".join(problems))
-    with ending_well():
-        launch(begin, run, processes, max_restarts)
+    if errors := launch_errors(processes, max_restarts):
+        raise ValueError("flava train cannot start:\n  " + "\n  ".join(errors))
+    with sigterm_ends_well():
+        launch(train_in_child, run, processes, max_restarts)
 
 
-def launching_problems(processes: int, max_restarts: int) -> list[str]:
-    """What is wrong with the processes to start, one line each."""
+def launch_errors(processes: int, max_restarts: int) -> list[str]:
+    """What is wrong with the options for several processes, one line each."""
     found = []
     if processes < 1:
         found.append(f"processes is {processes}: use at least 1")
@@ -83,11 +66,11 @@ def launching_problems(processes: int, max_restarts: int) -> list[str]:
     return found
 
 
-def begin(run: Run) -> None:
-    """What each process of `launch` does: it says what went wrong as the command does."""
+def train_in_child(run: Run) -> None:
+    """Train in a process that `launch` started; it reports errors as the command itself does."""
     try:
         status = reporting(lambda: train_rank(run))
-    except Exception:  # what nobody expected: the launcher would say that it ended, and not why
+    except Exception:  # unexpected: the launcher only tells that the process ended, not why
         traceback.print_exc()
         status = 1
     if status:
@@ -96,15 +79,16 @@ def begin(run: Run) -> None:
 
 def train_rank(run: Run) -> None:
     """Train alone, or as one of several ranks."""
-    with ending_well():
+    with sigterm_ends_well():
         start(run)
         if rank_from_environment() == 0:
-            print(f"trained: {run.output_dir}. Next: {FOLLOWING[type(run.model)]} {run.output_dir}")
+            following = method_of(run.model).next_command
+            print(f"trained: {run.output_dir}. Next: {following} {run.output_dir}")
 
 
 @contextmanager
-def ending_well() -> Iterator[None]:
-    """SIGTERM, by which schedulers end a job, is no failure once the checkpoint is written."""
+def sigterm_ends_well() -> Iterator[None]:
+    """SIGTERM, with which schedulers end a job, is no failure: a checkpoint has been written."""
     try:
         yield
     except Interrupted as stop:

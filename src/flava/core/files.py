@@ -50,12 +50,24 @@ def atomic_file(target: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+OUT_OF_RANGE = {
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+    "multiple_of",
+    "finite_number",
+}
+"""Types of pydantic's errors whose messages tell what is allowed, but not the value."""
+
+
 def explain_errors(error: ValidationError) -> str:
-    """Every mistake in a file, one line each with its field."""
-    return "".join(
-        f"\n  {'.'.join(map(str, each['loc']))}: {each['msg']}"
-        for each in error.errors(include_url=False)
-    )
+    """Every mistake in a file, one line each: the field, and its value if that is out of range."""
+    lines = []
+    for each in error.errors(include_url=False):
+        value = f" is {each['input']}" if each["type"] in OUT_OF_RANGE else ""
+        lines.append(f"\n  {'.'.join(map(str, each['loc']))}{value}: {each['msg']}")
+    return "".join(lines)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

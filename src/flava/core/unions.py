@@ -1,8 +1,8 @@
-"""Unions of configurations in JSON: which of them it is stands beside its fields."""
+"""Fields that hold one of several dataclasses: JSON tells which one under "kind"."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -12,38 +12,46 @@ KIND = "kind"
 
 @dataclass(frozen=True)
 class TaggedUnion:
-    """Annotates a union of dataclasses, whose JSON then names the class under "kind".
+    """Annotates a field that holds one of several dataclasses: ``Annotated[ModelConfig,
+    TaggedUnion(lambda: (FlavaConfig, ClipConfig))]``. Its JSON names the class under "kind".
 
-    Fields do not tell a `FlavaConfig` from a `ClipConfig`: the second's are among the first's.
+    The fields alone do not tell a `FlavaConfig` from a `ClipConfig`, whose names are among the
+    first's.
     """
 
+    choices: Callable[[], Iterable[type]]
+    """Returns the dataclasses. It is called whenever pydantic builds a schema, so that what a
+    registry holds by then is known."""
+
     def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
+        self,
+        source: Any,
+        handler: GetCoreSchemaHandler,
     ) -> CoreSchema:
-        choices: dict[Any, CoreSchema] = {
-            kind.__name__: core_schema.no_info_before_validator_function(
-                without_kind, handler.generate_schema(kind)
+        schemas: dict[Any, CoreSchema] = {
+            choice.__name__: core_schema.no_info_before_validator_function(
+                _without_kind, handler.generate_schema(choice)
             )
-            for kind in get_args(source)
+            for choice in self.choices()
         }
         return core_schema.tagged_union_schema(
-            choices,
-            discriminator=kind_of,
+            schemas,
+            discriminator=_kind_of,
             custom_error_type="kind",
-            custom_error_message=f'"{KIND}" should be one of {", ".join(choices)}',
-            serialization=core_schema.wrap_serializer_function_ser_schema(with_kind),
+            custom_error_message=f'"{KIND}" should be one of {", ".join(schemas)}',
+            serialization=core_schema.wrap_serializer_function_ser_schema(_with_kind),
         )
 
 
-def kind_of(value: Any) -> str | None:
+def _kind_of(value: Any) -> str | None:
     return value.get(KIND) if isinstance(value, dict) else type(value).__name__
 
 
-def without_kind(value: Any) -> Any:
+def _without_kind(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {name: field for name, field in value.items() if name != KIND}
 
 
-def with_kind(value: Any, fields_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+def _with_kind(value: Any, fields_of: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     return {KIND: type(value).__name__, **fields_of(value)}

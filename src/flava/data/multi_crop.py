@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageFilter
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 
 from flava.core.batch import CropBatch
@@ -45,29 +46,27 @@ SOLARISE_FROM = 128
 class CropConfig:
     """The crops of an image; the defaults are those of ``main_dino.py``."""
 
-    global_size: int = 224
+    global_size: PositiveInt = 224
     """Pixels a side of the two global crops."""
-    local_size: int = 96
+    local_size: PositiveInt = 96
     """Pixels a side of the local crops."""
-    local_crops: int = 8
+    local_crops: NonNegativeInt = 8
     """Number of local crops; 0 leaves the global ones alone."""
     global_scale: tuple[float, float] = (0.4, 1.0)
     """Share of the image's area in a global crop."""
     local_scale: tuple[float, float] = (0.05, 0.4)
     """Share of the image's area in a local crop."""
 
-    def problems(self) -> list[str]:
-        """What is wrong with the fields, a sentence each."""
-        found = [
-            f"{name} = {value}: must be at least {least}"
-            for name, least in (("global_size", 1), ("local_size", 1), ("local_crops", 0))
-            if (value := getattr(self, name)) < least
+    def mistakes(self, prefix: str) -> list[str]:
+        """Ranges that are none; see `config_errors`."""
+        return [
+            f"{prefix}{name} is {(low, high)}: use 0 < low <= high <= 1"
+            for name, (low, high) in (
+                ("global_scale", self.global_scale),
+                ("local_scale", self.local_scale),
+            )
+            if not 0 < low <= high <= 1
         ]
-        for name in ("global_scale", "local_scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= 1:
-                found.append(f"{name} = {(low, high)}: must be 0 < low <= high <= 1")
-        return found
 
 
 Pixels = UInt8[np.ndarray, "crops size size 3"]

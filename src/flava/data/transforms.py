@@ -11,16 +11,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageEnhance
+from pydantic import Field, PositiveInt
 from scipy.sparse import csr_array
 from torch import Tensor
 from torch.nn import functional
 
 from flava.core.batch import map_pixels
+from flava.core.constraints import Fraction
 from flava.data.decoding import to_rgb
 from flava.data.fast_decoding import Uint8Image
 
@@ -125,15 +128,15 @@ Box = tuple[int, int, int, int]
 class ImageTransformConfig:
     """From an image to ``pixels`` and ``codebook_pixels``."""
 
-    image_size: int = 224
+    image_size: PositiveInt = 224
     """Pixels a side that the image encoder reads."""
-    codebook_size: int = 112
+    codebook_size: Annotated[int, Field(gt=0, multiple_of=CODE_PIXELS)] = 112
     """Pixels a side that the codebook reads: image_size / patch_size * 8."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
     """Share of the image's area in a training crop (TorchMultimodal's examples/flava: 0.9 to 1)."""
-    flip_probability: float = 0.0
+    flip_probability: Fraction = 0.0
     """Probability that left and right are exchanged, in both views (BEiT: 0.5)."""
-    colour_jitter: float = 0.0
+    colour_jitter: Fraction = 0.0
     """Largest change of brightness, contrast and saturation, in both views (BEiT: 0.4)."""
     stored_codes: str | None = None
     """Take codes from the shards, where `flava data tokenize` wrote them under the name that it
@@ -158,39 +161,26 @@ class ImageTransformConfig:
         shortest = shortest_side(width, height, self.crop_scale)
         return next((factor for factor in REDUCTIONS if shortest >= factor * least), 1)
 
-    def problems(self) -> list[str]:
-        """What is wrong with the fields, a sentence each."""
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields or elements; see `config_errors`."""
         found = []
-        if self.codebook_size < CODE_PIXELS or self.codebook_size % CODE_PIXELS:
+        if self.grid > 0 and self.image_size % self.grid:
             found.append(
-                f"codebook_size = {self.codebook_size}: must be a positive multiple of "
-                f"{CODE_PIXELS} (image_size / patch_size * {CODE_PIXELS})"
-            )
-        elif self.image_size < 1 or self.image_size % self.grid:
-            found.append(
-                f"image_size = {self.image_size}: must be a multiple of the {self.grid} patches a "
-                f"side that codebook_size = {self.codebook_size} means"
+                f"{prefix}image_size is {self.image_size}: use a multiple of the {self.grid} "
+                f"patches a side that {prefix}codebook_size {self.codebook_size} means"
             )
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            found.append(f"crop_scale = {self.crop_scale}: must be 0 < low <= high <= 1")
-        found += [
-            f"{name} = {value}: must be between 0 and 1"
-            for name in ("flip_probability", "colour_jitter")
-            if not 0 <= (value := getattr(self, name)) <= 1
-        ]
-        return found + self.problems_of_codes()
-
-    def problems_of_codes(self) -> list[str]:
-        """What would change the images that stored codes are of."""
-        if self.stored_codes is None:
-            return []
-        whole = {"crop_scale": (1.0, 1.0), "flip_probability": 0.0, "colour_jitter": 0.0}
-        return [
-            f"{name} = {value}: must be {wanted} with stored_codes, which are of whole images"
-            for name, wanted in whole.items()
-            if (value := getattr(self, name)) != wanted
-        ]
+            found.append(f"{prefix}crop_scale is {self.crop_scale}: use 0 < low <= high <= 1")
+        if self.stored_codes is not None:
+            whole = {"crop_scale": (1.0, 1.0), "flip_probability": 0.0, "colour_jitter": 0.0}
+            found += [
+                f"{prefix}{name} is {value}: use {wanted} with {prefix}stored_codes, which are of "
+                "whole images"
+                for name, wanted in whole.items()
+                if (value := getattr(self, name)) != wanted
+            ]
+        return found
 
 
 def shortest_side(width: int, height: int, scale: tuple[float, float]) -> float:

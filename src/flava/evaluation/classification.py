@@ -1,4 +1,4 @@
-"""How well a classifier does on one's own rows: figures, classes, examples, and their files."""
+"""How well a classifier of the user's own data does: metrics, examples, and the files of both."""
 
 import json
 import math
@@ -32,14 +32,14 @@ from flava.evaluation.record import (
 FILE = "classification.json"
 PREDICTIONS = "predictions.jsonl"
 SHOWN = 12
-"""Examples of either kind in the report, at most."""
+"""Right and wrong examples in the report: at most so many of each."""
 THUMBNAIL = 192
 """Longer side of an example's picture, in pixels."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities for each row, in the order of ``classes``."""
+    """The probability of each class for each row."""
 
     rows: tuple[LabelledRow, ...]
     classes: tuple[str, ...]
@@ -58,13 +58,16 @@ class Predictions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneClass:
-    """How one class fared. ``examples`` are its validation rows, ``trained_on`` its others."""
+class ClassMetrics:
+    """The metrics of one class; those that are not defined are 0."""
 
     name: str
     trained_on: int
+    """Training rows of the class."""
     examples: int
+    """Validation rows of the class."""
     predicted: int
+    """Validation rows that were predicted to be of the class."""
     precision: float
     recall: float
     f1: float
@@ -72,30 +75,36 @@ class OneClass:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifiedExample:
-    """One row, what it is and what it was taken for; ``picture`` names one, if it has an image."""
+    """One row with its true and its predicted class."""
 
     key: str
     label: str
     predicted: str
     probability: float
+    """Of the predicted class."""
     picture: str | None
+    """Name of the picture's file, if the row has an image."""
     text: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierEvaluation:
-    """All that the report tells. ``interval`` is the 95 % interval of the accuracy."""
+    """Everything in the report: the content of classification.json."""
 
     method: str
+    """"finetune" or "probe"."""
     kind: Kind
     figures: tuple[Figure, ...]
     interval: tuple[float, float]
-    classes: tuple[OneClass, ...]
+    """The 95 % confidence interval of the accuracy."""
+    classes: tuple[ClassMetrics, ...]
     confusion: Confusion
     wrong: tuple[ClassifiedExample, ...] = ()
     right: tuple[ClassifiedExample, ...] = ()
     notes: tuple[str, ...] = ()
+    """Sentences for the reader of the report."""
     settings: dict[str, Any] = field(default_factory=dict)
+    """How the classifier was made."""
 
     @property
     def accuracy(self) -> Figure:
@@ -103,7 +112,7 @@ class ClassifierEvaluation:
         return self.figures[0]
 
     def headline(self) -> str:
-        """The accuracy in one line, with what it takes to judge it."""
+        """The accuracy in one line, with its interval and the accuracy of the commonest class."""
         figure = self.accuracy
         low, high = self.interval
         return (
@@ -115,10 +124,13 @@ class ClassifierEvaluation:
 CLASSIFICATION = TypeAdapter(ClassifierEvaluation)
 
 
-def judge(
+def evaluate_predictions(
     predictions: Predictions, *, method: str, kind: Kind, train_labels: Iterable[str]
 ) -> ClassifierEvaluation:
-    """Figures of predictions whose rows have labels; examples are added by `with_examples`.
+    """The metrics of labelled rows' predictions; `with_examples` adds examples.
+
+    Args:
+        train_labels: The class of each training row.
 
     Raises:
         ValueError: there is no prediction.
@@ -127,29 +139,44 @@ def judge(
         raise ValueError("no validation sample can be used: correct the data")
     truth, predicted, classes = predictions.labels, predictions.predicted, predictions.classes
     counts = confusion(truth, predicted, len(classes))
-    rows = classes_of(classes, counts, Counter(train_labels))
+    metrics = class_metrics(classes, counts, Counter(train_labels))
+    present = [each for each in metrics if each.examples]
+    shared = {"task": "classification", "split": "validation", "n": len(truth)}
     return ClassifierEvaluation(
         method=method,
         kind=kind,
-        figures=figures_of(truth, predicted, rows),
-        interval=wilson(int(counts.trace()), len(truth)),
-        classes=rows,
+        figures=(
+            Figure(
+                metric="accuracy",
+                value=accuracy(predicted, truth),
+                baselines={"majority": majority(truth)},
+                **shared,
+            ),
+            Figure(
+                metric="mean_recall",
+                value=sum(each.recall for each in present) / len(present),
+                baselines={"chance": 1 / len(present)},
+                **shared,
+            ),
+        ),
+        interval=wilson_interval(int(counts.trace()), len(truth)),
+        classes=metrics,
         confusion=Confusion(
             split="validation", classes=classes, counts=tuple(map(tuple, counts.tolist()))
         ),
     )
 
 
-def classes_of(
-    names: Sequence[str], counts: Int[Tensor, "classes classes"], trained_on: Mapping[str, int]
-) -> tuple[OneClass, ...]:
-    """Each class's figures; of what never occurs, or is never answered, they are 0."""
+def class_metrics(
+    classes: Sequence[str], counts: Int[Tensor, "classes classes"], trained_on: Mapping[str, int]
+) -> tuple[ClassMetrics, ...]:
+    """The metrics of each class, from the confusion matrix and the number of training rows."""
     rows = []
-    for i, name in enumerate(names):
+    for i, name in enumerate(classes):
         right = int(counts[i, i])
         examples, predicted = int(counts[i].sum()), int(counts[:, i].sum())
         rows.append(
-            OneClass(
+            ClassMetrics(
                 name=name,
                 trained_on=trained_on[name],
                 examples=examples,
@@ -162,35 +189,16 @@ def classes_of(
     return tuple(rows)
 
 
-def figures_of(
-    truth: Int[Tensor, " n"], predicted: Int[Tensor, " n"], classes: Sequence[OneClass]
-) -> tuple[Figure, ...]:
-    """Accuracy, and the mean recall of the classes that occur, each beside a constant answer's."""
-    present = [each for each in classes if each.examples]
-    shared = {"task": "classification", "split": "validation", "n": len(truth)}
-    return (
-        Figure(
-            metric="accuracy",
-            value=accuracy(predicted, truth),
-            baselines={"majority": majority(truth)},
-            **shared,
-        ),
-        Figure(
-            metric="mean_recall",
-            value=sum(each.recall for each in present) / len(present),
-            baselines={"chance": 1 / len(present)},
-            **shared,
-        ),
-    )
+def wilson_interval(right: int, n: int) -> tuple[float, float]:
+    """The 95 % confidence interval of the share ``right`` / ``n`` (Wilson 1927).
 
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927), which also holds for few and for all right."""
+    Unlike the normal approximation it is also valid for small n, and for a share of 0 or 1.
+    """
     z = 1.959964
     share, spread = right / n, z * z / n
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / n / 4) / (1 + spread)
-    # At 0 and n right the ends are 0 and 1, but for rounding.
+    # With none or all right, an end is 0 or 1, apart from rounding.
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
@@ -198,12 +206,12 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 
 def with_examples(
-    found: ClassifierEvaluation, predictions: Predictions, seed: int
+    evaluation: ClassifierEvaluation, predictions: Predictions, seed: int
 ) -> tuple[ClassifierEvaluation, Pictures]:
-    """The same with examples, and the examples' pictures by name.
+    """The evaluation with examples, and their pictures by name.
 
-    Wrong ones are the most confident: what is wrong in the data shows there first. Right ones are
-    drawn by the seed.
+    The wrong ones are those with the highest confidence, since mistakes in the data show there
+    first. The right ones are drawn by the seed.
     """
     confidence = predictions.probabilities.max(dim=1).values
     is_right = (predictions.predicted == predictions.labels).numpy()
@@ -227,7 +235,7 @@ def with_examples(
         )
 
     shown = replace(
-        found,
+        evaluation,
         wrong=tuple(example(int(index), f"wrong-{place}") for place, index in enumerate(wrong)),
         right=tuple(example(int(index), f"right-{place}") for place, index in enumerate(right)),
     )
@@ -238,7 +246,10 @@ def with_examples(
 
 
 def save_classification(
-    found: ClassifierEvaluation, pictures: Pictures, predictions: Predictions, run_folder: Path
+    evaluation: ClassifierEvaluation,
+    pictures: Pictures,
+    predictions: Predictions,
+    run_folder: Path,
 ) -> None:
     """Write RUN/classification.json, the examples' pictures, and RUN/predictions.jsonl.
 
@@ -248,11 +259,11 @@ def save_classification(
     run_folder.mkdir(parents=True, exist_ok=True)
     save_pictures(pictures, run_folder)
     save_predictions(predictions, run_folder / PREDICTIONS)
-    write_atomically(run_folder / FILE, CLASSIFICATION.dump_json(found, indent=2) + b"\n")
+    write_atomically(run_folder / FILE, CLASSIFICATION.dump_json(evaluation, indent=2) + b"\n")
 
 
 def save_predictions(predictions: Predictions, path: Path) -> None:
-    """JSON lines: key, label (where it is known), the predicted class, and every probability."""
+    """Write JSON lines: key, label (if known), predicted class, and the probability of each."""
     lines = []
     for row, predicted, values in zip(
         predictions.rows,
@@ -264,8 +275,9 @@ def save_predictions(predictions: Predictions, path: Path) -> None:
         if row.label is not None:
             line["label"] = row.label
         line["predicted"] = predictions.classes[predicted]
-        shares: Mapping[str, float] = dict(zip(predictions.classes, values, strict=True))
-        line["probabilities"] = {name: round(value, 6) for name, value in shares.items()}
+        line["probabilities"] = {
+            name: round(value, 6) for name, value in zip(predictions.classes, values, strict=True)
+        }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")
     write_atomically(path, "".join(lines).encode(errors="replace"))
 

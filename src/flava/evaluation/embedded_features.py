@@ -12,13 +12,13 @@ from torch import Tensor
 from flava.evaluation.embedded_data import EmbeddedCorpus, TokenizedTexts
 from flava.evaluation.linear_probe import LinearProbe, pca_of_pixels
 from flava.inference.features import (
-    EncoderModel,
     FeatureExtractor,
     batches_by_length,
     gather,
     in_batches,
 )
 from flava.inference.processor import bert_tokenizer
+from flava.models import EncoderModel
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from flava.evaluation.record import (
     save_evaluation,
 )
 from flava.evaluation.words import headlines
-from flava.inference.features import EncoderModel, FeatureExtractor
-from flava.models import Flava, MaskedImageModel
+from flava.inference.features import FeatureExtractor
+from flava.models import EncoderModel, Flava, MaskedImageModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""Classifiers of one's own data and of the suite's: fine-tuned, probed, applied."""
+"""Classifiers on top of pretrained encoders: fine-tuned end to end, or as a linear probe."""

@@ -1,24 +1,29 @@
-"""What fine-tuning and probing share: a model, labelled data, and what is written in the end."""
+"""What `flava finetune` and `flava probe` share: the user's model and labelled data are loaded and
+checked, and the finished classifier is evaluated and saved."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from pydantic import Field, NonNegativeInt
 from torch import nn
 
 from flava.checkpoints.load import load_pretrained
+from flava.core.constraints import config_errors
 from flava.core.precision import Precision
 from flava.data.labelled import LabelledRows, class_names, read_rows, split
 from flava.data.skips import SkipCounter
-from flava.evaluation.classification import Predictions, judge, save_classification, with_examples
+from flava.evaluation.classification import (
+    Predictions,
+    evaluate_predictions,
+    save_classification,
+    with_examples,
+)
 from flava.inference.features import FeatureExtractor
 from flava.inference.row_outputs import reader_of, row_outputs, vocabulary_misfit
-from flava.models import Classifier, FeaturesConfig
+from flava.models import Classifier
 from flava.models.classifier import features_config
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -37,93 +42,83 @@ class LabelledConfig:
     """Folder to write to: checkpoint, predictions, the report."""
     validation: Path | None = None
     """The validation data, in the same form; drawn from the data if there is none."""
-    validation_fraction: float = 0.2
+    validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of each class that is drawn for validation."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Decides all that is drawn: the validation data, initial weights of the head, order, crops."""
     precision: Precision = Precision.BF16
     """What matrix products are computed in."""
 
-    def problems(self) -> list[str]:
-        """What is wrong with the settings, one line each."""
-        found = []
-        if not 0 < self.validation_fraction < 1:
-            found.append(
-                f"validation_fraction is {self.validation_fraction}: use a number between 0 and 1"
-            )
-        if self.seed < 0:
-            found.append(f"seed is {self.seed}: use 0 or more")
-        return found
-
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A model, and rows of one kind that it can read, for training and for validation."""
+class OwnData:
+    """A model, and labelled rows of one kind that it can read, for training and for validation."""
 
     model: nn.Module
-    encoder: FeaturesConfig
     train: LabelledRows
     validation: LabelledRows
-    classes: tuple[str, ...]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes: each has a training row."""
+        return class_names(self.train)
 
     @property
     def digest(self) -> str:
-        """Names the data and its split."""
+        """Identifies the rows with their labels, and the split."""
         return f"{self.train.digest}-{self.validation.digest}"
 
 
-def prepare(config: LabelledConfig, problems: Sequence[str] = ()) -> Prepared:
+def load_own_data(config: LabelledConfig, mistakes: Sequence[str] = ()) -> OwnData:
     """The model and the data that a configuration names.
 
+    Args:
+        mistakes: What the caller found to be wrong already.
+
     Raises:
-        ValueError: anything of it does not hold, or ``problems`` were found before; all in one.
+        ValueError: anything of the configuration, the model or the data is wrong, or there are
+            ``mistakes``; all of it in one error.
     """
-    problems = [*problems, *config.problems()]
-    model = attempt(problems, "model", lambda: load_start(config.model))
-    rows = attempt(problems, "data", lambda: read_rows(config.data))
-    given = config.validation
-    other = attempt(problems, "validation", lambda: read_rows(given)) if given else None
-    encoder = None
-    if rows and model:
-        encoder = attempt(problems, "model", lambda: features_config(model, rows.kind))
-        problems += [f"model: {each}" for each in vocabulary_misfit(encoder)] if encoder else []
+    mistakes = [*mistakes, *config_errors(config)]
+    model = attempt(mistakes, "model", lambda: load_pretrained(config.model))
+    rows = attempt(mistakes, "data", lambda: read_rows(config.data))
+    path = config.validation
+    given = attempt(mistakes, "validation", lambda: read_rows(path)) if path else None
+    if (
+        rows
+        and model
+        and (encoder := attempt(mistakes, "model", lambda: features_config(model, rows.kind)))
+    ):
+        mistakes += [f"model: {line}" for line in vocabulary_misfit(encoder)]
     if rows:
-        problems += data_problems(config, rows, other)
-    if problems:
-        raise ValueError("this cannot start:\n  " + "\n  ".join(problems))
+        mistakes += data_mistakes(config, rows, given)
+    if mistakes:
+        raise ValueError("this cannot start:\n  " + "\n  ".join(mistakes))
     assert model
-    assert encoder
     assert rows
     train, validation = (
-        (rows, other) if other else split(rows, config.validation_fraction, config.seed)
+        (rows, given) if given else split(rows, config.validation_fraction, config.seed)
     )
-    return Prepared(
-        model=model,
-        encoder=encoder,
-        train=train,
-        validation=validation,
-        classes=class_names(rows),
-    )
+    return OwnData(model=model, train=train, validation=validation)
 
 
-def load_start(source: str) -> nn.Module:
-    """The model to start from."""
-    return load_pretrained(source)
-
-
-def attempt(problems: list[str], field: str, make: Callable[[], T]) -> T | None:
-    """What ``make`` returns; or None, and its error among the problems."""
+def attempt(mistakes: list[str], field: str, make: Callable[[], T]) -> T | None:
+    """What ``make`` returns; if it fails, None, and its error is added to the mistakes."""
     try:
         return make()
     except (ValueError, OSError) as error:
-        problems.append(f"{field}: {error}")
+        mistakes.append(f"{field}: {error}")
         return None
 
 
-def data_problems(
-    config: LabelledConfig, rows: LabelledRows, other: LabelledRows | None
+def data_mistakes(
+    config: LabelledConfig, rows: LabelledRows, given: LabelledRows | None
 ) -> list[str]:
-    """What is wrong with the data as a whole, one line each."""
+    """What is wrong with the data as a whole, one line each.
+
+    Args:
+        given: The rows of ``config.validation``, if there are any.
+    """
     classes = class_names(rows)
     found = []
     if len(classes) < 2:
@@ -131,20 +126,20 @@ def data_problems(
             f"data: all {len(rows)} samples of {config.data} are of one class, "
             f'"{"".join(classes)}": two or more are needed'
         )
-    if other is None:
+    if given is None:
         if len(classes) >= 2 and len(classes) == len(rows):
             found.append(
                 f"data: each class of {config.data} has one sample, so that none can be drawn for "
                 "validation: add samples, or give --validation"
             )
         return found
-    if other.kind != rows.kind:
+    if given.kind != rows.kind:
         found.append(
-            f"validation: {config.validation} holds {other.kind}, and {config.data} {rows.kind}: "
+            f"validation: {config.validation} holds {given.kind}, and {config.data} {rows.kind}: "
             "give both in the same form"
         )
-    if unseen := sorted(set(other.labels) - set(classes)):
-        names = ", ".join(f'"{name}" ({other.labels.count(name)})' for name in unseen)
+    if unseen := sorted(set(given.labels) - set(classes)):
+        names = ", ".join(f'"{name}" ({given.labels.count(name)})' for name in unseen)
         found.append(
             f"validation: {config.validation} has labels that {config.data} never has: {names}: "
             "correct them, or add such samples to the data"
@@ -152,44 +147,56 @@ def data_problems(
     return found
 
 
-def finish(
+def evaluate_and_save(
     classifier: Classifier,
-    prepared: Prepared,
+    own: OwnData,
     config: LabelledConfig,
     *,
     method: str,
-    notes: Sequence[str] = (),
+    notes: Sequence[str],
     settings: dict[str, Any],
 ) -> str:
-    """Judge a classifier on the validation rows, write all files, and say what came out.
+    """Evaluate a classifier on the validation rows, and write all files but the checkpoint.
+
+    Args:
+        method: "finetune" or "probe".
+        notes: Sentences for the report.
+        settings: What the report tells of how the classifier was made.
+
+    Returns:
+        A summary in one line.
 
     Raises:
         ValueError: no validation row can be used.
         OSError: something could not be written.
     """
     predictions, skips = predict_rows(
-        classifier, prepared.validation, config.precision, shown_as="validating"
+        classifier, own.validation, config.precision, shown_as="validating"
     )
-    found = judge(
-        predictions,
-        method=method,
-        kind=prepared.train.kind,
-        train_labels=prepared.train.labels,
+    evaluation = evaluate_predictions(
+        predictions, method=method, kind=own.train.kind, train_labels=own.train.labels
     )
-    found, pictures = with_examples(found, predictions, config.seed)
-    found = replace(
-        found,
-        notes=(*notes, *skip_notes(prepared.train.skips, prepared.validation.skips, skips)),
+    evaluation, pictures = with_examples(evaluation, predictions, config.seed)
+    evaluation = replace(
+        evaluation,
+        notes=(*notes, *skipped_notes(own.train.skips, own.validation.skips, skips)),
         settings=settings,
     )
-    save_classification(found, pictures, predictions, config.output_dir)
-    return found.headline()
+    save_classification(evaluation, pictures, predictions, config.output_dir)
+    return evaluation.headline()
 
 
 def predict_rows(
     classifier: Classifier, rows: LabelledRows, precision: Precision, *, shown_as: str
 ) -> tuple[Predictions, SkipCounter]:
-    """Probabilities of the classes for all rows that can be decoded, and the others."""
+    """Probabilities of the classes for all rows that can be decoded, and what was left out.
+
+    Args:
+        shown_as: The title of the progress bar.
+
+    Raises:
+        ValueError: no row can be decoded.
+    """
     reader = reader_of(classifier.config.encoder)
     extractor = FeatureExtractor(classifier, precision)
     outputs = row_outputs(extractor, rows.rows, reader, title=shown_as)
@@ -201,8 +208,8 @@ def predict_rows(
     return Predictions(outputs.rows, classifier.config.classes, probabilities), skips
 
 
-def skip_notes(*skips: SkipCounter) -> list[str]:
-    """What was left out of which source, a line each."""
+def skipped_notes(*skips: SkipCounter) -> list[str]:
+    """A sentence for each source of which samples were left out, with the reasons."""
     return [
         f"Left out of {each.source}: "
         + ", ".join(f"{count} times: {reason}" for reason, count in each.counts.items())

@@ -1,4 +1,5 @@
-"""`flava probe` and `flava predict`: a linear probe of one's own data, and its use."""
+"""`flava probe` fits a linear classifier on frozen features of the user's own data, and `flava
+predict` applies it, or one of `flava finetune`, to more data."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -17,22 +18,23 @@ from flava.evaluation.classification import save_predictions
 from flava.evaluation.linear_probe import LabelledFeatures, LinearProbe, fit_at, try_strengths
 from flava.finetuning.own_data import (
     LabelledConfig,
-    Prepared,
-    finish,
+    OwnData,
+    evaluate_and_save,
+    load_own_data,
     predict_rows,
-    prepare,
-    skip_notes,
+    skipped_notes,
 )
 from flava.inference.features import FeatureExtractor
 from flava.inference.row_outputs import RowOutputs, reader_of, row_outputs
-from flava.models import Classifier, FeatureEncoder, classifier_of, features_of
+from flava.models import Classifier, classifier_of, features_of
+from flava.models.classifier import features_config
 from flava.training.checkpoint import point, save_checkpoint
 
 CHOOSING_FRACTION = 0.2
-"""Share of the training samples that chooses the regularisation."""
+"""Share of the training samples that the strength of the regularisation is chosen on."""
 
 DEFAULT_STRENGTH = 1.0
-"""Scikit-learn's own C, where there are no samples to choose by."""
+"""Scikit-learn's default C, for data with too few samples to choose by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,91 +43,84 @@ class ProbeConfig(LabelledConfig):
 
 
 def probe(config: ProbeConfig) -> str:
-    """Fit a linear probe; returns what came out, to be printed.
+    """Fit a linear probe; returns a summary to be printed.
 
     The strength of the regularisation is chosen on a fifth of the training samples, and the probe
-    then fitted on all of them: the validation samples are looked at once.
+    is then fitted on all of them: the validation samples are used once, for the figures.
 
     Raises:
-        ValueError: something in the configuration or the data does not hold; all in one error.
+        ValueError: something in the configuration or the data is wrong; all of it in one error.
         OSError: something could not be written.
     """
-    prepared = prepare(config, folder_problems(config))
-    features = features_of(prepared.model, prepared.train.kind)
-    device = local_device()
-    found, skips = embed(features.to(device), prepared, config.precision)
-    fitted, trials = fit(found, config.seed)
-    classifier = folded(fitted, prepared).to(device)
+    # A probe replaces an earlier probe, but never a run that was trained.
+    is_run = (config.output_dir / "run.json").exists()
+    mistake = f"output_dir {config.output_dir} holds a run: choose another with --output-dir"
+    own = load_own_data(config, [mistake] if is_run else [])
+    features, skips = train_features(own, config.precision)
+    fitted, trials = fit(features, config.seed)
+    classifier = as_classifier(fitted, own).to(local_device())
     checkpoints = config.output_dir / "checkpoints"
     save_checkpoint(checkpoints, "probe", classifier)
     point(checkpoints, "last", "probe")
-    settings = {
-        "start": config.model,
-        "parameters": sum(p.numel() for p in classifier.head.parameters()),
-        "train_samples": len(prepared.train),
-        "strength": fitted.classifier.C,
-        "trials": [[trial.classifier.C, accuracy] for trial, accuracy in trials],
-    }
-    said = finish(
+    summary = evaluate_and_save(
         classifier,
-        prepared,
+        own,
         config,
         method="probe",
-        notes=skip_notes(skips),
-        settings=settings,
+        notes=skipped_notes(skips),
+        settings={
+            "start": config.model,
+            "parameters": sum(p.numel() for p in classifier.head.parameters()),
+            "train_samples": len(own.train),
+            "strength": fitted.classifier.C,
+            "trials": [[trial.classifier.C, accuracy] for trial, accuracy in trials],
+        },
     )
-    return f"{said}\nclassifier: {checkpoints / 'last'}"
+    return f"{summary}\nclassifier: {checkpoints / 'last'}"
 
 
-def folder_problems(config: ProbeConfig) -> list[str]:
-    """A probe replaces an earlier probe, but never a run that was trained."""
-    if not (config.output_dir / "run.json").exists():
-        return []
-    return [f"output_dir {config.output_dir} holds a run: choose another with --output-dir"]
-
-
-def embed(
-    features: FeatureEncoder, prepared: Prepared, precision: Precision
-) -> tuple[RowOutputs, SkipCounter]:
-    """The features of the training rows that can be decoded, and the others.
+def train_features(own: OwnData, precision: Precision) -> tuple[RowOutputs, SkipCounter]:
+    """The features of the training rows that can be decoded, and what was left out.
 
     Raises:
-        ValueError: of a class no row can be decoded.
+        ValueError: no row of a class can be decoded.
     """
-    rows, reader = prepared.train.rows, reader_of(prepared.encoder)
-    found = row_outputs(FeatureExtractor(features, precision), rows, reader, title="embedding")
+    rows = own.train.rows
+    features = features_of(own.model, own.train.kind).to(local_device())
+    reader = reader_of(features_config(own.model, own.train.kind))
+    extractor = FeatureExtractor(features, precision)
+    outputs = row_outputs(extractor, rows, reader, title="embedding")
     skips = SkipCounter("embedding", "the training data", "correct it")
-    skips.add(len(rows), found.skipped)
-    if lost := set(prepared.classes) - {row.label for row in found.rows}:
+    skips.add(len(rows), outputs.skipped)
+    if lost := set(own.classes) - {row.label for row in outputs.rows}:
         raise ValueError(f"no sample of {', '.join(sorted(lost))} is left. {skips.failure()}")
-    return found, skips
+    return outputs, skips
 
 
-def fit(found: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe, float]]]:
-    """The probe on all rows, and those that were tried to choose its regularisation."""
-    labels = np.array([row.label for row in found.rows])
-    features = found.values.numpy()
-    is_choosing = np.zeros(len(labels), dtype=bool)
-    is_choosing[list(drawn(found.rows, CHOOSING_FRACTION, seed))] = True
+def fit(train: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe, float]]]:
+    """A probe on all rows, and (probe, accuracy) of each strength of regularisation tried."""
+    labels = np.array([row.label for row in train.rows])
+    features = train.values.numpy()
     whole = LabelledFeatures(features, labels)
-    if not is_choosing.any():  # a sample a class
+    is_choosing = np.zeros(len(labels), dtype=bool)
+    is_choosing[list(drawn(train.rows, CHOOSING_FRACTION, seed))] = True
+    if not is_choosing.any():  # there is one sample of each class
         return fit_at(whole, DEFAULT_STRENGTH), []
-    train, other = (
-        LabelledFeatures(features[rows], labels[rows]) for rows in (~is_choosing, is_choosing)
+    fitting, choosing = (
+        LabelledFeatures(features[part], labels[part]) for part in (~is_choosing, is_choosing)
     )
-    trials = try_strengths(train, other)
+    trials = try_strengths(fitting, choosing)
     best, _ = max(trials, key=lambda trial: trial[1])
     return fit_at(whole, best.classifier.C), trials
 
 
-def folded(probe: LinearProbe, prepared: Prepared) -> Classifier:
-    """The same as a classifier with a linear head, which needs no scaling of the features."""
-    kind, classes = prepared.train.kind, prepared.classes
-    classifier = classifier_of(prepared.model, kind, classes, hidden_width=None).eval()
+def as_classifier(probe: LinearProbe, own: OwnData) -> Classifier:
+    """The same as a classifier, whose linear head includes the scaling of the features."""
+    classifier = classifier_of(own.model, own.train.kind, own.classes, hidden_width=None).eval()
     fitted = probe.classifier
-    # Of two classes scikit-learn has one row: the logit of the second over the first.
+    # For two classes scikit-learn has one row: the logit of the second minus that of the first.
     weight, bias = (
-        np.concatenate([-each / 2, each / 2]) if len(classes) == 2 else each
+        np.concatenate([-each / 2, each / 2]) if len(own.classes) == 2 else each
         for each in (fitted.coef_, fitted.intercept_)
     )
     weight = weight / probe.scale
@@ -139,7 +134,7 @@ def folded(probe: LinearProbe, prepared: Prepared) -> Classifier:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """A classifier, and what it shall classify."""
+    """A classifier, and the data to be classified."""
 
     model: str
     """The classifier: the folder of a `flava finetune` or a `flava probe`, or its id on the hub."""
@@ -152,7 +147,7 @@ class PredictConfig:
 
 
 def predict(config: PredictConfig) -> str:
-    """Classify all samples and write their classes; returns what came out, to be printed.
+    """Classify all samples and write their classes; returns a summary to be printed.
 
     Raises:
         ValueError: the model is no classifier, or does not read such data.
@@ -165,9 +160,8 @@ def predict(config: PredictConfig) -> str:
             f"{config.model} classifies {classifier.config.kind}, and {config.data} holds "
             f"{rows.kind}: give it what it was trained on"
         )
-    device = local_device()
     predictions, skips = predict_rows(
-        classifier.to(device), rows, config.precision, shown_as="predicting"
+        classifier.to(local_device()), rows, config.precision, shown_as="predicting"
     )
     save_predictions(predictions, config.output)
     counts = Counter(predictions.classes[i] for i in predictions.predicted.tolist())

@@ -18,7 +18,7 @@ from flava.models import Clip, Flava
 WRITERS: dict[str, dict[type[nn.Module], Callable[[Any, Path], None]]] = {
     "hf": {Flava: huggingface.write, Clip: clip_huggingface.write},
     "torchmultimodal": {Flava: torchmultimodal.write},
-    "flava": dict.fromkeys(native.MODELS.values(), native.write_model),
+    "flava": dict.fromkeys(native.stored_models().values(), native.write_model),
     "onnx": {Flava: write_programs, Clip: write_programs},
 }
 """What writes a model of a kind into a folder, by the name of the layout."""

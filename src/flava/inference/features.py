@@ -18,12 +18,9 @@ from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.views import View
 from flava.inference.int8 import InferencePrecision
 from flava.inference.processor import default_image_view, default_tokenizer
-from flava.models import Clip, Dino, Flava, MaskedImageModel, MaskedTextModel
+from flava.models import Clip
 from flava.models.clip import end_of_text
 from flava.models.flava import unit_length
-
-EncoderModel = Flava | Clip | MaskedImageModel | MaskedTextModel | Dino
-"""Models with an encoder of images or of texts; their ``missing_parts`` name what they lack."""
 
 CONTRASTIVE_PARTS = ("image_encoder", "text_encoder", "projections")
 """What the comparison of images with texts needs."""

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, get_args
 
 import torch
 from jaxtyping import Float
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from flava.core.batch import ImageInputs, Inputs, Kind, PairInputs, TextInputs
@@ -19,6 +20,7 @@ from flava.models.clip import (
     ClipTextEncoder,
     end_of_text,
 )
+from flava.models.config import Model, ModelConfig
 from flava.models.dino import Dino
 from flava.models.encoders import (
     ImageConfig,
@@ -48,14 +50,6 @@ class PairConfig:
         """Size of the vector that is read."""
         return self.multimodal.width
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with this geometry, one line each."""
-        return [
-            *self.image.mistakes(f"{field}.image"),
-            *self.text.mistakes(f"{field}.text"),
-            *self.multimodal.mistakes(f"{field}.multimodal"),
-        ]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ClipPairConfig:
@@ -68,10 +62,6 @@ class ClipPairConfig:
     def width(self) -> int:
         """Size of the vector that is read."""
         return self.image.width + self.text.width
-
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with this geometry, one line each."""
-        return [*self.image.mistakes(f"{field}.image"), *self.text.mistakes(f"{field}.text")]
 
 
 FeaturesConfig = ImageConfig | TextConfig | PairConfig | ClipTextConfig | ClipPairConfig
@@ -273,24 +263,21 @@ HEAD_INIT_STD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
+class ClassifierConfig(ModelConfig):
     """Geometry of a classifier, and the names of what it tells apart."""
 
-    encoder: Annotated[FeaturesConfig, TaggedUnion()]
+    encoder: Annotated[FeaturesConfig, TaggedUnion(lambda: get_args(FeaturesConfig))]
     """Geometry of the encoders; its type tells what they read: images, text or pairs."""
     classes: tuple[str, ...]
     """The classes' names, in the order of the logits; if there are none, a score is predicted."""
-    hidden_width: int | None
+    hidden_width: PositiveInt | None
     """Width of the head's hidden layer; a single linear layer if there is none."""
 
-    def __post_init__(self) -> None:
-        mistakes = self.encoder.mistakes("encoder")
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields or elements; see `config_errors`."""
         if len(self.classes) == 1 or len(set(self.classes)) < len(self.classes):
-            mistakes.append(f"classes are {self.classes}: use two or more, each once")
-        if self.hidden_width is not None and self.hidden_width < 1:
-            mistakes.append(f"hidden_width is {self.hidden_width}: use at least 1, or null")
-        if mistakes:
-            raise ValueError("the classifier does not hold:\n  " + "\n  ".join(mistakes))
+            return [f"{prefix}classes are {self.classes}: use two or more, each once"]
+        return []
 
     @property
     def outputs(self) -> int:
@@ -303,13 +290,15 @@ class ClassifierConfig:
         return kind_of(self.encoder)
 
 
-class Classifier(nn.Module):
+class Classifier(Model):
     """Inputs -> logits of the classes, or a score.
 
     Pairs have the paper's head: two layers on h_CLS,M, with a hidden width of 1,536. The paper
     fine-tunes texts with "a classification head" and does not fine-tune images: both have one
     linear layer on their encoder's [CLS] after its final norm, as is usual for BERT and ViT.
     """
+
+    config: ClassifierConfig
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()

@@ -7,11 +7,14 @@ does, and the state at the end-of-text token stands for the text.
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from flava.models.config import EncoderModel, ModelConfig
 from flava.models.encoders import (
     ImageConfig,
     TextConfig,
@@ -35,37 +38,30 @@ class ClipImageConfig(ImageConfig):
     """Geometry of the image encoder; the default is the paper's ViT-B/16."""
 
     activation: Activation = Activation.QUICK_GELU
-    norm_eps: float = NORM_EPS
+    norm_eps: PositiveFloat = NORM_EPS
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTextConfig(TextConfig):
     """Geometry of the text encoder; the default is the one beside the paper's ViT-B/16."""
 
-    vocabulary_size: int = 49_408
-    max_length: int = 77
-    width: int = 512
-    heads: int = 8
-    mlp_width: int = 2048
+    vocabulary_size: PositiveInt = 49_408
+    max_length: Annotated[int, Field(ge=2)] = 77
+    width: PositiveInt = 512
+    heads: PositiveInt = 8
+    mlp_width: PositiveInt = 2048
     activation: Activation = Activation.QUICK_GELU
-    norm_eps: float = NORM_EPS
+    norm_eps: PositiveFloat = NORM_EPS
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipConfig:
+class ClipConfig(ModelConfig):
     """Geometry of the whole model; the defaults are the paper's ViT-B/16."""
 
     image: ClipImageConfig = field(default_factory=ClipImageConfig)
     text: ClipTextConfig = field(default_factory=ClipTextConfig)
-    projection_width: int = 512
+    projection_width: PositiveInt = 512
     """Size of the contrastive space."""
-
-    def __post_init__(self) -> None:
-        mistakes = [*self.image.mistakes("image"), *self.text.mistakes("text")]
-        if self.projection_width < 1:
-            mistakes.append(f"projection_width is {self.projection_width}: use at least 1")
-        if mistakes:
-            raise ValueError("the model's geometry does not hold:\n  " + "\n  ".join(mistakes))
 
 
 class ClipImageEncoder(Transformer):
@@ -140,11 +136,12 @@ class ClipTextEncoder(Transformer):
         return self(input_ids, attention_mask, ends)
 
 
-class Clip(nn.Module):
+class Clip(EncoderModel):
     """The model of the paper, both encoders and their projections."""
 
+    config: ClipConfig
+
     missing_parts = PARTS - {"image_encoder", "text_encoder", "projections"}
-    """What a FLAVA has beside: see `flava.models.flava.PARTS`."""
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

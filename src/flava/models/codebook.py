@@ -10,41 +10,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.core.batch import unmap_pixels
+from flava.core.constraints import config_errors
+from flava.models.config import Model, ModelConfig
 from flava.models.packing import select_masked
 
 GROUPS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodebookConfig:
+class CodebookConfig(ModelConfig):
     """Geometry of the dVAE; the defaults are DALL-E's published encoder and decoder."""
 
-    codes: int = 8192
+    codes: PositiveInt = 8192
     """Number of codes."""
-    width: int = 256
+    width: Annotated[int, Field(gt=0, multiple_of=4)] = 256
     """Channels of the encoder's first group and of the decoder's last."""
-    blocks: int = 2
+    blocks: PositiveInt = 2
     """Residual blocks in each of the four groups."""
-    decoder_input_width: int = 128
+    decoder_input_width: PositiveInt = 128
     """Channels of the embedded code at the decoder's entrance."""
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with this geometry, one line each."""
-        found = [
-            f"{field}.{name} is {value}: use at least 1"
-            for name in ("codes", "blocks", "decoder_input_width")
-            if (value := getattr(self, name)) < 1
-        ]
-        if self.width < 4 or self.width % 4:
-            found.append(f"{field}.width is {self.width}: use a positive multiple of 4")
-        return found
+    def __post_init__(self) -> None:
+        """Checked with the model that it is a part of, so that one error lists all; or by
+        `Codebook`."""
 
 
 class Residual(nn.Module):
@@ -129,16 +126,17 @@ class CodebookDecoder(nn.Module):
         return self.output(functional.relu(x))
 
 
-class Codebook(nn.Module):
+class Codebook(Model):
     """The dVAE: pixels to codes and back."""
 
+    config: CodebookConfig
     missing_parts: frozenset[str] = frozenset()
     """Prefixes of parameters that the loaded file did not hold: they are still as at the start."""
 
     def __init__(self, config: CodebookConfig) -> None:
         super().__init__()
-        if mistakes := config.mistakes("codebook"):
-            raise ValueError("\n".join(mistakes))
+        if errors := config_errors(config, "codebook."):
+            raise ValueError("\n".join(errors))
         self.config = config
         self.encoder = CodebookEncoder(config)
         self.decoder = CodebookDecoder(config)

@@ -5,16 +5,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from flava.models.config import EncoderModel, ModelConfig
 from flava.models.encoders import ImageConfig, ImageEncoder
 from flava.models.flava import PARTS, initialise_module
-from flava.models.unimodal import negative, require_geometry
 
 
 @dataclass(frozen=True, kw_only=True)
-class DinoConfig:
+class DinoConfig(ModelConfig):
     """Geometry of both networks; the defaults are those published for ViT-B/16.
 
     They are ``DINOHead``'s and ``main_dino.py``'s of facebookresearch/dino.
@@ -22,27 +23,16 @@ class DinoConfig:
 
     image: ImageConfig = field(default_factory=ImageConfig)
     """The image encoder. Its drop path is the student's; the teacher has none."""
-    head_width: int = 2048
+    head_width: PositiveInt = 2048
     """Hidden size of the head's MLP."""
-    bottleneck: int = 256
+    bottleneck: PositiveInt = 256
     """Size of the unit vectors before the head's last layer."""
-    outputs: int = 65_536
-    """Classes that nobody named: what the distributions are over."""
-    init_std: float = 0.02
+    outputs: PositiveInt = 65_536
+    """Output dimension of the head: the number of prototypes."""
+    init_std: NonNegativeFloat = 0.02
     """Standard deviation of initial weights. Narrow models learn sooner with more."""
-    token_init_std: float = 0.02
+    token_init_std: NonNegativeFloat = 0.02
     """That of [CLS], the mask token and the positions."""
-
-    def __post_init__(self) -> None:
-        mistakes = self.image.mistakes("image")
-        mistakes += [
-            f"{name} is {value}: use at least 1"
-            for name in ("head_width", "bottleneck", "outputs")
-            if (value := getattr(self, name)) < 1
-        ]
-        require_geometry(
-            mistakes + negative(init_std=self.init_std, token_init_std=self.token_init_std)
-        )
 
 
 class DinoHead(nn.Module):
@@ -90,17 +80,17 @@ class DinoNetwork(nn.Module):
         return self.head(cls, frozen=frozen).unflatten(0, pixels.shape[:2])
 
 
-class Dino(DinoNetwork):
+class Dino(DinoNetwork, EncoderModel):
     """The teacher, which is what was published as the pretrained model, with its student.
 
     The names outside ``student`` are the teacher's: ``image_encoder`` is what later stages take. It
     has no gradients: `follow` moves it. ``center`` is what its outputs have been on average.
     """
 
+    config: DinoConfig
     center: Tensor
 
     missing_parts = PARTS - {"image_encoder"}
-    """What a FLAVA has beside: see `flava.models.flava.PARTS`."""
 
     def __init__(self, config: DinoConfig) -> None:
         super().__init__(replace(config, image=replace(config.image, drop_path=0.0)))

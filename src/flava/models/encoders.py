@@ -1,9 +1,11 @@
 """The image, the text and the multimodal encoder: one transformer, three kinds of input."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,9 +16,9 @@ from flava.models.transformer import Pooler, Transformer, TransformerConfig, cls
 class ImageConfig(TransformerConfig):
     """Geometry of the image encoder; the default is the paper's ViT-B/16."""
 
-    image_size: int = 224
+    image_size: PositiveInt = 224
     """Side of the input in pixels."""
-    patch_size: int = 16
+    patch_size: PositiveInt = 16
     """Side of a patch in pixels; must divide the image's."""
 
     @property
@@ -24,12 +26,12 @@ class ImageConfig(TransformerConfig):
         """Patches a side."""
         return self.image_size // self.patch_size
 
-    def mistakes(self, field: str) -> list[str]:
-        found = super().mistakes(field)
-        if self.patch_size < 1 or self.image_size < 1 or self.image_size % self.patch_size:
+    def mistakes(self, prefix: str) -> list[str]:
+        found = super().mistakes(prefix)
+        if self.patch_size > 0 and self.image_size % self.patch_size:
             found.append(
-                f"{field}.image_size is {self.image_size}: use a positive multiple of "
-                f"{field}.patch_size {self.patch_size}"
+                f"{prefix}image_size is {self.image_size}: use a positive multiple of "
+                f"{prefix}patch_size {self.patch_size}"
             )
         return found
 
@@ -117,20 +119,10 @@ def resize_positions(
 class TextConfig(TransformerConfig):
     """Geometry of the text encoder; the default is the paper's, with BERT's uncased vocabulary."""
 
-    vocabulary_size: int = 30_522
+    vocabulary_size: PositiveInt = 30_522
     """Number of token ids."""
-    max_length: int = 512
+    max_length: Annotated[int, Field(ge=2)] = 512
     """Longest text in tokens, [CLS] and [SEP] included."""
-
-    def mistakes(self, field: str) -> list[str]:
-        return super().mistakes(field) + [
-            f"{field}.{name} is {value}: use at least {least}"
-            for name, value, least in (
-                ("vocabulary_size", self.vocabulary_size, 1),
-                ("max_length", self.max_length, 2),
-            )
-            if value < least
-        ]
 
 
 TOKEN_TYPES = 2
@@ -190,7 +182,7 @@ def positions_of(input_ids: Int[Tensor, "batch length"], longest: int) -> Int[Te
 class MultimodalConfig(TransformerConfig):
     """Geometry of the multimodal encoder; the default is the paper's, six blocks deep."""
 
-    depth: int = 6
+    depth: PositiveInt = 6
 
 
 class MultimodalEncoder(Transformer):

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.models.codebook import Codebook, CodebookConfig
+from flava.models.config import EncoderModel, ModelConfig
 from flava.models.encoders import (
     ImageConfig,
     ImageEncoder,
@@ -42,12 +44,11 @@ PARTS = frozenset(OPTIONAL_PARTS) - {"logit_scale"} | {
     "text_encoder",
     "projections",
 }
-"""Parts of a FLAVA that evaluation needs. Each model names those that it does not have, or has at
-initial values only, as its ``missing_parts``."""
+"""Parts of a FLAVA that evaluation needs: see `EncoderModel.missing_parts`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlavaConfig:
+class FlavaConfig(ModelConfig):
     """Geometry of the whole model; the defaults are the paper's base model.
 
     The published checkpoints have a contrastive space of 768 where the paper says 512.
@@ -56,34 +57,19 @@ class FlavaConfig:
     image: ImageConfig = field(default_factory=ImageConfig)
     text: TextConfig = field(default_factory=TextConfig)
     multimodal: MultimodalConfig = field(default_factory=MultimodalConfig)
-    projection_width: int = 512
+    projection_width: PositiveInt = 512
     """Size of the contrastive space."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
-    init_std: float = 0.02
+    init_std: NonNegativeFloat = 0.02
     """Standard deviation of initial weights, as published. Narrow models learn sooner with more."""
-    token_init_std: float = 0.0
+    token_init_std: NonNegativeFloat = 0.0
     """That of [CLS] and mask tokens and of image positions; the published code starts them at 0."""
 
-    def __post_init__(self) -> None:
-        mistakes = [
-            *self.image.mistakes("image"),
-            *self.text.mistakes("text"),
-            *self.multimodal.mistakes("multimodal"),
-            *self.codebook.mistakes("codebook"),
-        ]
-        if self.projection_width < 1:
-            mistakes.append(f"projection_width is {self.projection_width}: use at least 1")
-        mistakes += [
-            f"{name} is {value}: use 0 or more"
-            for name in ("init_std", "token_init_std")
-            if (value := getattr(self, name)) < 0
-        ]
-        if mistakes:
-            raise ValueError("the model's geometry does not hold:\n  " + "\n  ".join(mistakes))
 
-
-class Flava(nn.Module):
+class Flava(EncoderModel):
     """The model of the paper. Names of parameters convert to the published ones (`published`)."""
+
+    config: FlavaConfig
 
     def __init__(self, config: FlavaConfig) -> None:
         super().__init__()

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,38 +33,27 @@ class Activation(Enum):
 class TransformerConfig:
     """Geometry of a transformer; the defaults are ViT-B's, the paper's for image and text."""
 
-    width: int = 768
+    width: PositiveInt = 768
     """Size of the hidden states."""
-    depth: int = 12
+    depth: PositiveInt = 12
     """Number of blocks."""
-    heads: int = 12
+    heads: PositiveInt = 12
     """Attention heads; must divide the width."""
-    mlp_width: int = 3072
+    mlp_width: PositiveInt = 3072
     """Hidden size of each block's MLP."""
     activation: Activation = Activation.GELU
     """Activation of each block's MLP."""
-    norm_eps: float = NORM_EPS
+    norm_eps: PositiveFloat = NORM_EPS
     """Epsilon of every LayerNorm; ViTs elsewhere have 1e-6, CLIP 1e-5."""
-    drop_path: float = 0.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth (Huang et al., ECCV 2016) in training: how often the last block's branches
     are left out for a sample. The rate rises linearly with depth, from 0 in the first block."""
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with this geometry, one line each, every name prefixed with ``field``."""
-        found = [
-            f"{field}.{name} is {value}: use at least 1"
-            for name in ("width", "depth", "heads", "mlp_width")
-            if (value := getattr(self, name)) < 1
-        ]
-        if not found and self.width % self.heads:
-            found.append(
-                f"{field}.heads is {self.heads}, which does not divide {field}.width {self.width}"
-            )
-        if not self.norm_eps > 0:
-            found.append(f"{field}.norm_eps is {self.norm_eps}: use a positive number")
-        if not 0 <= self.drop_path < 1:
-            found.append(f"{field}.drop_path is {self.drop_path}: use 0 or more, and less than 1")
-        return found
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields; see `config_errors`."""
+        if self.heads < 1 or self.width % self.heads == 0:
+            return []
+        return [f"{prefix}heads is {self.heads}, which does not divide {prefix}width {self.width}"]
 
 
 class Attention(nn.Module):

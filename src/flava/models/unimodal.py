@@ -5,61 +5,43 @@ Parameters are named as in `Flava`, so that its encoders, heads and codebook are
 
 from dataclasses import dataclass, field
 
+from pydantic import NonNegativeFloat
 from torch import nn
 
 from flava.models.codebook import Codebook, CodebookConfig
+from flava.models.config import EncoderModel, ModelConfig
 from flava.models.encoders import ImageConfig, ImageEncoder, TextConfig, TextEncoder
 from flava.models.flava import PARTS, initialise_module
 from flava.models.heads import MaskedHead
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedImageConfig:
+class MaskedImageConfig(ModelConfig):
     """Geometry of an image encoder under masked image modelling; the defaults are the paper's."""
 
     image: ImageConfig = field(default_factory=ImageConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
-    init_std: float = 0.02
+    init_std: NonNegativeFloat = 0.02
     """Standard deviation of initial weights, as `FlavaConfig`'s."""
-    token_init_std: float = 0.0
+    token_init_std: NonNegativeFloat = 0.0
     """That of [CLS] and mask token and of image positions, as `FlavaConfig`'s."""
-
-    def __post_init__(self) -> None:
-        require_geometry(
-            self.image.mistakes("image")
-            + self.codebook.mistakes("codebook")
-            + negative(init_std=self.init_std, token_init_std=self.token_init_std)
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedTextConfig:
+class MaskedTextConfig(ModelConfig):
     """Geometry of a text encoder under masked language modelling; the defaults are the paper's."""
 
     text: TextConfig = field(default_factory=TextConfig)
-    init_std: float = 0.02
+    init_std: NonNegativeFloat = 0.02
     """Standard deviation of initial weights, as `FlavaConfig`'s."""
 
-    def __post_init__(self) -> None:
-        require_geometry(self.text.mistakes("text") + negative(init_std=self.init_std))
 
-
-def negative(**values: float) -> list[str]:
-    """A line for each value below 0."""
-    return [f"{name} is {value}: use 0 or more" for name, value in values.items() if value < 0]
-
-
-def require_geometry(mistakes: list[str]) -> None:
-    """Raises ValueError with all mistakes, if there are any."""
-    if mistakes:
-        raise ValueError("the model's geometry does not hold:\n  " + "\n  ".join(mistakes))
-
-
-class MaskedImageModel(nn.Module):
+class MaskedImageModel(EncoderModel):
     """The image encoder, the head that predicts codes, and the frozen codebook they come from."""
 
+    config: MaskedImageConfig
+
     missing_parts = PARTS - {"image_encoder", "mim_head", "codebook.encoder", "codebook.decoder"}
-    """What a FLAVA has beside: see `flava.models.flava.PARTS`."""
 
     def __init__(self, config: MaskedImageConfig) -> None:
         super().__init__()
@@ -75,11 +57,12 @@ class MaskedImageModel(nn.Module):
         self.codebook = Codebook(config.codebook).requires_grad_(False)
 
 
-class MaskedTextModel(nn.Module):
+class MaskedTextModel(EncoderModel):
     """The text encoder and the head that predicts tokens."""
 
+    config: MaskedTextConfig
+
     missing_parts = PARTS - {"text_encoder", "mlm_head"}
-    """What a FLAVA has beside: see `flava.models.flava.PARTS`."""
 
     def __init__(self, config: MaskedTextConfig) -> None:
         super().__init__()

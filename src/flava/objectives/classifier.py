@@ -1,4 +1,4 @@
-"""Fine-tuning: the loss of what is to be predicted, through head and encoders alike."""
+"""The losses of fine-tuning: of classes, of answers with a share each, or of scores."""
 
 from flava.core.batch import AnsweredBatch, Batch, LabelledBatch, ScoredBatch
 from flava.models import Classifier
@@ -6,7 +6,11 @@ from flava.objectives.losses import LossOutput, answering, classification, regre
 
 
 class FinetuneObjective:
-    """A batch with targets -> its loss: that of classes, of answers, or of scores."""
+    """A batch with targets -> its loss, which trains head and encoders alike.
+
+    The type of the batch selects it: cross-entropy of classes, soft-target binary cross-entropy of
+    answers, or mean squared error of scores.
+    """
 
     def __init__(self, model: Classifier) -> None:
         self.model = model
@@ -22,4 +26,4 @@ class FinetuneObjective:
         raise ValueError(f"fine-tuning needs labels, and a {type(batch).__name__} has none")
 
     def after_step(self, step: int) -> None:
-        """Nothing is annealed."""
+        """There is nothing to update between steps."""

@@ -5,35 +5,33 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool
+from pydantic import PositiveInt
 from torch import Tensor
 
 from flava.core.batch import Batch, PairBatch, PairInputs, WholePairBatch
 from flava.core.distributed import Gather
 from flava.models import Clip, Flava
 from flava.objectives.losses import LossOutput, contrastive
+from flava.objectives.objective import ObjectiveConfig
 
 MAX_LOGIT_SCALE = math.log(100)
 """Logits are never scaled by more than 100 (section 2.5); nor by less than 1 (open_clip)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastConfig:
-    """What of the contrastive loss can be chosen."""
+class ContrastConfig(ObjectiveConfig):
+    """Settings of the contrastive loss."""
 
     gather: Gather = Gather.GLOBAL
     """Whether the contrastive gradient reaches every rank or only the rank's own features."""
-    ranks: int = 1
-    """How many ranks each process stands for, which changes the local gradient alone: so few
-    processes can train as many would."""
-
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with these settings, one line each."""
-        return [f"{field}.ranks is {self.ranks}: use at least 1"] if self.ranks < 1 else []
+    ranks: PositiveInt = 1
+    """Number of ranks that each process simulates, so that few processes train as many would. It
+    changes the local gradient only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipObjectiveConfig(ContrastConfig):
-    """What of the objective can be chosen."""
+    """Settings of CLIP's objective."""
 
     gather: Gather = Gather.LOCAL
     """How far the gradient reaches: to the rank's own features, as in the paper's baseline

@@ -15,10 +15,11 @@ from torch.nn import functional
 from flava.core.batch import Batch, ImageBatch
 from flava.models import Codebook
 from flava.objectives.losses import LossOutput
+from flava.objectives.objective import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodebookObjectiveConfig:
+class CodebookObjectiveConfig(ObjectiveConfig):
     """The two annealings; the defaults are DALL-E's (appendix A.2)."""
 
     final_temperature: float = 1 / 16

@@ -12,56 +12,41 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from flava.core.batch import Batch, CropBatch
+from flava.core.constraints import Fraction
 from flava.core.distributed import mean_over_ranks
 from flava.models import Dino
 from flava.objectives.losses import LossOutput
+from flava.objectives.objective import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class DinoObjectiveConfig:
+class DinoObjectiveConfig(ObjectiveConfig):
     """Temperatures, centring, teacher and freeze; the defaults are those of the ViT-B/16.
 
     What is not of its published arguments (``dino_vitbase16_pretrain/args.txt``) is of
     ``main_dino.py``. Like there, what goes by epochs changes between them and not within.
     """
 
-    epoch_steps: int = 1251
+    epoch_steps: PositiveInt = 1251
     """Updates of an epoch: ImageNet-1k's 1,281,167 images in whole batches of 1,024."""
-    student_temperature: float = 0.1
+    student_temperature: PositiveFloat = 0.1
     """Divides the student's logits."""
-    teacher_temperature: float = 0.07
+    teacher_temperature: PositiveFloat = 0.07
     """Divides the teacher's, once it is warm: sharpening."""
-    first_teacher_temperature: float = 0.04
+    first_teacher_temperature: PositiveFloat = 0.04
     """That of the first epoch; it rises linearly."""
-    temperature_epochs: int = 50
+    temperature_epochs: NonNegativeInt = 50
     """Epochs of that warm-up: the last of them has the final temperature."""
-    center_momentum: float = 0.9
+    center_momentum: Fraction = 0.9
     """Share that the center keeps at each update."""
-    teacher_momentum: float = 0.996
+    teacher_momentum: Fraction = 0.996
     """Share that the teacher keeps at the first update; it rises to 1 along half a cosine."""
-    freeze_epochs: int = 3
+    freeze_epochs: NonNegativeInt = 3
     """Epochs in which the last layer of the student's head stays as it is."""
-
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with these settings, one line each."""
-        found = [
-            f"{field}.{name} is {value}: use at least {least}"
-            for name, least in (("epoch_steps", 1), ("temperature_epochs", 0), ("freeze_epochs", 0))
-            if (value := getattr(self, name)) < least
-        ]
-        found += [
-            f"{field}.{name} is {value}: use a positive number"
-            for name in ("student_temperature", "teacher_temperature", "first_teacher_temperature")
-            if not (value := getattr(self, name)) > 0
-        ]
-        return found + [
-            f"{field}.{name} is {value}: use a number in [0, 1]"
-            for name in ("center_momentum", "teacher_momentum")
-            if not 0 <= (value := getattr(self, name)) <= 1
-        ]
 
     def teacher_temperature_at(self, step: int) -> float:
         """The temperature of update number ``step`` (from 0)."""

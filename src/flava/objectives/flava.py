@@ -43,7 +43,7 @@ from flava.objectives.unimodal import codes_of, masked_image, masked_text
 
 @dataclass(frozen=True, kw_only=True)
 class FlavaObjectiveConfig(ContrastConfig):
-    """What of the objectives can be chosen."""
+    """Settings of FLAVA's objectives."""
 
 
 @dataclass(frozen=True, kw_only=True)

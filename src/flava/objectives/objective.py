@@ -1,4 +1,4 @@
-"""What the loop needs of a method, and of a probe."""
+"""What the training loop needs of a method of training, and of a validator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,31 +6,38 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
-from flava.checkpoints.native import OwnModel
 from flava.core.batch import Batch
-from flava.objectives import LossOutput
+from flava.models.config import Model
+from flava.objectives.losses import LossOutput
 
 Validate = Callable[[nn.Module, int], dict[str, float]]
-"""(model, step) -> named figures. The first of them chooses the best checkpoint: more is better.
-Every rank is asked, and all have the same answer."""
+"""(model, step) -> named metrics. The first of them chooses the best checkpoint: higher is better.
+It is called on every rank, and returns the same on all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Settings of an objective. A subclass is the configuration of one objective."""
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """A batch -> its named losses."""
+    """Computes the named losses of a batch."""
 
     @property
-    def model(self) -> OwnModel: ...
+    def model(self) -> Model: ...
 
     def __call__(self, batch: Batch) -> dict[str, LossOutput]: ...
 
     def after_step(self, step: int) -> None:
-        """Called when ``step`` updates have been made."""
+        """Called when ``step`` steps of the optimizer have been made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a batch asks for, on one rank."""
+    """What a batch costs on one rank."""
 
     tokens: int
+    """Patches of images and tokens of texts, without padding."""
     operations: int
+    """Floating-point operations, two for each multiplication with its addition."""

@@ -21,11 +21,12 @@ from flava.models import (
 )
 from flava.models.packing import select_masked
 from flava.objectives.losses import LossOutput, classification
+from flava.objectives.objective import ObjectiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedObjectiveConfig:
-    """Nothing can be chosen: what is hidden is the data's settings."""
+class MaskedObjectiveConfig(ObjectiveConfig):
+    """There are no settings: what is masked is decided by those of the data."""
 
 
 class MaskedObjective:

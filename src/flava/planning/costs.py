@@ -20,10 +20,10 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from flava.core.batch import AnyBatch, Batch, Inputs, map_tensors
+from flava.methods import method_of
 from flava.models.transformer import blocks_of
 from flava.objectives.accumulation import accumulated_losses
 from flava.objectives.objective import Objective
-from flava.training.methods import objective_of
 from flava.training.run import Run
 
 aten = torch.ops.aten
@@ -346,6 +346,6 @@ def watching(model: nn.Module, reached: set[str]) -> Iterator[None]:
 def outlined_objective(run: Run) -> Objective:
     """A run's objective around a model without numbers."""
     with torch.device("meta"):
-        objective = objective_of(run)
+        objective = method_of(run.model).build(run)
     outlined(objective.model)
     return objective

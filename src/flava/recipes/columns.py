@@ -9,14 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flava.core.distributed import Gather
-from flava.data.loader import DataConfig, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.tokenizers import Vocabulary
+from flava.methods import Validator
 from flava.models import ClipConfig, ClipImageConfig, ClipTextConfig, FlavaConfig
 from flava.objectives import ClipObjectiveConfig, FlavaObjectiveConfig
 from flava.recipes.tiny import IMAGE, PATCH, flava_tiny
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import Run, Validator
+from flava.training.run import Run
 
 PMD_UPDATES = 150_000
 """How often PMD is drawn in all, whatever else is (Table A.2)."""
@@ -222,7 +223,7 @@ BOTH_SCALES: dict[str, Callable[..., Run]] = {
     "clip-pmd": clip_pmd,
 }
 
-COLUMN_RECIPES: dict[str, Callable[[], Run]] = {
+RECIPES: dict[str, Callable[[], Run]] = {
     "flava": flava,
     **BOTH_SCALES,
     **{f"{name}-tiny": twin(column) for name, column in BOTH_SCALES.items()},

@@ -1,9 +1,10 @@
 """The image encoder alone, by DINO: as published for ViT-B/16, and its small twin."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flava.core.precision import Precision
-from flava.data.loader import DataConfig, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.multi_crop import CropConfig
 from flava.models import DinoConfig, ImageConfig
 from flava.objectives import DinoObjectiveConfig
@@ -94,3 +95,9 @@ def image_dino_tiny() -> Run:
         precision=Precision.FP32,
         checkpoint_every=2 * epoch,
     )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "image-dino": image_dino,
+    "image-dino-tiny": image_dino_tiny,
+}

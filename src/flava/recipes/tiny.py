@@ -1,15 +1,17 @@
 """Small twins of the paper's recipes: the same code on the embedded corpus, for a CPU."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from flava.data.loader import DataConfig, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
+from flava.methods import Validator
 from flava.models import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from flava.objectives import CodebookObjectiveConfig, FlavaObjectiveConfig
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import Run, Validator
+from flava.training.run import Run
 
 STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
 """The drawing styles that are trained on; twemoji and openmoji are held out."""
@@ -91,3 +93,9 @@ def codebook_tiny() -> Run:
         schedule=ScheduleConfig(warmup_steps=50),
         checkpoint_every=500,
     )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "flava-tiny": flava_tiny,
+    "codebook-tiny": codebook_tiny,
+}

@@ -4,11 +4,13 @@ Sources: "FLAVA" is Singh et al. 2022; "Table A.1" its supplement's.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from flava.data.loader import DataConfig, SourceConfig
+from flava.data.config import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
+from flava.methods import Validator
 from flava.models import (
     CodebookConfig,
     FlavaConfig,
@@ -22,7 +24,7 @@ from flava.recipes.dino import IMAGENET_STREAMS
 from flava.recipes.tiny import STYLES, flava_tiny
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
-from flava.training.run import Run, Validator
+from flava.training.run import Run
 
 PMD = ("root:pmd/*/*.tar",)
 IMAGENET = ("root:imagenet-1k/*.tar",)
@@ -280,3 +282,16 @@ def tiny_model() -> FlavaConfig:
     model = flava_tiny().model
     assert isinstance(model, FlavaConfig)
     return model
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "codebook": codebook,
+    "mim": mim,
+    "mim-tiny": mim_tiny,
+    "mlm": mlm,
+    "mlm-tiny": mlm_tiny,
+    "text-mlm": text_mlm,
+    "text-mlm-tiny": text_mlm_tiny,
+    "image-beit": image_beit,
+    "image-beit-tiny": image_beit_tiny,
+}

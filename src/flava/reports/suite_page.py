@@ -28,7 +28,7 @@ from flava.reports.suite_table import (
     read_all,
 )
 from flava.suite.paper import GROUP_NAMES
-from flava.suite.results import FILE
+from flava.suite.results_file import FILE
 
 SERIES = 6
 """Colours of the style sheet for columns; more columns take them in turn."""

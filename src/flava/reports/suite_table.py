@@ -12,7 +12,7 @@ from rich.table import Table as Drawn
 
 from flava.suite import paper
 from flava.suite.paper import GROUP_NAMES, Average, averages
-from flava.suite.results import FILE, SuiteResult, read_results
+from flava.suite.results_file import FILE, SuiteResult, read_results
 
 PERCENT = 100
 """The paper gives all figures in percent, correlations too; results are between -1 and 1."""

@@ -38,16 +38,16 @@ class SuiteTask:
     """One data set with its protocol."""
 
     name: str
-    """As on the command line: "food101"."""
+    """Its name on the command line, such as "food101"."""
     group: Group
     rows: tuple[tuple[str, str], ...]
-    """(row of Table C.1, metric of the figure that fills it)."""
+    """(row of Table C.1, metric of the figure that fills it) for each row that it fills."""
     folder: str
     """Its folder below ``Settings.data_root``."""
     source: str
-    """Where the data is to be had, in words."""
+    """Where the data can be had, in words."""
     licence: str
     missing: Callable[[Path], list[str]]
-    """Its folder -> what is not there of what `measure` reads, a line each; empty if all is."""
+    """Its folder -> a line for each missing thing that `measure` reads; empty if nothing is."""
     measure: Callable[[nn.Module, Settings], list[Figure]]
-    """Raises ValueError or OSError: the data does not hold, with all its mistakes in one error."""
+    """Raises ValueError or OSError: the data is wrong, with all its mistakes in one error."""

@@ -25,11 +25,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from flava.checkpoints.native import OwnModel, write_model
+from flava.checkpoints.native import write_model
 from flava.core.distributed import is_connection_error, rank, world_size
 from flava.core.files import atomic_folder
 from flava.data.loader import SourcePositions
 from flava.data.streaming import StreamPosition
+from flava.models.config import Model
 
 STATE = "state"
 """The folder of tensors."""
@@ -48,7 +49,7 @@ class TrainingProgress:
     best: float | None = None
     """The highest figure of the probe, if it was asked."""
     best_of: str | None = None
-    """What that figure is of: the run's ``judged_by``."""
+    """What that figure is of: the run's ``selection_metric``."""
     non_finite: int = 0
     """Updates that were left out, among those made."""
     ranks: int = 1
@@ -77,7 +78,7 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def save_checkpoint(folder: Path, name: str, model: OwnModel) -> Path:
+def save_checkpoint(folder: Path, name: str, model: Model) -> Path:
     """Write a model that is to be used, and not to be gone on from, as a whole or not at all.
 
     Raises:
@@ -211,7 +212,7 @@ class Writer:
     def write(
         self,
         name: str,
-        model: OwnModel,
+        model: Model,
         weights: Mapping[str, Tensor],
         tensors: Mapping[str, Tensor],
         progress: TrainingProgress,

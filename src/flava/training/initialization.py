@@ -1,4 +1,4 @@
-"""Initial weights that come from other runs, and from what others published."""
+"""Fills parts of a new model with weights of other runs, or with published weights."""
 
 import json
 import re
@@ -21,19 +21,20 @@ PARTS = {"image": "image_encoder", "text": "text_encoder", "codebook": "codebook
 
 @dataclass(frozen=True, kw_only=True)
 class InitConfig:
-    """Where parts of the model come from before the first update.
+    """Where parts of the model get their initial weights from.
 
-    A source is a run's folder (its best checkpoint is taken, else its last), a checkpoint, what
-    others published, its id on the hub, or "shipped:NAME".
+    A source is a run's folder (of its best checkpoint, or else its last), a checkpoint of this
+    package or of another library, an id on the Hugging Face hub, or "shipped:NAME" for weights that
+    come with this package.
     """
 
     image: str | None = None
-    """The image encoder's source: a run, a checkpoint or a hub id, of an encoder or any model with
-    one."""
+    """Source of the image encoder: a run, a checkpoint or a hub id of any model with an image
+    encoder."""
     text: str | None = None
-    """The text encoder's source, as for the image encoder."""
+    """Source of the text encoder, likewise."""
     codebook: str | None = None
-    """The frozen codebook's source, or "shipped:NAME". What predicts codes needs one."""
+    """Source of the frozen codebook, or "shipped:NAME". Losses that predict its codes need one."""
 
     @property
     def given(self) -> dict[str, str]:
@@ -43,94 +44,99 @@ class InitConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InitReport:
-    """What a part of the model got from its source. Counts are of tensors."""
+    """Which weights a part of the model got from its source: a line of ``init.json``."""
 
     part: str
     source: str
     tensors: int
+    """Number of tensors that were copied."""
     not_taken: Mapping[str, int]
-    """The rest of the source, part by part."""
+    """Number of tensors of the source that were not used, by part of the source's model."""
     not_there: Mapping[str, int]
-    """What the source lacks of the part, which keeps its initial values."""
+    """Number of tensors that the source does not have, and that keep their initial values."""
     differing: Sequence[str]
-    """Settings of the source that are no weights, and that the model does not share."""
+    """Settings in which the source and the model differ and that do not change weights."""
 
     def __str__(self) -> str:
-        said = f"{self.part.replace('_', ' ')}: {counted(self.tensors)} from {self.source}"
+        text = f"{self.part.replace('_', ' ')}: {counted(self.tensors)} from {self.source}"
         if self.not_there:
-            said += f"; not in it, and left at initial values: {listed(self.not_there)}"
+            text += f"; not in it, and left at initial values: {listed(self.not_there)}"
         if self.not_taken:
-            said += f"; not taken: {listed(self.not_taken)}"
-        return "; ".join([said, *self.differing])
+            text += f"; not taken: {listed(self.not_taken)}"
+        return "; ".join([text, *self.differing])
 
 
 def initialise(model: nn.Module, init: InitConfig) -> list[InitReport]:
-    """Fill parts of a model from their sources, and tell what was taken.
+    """Copy weights into the parts of a model for which ``init`` names a source.
 
-    A decoder that a codebook's source lacks goes into the ``missing_parts`` of codebook and model.
+    Returns a report for each part. A decoder that a codebook's source lacks is added to the
+    ``missing_parts`` of codebook and model.
 
     Raises:
         FileNotFoundError: a source is not there.
-        ValueError: a source has no such part, or one of another geometry; the misfits of all
-            sources are in one error.
+        ValueError: a source has no such part, or one of another geometry; the errors of all sources
+            are listed.
     """
-    found = [find(model, field, source) for field, source in init.given.items()]
-    if wrong := [line for each in found for line in each.misfits()]:
-        raise ValueError("the model cannot be initialised:\n  " + "\n  ".join(wrong))
-    taken = [each.fill() for each in found]
+    parts = [_find_part(model, field, source) for field, source in init.given.items()]
+    if errors := [line for part in parts for line in part.errors()]:
+        raise ValueError("the model cannot be initialised:\n  " + "\n  ".join(errors))
+    reports = [part.copy_weights() for part in parts]
     if isinstance(model, Flava):
         model.missing_parts |= {f"codebook.{part}" for part in model.codebook.missing_parts}
-    return taken
+    return reports
 
 
-def save_init_reports(taken: Sequence[InitReport], folder: Path) -> None:
+def save_init_reports(reports: Sequence[InitReport], folder: Path) -> None:
     """Write ``init.json``.
 
     Raises:
         OSError: it could not be written.
     """
-    content = json.dumps([asdict(each) for each in taken], indent=2)
+    content = json.dumps([asdict(each) for each in reports], indent=2)
     write_atomically(folder / "init.json", content.encode() + b"\n")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartSource:
-    """A part of the model, and the part of its source that it is to be filled from."""
+    """A part of the model, and the part of another model whose weights it is to get."""
 
     field: str
+    """Field of `InitConfig`."""
     origin: str
-    ours: nn.Module
-    whole: nn.Module
+    """Path of the source, for messages."""
+    target: nn.Module
+    """The part of the model."""
+    model: nn.Module
     """The model that the source holds."""
     name: str
-    """The part's name in it, which may be empty: then it is the whole."""
-    theirs: nn.Module | None
+    """The part's name in ``model``; empty if it is the whole of it."""
+    part: nn.Module | None
+    """The part of ``model``; None if it has no such part."""
 
     @property
     def missing_parts(self) -> tuple[str, ...]:
-        """What the source lacks of the part."""
+        """Prefixes of the names of those tensors that the source does not have."""
         prefix = f"{self.name}." if self.name else ""
-        of_the_whole = (
-            a.removeprefix(prefix) for a in missing_parts_of(self.whole) if a.startswith(prefix)
-        )
-        return (*of_the_whole, *getattr(self.theirs, "missing_parts", ()))
+        names = missing_parts_of(self.model)
+        inside = (name.removeprefix(prefix) for name in names if name.startswith(prefix))
+        return (*inside, *getattr(self.part, "missing_parts", ()))
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """What can be taken, by the part's own names."""
-        assert self.theirs is not None
-        state, missing_parts = self.theirs.state_dict(), self.missing_parts
+        """The tensors that can be copied, by their names in the part."""
+        assert self.part is not None
+        state, missing_parts = self.part.state_dict(), self.missing_parts
         return {
             name: tensor for name, tensor in state.items() if not name.startswith(missing_parts)
         }
 
-    def misfits(self) -> list[str]:
-        """Why one cannot be filled from the other: a line each, settings first, then shapes."""
+    def errors(self) -> list[str]:
+        """Why the weights cannot be copied, one line each: settings first, then shapes."""
         start = f"init.{self.field}: {self.origin}"
-        if self.theirs is None:
+        if self.part is None:
             what = PARTS[self.field].replace("_", " ")
             return [
-                f"{start} holds a {type(self.whole).__name__}, which has no {what} of this kind"
+                f"{start} holds a {type(self.model).__name__}, which has no {what} of this kind"
             ]
         if "encoder" in self.missing_parts:
             return [f"{start} holds no weights of its codebook's encoder"]
@@ -139,35 +145,35 @@ class PartSource:
             for name, (theirs, ours) in self.settings().items()
             if name != "norm_eps"
         ]
-        shapes = differing_shapes(self.weights, self.ours.state_dict())
+        shapes = differing_shapes(self.weights, self.target.state_dict())
         return [f"{start}: {line}" for line in differing + shapes]
 
     def settings(self) -> dict[str, tuple[object, object]]:
-        """The fields of the two geometries that differ: (there, here)."""
-        theirs, ours = (asdict(module.config) for module in (self.theirs, self.ours))  # pyright: ignore
+        """The fields of the two configurations that differ: their values (there, here)."""
+        theirs, ours = (asdict(module.config) for module in (self.part, self.target))  # pyright: ignore
         # No weights depend on the first; the second is not known without a decoder.
-        passed_over = {
+        ignored = {
             "drop_path",
             "decoder_input_width" if "decoder" in self.missing_parts else "",
         }
         return {
             name: (theirs[name], value)
             for name, value in ours.items()
-            if name not in passed_over and theirs[name] != value
+            if name not in ignored and theirs[name] != value
         }
 
-    def fill(self) -> InitReport:
+    def copy_weights(self) -> InitReport:
         weights = self.weights
-        self.ours.load_state_dict(weights, strict=False)
-        if isinstance(self.ours, Codebook):
-            self.ours.missing_parts = frozenset(self.missing_parts)
+        self.target.load_state_dict(weights, strict=False)
+        if isinstance(self.target, Codebook):
+            self.target.missing_parts = frozenset(self.missing_parts)
         prefix = f"{self.name}." if self.name else ""
         return InitReport(
             part=PARTS[self.field],
             source=self.origin,
             tensors=len(weights),
-            not_taken=by_part(n for n in self.whole.state_dict() if not n.startswith(prefix)),
-            not_there=by_part(n for n in self.ours.state_dict() if n not in weights),
+            not_taken=by_part(n for n in self.model.state_dict() if not n.startswith(prefix)),
+            not_there=by_part(n for n in self.target.state_dict() if n not in weights),
             differing=[
                 f"its {name} is {theirs}, {ours} here"
                 for name, (theirs, ours) in self.settings().items()
@@ -175,20 +181,20 @@ class PartSource:
         )
 
 
-def find(model: nn.Module, field: str, source: str) -> PartSource:
+def _find_part(model: nn.Module, field: str, source: str) -> PartSource:
     """Raises FileNotFoundError or ValueError: as `load_pretrained`."""
-    place = locate(source)
-    whole, ours = load_pretrained(place), model.get_submodule(PARTS[field])
-    same = [(name, part) for name, part in whole.named_modules() if type(part) is type(ours)]
-    # DINO has two: the teacher's, which is the one to take, stands uppermost.
-    name, theirs = min(same, key=lambda each: len(each[0]), default=("", None))
+    path = locate(source)
+    loaded, target = load_pretrained(path), model.get_submodule(PARTS[field])
+    same = [(name, part) for name, part in loaded.named_modules() if type(part) is type(target)]
+    # DINO has two image encoders. The teacher's is the right one, and has the shorter name.
+    name, part = min(same, key=lambda each: len(each[0]), default=("", None))
     return PartSource(
-        field=field, origin=str(place), ours=ours, whole=whole, name=name, theirs=theirs
+        field=field, origin=str(path), target=target, model=loaded, name=name, part=part
     )
 
 
 def differing_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
-    """A line for each kind of tensor of another shape; those of all blocks are one kind."""
+    """Tensors whose shapes differ, one line each; the same tensor of all blocks has one line."""
     kinds: Counter[str] = Counter(
         f"{re.sub(r'[0-9]+', '*', name)} is {list(theirs[name].shape)} there, "
         f"{list(tensor.shape)} in the model"
@@ -199,7 +205,7 @@ def differing_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -
 
 
 def by_part(names: Iterable[str]) -> dict[str, int]:
-    """How many tensors each part has, in their order."""
+    """Number of tensors of each part, in their order."""
     return dict(Counter(name.split(".")[0] for name in names))
 
 

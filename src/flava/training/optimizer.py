@@ -4,65 +4,49 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
+
+from flava.core.constraints import Fraction
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """AdamW; the defaults are Table A.1's."""
 
-    lr: float = 1e-3
+    lr: PositiveFloat = 1e-3
     """Peak learning rate."""
-    beta1: float = 0.9
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the mean of gradients."""
-    beta2: float = 0.999
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the mean of squared gradients."""
-    eps: float = 1e-8
+    eps: PositiveFloat = 1e-8
     """Added to the denominator; torch's default, the paper names none."""
-    weight_decay: float = 0.1
+    weight_decay: NonNegativeFloat = 0.1
     """Decoupled weight decay; biases, norms and the temperature have none."""
-    final_weight_decay: float | None = None
+    final_weight_decay: NonNegativeFloat | None = None
     """The weight decay at the end, which it goes to along half a cosine; None: it stays."""
-    max_grad_norm: float = math.inf
+    max_grad_norm: PositiveFloat = math.inf
     """Gradients are scaled down to this norm. Infinity leaves them as they are: neither the paper
     nor the released trainer clips."""
     clip_each: bool = False
     """Whether that is the largest norm of each parameter's gradient, as DINO's, or of all."""
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with these settings, one line each."""
-        return [
-            f"{field}.{name} is {value}: use {remedy}"
-            for name, value, holds, remedy in (
-                ("lr", self.lr, self.lr > 0, "a positive number"),
-                ("beta1", self.beta1, 0 <= self.beta1 < 1, "a number in [0, 1)"),
-                ("beta2", self.beta2, 0 <= self.beta2 < 1, "a number in [0, 1)"),
-                ("eps", self.eps, self.eps > 0, "a positive number"),
-                ("weight_decay", self.weight_decay, self.weight_decay >= 0, "0 or more"),
-                ("max_grad_norm", self.max_grad_norm, self.max_grad_norm > 0, "a positive number"),
-            )
-            if not holds
-        ] + self.mistakes_of_decay(field)
-
-    def mistakes_of_decay(self, field: str) -> list[str]:
-        """What is wrong with the weight decay's schedule."""
-        final = self.final_weight_decay
-        if final is None:
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields; see `config_errors`."""
+        if self.weight_decay != 0 or self.final_weight_decay is None:
             return []
-        found = []
-        if final < 0:
-            found.append(f"{field}.final_weight_decay is {final}: use 0 or more")
-        if self.weight_decay == 0:
-            found.append(
-                f"{field}.weight_decay is {self.weight_decay}, and {field}.final_weight_decay "
-                f"{final}: what has no decay at first has none later; use a positive number"
-            )
-        return found
+        return [
+            f"{prefix}weight_decay is {self.weight_decay}, and {prefix}final_weight_decay "
+            f"{self.final_weight_decay}: parameters that have no decay at first have none later; "
+            "use a positive number"
+        ]
 
 
 def build_optimizer(config: OptimizerConfig, model: nn.Module) -> AdamW:
@@ -141,28 +125,23 @@ class Decay(Enum):
 class ScheduleConfig:
     """Linear warm-up, then down to the run's end; the defaults are Table A.1's."""
 
-    warmup_steps: int = 10_000
+    warmup_steps: NonNegativeInt = 10_000
     """Updates over which the rate rises from 0 to its peak."""
-    final_fraction: float = 0.0
+    final_fraction: Fraction = 0.0
     """What is left of the peak at the last update."""
     decay: Decay = Decay.COSINE
     """The curve from the peak down."""
     decay_end: int | None = None
     """Update at which the rate is down and from which on it stays; the run's last if not set."""
 
-    def mistakes(self, field: str) -> list[str]:
-        """What is wrong with these settings, one line each."""
-        found = []
-        if self.warmup_steps < 0:
-            found.append(f"{field}.warmup_steps is {self.warmup_steps}: use 0 or more")
-        if not 0 <= self.final_fraction <= 1:
-            found.append(f"{field}.final_fraction is {self.final_fraction}: use a number in [0, 1]")
-        if self.decay_end is not None and self.decay_end <= self.warmup_steps:
-            found.append(
-                f"{field}.decay_end is {self.decay_end}: use more than {field}.warmup_steps "
-                f"{self.warmup_steps}"
-            )
-        return found
+    def mistakes(self, prefix: str) -> list[str]:
+        """What spans several fields; see `config_errors`."""
+        if self.decay_end is None or self.decay_end > self.warmup_steps:
+            return []
+        return [
+            f"{prefix}decay_end is {self.decay_end}: use more than {prefix}warmup_steps "
+            f"{self.warmup_steps}"
+        ]
 
 
 def learning_rate_factor(config: ScheduleConfig, step: int, max_steps: int) -> float:

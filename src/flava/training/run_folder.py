@@ -1,4 +1,4 @@
-"""A run's folder: what must hold before ranks may write to it together."""
+"""Checks that all ranks may start or resume a run in its folder, and claims the folder for it."""
 
 import hashlib
 import json
@@ -17,25 +17,28 @@ from flava.training.checkpoint import clear_rests, last_checkpoint
 from flava.training.run import TrainerConfig, differences, flatten, load_run, save_run
 
 PATIENCE = 5.0
-"""Seconds until a file of another machine must be seen: network file systems cache folders."""
+"""Seconds until a file that another machine wrote must be visible: network file systems cache
+folders."""
 
 
-def check(run: TrainerConfig, mistakes: Sequence[str] = ()) -> None:
-    """Make sure that all ranks can start or resume this run, with whatever else is wrong with it.
+def check(run: TrainerConfig, errors: Sequence[str] = ()) -> None:
+    """Make sure that all ranks can start or resume this run.
+
+    ``errors`` are those that the caller has found, one line each.
 
     Raises:
-        ValueError: they cannot; all reasons of all ranks are in one error.
+        ValueError: they cannot; the errors of all ranks are listed.
         OSError: the folder cannot be made.
     """
-    found = [*mistakes, *taken(run)]
+    found = [*errors, *folder_errors(run)]
     if world_size() > 1:
-        found = of_ranks(found) + disagreements(run) + unshared(run.output_dir)
+        found = lines_of_ranks(found) + disagreements(run) + unshared(run.output_dir)
     if found:
         raise_on_rank_0(ValueError("the run cannot start:\n  " + "\n  ".join(found)))
 
 
 def claim(run: TrainerConfig) -> None:
-    """Make the folder this run's own; `check` must have found nothing wrong with it.
+    """Make the folder, and write the run's configuration into it; call `check` before.
 
     Raises:
         OSError: the folder cannot be made.
@@ -46,7 +49,7 @@ def claim(run: TrainerConfig) -> None:
         if checkpoints.is_dir():
             clear_rests(checkpoints)
         save_run(run, run.output_dir / "run.json")
-    gather_objects(None)  # nobody writes before that
+    gather_objects(None)  # no rank may write before that
 
 
 def make(folder: Path) -> None:
@@ -59,8 +62,8 @@ def make(folder: Path) -> None:
         ) from error
 
 
-def taken(run: TrainerConfig) -> list[str]:
-    """Why the run cannot have its folder: a line if it is in use, or one a field that differs."""
+def folder_errors(run: TrainerConfig) -> list[str]:
+    """Why the run cannot use its folder: a run is in it already, or one with other settings."""
     folder = run.output_dir
     try:
         if last_checkpoint(folder) is None:
@@ -82,13 +85,13 @@ def taken(run: TrainerConfig) -> list[str]:
     ]
 
 
-def of_ranks(found: list[str]) -> list[str]:
+def lines_of_ranks(lines: list[str]) -> list[str]:
     """The lines of all ranks, each once."""
-    return list(dict.fromkeys(line for lines in gather_objects(found) for line in lines))
+    return list(dict.fromkeys(line for each in gather_objects(lines) for line in each))
 
 
 def disagreements(run: TrainerConfig) -> list[str]:
-    """Where ranks were started with another configuration or code than rank 0: a line each."""
+    """Where other ranks have another configuration or code than rank 0, one line each."""
     config = flatten(json.loads(TypeAdapter(type(run)).dump_json(run)))
     every = gather_objects((config, code_version()))
     first, code = every[0]
@@ -110,7 +113,7 @@ def disagreements(run: TrainerConfig) -> list[str]:
 
 @cache
 def code_version() -> str:
-    """The versions that decide what is computed, with a digest of this package's source."""
+    """The versions of this package and of torch, with a digest of this package's source."""
     source = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
@@ -119,7 +122,7 @@ def code_version() -> str:
 
 
 def unshared(folder: Path) -> list[str]:
-    """A line if some ranks do not see what rank 0 writes to the folder."""
+    """A line if some ranks do not see a file that rank 0 writes to the folder."""
     mark = folder / f".mark-{uuid4().hex}"
     problem = None
     if rank() == 0:
@@ -145,7 +148,7 @@ def unshared(folder: Path) -> list[str]:
 
 
 def appears(path: Path) -> bool:
-    """Whether a file can be seen, now or soon."""
+    """Whether a file can be seen within ``PATIENCE``."""
     deadline = monotonic() + PATIENCE
     while not path.exists():
         if monotonic() > deadline:

@@ -74,7 +74,7 @@ class Trainer:
         self.optimizer = build_optimizer(run.optimizer, self.model)
         self.step, self.seconds = progress.step, progress.seconds
         # What was the best by another validator says nothing of this one's figures.
-        self.best = progress.best if progress.best_of == run.judged_by else None
+        self.best = progress.best if progress.best_of == run.selection_metric else None
         self.saved = self.step if last else None
         self.marks: SourcePositions = progress.marks
         self.position: Callable[[], SourcePositions] = dict
@@ -256,7 +256,7 @@ class Trainer:
                 step=self.step,
                 seconds=self.seconds,
                 best=self.best,
-                best_of=self.run.judged_by,
+                best_of=self.run.selection_metric,
                 non_finite=self.finite.count,
                 ranks=world_size(),
                 marks=joined_marks(gather_objects(self.position())),
@@ -275,7 +275,7 @@ def progress_of(run: TrainerConfig, last: Path | None) -> TrainingProgress:
         return progress
     # An earlier version wrote it, and did not tell what the best figure is of.
     saved = load_run(run.output_dir / "run.json", type(run))
-    return replace(progress, best_of=saved.judged_by)
+    return replace(progress, best_of=saved.selection_metric)
 
 
 def memory(device: torch.device) -> dict[str, float]:

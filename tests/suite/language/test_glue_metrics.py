@@ -8,11 +8,11 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from flava.data.labelled import LabelledRow
-from flava.suite.language.glue import COLA, MNLI, MRPC, STSB, Glue
-from flava.suite.language.glue_metrics import best_constant, of_metric, score, truth_of
+from flava.suite.language.glue import COLA, MNLI, MRPC, STSB, GlueTask
+from flava.suite.language.glue_metrics import best_constant, metric_value, score, truth_of
 
 
-def rows_of(task: Glue, targets: np.ndarray) -> list[LabelledRow]:
+def rows_of(task: GlueTask, targets: np.ndarray) -> list[LabelledRow]:
     if not task.classes:
         return [LabelledRow(shard="s", key=str(i), score=float(t)) for i, t in enumerate(targets)]
     return [
@@ -69,4 +69,4 @@ def test_the_best_constant_answer_is_the_baseline():
     assert best_constant("f1", MRPC, ones) == pytest.approx(2 / 5)  # always 1: 1 of 4 is right
     assert best_constant("matthews", COLA, ones) == 0.0
     assert best_constant("pearson", STSB, ones / 1.0) == 0.0
-    assert of_metric("accuracy", ones, ones) == 1.0
+    assert metric_value("accuracy", ones, ones) == 1.0

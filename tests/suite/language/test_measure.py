@@ -23,11 +23,11 @@ from flava.models import (
     MultimodalConfig,
     TextConfig,
 )
-from flava.suite.language.glue import COLA, MNLI, RTE, SST2, STSB, Glue, Recipe
+from flava.suite.language.glue import COLA, MNLI, RTE, SST2, STSB, GlueRecipe, GlueTask
 from flava.suite.language.glue_metrics import write_submission
-from flava.suite.language.measure import figures, measure, tuning
+from flava.suite.language.measure import figures, measure, recipe_for
 from flava.suite.task import Settings
-from tests.suite.language.glue_files import samples, write_all
+from tests.suite.language.glue_data import samples, write_all
 from tests.tiny_runs import CODEBOOK
 
 SMALL: dict[str, Any] = {"width": 32, "depth": 1, "heads": 2, "mlp_width": 64}
@@ -57,8 +57,10 @@ def clip() -> Clip:
     )
 
 
-def quick(task: Glue, seeds: int = 1, updates: int = 40, rows: int = 48) -> Glue:
-    recipe = Recipe(lr=4e-3, batch_size=16, updates=updates, warmup=4, rows=rows, seeds=seeds)
+def quick(task: GlueTask, seeds: int = 1, updates: int = 40, rows: int = 48) -> GlueTask:
+    recipe = GlueRecipe(
+        lr=4e-3, batch_size=16, max_steps=updates, warmup_steps=4, train_rows=rows, seeds=seeds
+    )
     return replace(task, recipe=recipe)
 
 
@@ -139,7 +141,7 @@ def test_missing_files_are_named_before_anything_is_trained(tmp_path):
     folder = write_all(tmp_path, RTE, hub=False)
     for name in ("train.tsv", "dev.tsv"):
         (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"RTE is not whole") as error:
+    with pytest.raises(FileNotFoundError, match=r"RTE is incomplete") as error:
         measure(RTE, flava(), settings(tmp_path))
     assert "train.tsv" in str(error.value)
     assert "dev.tsv" in str(error.value)
@@ -147,10 +149,10 @@ def test_missing_files_are_named_before_anything_is_trained(tmp_path):
 
 
 def test_the_recipe_is_robertas_and_shrinks_with_the_data():
-    whole = tuning(RTE.recipe, 2_490)
+    whole = recipe_for(RTE.recipe, 2_490)
     assert (whole.max_steps, whole.schedule.warmup_steps, whole.batch_size) == (2_036, 122, 16)
     assert (whole.optimizer.beta2, whole.optimizer.eps, whole.optimizer.lr) == (0.98, 1e-6, 2e-5)
-    part = tuning(RTE.recipe, 249)
+    part = recipe_for(RTE.recipe, 249)
     assert (part.max_steps, part.schedule.warmup_steps) == (204, 12)
 
 

@@ -180,7 +180,7 @@ def test_all_mistakes_of_a_file_are_one_error(root: Path) -> None:
     with pytest.raises(ValueError) as caught:
         measure(tiny_flava(), settings(root), benchmark=FLICKR30K)
     said = str(caught.value)
-    assert "stand there twice: 0.jpg\n" in said
+    assert "listed twice: 0.jpg\n" in said
     assert "without a caption, or with an empty one: 1.jpg\n" in said
     assert "lost-9.jpg and 20 more" in said
     assert "lost-10.jpg" not in said

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from flava.suite.multimodal import hateful_memes, snli_ve
-from flava.suite.multimodal.labelled_pairs import Protocol, few_of_each, read_pairs
+from flava.suite.multimodal.labelled_pairs import PairRecipe, few_of_each, read_pairs
 from tests.suite.multimodal.data import (
     save_image,
     settings,
@@ -19,7 +19,7 @@ from tests.suite.multimodal.data import (
     write_json_lines,
 )
 
-QUICK = Protocol(updates=60, warmup=6, lr=3e-3, image_size=224, samples=24)
+QUICK = PairRecipe(max_steps=60, warmup_steps=6, lr=3e-3, image_size=224, train_samples=24)
 
 SENTENCES = {"entailment": "It is red.", "neutral": "It rains.", "contradiction": "It is blue."}
 
@@ -61,7 +61,7 @@ def test_entailment_is_learned(make, tmp_path: Path) -> None:
     for split, count in (("train", 24), ("dev", 9), ("test", 12)):
         snli_ve_file(tmp_path, split, count)
     model, how = make(std=None), settings(tmp_path, batch_size=24)
-    (figure,) = snli_ve.measure(model, how, protocol=QUICK)
+    (figure,) = snli_ve.measure(model, how, recipe=QUICK)
     assert (figure.name, figure.n) == ("snli_ve/test/accuracy", 12)
     assert figure.baselines == {"majority": pytest.approx(1 / 3)}
     assert figure.value > 0.7
@@ -76,7 +76,7 @@ def test_memes_are_learned_from_the_text_that_is_asked_for(tmp_path: Path, monke
         hateful_memes_file(tmp_path, file, first, count)
     monkeypatch.setattr(hateful_memes, "texts_in", lambda images, _: ["read off"] * len(images))
     model, how = tiny_flava(std=None), settings(tmp_path, batch_size=16)
-    area, accuracy = hateful_memes.measure(model, how, protocol=QUICK)
+    area, accuracy = hateful_memes.measure(model, how, recipe=QUICK)
     assert (area.name, accuracy.name) == (
         "hateful_memes/test_seen/roc_auc",
         "hateful_memes/test_seen/accuracy",
@@ -86,7 +86,7 @@ def test_memes_are_learned_from_the_text_that_is_asked_for(tmp_path: Path, monke
     assert area.value > 0.9
     assert area.n == accuracy.n == 8
     monkeypatch.setattr(hateful_memes, "texts_in", None)  # which is then not called
-    own = hateful_memes.measure(model, how, own_text=True, protocol=replace(QUICK, updates=2))
+    own = hateful_memes.measure(model, how, own_text=True, recipe=replace(QUICK, max_steps=2))
     assert own[0].name == "hateful_memes_own_text/test_seen/roc_auc"
 
 
@@ -110,7 +110,7 @@ def test_the_area_is_scikit_learns() -> None:
 def test_rows_of_snli_ve(tmp_path: Path) -> None:
     snli_ve_file(tmp_path, "dev", 3)
     images = tmp_path / "flickr30k" / "flickr30k-images"
-    rows = read_pairs(tmp_path / "snli_ve/snli_ve_dev.jsonl", images, snli_ve.LAYOUT)
+    rows = read_pairs(tmp_path / "snli_ve/snli_ve_dev.jsonl", images, snli_ve.FIELDS)
     assert [row.label for row in rows] == ["entailment", "neutral", "contradiction"]
     assert [row.text for row in rows] == list(SENTENCES.values())
     assert {row.image for row in rows} == {images / "dev0.jpg"}
@@ -122,15 +122,15 @@ def test_rows_of_snli_ve_as_first_released(tmp_path: Path) -> None:
     lines = snli_ve_file(tmp_path, "dev", 3)
     images = tmp_path / "flickr30k" / "flickr30k-images"
     path = tmp_path / "snli_ve/snli_ve_dev.jsonl"
-    now = read_pairs(path, images, snli_ve.LAYOUT)
+    now = read_pairs(path, images, snli_ve.FIELDS)
     for line in lines:
         line["Flikr30kID"] = f"{line.pop('Flickr30K_ID')}.jpg"
     write_json_lines(path, lines)
-    assert read_pairs(path, images, snli_ve.LAYOUT) == now
+    assert read_pairs(path, images, snli_ve.FIELDS) == now
     del lines[1]["Flikr30kID"]
     write_json_lines(path, lines)
     with pytest.raises(ValueError, match=r"Flickr30K_ID or Flikr30kID.*: snli_ve_dev.jsonl:2\n"):
-        read_pairs(path, images, snli_ve.LAYOUT)
+        read_pairs(path, images, snli_ve.FIELDS)
 
 
 def test_all_mistakes_are_one_error(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_all_mistakes_are_one_error(tmp_path: Path) -> None:
     for line in (
         "lines without id, img, text, label: train.jsonl:5, train.jsonl:6\n",
         "labels other than 0, 1: 2 of 1\n",
-        "classes of which there is none: hateful\n",
-        "ids that stand there twice: 0\n",
+        "classes without a pair: hateful\n",
+        "ids that occur twice: 0\n",
         "99999.png\n",
         # The mistakes of all three files are in it.
         "dev_unseen.jsonl is missing",
@@ -163,16 +163,16 @@ def test_lines_that_are_no_objects_are_named(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text('{"id": 1}\nnonsense\n[2]\n')
     with pytest.raises(ValueError, match=r"lines.jsonl:2 .*lines.jsonl:3"):
-        read_pairs(path, tmp_path, hateful_memes.LAYOUT)
+        read_pairs(path, tmp_path, hateful_memes.FIELDS)
     path.write_text("")
     with pytest.raises(ValueError, match="table is empty"):
-        read_pairs(path, tmp_path, hateful_memes.LAYOUT)
+        read_pairs(path, tmp_path, hateful_memes.FIELDS)
 
 
 def test_few_have_their_share_of_each_class(tmp_path: Path) -> None:
     hateful_memes_file(tmp_path, "train.jsonl", 0, 40)
     folder = tmp_path / "hateful_memes"
-    rows = read_pairs(folder / "train.jsonl", folder, hateful_memes.LAYOUT)
+    rows = read_pairs(folder / "train.jsonl", folder, hateful_memes.FIELDS)
     few = few_of_each(rows, 10, seed=3)
     assert [row.label for row in few].count("hateful") == 5
     assert len(few) == 10

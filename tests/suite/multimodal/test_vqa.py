@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from flava.suite.multimodal.labelled_pairs import Protocol, in_proportion, tuning
-from flava.suite.multimodal.vqa import PROTOCOL, RESULTS, TRAIN, VQAV2, measure, read_questions
-from flava.suite.multimodal.vqa_answers import vqa_accuracy
+from flava.suite.multimodal.labelled_pairs import PairRecipe, proportional_size, recipe_for
+from flava.suite.multimodal.vqa import RECIPE, RESULTS, TRAIN, VQAV2, measure, read_questions
+from flava.suite.multimodal.vqa_answers import answer_scorer
 from tests.suite.multimodal.data import COLOURS, settings, ten, tiny_clip, tiny_flava, vqa
 
 QUESTION = "What color is this?"
 
 # Other images than in pretraining, but fewer patches than 480 pixels would be.
-QUICK = Protocol(updates=60, warmup=6, lr=3e-3, image_size=336, samples=40)
+QUICK = PairRecipe(max_steps=60, warmup_steps=6, lr=3e-3, image_size=336, train_samples=40)
 
 
 def about_colours(images: range) -> list[tuple[int, int, str, list[str]]]:
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("make", [tiny_flava, tiny_clip])
 def test_colours_are_learned_and_answers_written_for_the_server(make, root: Path) -> None:
-    (figure,) = measure(make(std=None), settings(root, batch_size=40), protocol=QUICK)
+    (figure,) = measure(make(std=None), settings(root, batch_size=40), recipe=QUICK)
     assert figure.name == "vqav2/validation/vqa_accuracy"
     assert figure.n == 12
     # Of twelve questions three are about each colour.
@@ -58,22 +58,22 @@ def test_colours_are_learned_and_answers_written_for_the_server(make, root: Path
 def test_images_of_test_dev_are_missed_before_anything_is_trained(root: Path) -> None:
     (root / "vqav2" / "test2015" / "COCO_test2015_000000000055.jpg").unlink()
     with pytest.raises(ValueError, match=r"test-dev2015_questions.json .*\n.*000000000055.jpg"):
-        measure(tiny_flava(), settings(root), protocol=QUICK)
+        measure(tiny_flava(), settings(root), recipe=QUICK)
     assert not (root / "cache").exists()
 
 
 def test_a_few_questions_are_not_answered_for_the_server(root: Path) -> None:
-    (figure,) = measure(tiny_flava(), settings(root, few=4), protocol=replace(QUICK, updates=1))
+    (figure,) = measure(tiny_flava(), settings(root, few=4), recipe=replace(QUICK, max_steps=1))
     assert figure.n == 4
     assert not list((root / "cache").rglob(RESULTS))
 
 
 def test_questions_come_with_images_and_answers(root: Path) -> None:
     first, *others = read_questions(root / "vqav2", TRAIN, answered=True)
-    assert (first.number, first.text, first.commonest) == (1000, QUESTION, "green")
+    assert (first.id, first.text, first.commonest) == (1000, QUESTION, "green")
     assert first.image.name == "COCO_train2014_000000000001.jpg"
     assert first.given == ("green",) * 8 + ("orange",) * 2
-    assert vqa_accuracy("orange", first.given) == pytest.approx(0.6)
+    assert answer_scorer(first.given)("orange") == pytest.approx(0.6)
     assert len(others) == 39
 
 
@@ -86,7 +86,7 @@ def test_images_may_be_cocos_in_the_folder_beside(root: Path) -> None:
 
 
 def test_the_papers_protocol() -> None:
-    config = tuning(PROTOCOL, tiny_flava(), 443_757, few=False)
+    config = recipe_for(RECIPE, tiny_flava(), 443_757, few=False)
     assert (config.max_steps, config.batch_size, config.schedule.warmup_steps) == (
         44_000,
         256,
@@ -96,11 +96,11 @@ def test_the_papers_protocol() -> None:
     assert config.optimizer.max_grad_norm == math.inf
     assert config.hidden_width == 1536
     # The base model's 480 pixels; a small model's in proportion, in whole patches.
-    assert in_proportion(480, 224, 16) == 480
-    assert in_proportion(224, 224, 16) == 224
-    assert config.image_size == in_proportion(480, 24, 6) == 54
+    assert proportional_size(480, 224, 16) == 480
+    assert proportional_size(224, 224, 16) == 224
+    assert config.image_size == proportional_size(480, 24, 6) == 54
     # Few samples are seen as often as all would be: 25.4 times.
-    few = tuning(PROTOCOL, tiny_flava(), 1000, few=True)
+    few = recipe_for(RECIPE, tiny_flava(), 1000, few=True)
     seen = 44_000 * 256 / 443_757
     assert few.max_steps * 256 == pytest.approx(seen * 1000, rel=0.01)
     assert few.schedule.warmup_steps / few.max_steps == pytest.approx(
@@ -123,10 +123,10 @@ def test_all_mistakes_are_one_error(root: Path) -> None:
     answers = folder / "v2_mscoco_train2014_annotations.json"
     edit(answers, "annotations", lambda each: each[4].update(image_id=6))
     with pytest.raises(ValueError) as caught:
-        measure(tiny_flava(), settings(root), protocol=QUICK)
+        measure(tiny_flava(), settings(root), recipe=QUICK)
     said = str(caught.value)
     for line in (
-        "question ids that stand there twice: 1000\n",
+        "question ids that occur twice: 1000\n",
         "questions without an annotation: 77\n",
         "annotations of other questions: 2000\n",
         "annotations of another image than the question's: 5000\n",
@@ -188,4 +188,4 @@ def test_answers_must_be_frequent_enough(tmp_path: Path) -> None:
     for subset in ("train2014", "val2014"):
         vqa(tmp_path, subset, about_colours(range(1, 5)), answered=True)
     with pytest.raises(ValueError, match="fewer than two answers are frequent enough"):
-        measure(tiny_flava(), settings(tmp_path), protocol=QUICK)
+        measure(tiny_flava(), settings(tmp_path), recipe=QUICK)

@@ -264,6 +264,7 @@ def test_few_limits_every_part(on_disk: Callable[[str], DataSet], tmp_path: Path
     collection = on_disk("dtd").open(tmp_path, seed=0)
     (fold,) = prepare(collection, "dtd", seed=0, few=5)
     (whole,) = collection.folds
+    assert whole.validation is not None
     for part, of in (
         (fold.train, whole.train),
         (fold.validation, whole.validation),

@@ -1,20 +1,15 @@
 """The eight GLUE tasks of Table C.1: text encoders fine-tuned end to end."""
 
 from functools import partial
-from pathlib import Path
 
-from flava.suite.language.glue import GLUE, Glue
+from flava.suite.language.glue import GLUE, GlueTask
+from flava.suite.language.glue_files import missing
 from flava.suite.language.measure import measure
-from flava.suite.language.reading import missing
 from flava.suite.task import SuiteTask
 
 
-def suite_task(task: Glue) -> SuiteTask:
-    """The task as the suite knows it."""
-
-    def lacking(folder: Path) -> list[str]:
-        return missing(folder, task)
-
+def suite_task(task: GlueTask) -> SuiteTask:
+    """The task as the suite runs it."""
     return SuiteTask(
         name=task.name,
         group="nlp",
@@ -22,7 +17,7 @@ def suite_task(task: Glue) -> SuiteTask:
         folder=task.folder,
         source=f"{task.row} of gluebenchmark.com/tasks, or {task.name} of the hub's nyu-mll/glue",
         licence=task.licence,
-        missing=lacking,
+        missing=partial(missing, task=task),
         measure=partial(measure, task),
     )
 

@@ -1,4 +1,4 @@
-"""What a task of GLUE is, and the eight of Table C.1: rows of data."""
+"""The eight GLUE tasks of Table C.1 as data: their files, columns, metrics and recipes."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,19 +7,19 @@ GlueMetric = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class GlueRecipe:
     """RoBERTa's fine-tuning of one task.
 
-    Learning rate, batch size, updates and warm-up are those that RoBERTa's authors give for each
-    task (fairseq, examples/roberta/README.glue.md), which the paper takes over without further
-    sweeps; ``rows`` are the training rows that they are for.
+    RoBERTa's authors give learning rate, batch size, steps and warm-up for each task (fairseq,
+    examples/roberta/README.glue.md), and the paper takes them over without further sweeps.
     """
 
     lr: float
     batch_size: int
-    updates: int
-    warmup: int
-    rows: int
+    max_steps: int
+    warmup_steps: int
+    train_rows: int
+    """The training rows that ``max_steps`` and ``warmup_steps`` are for."""
     seeds: int = 5
     """Runs whose median is reported: Liu et al. 2019, section 5.1, report the median over five
     random initialisations."""
@@ -27,58 +27,62 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class GlueSplit:
-    """Some rows of a task, under the names that its files have."""
+    """A part of a task's rows, and the names of its files."""
 
     name: str
-    """In a figure."""
+    """Its name in results."""
     official: str
-    """The file of GLUE's own folder, without its ending."""
+    """Name of GLUE's own file, without its ending."""
     hub: str
-    """The files that `datasets` keeps, without shard and ending."""
+    """Name of the files of `datasets`, without shard and ending."""
     submission: str = ""
-    """The file that the GLUE server takes, of a test split."""
+    """For a test split, the name of the file of predictions that GLUE's server takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlueColumns:
-    """Where texts, target and id of a row stand: names, or places in a file without a head."""
+    """The columns of texts, target and id: names, or places in a file without a head."""
 
     texts: tuple[str | int, ...]
     label: str | int
     id: str | int | None
-    """None: rows are counted."""
+    """None where rows have no id, and are numbered."""
     test_texts: tuple[str | int, ...] | None = None
-    """In a test split, if they stand elsewhere there."""
+    """Those of a test split, if they differ."""
     head: bool = True
     """Whether the first line names the columns; it always does in a test split."""
 
+    def texts_of(self, *, is_test: bool) -> tuple[str | int, ...]:
+        """The columns of the texts in a test split, or in another."""
+        return self.test_texts if is_test and self.test_texts else self.texts
+
 
 @dataclass(frozen=True, kw_only=True)
-class Glue:
+class GlueTask:
     """One task."""
 
     name: str
-    """As `datasets` calls it."""
+    """Its name in `datasets`."""
     row: str
-    """As Table C.1 calls it."""
+    """Its name in Table C.1."""
     folder: str
-    """Below the data's root; its last part is as GLUE calls the task."""
+    """Below the data's root; the last part is GLUE's name of the task."""
     classes: tuple[str, ...]
-    """As GLUE's files and its server write them, in the order of the numbers that `datasets` has in
-    their place; none where a score in [0, 5] is predicted."""
+    """The words of GLUE's files and its server, in the order of the numbers that `datasets` has
+    instead; none where a score in [0, 5] is predicted."""
     official: GlueColumns
     hub: GlueColumns
     metrics: tuple[GlueMetric, ...]
-    """The first of them fills the row."""
-    recipe: Recipe
+    """The first one fills the row of Table C.1."""
+    recipe: GlueRecipe
     licence: str
-    drops: bool = False
-    """Whether lines with too few or too many cells are passed over, as all do for QQP."""
+    drops_broken_lines: bool = False
+    """Whether lines with too few or too many cells are skipped, as everybody does for QQP."""
     train: GlueSplit = GlueSplit(name="train", official="train", hub="train")
     validation: tuple[GlueSplit, ...] = (
         GlueSplit(name="validation", official="dev", hub="validation"),
     )
-    """The first of them chooses the checkpoint and fills the row."""
+    """The first one chooses the checkpoint and fills the row of Table C.1."""
     test: tuple[GlueSplit, ...] = ()
 
 
@@ -94,7 +98,7 @@ MATCHED, MISMATCHED = (
 TWO = ("0", "1")
 ENTAILMENT = ("entailment", "not_entailment")
 
-MNLI = Glue(
+MNLI = GlueTask(
     name="mnli",
     row="MNLI",
     folder="glue/MNLI",
@@ -102,7 +106,9 @@ MNLI = Glue(
     official=GlueColumns(texts=("sentence1", "sentence2"), label="gold_label", id="index"),
     hub=GlueColumns(texts=("premise", "hypothesis"), label="label", id="idx"),
     metrics=("accuracy",),
-    recipe=Recipe(lr=1e-5, batch_size=32, updates=123_873, warmup=7_432, rows=392_702),
+    recipe=GlueRecipe(
+        lr=1e-5, batch_size=32, max_steps=123_873, warmup_steps=7_432, train_rows=392_702
+    ),
     licence="the OANC's; fiction: CC BY 3.0, CC BY-SA 3.0 and public domain",
     validation=(MATCHED, MISMATCHED),
     test=(
@@ -118,7 +124,7 @@ MNLI = Glue(
     ),
 )
 
-COLA = Glue(
+COLA = GlueTask(
     name="cola",
     row="COLA",
     folder="glue/CoLA",
@@ -126,12 +132,12 @@ COLA = Glue(
     official=GlueColumns(texts=(3,), label=1, id=None, test_texts=("sentence",), head=False),
     hub=GlueColumns(texts=("sentence",), label="label", id="idx"),
     metrics=("matthews", "accuracy"),
-    recipe=Recipe(lr=1e-5, batch_size=16, updates=5_336, warmup=320, rows=8_551),
+    recipe=GlueRecipe(lr=1e-5, batch_size=16, max_steps=5_336, warmup_steps=320, train_rows=8_551),
     licence="none stated: sentences out of published works, for research",
     test=test_split("CoLA.tsv"),
 )
 
-MRPC = Glue(
+MRPC = GlueTask(
     name="mrpc",
     row="MRPC",
     folder="glue/MRPC",
@@ -139,12 +145,12 @@ MRPC = Glue(
     official=GlueColumns(texts=("#1 String", "#2 String"), label="Quality", id=None),
     hub=GlueColumns(texts=("sentence1", "sentence2"), label="label", id="idx"),
     metrics=("f1", "accuracy"),
-    recipe=Recipe(lr=1e-5, batch_size=16, updates=2_296, warmup=137, rows=3_668),
+    recipe=GlueRecipe(lr=1e-5, batch_size=16, max_steps=2_296, warmup_steps=137, train_rows=3_668),
     licence="Microsoft Research's, for research",
     test=test_split("MRPC.tsv"),
 )
 
-QQP = Glue(
+QQP = GlueTask(
     name="qqp",
     row="QQP",
     folder="glue/QQP",
@@ -152,13 +158,15 @@ QQP = Glue(
     official=GlueColumns(texts=("question1", "question2"), label="is_duplicate", id="id"),
     hub=GlueColumns(texts=("question1", "question2"), label="label", id="idx"),
     metrics=("f1", "accuracy"),
-    recipe=Recipe(lr=1e-5, batch_size=32, updates=113_272, warmup=28_318, rows=363_846),
+    recipe=GlueRecipe(
+        lr=1e-5, batch_size=32, max_steps=113_272, warmup_steps=28_318, train_rows=363_846
+    ),
     licence="Quora's terms of service: not for commerce",
-    drops=True,
+    drops_broken_lines=True,
     test=test_split("QQP.tsv"),
 )
 
-SST2 = Glue(
+SST2 = GlueTask(
     name="sst2",
     row="SST-2",
     folder="glue/SST-2",
@@ -166,12 +174,14 @@ SST2 = Glue(
     official=GlueColumns(texts=("sentence",), label="label", id=None),
     hub=GlueColumns(texts=("sentence",), label="label", id="idx"),
     metrics=("accuracy",),
-    recipe=Recipe(lr=1e-5, batch_size=32, updates=20_935, warmup=1_256, rows=67_349),
+    recipe=GlueRecipe(
+        lr=1e-5, batch_size=32, max_steps=20_935, warmup_steps=1_256, train_rows=67_349
+    ),
     licence="none stated: Rotten Tomatoes' reviews, labelled at Stanford",
     test=test_split("SST-2.tsv"),
 )
 
-QNLI = Glue(
+QNLI = GlueTask(
     name="qnli",
     row="QNLI",
     folder="glue/QNLI",
@@ -179,12 +189,14 @@ QNLI = Glue(
     official=GlueColumns(texts=("question", "sentence"), label="label", id="index"),
     hub=GlueColumns(texts=("question", "sentence"), label="label", id="idx"),
     metrics=("accuracy",),
-    recipe=Recipe(lr=1e-5, batch_size=32, updates=33_112, warmup=1_986, rows=104_743),
+    recipe=GlueRecipe(
+        lr=1e-5, batch_size=32, max_steps=33_112, warmup_steps=1_986, train_rows=104_743
+    ),
     licence="CC BY-SA 4.0 (SQuAD)",
     test=test_split("QNLI.tsv"),
 )
 
-RTE = Glue(
+RTE = GlueTask(
     name="rte",
     row="RTE",
     folder="glue/RTE",
@@ -192,12 +204,12 @@ RTE = Glue(
     official=GlueColumns(texts=("sentence1", "sentence2"), label="label", id="index"),
     hub=GlueColumns(texts=("sentence1", "sentence2"), label="label", id="idx"),
     metrics=("accuracy",),
-    recipe=Recipe(lr=2e-5, batch_size=16, updates=2_036, warmup=122, rows=2_490),
+    recipe=GlueRecipe(lr=2e-5, batch_size=16, max_steps=2_036, warmup_steps=122, train_rows=2_490),
     licence="none stated: the RTE challenges', for research",
     test=test_split("RTE.tsv"),
 )
 
-STSB = Glue(
+STSB = GlueTask(
     name="stsb",
     row="STS-B",
     folder="glue/STS-B",
@@ -205,7 +217,7 @@ STSB = Glue(
     official=GlueColumns(texts=("sentence1", "sentence2"), label="score", id="index"),
     hub=GlueColumns(texts=("sentence1", "sentence2"), label="label", id="idx"),
     metrics=("pearson", "spearman"),
-    recipe=Recipe(lr=2e-5, batch_size=16, updates=3_598, warmup=214, rows=5_749),
+    recipe=GlueRecipe(lr=2e-5, batch_size=16, max_steps=3_598, warmup_steps=214, train_rows=5_749),
     licence="several, in the LICENSE.txt of the STS Benchmark",
     test=test_split("STS-B.tsv"),
 )

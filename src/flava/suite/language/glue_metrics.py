@@ -1,4 +1,4 @@
-"""GLUE's metrics, and the files that its server takes."""
+"""GLUE's metrics, and the files of predictions that its server takes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,28 +11,29 @@ from torch import Tensor
 
 from flava.core.files import write_atomically
 from flava.data.labelled import LabelledRow
-from flava.suite.language.glue import HIGHEST_SCORE, Glue, GlueMetric
+from flava.suite.language.glue import HIGHEST_SCORE, GlueMetric, GlueTask
 
 
 def score(
-    task: Glue, outputs: Float[Tensor, "rows outputs"], rows: Sequence[LabelledRow]
+    task: GlueTask, outputs: Float[Tensor, "rows outputs"], rows: Sequence[LabelledRow]
 ) -> dict[str, float]:
-    """All metrics of a task, after the one that chooses the checkpoint, as in RoBERTa's recipe.
-
-    That is the accuracy wherever there are classes, and the (negative) mean squared error of
-    scores: README.glue.md, ``--best-checkpoint-metric``.
+    """All metrics of a task. The first chooses the checkpoint, as in RoBERTa's recipe: accuracy
+    where there are classes, or else the negative mean squared error (README.glue.md,
+    ``--best-checkpoint-metric``).
     """
     truth = truth_of(task, rows)
     if not task.classes:
         scores = outputs[:, 0].double().numpy()
-        chooses = {"negative_mse": -float(np.mean((scores - truth) ** 2))}
-        return chooses | {metric: of_metric(metric, scores, truth) for metric in task.metrics}
+        negative_mse = -float(np.mean((scores - truth) ** 2))
+        return {"negative_mse": negative_mse} | {
+            metric: metric_value(metric, scores, truth) for metric in task.metrics
+        }
     predicted = outputs.argmax(dim=1).numpy()
     names: list[GlueMetric] = ["accuracy", *task.metrics]
-    return {metric: of_metric(metric, predicted, truth) for metric in names}
+    return {metric: metric_value(metric, predicted, truth) for metric in names}
 
 
-def truth_of(task: Glue, rows: Sequence[LabelledRow]) -> Shaped[np.ndarray, " rows"]:
+def truth_of(task: GlueTask, rows: Sequence[LabelledRow]) -> Shaped[np.ndarray, " rows"]:
     """The number of each row's class, or its score in [0, 1]."""
     if not task.classes:
         return np.array([row.score for row in rows], dtype=np.float64)
@@ -40,12 +41,12 @@ def truth_of(task: Glue, rows: Sequence[LabelledRow]) -> Shaped[np.ndarray, " ro
     return np.array([numbers[row.label or ""] for row in rows])
 
 
-def of_metric(
+def metric_value(
     metric: GlueMetric, predicted: Shaped[np.ndarray, " n"], truth: Shaped[np.ndarray, " n"]
 ) -> float:
-    """One metric. F1 is that of class 1: a paraphrase, a duplicate.
+    """One metric. F1 is that of class 1 (paraphrase, duplicate).
 
-    Where a metric is not defined, since all predictions are the same, it is 0.
+    A metric that is not defined, because all predictions are the same, is 0.
     """
     match metric:
         case "accuracy":
@@ -60,40 +61,37 @@ def of_metric(
             return correlation(rankdata(predicted), rankdata(truth))
 
 
-def correlation(ours: Shaped[np.ndarray, " n"], theirs: Shaped[np.ndarray, " n"]) -> float:
-    """Pearson's; 0 if either is constant."""
-    if np.ptp(ours) == 0 or np.ptp(theirs) == 0:
+def correlation(x: Shaped[np.ndarray, " n"], y: Shaped[np.ndarray, " n"]) -> float:
+    """Pearson's correlation; 0 if either is constant."""
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
-    return float(np.corrcoef(ours, theirs)[0, 1])
+    return float(np.corrcoef(x, y)[0, 1])
 
 
-def best_constant(metric: GlueMetric, task: Glue, truth: Shaped[np.ndarray, " n"]) -> float:
-    """The best value that one and the same answer has on this very data."""
+def best_constant(metric: GlueMetric, task: GlueTask, truth: Shaped[np.ndarray, " n"]) -> float:
+    """The best value that the same answer to every row reaches on this data."""
     if not task.classes:
         return 0.0
     constants = (np.full_like(truth, number) for number in range(len(task.classes)))
-    return max(of_metric(metric, each, truth) for each in constants)
-
-
-HEAD = "index\tprediction"
+    return max(metric_value(metric, each, truth) for each in constants)
 
 
 def write_submission(
-    path: Path, task: Glue, rows: Sequence[LabelledRow], outputs: Float[Tensor, "rows outputs"]
+    path: Path, task: GlueTask, rows: Sequence[LabelledRow], outputs: Float[Tensor, "rows outputs"]
 ) -> None:
-    """A line a row: its id, and the class in GLUE's words or the score from 0 to 5.
+    """Write a line for each row: its id, and its class in GLUE's words or its score from 0 to 5.
 
     Raises:
         OSError: it could not be written.
     """
     answers = zip(rows, answers_of(task, outputs), strict=True)
-    lines = [HEAD, *(f"{row.key}\t{answer}" for row, answer in answers)]
+    lines = ["index\tprediction", *(f"{row.key}\t{answer}" for row, answer in answers)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def answers_of(task: Glue, outputs: Float[Tensor, "rows outputs"]) -> list[str]:
-    """What the server reads: a class's word, or a score."""
+def answers_of(task: GlueTask, outputs: Float[Tensor, "rows outputs"]) -> list[str]:
+    """The predicted classes' words or scores, as the server reads them."""
     if task.classes:
         return [task.classes[number] for number in outputs.argmax(dim=1).tolist()]
     scores = (outputs[:, 0] * HIGHEST_SCORE).clamp(0, HIGHEST_SCORE)

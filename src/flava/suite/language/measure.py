@@ -1,4 +1,5 @@
-"""One task of GLUE: fine-tuned from several seeds, measured where its labels are public."""
+"""Measuring a model on a GLUE task: fine-tuned with several seeds, evaluated on the validation
+splits, and with predictions of the test split for GLUE's server."""
 
 import logging
 import math
@@ -13,43 +14,41 @@ from torch import nn
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
 from flava.evaluation.record import Figure
-from flava.finetuning.fine_tuner import FineTuned, TuningConfig, TuningSamples, fine_tune
-from flava.suite.language.glue import Glue, GlueSplit, Recipe
+from flava.suite.fine_tuning import FineTuned, FineTuningData, FineTuningRecipe, fine_tune_task
+from flava.suite.language.glue import GlueRecipe, GlueSplit, GlueTask
+from flava.suite.language.glue_files import files_of, missing, read_splits
 from flava.suite.language.glue_metrics import best_constant, score, truth_of, write_submission
-from flava.suite.language.reading import files_of, missing, read_splits
 from flava.suite.task import Settings
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 
 log = logging.getLogger(__name__)
 
-Scored = dict[str, float]
 
-
-def measure(task: Glue, model: nn.Module, settings: Settings) -> list[Figure]:
+def measure(task: GlueTask, model: nn.Module, settings: Settings) -> list[Figure]:
     """The medians of the task's metrics over its seeds, and the values of each seed.
 
-    The test split, if it is there and all rows are looked at, is predicted by the seed that is best
-    in validation, and written below the cache, in ``glue/MODEL``.
+    If the test split is there and all rows are used, the model of the seed that is best in
+    validation predicts it; the predictions are written below the cache, in ``glue/MODEL``.
 
     Raises:
         FileNotFoundError: files are missing; all are named.
-        ValueError: the data does not hold, or the model reads no text.
-        Interrupted, FloatingPointError, OSError: as `fine_tune`.
+        ValueError: the data is wrong, or the model reads no text.
+        Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / task.folder
-    if gone := missing(folder, task):
-        raise FileNotFoundError(f"{task.row} is not whole:\n  " + "\n  ".join(gone))
+    if lines := missing(folder, task):
+        raise FileNotFoundError(f"{task.row} is incomplete:\n  " + "\n  ".join(lines))
     tests = [split for split in task.test if files_of(folder, task, split).paths]
     splits = (task.train, *task.validation, *tests)
     read = read_splits(folder, task, splits)
     if dropped := sum(each.dropped for each in read):
-        log.warning("%s: %s broken lines are passed over", task.row, f"{dropped:,}")
+        log.warning("%s: %s broken lines are skipped", task.row, f"{dropped:,}")
     rows = {
         split.name: subsample(each.rows, settings.few, settings.seed, split.name)
         for split, each in zip(splits, read, strict=True)
     }
     first = task.validation[0].name
-    samples = TuningSamples(
+    data = FineTuningData(
         task=task.name,
         kind="text",
         classes=task.classes,
@@ -57,35 +56,35 @@ def measure(task: Glue, model: nn.Module, settings: Settings) -> list[Figure]:
         validation=rows[first],
         score=partial(score, task),
     )
-    config = tuning(task.recipe, len(samples.train))
+    recipe = recipe_for(task.recipe, len(data.train))
     count = 1 if settings.few is not None else task.recipe.seeds
     seeds = range(settings.seed, settings.seed + count)
-    scored = [
-        of_seed(fine_tune(model, samples, config, settings, seed), task, rows) for seed in seeds
+    metrics = [
+        validation_metrics(fine_tune_task(model, data, recipe, settings, seed), task, rows)
+        for seed in seeds
     ]
     if tests and settings.few is None:
-        best = max(range(count), key=lambda i: next(iter(scored[i][first].values())))
-        tuned = fine_tune(model, samples, config, settings, seeds[best])
+        best = max(range(count), key=lambda i: next(iter(metrics[i][first].values())))
+        tuned = fine_tune_task(model, data, recipe, settings, seeds[best])
         predict_tests(tuned, task, tests, rows, settings.cache)
     return [
         figure
         for split in task.validation
         for figure in figures(
-            task, split, rows[split.name], [each[split.name] for each in scored], seeds
+            task, split, rows[split.name], [each[split.name] for each in metrics], seeds
         )
     ]
 
 
-def tuning(recipe: Recipe, rows: int) -> TuningConfig:
-    """RoBERTa's recipe for so many training rows: of a part of them, the same part of the updates.
+def recipe_for(recipe: GlueRecipe, train_rows: int) -> FineTuningRecipe:
+    """RoBERTa's recipe for a number of training rows: fewer rows have fewer steps in proportion.
 
-    AdamW's betas, epsilon and weight decay, the linear decay and no clipping of gradients are
-    README.glue.md's for all tasks. It counts the updates of ten epochs, and looks at the validation
-    split after each.
+    AdamW's betas, epsilon and weight decay, the linear decay and no clipping of gradients are those
+    of README.glue.md for all tasks. Its steps are ten epochs.
     """
-    share = min(1.0, rows / recipe.rows)
-    return TuningConfig(
-        max_steps=math.ceil(share * recipe.updates),
+    share = min(1.0, train_rows / recipe.train_rows)
+    return FineTuningRecipe(
+        max_steps=math.ceil(share * recipe.max_steps),
         batch_size=recipe.batch_size,
         optimizer=OptimizerConfig(
             lr=recipe.lr,
@@ -95,16 +94,17 @@ def tuning(recipe: Recipe, rows: int) -> TuningConfig:
             weight_decay=0.1,
             max_grad_norm=math.inf,
         ),
-        schedule=ScheduleConfig(warmup_steps=round(share * recipe.warmup), decay=Decay.LINEAR),
+        schedule=ScheduleConfig(
+            warmup_steps=round(share * recipe.warmup_steps), decay=Decay.LINEAR
+        ),
         hidden_width=None,
-        looks=10,
         workers=0,
     )
 
 
-def of_seed(
-    tuned: FineTuned, task: Glue, rows: Mapping[str, Sequence[LabelledRow]]
-) -> dict[str, Scored]:
+def validation_metrics(
+    tuned: FineTuned, task: GlueTask, rows: Mapping[str, Sequence[LabelledRow]]
+) -> dict[str, dict[str, float]]:
     """The metrics of each validation split."""
     return {
         split.name: score(
@@ -118,12 +118,12 @@ def of_seed(
 
 def predict_tests(
     tuned: FineTuned,
-    task: Glue,
+    task: GlueTask,
     tests: Sequence[GlueSplit],
     rows: Mapping[str, Sequence[LabelledRow]],
     cache: Path,
 ) -> None:
-    """Write the files for GLUE's server."""
+    """Write the files of predictions for GLUE's server."""
     for split in tests:
         outputs = tuned.outputs(rows[split.name], f"{task.row}, {split.name}")
         path = cache / "glue" / tuned.run.start / split.submission
@@ -132,22 +132,25 @@ def predict_tests(
 
 
 def figures(
-    task: Glue,
+    task: GlueTask,
     split: GlueSplit,
     rows: Sequence[LabelledRow],
-    scored: Sequence[Scored],
+    metrics: Sequence[Mapping[str, float]],
     seeds: Sequence[int],
 ) -> list[Figure]:
-    """The median of each metric, then what each seed had.
+    """The median of each metric, followed by its value for each seed.
 
-    In all splits but the first, a metric's name has the split's before it: no other figure of a
-    task shall be taken for the one that fills its row.
+    Args:
+        metrics: Those of each seed, on this split.
+
+    In all splits but the first, a metric's name begins with the split's, so that no other figure
+    of a task is taken for the one that fills its row of Table C.1.
     """
     truth = truth_of(task, rows)
     prefix = split.name.removeprefix("validation").lstrip("_")
     found: list[Figure] = []
     for metric in task.metrics:
-        values = [each[metric] for each in scored]
+        values = [each[metric] for each in metrics]
         baseline = "majority" if metric == "accuracy" else "constant"
         figure = Figure(
             task=task.name,

@@ -7,7 +7,7 @@ from flava.suite.multimodal.vqa import VQAV2
 from flava.suite.task import SuiteTask
 
 MULTIMODAL: tuple[SuiteTask, ...] = (VQAV2, SNLI_VE, HATEFUL_MEMES, *RETRIEVAL)
-"""Those that fill the table's eleven rows."""
+"""The tasks that fill rows of Table C.1."""
 
 VARIANTS: tuple[SuiteTask, ...] = (HATEFUL_MEMES_OWN_TEXT, *RERANKED)
-"""Others, that are asked for by name and fill no row."""
+"""Tasks that fill no row, and are measured if they are asked for by name."""

@@ -26,12 +26,12 @@ from flava.evaluation.retrieval import RANKS, chance_recall, nearest, ranks, rec
 from flava.inference.features import FeatureExtractor
 from flava.inference.row_outputs import PAIR_MAX_LENGTH, row_outputs, text_reader
 from flava.models import Clip, Flava
+from flava.suite.data_mistakes import raise_mistakes_by_kind
 from flava.suite.multimodal.dataset_files import (
     FLICKR_IMAGES,
     TEST,
-    missing_of,
+    missing_paths,
     read_split,
-    refuse,
     rows_of,
 )
 from flava.suite.task import Settings, SuiteTask
@@ -87,7 +87,9 @@ def embed(
 ) -> Float[np.ndarray, "rows projection"]:
     outputs = row_outputs(extractor, rows, reader, compute, title=what)
     unreadable = [f"{each.key} ({each.message})" for each in outputs.skipped]
-    refuse(data_root, {f"{what} that cannot be read": unreadable}, "Fetch them anew.")
+    raise_mistakes_by_kind(
+        data_root, {f"{what} that cannot be read": unreadable}, "Fetch them anew."
+    )
     return outputs.values.numpy()
 
 
@@ -261,7 +263,7 @@ def figures(
 
 def missing(folder: Path, *, benchmark: Benchmark) -> list[str]:
     """Of the files and folders that are read; single images are looked for when it is measured."""
-    return missing_of([folder / each for each in (benchmark.splits, *benchmark.folders)])
+    return missing_paths([folder / each for each in (benchmark.splits, *benchmark.folders)])
 
 
 def task_of(benchmark: Benchmark, *, reranked: bool) -> SuiteTask:

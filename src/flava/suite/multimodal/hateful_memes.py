@@ -1,6 +1,6 @@
-"""Hateful Memes: is an image with its text hateful? The text may be read by OCR.
+"""Hateful Memes: is an image with its text hateful?
 
-As in the paper, the text is what OCR reads off the image; a second task takes the text that comes
+As in the paper, the text is what OCR reads in the image. A second task takes the text that comes
 with the data set, which people wrote down.
 """
 
@@ -23,15 +23,15 @@ from flava.data.errors import SampleError
 from flava.data.labelled import LabelledRow
 from flava.data.tables import Record, read_table
 from flava.evaluation.record import Figure
-from flava.suite.multimodal.dataset_files import missing_of, read_all, refuse
+from flava.suite.data_mistakes import raise_mistakes_by_kind, read_all
+from flava.suite.multimodal.dataset_files import missing_paths
 from flava.suite.multimodal.labelled_pairs import (
-    FieldLayout,
-    PairClassification,
-    Protocol,
-    Splits,
+    PairFields,
+    PairRecipe,
+    PairTask,
     argmax_accuracy,
-    classify,
     few_of_each,
+    measure_pairs,
     read_pairs,
 )
 from flava.suite.task import Settings, SuiteTask
@@ -40,40 +40,43 @@ LIBRARY = "rapidocr"
 
 
 def texts_in(images: Sequence[Path], cache: Path) -> list[str]:
-    """The text of each image, line after line with a blank between; "" if there is none.
+    """The text in each image, its lines joined by blanks; "" if there is none.
 
-    What was read before is taken from ``cache``/ocr, where it stands under the image's content and
-    the library's version. If it is stopped, what was read so far is there.
+    Texts are kept in ``cache``/ocr by the image's content and the library's version, each as soon
+    as it is read: no image is read twice.
 
     Raises:
         ValueError: the library is not installed, or images cannot be decoded: these are named.
     """
-    kept = cache / "ocr" / f"{LIBRARY}-{version()}.jsonl"
-    known = kept_texts(kept)
-    found: list[str] = []
-    wrong: list[str] = []
+    path = cache / "ocr" / f"{LIBRARY}-{library_version()}.jsonl"
+    known = cached_texts(path)
+    texts: list[str] = []
+    unreadable: list[str] = []
     engine = None
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with kept.open("a", encoding="utf-8") as file:
-        file.write("" if ends_whole(kept) else "\n")
-        for path in counted(images, lambda _: 1, len(images), "reading text in images"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("" if ends_with_newline(path) else "\n")
+        for image in counted(images, lambda _: 1, len(images), "reading text in images"):
             try:
-                content = path.read_bytes()
-                name = hashlib.sha256(content).hexdigest()
-                if name not in known:
-                    engine = engine or start()
-                    known[name] = read(engine, content)
-                    file.write(json.dumps({"image": name, "text": known[name]}) + "\n")
+                content = image.read_bytes()
+                digest = hashlib.sha256(content).hexdigest()
+                if digest not in known:
+                    engine = engine or start_ocr()
+                    # Raises SampleError if the image cannot be decoded.
+                    known[digest] = " ".join(engine(decode_image(content)).txts or ())
+                    file.write(json.dumps({"image": digest, "text": known[digest]}) + "\n")
                     file.flush()
-                found.append(known[name])
+                texts.append(known[digest])
             except (SampleError, OSError) as error:
-                wrong.append(f"{path.name} ({error})")
-    refuse(cache, {"images whose text cannot be read": wrong}, "Fetch these images anew.")
-    return found
+                unreadable.append(f"{image.name} ({error})")
+    raise_mistakes_by_kind(
+        cache, {"images whose text cannot be read": unreadable}, "Fetch these images anew."
+    )
+    return texts
 
 
-def version() -> str:
-    """The library's; raises ValueError if it is not installed."""
+def library_version() -> str:
+    """The OCR library's version; raises ValueError if it is not installed."""
     try:
         return metadata.version(LIBRARY)
     except metadata.PackageNotFoundError as error:
@@ -83,24 +86,24 @@ def version() -> str:
         ) from error
 
 
-def kept_texts(path: Path) -> dict[str, str]:
-    """Texts by their images' digests; a line that was not written to its end is passed over."""
+def cached_texts(path: Path) -> dict[str, str]:
+    """Digest of an image -> its text; a line that was cut off is skipped."""
     if not path.is_file():
         return {}
     records = (each.cells for each in read_table(path, ()) if isinstance(each, Record))
     return {each["image"]: each["text"] for each in records}
 
 
-def ends_whole(path: Path) -> bool:
-    """Whether the last line was written to its end."""
+def ends_with_newline(path: Path) -> bool:
+    """Whether the last line of a file was not cut off."""
     return path.read_bytes().endswith(b"\n") or not path.stat().st_size
 
 
-def start() -> Any:
-    """An engine with the models that come with the library.
+def start_ocr() -> Any:
+    """An engine of the OCR library, with the models that come with it.
 
     Raises:
-        ValueError: it, or what it computes with, is not installed.
+        ValueError: the library, or what it computes with, is not installed.
     """
     try:
         return import_module(LIBRARY).RapidOCR(params={"Global.log_level": "error"})
@@ -108,77 +111,77 @@ def start() -> Any:
         raise ValueError(f"{LIBRARY} cannot be used ({error}): pip install 'flava[ocr]'") from error
 
 
-def read(engine: Any, content: bytes) -> str:
-    """The text of an image file; raises SampleError if it cannot be decoded."""
-    lines = engine(decode_image(content)).txts
-    return " ".join(lines or ())
-
-
 NAME = "hateful_memes"
 
 CLASSES = ("not hateful", "hateful")
 
-LAYOUT = FieldLayout(
+FIELDS = PairFields(
     id="id", image=("img",), suffix="", text="text", label="label", classes=dict(enumerate(CLASSES))
 )
 
 PHASES = ("unseen", "seen")
-"""The challenge's two pairs of development and test splits. The paper does not say which it is on;
-its authors' framework has the unseen ones for a default (facebookresearch/mmf, issue 967)."""
+"""The challenge's two pairs of development and test splits. The paper does not say which it uses;
+the unseen ones are the default of its authors' framework (facebookresearch/mmf, issue 967)."""
 
-PROTOCOL = Protocol(updates=24_000, lr=1e-5, image_size=224, samples=8_500)
+RECIPE = PairRecipe(max_steps=24_000, lr=1e-5, image_size=224, train_samples=8_500)
 
 
 def measure(
-    model: nn.Module, settings: Settings, *, own_text: bool = False, protocol: Protocol = PROTOCOL
+    model: nn.Module, settings: Settings, *, own_text: bool = False, recipe: PairRecipe = RECIPE
 ) -> list[Figure]:
-    """ROC AUC and accuracy on the test split of the checkpoint whose area is largest on dev.
+    """ROC AUC and accuracy on the test split, of the checkpoint with the best AUC on the dev split.
+
+    Args:
+        own_text: Whether texts are those of the data set, not those that OCR reads.
 
     Raises:
         FileNotFoundError, ValueError: as `read_pairs` and `texts_in`.
-        Interrupted, FloatingPointError, OSError: as `fine_tune`.
+        Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / NAME
     files = files_of(folder)
-    whole = read_all(*(partial(read_pairs, file, folder, LAYOUT) for file in files))
+    whole = read_all(*(partial(read_pairs, file, folder, FIELDS) for file in files))
     splits = [few_of_each(rows, settings.few, settings.seed) for rows in whole]
     if not own_text:
-        splits = [with_read_text(rows, settings.cache) for rows in splits]
-    task = PairClassification(
+        splits = [with_ocr_text(rows, settings.cache) for rows in splits]
+    train, dev, test = splits
+    task = PairTask(
         name=f"{NAME}_own_text" if own_text else NAME,
         classes=CLASSES,
         metrics={"roc_auc": roc_auc, "accuracy": argmax_accuracy},
-        protocol=protocol,
+        recipe=recipe,
+        train=train,
+        validation=dev,
+        test=test,
+        test_name=files[-1].stem,
     )
-    train, dev, test = splits
-    parts = Splits(train=train, validation=dev, test=test, name=files[-1].stem)
-    return classify(model, task, parts, settings)
+    return measure_pairs(model, task, settings)
 
 
 def files_of(folder: Path) -> list[Path]:
-    """Train, dev and test, of the first phase that is there, or else of the first."""
-    found = [
+    """Train, dev and test files, of the first phase that is complete, or else of the first one."""
+    phases = [
         [folder / f"{name}.jsonl" for name in ("train", f"dev_{phase}", f"test_{phase}")]
         for phase in PHASES
     ]
-    return next((files for files in found if not missing_of(files)), found[0])
+    return next((files for files in phases if not missing_paths(files)), phases[0])
 
 
-def with_read_text(rows: Sequence[LabelledRow], cache: Path) -> list[LabelledRow]:
-    """The same with the text that is read off the images; errors as `texts_in`."""
+def with_ocr_text(rows: Sequence[LabelledRow], cache: Path) -> list[LabelledRow]:
+    """The same rows with the texts that OCR reads in the images; raises as `texts_in`."""
     images = [row.image for row in rows if isinstance(row.image, Path)]
     texts = texts_in(images, cache)
     return [replace(row, text=text) for row, text in zip(rows, texts, strict=True)]
 
 
 def roc_auc(logits: Float[Tensor, "rows classes"], truth: Int[Tensor, " rows"]) -> float:
-    """The area under the ROC curve of "hateful"; both classes must be there."""
+    """The area under the ROC curve of the class "hateful"; rows of both classes are needed."""
     return float(roc_auc_score(truth.numpy(), (logits[:, 1] - logits[:, 0]).numpy()))
 
 
 def missing(folder: Path) -> list[str]:
-    """Of the files and folders that are read; single images are looked for when it is measured."""
-    return missing_of([*files_of(folder), folder / "img"])
+    """The files and folders that are missing; single images are checked when they are read."""
+    return missing_paths([*files_of(folder), folder / "img"])
 
 
 def task_of(*, own_text: bool) -> SuiteTask:
@@ -197,4 +200,4 @@ def task_of(*, own_text: bool) -> SuiteTask:
 HATEFUL_MEMES = task_of(own_text=False)
 
 HATEFUL_MEMES_OWN_TEXT = task_of(own_text=True)
-"""Asked for by name, and no row of the table."""
+"""Fills no row of Table C.1: it is measured if it is asked for by name."""

@@ -6,29 +6,29 @@ from pathlib import Path
 from torch import nn
 
 from flava.evaluation.record import Figure
-from flava.suite.multimodal.dataset_files import FLICKR_IMAGES, images_in, missing_of, read_all
+from flava.suite.data_mistakes import read_all
+from flava.suite.multimodal.dataset_files import FLICKR_IMAGES, images_in, missing_paths
 from flava.suite.multimodal.labelled_pairs import (
-    FieldLayout,
-    PairClassification,
-    Protocol,
-    Splits,
+    PairFields,
+    PairRecipe,
+    PairTask,
     argmax_accuracy,
-    classify,
     few_of_each,
+    measure_pairs,
     read_pairs,
 )
 from flava.suite.task import Settings, SuiteTask
 
 NAME = "snli_ve"
 
-LENDER = "flickr30k"
-"""The neighbouring data set whose images these are."""
+IMAGES_OF = "flickr30k"
+"""The data set whose images these are, in the folder beside this one."""
 
 CLASSES = ("entailment", "neutral", "contradiction")
 
 SPLITS = ("train", "dev", "test")
 
-LAYOUT = FieldLayout(
+FIELDS = PairFields(
     id="pairID",
     image=("Flickr30K_ID", "Flikr30kID"),
     suffix=".jpg",
@@ -37,28 +37,34 @@ LAYOUT = FieldLayout(
     classes={name: name for name in CLASSES},
 )
 """github.com/necla-ml/SNLI-VE, `snli_ve_generator.py`: the image's id has had the first name since
-April 2020. In the files of the first release it has the second, sic, and ends in .jpg."""
+April 2020. In the files of the first release it has the second (sic), and ends in .jpg."""
 
-PROTOCOL = Protocol(updates=24_000, lr=1e-5, image_size=224, samples=529_527)
+RECIPE = PairRecipe(max_steps=24_000, lr=1e-5, image_size=224, train_samples=529_527)
 
 
-def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOCOL) -> list[Figure]:
-    """Accuracy on the test split of the checkpoint that is best on dev.
+def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE) -> list[Figure]:
+    """Accuracy on the test split, of the checkpoint that is best on the dev split.
 
     Raises:
         FileNotFoundError, ValueError: as `read_pairs`.
-        Interrupted, FloatingPointError, OSError: as `fine_tune`.
+        Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / NAME
-    images = images_in(folder, FLICKR_IMAGES, LENDER)
+    images = images_in(folder, FLICKR_IMAGES, IMAGES_OF)
     whole = read_all(
-        *(partial(read_pairs, file_of(folder, split), images, LAYOUT) for split in SPLITS)
+        *(partial(read_pairs, file_of(folder, split), images, FIELDS) for split in SPLITS)
     )
     train, dev, test = (few_of_each(rows, settings.few, settings.seed) for rows in whole)
-    task = PairClassification(
-        name=NAME, classes=CLASSES, metrics={"accuracy": argmax_accuracy}, protocol=protocol
+    task = PairTask(
+        name=NAME,
+        classes=CLASSES,
+        metrics={"accuracy": argmax_accuracy},
+        recipe=recipe,
+        train=train,
+        validation=dev,
+        test=test,
     )
-    return classify(model, task, Splits(train=train, validation=dev, test=test), settings)
+    return measure_pairs(model, task, settings)
 
 
 def file_of(folder: Path, split: str) -> Path:
@@ -66,9 +72,9 @@ def file_of(folder: Path, split: str) -> Path:
 
 
 def missing(folder: Path) -> list[str]:
-    """Of the files and folders that are read; single images are looked for when it is measured."""
+    """The files and folders that are missing; single images are checked when they are read."""
     files = [file_of(folder, split) for split in SPLITS]
-    return missing_of([*files, images_in(folder, FLICKR_IMAGES, LENDER)])
+    return missing_paths([*files, images_in(folder, FLICKR_IMAGES, IMAGES_OF)])
 
 
 SNLI_VE = SuiteTask(

@@ -1,13 +1,13 @@
-"""VQAv2 by the paper: the official files, soft targets over 3,129 answers, 480 pixels.
+"""VQAv2 as in the paper: the official files, soft targets over 3,129 answers, 480 pixels.
 
-`v2_OpenEnded_mscoco_SUBSET_questions.json` and `v2_mscoco_SUBSET_annotations.json` of visualqa.org,
-SUBSET being train2014, val2014 or test-dev2015; images `COCO_train2014_000000000009.jpg` in
-`train2014/`, `val2014/` and `test2015/`.
+The files are `v2_OpenEnded_mscoco_SUBSET_questions.json` and `v2_mscoco_SUBSET_annotations.json` of
+visualqa.org, where SUBSET is train2014, val2014 or test-dev2015, and images such as
+`COCO_train2014_000000000009.jpg` in `train2014/`, `val2014/` and `test2015/`.
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,31 +20,29 @@ from flava.core.files import write_atomically
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
 from flava.evaluation.record import Figure
-from flava.finetuning.fine_tuner import FineTuned, Score, TuningSamples, fine_tune
-from flava.suite.multimodal.dataset_files import (
-    absent,
-    images_in,
-    missing_of,
+from flava.suite.data_mistakes import (
+    duplicates,
+    missing_names,
+    raise_mistakes_by_kind,
     read_all,
-    read_json,
-    refuse,
-    repeated,
 )
-from flava.suite.multimodal.labelled_pairs import Protocol, tuning
-from flava.suite.multimodal.vqa_answers import judge, soft_targets, vocabulary
+from flava.suite.fine_tuning import FineTuned, FineTuningData, fine_tune_task
+from flava.suite.multimodal.dataset_files import images_in, missing_paths, read_json
+from flava.suite.multimodal.labelled_pairs import PairRecipe, recipe_for
+from flava.suite.multimodal.vqa_answers import AnswerScorer, answer_scorer, soft_targets, vocabulary
 from flava.suite.task import Settings, SuiteTask
 
 TRAIN, VALIDATION, TEST_DEV = "train2014", "val2014", "test-dev2015"
 
-LENDER = "coco"
-"""The neighbouring data set whose images these are."""
+IMAGES_OF = "coco"
+"""The data set whose images these are, in the folder beside this one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VqaQuestion:
     """A question about an image; ``given`` and ``commonest`` are empty for test questions."""
 
-    number: int
+    id: int
     image: Path
     text: str
     given: tuple[str, ...] = ()
@@ -62,8 +60,8 @@ def annotations_file(folder: Path, subset: str) -> Path:
 
 
 def images_folder(folder: Path, subset: str) -> Path:
-    """Those of test-dev are among test2015's."""
-    return images_in(folder, subset.replace("test-dev", "test"), LENDER)
+    """The folder of a subset's images; those of test-dev are in test2015."""
+    return images_in(folder, subset.replace("test-dev", "test"), IMAGES_OF)
 
 
 def read_questions(folder: Path, subset: str, *, answered: bool) -> list[VqaQuestion]:
@@ -71,35 +69,36 @@ def read_questions(folder: Path, subset: str, *, answered: bool) -> list[VqaQues
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is not of that form, has ids twice, or none; the answers are those of
+        ValueError: a file has another form, repeats ids, or is empty; the answers are those of
             other questions; or images are missing. All mistakes in one error.
     """
     path = questions_file(folder, subset)
     entries = records(path, "questions", ("question_id", "image_id", "question"))
     answers = {} if not answered else read_annotations(annotations_file(folder, subset))
     images = images_folder(folder, subset)
-    found = [question_of(each, images, answers) for each in entries]
-    refuse(
+    questions = [question_of(each, images, answers) for each in entries]
+    raise_mistakes_by_kind(
         path,
         {
-            "question ids that stand there twice": repeated(each.number for each in found),
+            "question ids that occur twice": duplicates(each.id for each in questions),
             **(differences(entries, answers) if answered else {}),
-            f"images that are missing in {images}": absent(each.image for each in found),
+            f"images that are missing in {images}": missing_names(each.image for each in questions),
         },
         "Fetch questions, annotations and images of the same release and subset.",
     )
-    return found
+    return questions
 
 
 def question_of(
     entry: Mapping[str, Any], images: Path, answers: Mapping[int, Mapping[str, Any]]
 ) -> VqaQuestion:
-    number, annotation = entry["question_id"], answers.get(entry["question_id"])
+    question_id = entry["question_id"]
+    annotation = answers.get(question_id)
     image = images / f"COCO_{images.name}_{entry['image_id']:012d}.jpg"
     if annotation is None:
-        return VqaQuestion(number=number, image=image, text=entry["question"])
+        return VqaQuestion(id=question_id, image=image, text=entry["question"])
     return VqaQuestion(
-        number=number,
+        id=question_id,
         image=image,
         text=entry["question"],
         given=tuple(each["answer"] for each in annotation["answers"]),
@@ -110,7 +109,7 @@ def question_of(
 def differences(
     entries: Sequence[Mapping[str, Any]], answers: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, list[int]]:
-    """In what the two files are not about the same questions."""
+    """Where the two files are not about the same questions: a kind of difference -> ids."""
     images = {each["question_id"]: each["image_id"] for each in entries}
     return {
         "questions without an annotation": [each for each in images if each not in answers],
@@ -124,15 +123,15 @@ def differences(
 
 
 def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
-    """By the question's id; raises as `read_questions`."""
+    """Id of a question -> its annotation; raises as `read_questions`."""
     fields = ("question_id", "image_id", "multiple_choice_answer", "answers")
     entries = records(path, "annotations", fields)
-    refuse(
+    raise_mistakes_by_kind(
         path,
         {
-            "question ids that stand there twice": repeated(e["question_id"] for e in entries),
+            "question ids that occur twice": duplicates(e["question_id"] for e in entries),
             'questions without "answers" with "answer"': [
-                e["question_id"] for e in entries if not answers_hold(e["answers"])
+                e["question_id"] for e in entries if not well_formed(e["answers"])
             ],
         },
         "Fetch it anew.",
@@ -140,7 +139,7 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     return {each["question_id"]: each for each in entries}
 
 
-def answers_hold(answers: Any) -> bool:
+def well_formed(answers: Any) -> bool:
     return bool(answers) and all(
         isinstance(each, dict) and isinstance(each.get("answer"), str) for each in answers
     )
@@ -156,9 +155,10 @@ FIELDS = {
 
 
 def records(path: Path, name: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The list of that name; raises ValueError if there is none or fields are not as they must."""
-    whole = read_json(path)
-    entries = whole.get(name) if isinstance(whole, dict) else None
+    """The list ``name`` of a file; raises ValueError if it, or a field of an entry, is missing or
+    of another type."""
+    content = read_json(path)
+    entries = content.get(name) if isinstance(content, dict) else None
     if not isinstance(entries, list) or not entries:
         raise ValueError(f'{path} has no list "{name}": it is not the official file')
     malformed = [
@@ -166,7 +166,8 @@ def records(path: Path, name: str, fields: Sequence[str]) -> list[dict[str, Any]
         for place, each in enumerate(entries)
         if not isinstance(each, dict) or any(type(each.get(f)) is not FIELDS[f] for f in fields)
     ]
-    refuse(path, {f"entries without {', '.join(fields)}, by place": malformed}, "Fetch it anew.")
+    kind = f"entries without {', '.join(fields)}, by place"
+    raise_mistakes_by_kind(path, {kind: malformed}, "Fetch it anew.")
     return entries
 
 
@@ -174,28 +175,28 @@ NAME = "vqav2"
 
 METRIC = "vqa_accuracy"
 
-PROTOCOL = Protocol(updates=44_000, lr=1e-4, image_size=480, samples=443_757)
+RECIPE = PairRecipe(max_steps=44_000, lr=1e-4, image_size=480, train_samples=443_757)
 
 RESULTS = "v2_OpenEnded_mscoco_test-dev2015_flava_results.json"
-"""The name that the server asks for: VERSION_OpenEnded_mscoco_SUBSET_METHOD_results.json."""
+"""The file name that VQA's server asks for: VERSION_OpenEnded_mscoco_SUBSET_METHOD_results.json."""
 
 
-def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOCOL) -> list[Figure]:
+def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE) -> list[Figure]:
     """Fine-tune on the training questions, and measure on the validation questions.
 
-    These choose the checkpoint too, which flatters a little; those of the paper's figure, test-dev,
-    have no public answers. If their questions are there, and all samples are looked at, a file of
-    answers for the server is written into the folder of the fine-tuned run.
+    The validation questions choose the checkpoint too, which flatters the figure a little. The
+    paper reports test-dev, whose answers are not public. If its questions are there and all samples
+    are used, a file of answers for VQA's server is written to the fine-tuned run's folder.
 
     Raises:
         FileNotFoundError, ValueError: as `read_questions`; or too few answers are frequent enough.
-        Interrupted, FloatingPointError, OSError: as `fine_tune`.
+        Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / NAME
     for_server = settings.few is None and questions_file(folder, TEST_DEV).is_file()
     train, validation, *tests = read_all(
         *(partial(read_questions, folder, each, answered=True) for each in (TRAIN, VALIDATION)),
-        # Before the days of training, so that none is lost to a missing image.
+        # Read before the days of training, which a missing image must not cost.
         *([partial(read_questions, folder, TEST_DEV, answered=False)] if for_server else []),
     )
     answers = vocabulary(each.commonest for each in (*train, *validation))
@@ -205,28 +206,28 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
         subsample(each, settings.few, settings.seed, subset)
         for each, subset in ((train, TRAIN), (validation, VALIDATION))
     )
-    judges = {str(each.number): judge(each.given) for each in validation}
-    samples = TuningSamples(
+    scorers = {str(each.id): answer_scorer(each.given) for each in validation}
+    data = FineTuningData(
         task=NAME,
         kind="pairs",
         classes=answers,
         train=[row_of(each) for each in train],
         validation=[row_of(each) for each in validation],
-        score=scorer(judges, answers),
+        score=partial(score, scorers=scorers, answers=answers),
     )
-    config = tuning(protocol, model, len(train), few=settings.few is not None)
-    tuned = fine_tune(model, samples, config, settings, settings.seed)
+    tuning = recipe_for(recipe, model, len(train), few=settings.few is not None)
+    tuned = fine_tune_task(model, data, tuning, settings, settings.seed)
     for questions in tests:
         write_results(tuned, questions, tuned.run.output_dir / RESULTS)
-    outputs = tuned.outputs(samples.validation, "validation questions")
+    outputs = tuned.outputs(data.validation, "validation questions")
     constant = majority(train)
-    baseline = sum(accuracy(constant) for accuracy in judges.values()) / len(judges)
+    baseline = sum(accuracy(constant) for accuracy in scorers.values()) / len(scorers)
     return [
         Figure(
             task=NAME,
             split="validation",
             metric=METRIC,
-            value=samples.score(outputs, samples.validation)[METRIC],
+            value=data.score(outputs, data.validation)[METRIC],
             n=len(validation),
             baselines={"majority": baseline},
         )
@@ -234,26 +235,31 @@ def measure(model: nn.Module, settings: Settings, *, protocol: Protocol = PROTOC
 
 
 def row_of(question: VqaQuestion) -> LabelledRow:
-    """What is read of a question, with its soft targets if there are answers."""
+    """A question as a row, with its soft targets if it has answers."""
     return LabelledRow(
         shard=question.image.parent.name,
-        key=str(question.number),
+        key=str(question.id),
         image=question.image,
         text=question.text,
         answers=soft_targets(question.given) if question.given else None,
     )
 
 
-def scorer(judges: Mapping[str, Callable[[str], float]], answers: Sequence[str]) -> Score:
-    """The official accuracy of the likeliest answers; judges by the keys of the questions' rows."""
+def score(
+    outputs: Float[Tensor, "rows answers"],
+    rows: Sequence[LabelledRow],
+    *,
+    scorers: Mapping[str, AnswerScorer],
+    answers: Sequence[str],
+) -> dict[str, float]:
+    """The official accuracy of the likeliest answers.
 
-    def score(
-        outputs: Float[Tensor, "rows answers"], rows: Sequence[LabelledRow]
-    ) -> dict[str, float]:
-        pairs = zip(likeliest(outputs, answers), rows, strict=True)
-        return {METRIC: sum(judges[row.key](answer) for answer, row in pairs) / len(rows)}
-
-    return score
+    Args:
+        scorers: Key of a row -> the accuracy of any answer to its question.
+        answers: Those that the outputs are for.
+    """
+    pairs = zip(likeliest(outputs, answers), rows, strict=True)
+    return {METRIC: sum(scorers[row.key](answer) for answer, row in pairs) / len(rows)}
 
 
 def likeliest(outputs: Float[Tensor, "rows answers"], answers: Sequence[str]) -> list[str]:
@@ -261,14 +267,14 @@ def likeliest(outputs: Float[Tensor, "rows answers"], answers: Sequence[str]) ->
 
 
 def majority(questions: Sequence[VqaQuestion]) -> str:
-    """The commonest answer of all; by the alphabet if there are several."""
+    """The commonest answer of all questions; the first by the alphabet if there are several."""
     counts = Counter(each.commonest for each in questions)
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
 def write_results(tuned: FineTuned, questions: Sequence[VqaQuestion], path: Path) -> None:
-    """Answers to the questions of test-dev as the server takes them: a list of {"question_id",
-    "answer"}.
+    """Write the answers to test-dev's questions as VQA's server takes them: a list of
+    {"question_id", "answer"}.
 
     Raises:
         ValueError: images cannot be decoded; they are named.
@@ -276,23 +282,23 @@ def write_results(tuned: FineTuned, questions: Sequence[VqaQuestion], path: Path
     """
     outputs = tuned.outputs([row_of(each) for each in questions], "test-dev questions")
     answers = likeliest(outputs, tuned.classifier.config.classes)
-    found = [
-        {"question_id": each.number, "answer": answer}
+    results = [
+        {"question_id": each.id, "answer": answer}
         for each, answer in zip(questions, answers, strict=True)
     ]
-    write_atomically(path, json.dumps(found).encode() + b"\n")
+    write_atomically(path, json.dumps(results).encode() + b"\n")
 
 
 def missing(folder: Path) -> list[str]:
-    """Of the files and folders that are read; single images are looked for when it is measured.
+    """The files and folders that are missing; single images are checked when they are read.
 
-    Test-dev is left out: without its questions no file for the server is written.
+    Test-dev's are not needed: without its questions no file for the server is written.
     """
     subsets = TRAIN, VALIDATION
     files = [
         each(folder, subset) for subset in subsets for each in (questions_file, annotations_file)
     ]
-    return missing_of([*files, *(images_folder(folder, subset) for subset in subsets)])
+    return missing_paths([*files, *(images_folder(folder, subset) for subset in subsets)])
 
 
 VQAV2 = SuiteTask(

@@ -1,4 +1,4 @@
-"""VQA's answers: how they are normalised and scored, and which of them can be given.
+"""VQA's answers: how they are normalised and scored, and which of them a model can give.
 
 The rules are those of the official evaluation (github.com/GT-Vision-Lab/VQA,
 `PythonEvaluationTools/vqaEvaluation/vqaEval.py`, version 2.0), and those of the vocabulary and the
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-"""What is taken out; periods have a rule of their own, apostrophes and colons stay."""
+"""Signs that are removed; periods have a rule of their own, apostrophes and colons stay."""
 
 DIGIT_COMMA = re.compile(r"\d,\d")
 LONE_PERIOD = re.compile(r"\.(?!\d)")
@@ -34,7 +34,7 @@ CONTRACTED = """
     why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
     you've
 """
-"""Contractions that are put right where one of their apostrophes is missing."""
+"""Contractions that are corrected where one of their apostrophes is missing."""
 
 CONTRACTIONS = {
     word[:place] + word[place + 1 :]: word
@@ -42,58 +42,58 @@ CONTRACTIONS = {
     for place, character in enumerate(word)
     if character == "'"
 } | {"somebody'd": "somebodyd"}
-"""The last is as the official evaluation has it, the wrong way round."""
+"""The official evaluation has the last one the wrong way round; so has this."""
 
-LEAST = 9
-"""How often an answer must be the commonest of a question to be in the vocabulary."""
+MIN_QUESTIONS = 9
+"""An answer must be the commonest of so many questions to be in the vocabulary."""
 
 
-def normalised(answer: str) -> str:
-    """An answer as the official evaluation compares it."""
+def normalise_answer(answer: str) -> str:
+    """The form of an answer that the official evaluation compares."""
     return without_articles(without_punctuation(plain(answer)))
 
 
 def plain(answer: str) -> str:
-    """Without line breaks, tabs, and blanks around it."""
+    """The answer without line breaks, tabs, and blanks around it."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def without_punctuation(text: str) -> str:
-    """A sign beside a blank is taken out, and any other leaves a blank; but all are taken out where
-    a comma stands between digits. Then the periods that no digit follows are taken out."""
+    """Remove the signs beside a blank, and replace any other by a blank; if a comma is between
+    digits anywhere in the text, remove all. Then remove the periods that no digit follows."""
     digits = DIGIT_COMMA.search(text) is not None
-    found = text
+    result = text
     for sign in PUNCTUATION:
         beside = f"{sign} " in text or f" {sign}" in text
-        found = found.replace(sign, "" if beside or digits else " ")
-    return LONE_PERIOD.sub("", found)
+        result = result.replace(sign, "" if beside or digits else " ")
+    return LONE_PERIOD.sub("", result)
 
 
 def without_articles(text: str) -> str:
-    """Small letters, digits for the words from zero to ten, no articles, whole contractions."""
+    """Lower case, digits for the words from zero to ten, no articles, corrected contractions."""
     words = (NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def vqa_accuracy(answer: str, given: Sequence[str]) -> float:
-    """The official accuracy of an answer, in [0, 1], by what people answered.
+AnswerScorer = Callable[[str], float]
+"""An answer -> its official accuracy for one question."""
 
-    The mean, over the sets that leave one of the ``given`` answers out, of min(1, m / 3) with m
-    answers of the set that match. As officially, answers are normalised only if people disagree.
+
+def answer_scorer(given: Sequence[str]) -> AnswerScorer:
+    """The official accuracy, in [0, 1], of any answer to the question that people gave these
+    answers to.
+
+    It is the mean, over the sets that leave one of the ``given`` answers out, of min(1, m / 3) with
+    m answers of the set that match. As officially, answers are normalised only if people disagree.
     """
-    return judge(given)(answer)
-
-
-def judge(given: Sequence[str]) -> Callable[[str], float]:
-    """`vqa_accuracy` of any answer to one question, for which ``given`` is normalised once."""
     agreed = len({plain(each) for each in given}) == 1
-    compared = plain if agreed else normalised
+    compared = plain if agreed else normalise_answer
     counts = Counter(compared(each) for each in given)
-    return lambda answer: share(counts[compared(answer)], len(given))
+    return lambda answer: accuracy_of_matches(counts[compared(answer)], len(given))
 
 
-def share(matches: int, answers: int) -> float:
-    """The accuracy of an answer that ``matches`` of the ``answers`` match.
+def accuracy_of_matches(matches: int, answers: int) -> float:
+    """The accuracy of an answer that equals ``matches`` of the ``answers``.
 
     Of ten: 0.3, 0.6, 0.9, and 1 from four on.
     """
@@ -102,23 +102,23 @@ def share(matches: int, answers: int) -> float:
 
 
 def vocabulary(commonest: Iterable[str]) -> tuple[str, ...]:
-    """The answers that can be given, the most frequent first, equals by the alphabet.
+    """The answers that a model can give: the most frequent first, equals by the alphabet.
 
-    Those that are the ``commonest`` answer of `LEAST` questions or more, normalised. That is the
-    reference's rule, which it applies to VQAv2's training and validation questions together; models
-    made so have the paper's 3,129 answers. It is a threshold and no number of answers: equally
-    frequent ones are all in it or none is, and other questions give as many as there are.
+    They are the normalised answers that are the ``commonest`` of `MIN_QUESTIONS` questions or more.
+    That is the reference's rule, which it applies to VQAv2's training and validation questions
+    together; the result has the paper's 3,129 answers. As the rule is a threshold, the number of
+    answers depends on the questions.
     """
-    counts = Counter(normalised(answer) for answer in commonest)
-    kept = [(answer, count) for answer, count in counts.items() if count >= LEAST]
+    counts = Counter(normalise_answer(answer) for answer in commonest)
+    kept = [(answer, count) for answer, count in counts.items() if count >= MIN_QUESTIONS]
     return tuple(answer for answer, _ in sorted(kept, key=lambda each: (-each[1], each[0])))
 
 
 def soft_targets(given: Sequence[str]) -> dict[str, float]:
-    """Normalised answers with the accuracy that each would earn: what a model is trained to give.
+    """Normalised answer -> the accuracy that it would get: the targets of training.
 
-    Of ten: 0.3, 0.6, 0.9, and 1 from four on, as in the reference, which though counts answers
-    before they are normalised.
+    Of ten answers: 0.3, 0.6, 0.9, and 1 from four on, as in the reference; but the reference counts
+    answers before they are normalised.
     """
-    counts = Counter(normalised(answer) for answer in given)
-    return {answer: share(count, len(given)) for answer, count in counts.items()}
+    counts = Counter(normalise_answer(answer) for answer in given)
+    return {answer: accuracy_of_matches(count, len(given)) for answer, count in counts.items()}

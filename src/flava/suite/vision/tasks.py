@@ -10,7 +10,8 @@ from flava.evaluation import probe_search
 from flava.evaluation.linear_probe import LabelledFeatures
 from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
 from flava.evaluation.record import Figure
-from flava.inference.features import CONTRASTIVE_PARTS, EncoderModel, FeatureExtractor
+from flava.inference.features import CONTRASTIVE_PARTS, FeatureExtractor
+from flava.models import EncoderModel
 from flava.suite.task import Settings, SuiteTask
 from flava.suite.vision.collection import Collection, PreparedFold, prepare
 from flava.suite.vision.datasets import DATA_SETS, DataSet

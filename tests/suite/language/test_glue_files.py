@@ -6,9 +6,16 @@ from pathlib import Path
 import pytest
 
 from flava.suite.language import NLP
-from flava.suite.language.glue import COLA, GLUE, MNLI, MRPC, QQP, RTE, SST2, STSB, Glue
-from flava.suite.language.reading import MSR_IDS, MSR_TEST, MSR_TRAIN, Read, missing, read_splits
-from tests.suite.language.glue_files import (
+from flava.suite.language.glue import COLA, GLUE, MNLI, MRPC, QQP, RTE, SST2, STSB, GlueTask
+from flava.suite.language.glue_files import (
+    MSR_IDS,
+    MSR_TEST,
+    MSR_TRAIN,
+    SplitRows,
+    missing,
+    read_splits,
+)
+from tests.suite.language.glue_data import (
     HUB_TEXTS,
     head_of,
     official_lines,
@@ -19,7 +26,7 @@ from tests.suite.language.glue_files import (
 )
 
 
-def read_all(folder: Path, task: Glue) -> list[Read]:
+def read_all(folder: Path, task: GlueTask) -> list[SplitRows]:
     return read_splits(folder, task, (task.train, *task.validation, *task.test))
 
 
@@ -125,7 +132,7 @@ def test_all_mistakes_are_in_one_error_with_file_and_line(tmp_path):
     lines[5] = "0" + lines[5][1:]
     train.write_text("\n".join(lines))
     dev.write_text(dev.read_text().replace("not_entailment", "entailment"))
-    with pytest.raises(ValueError, match="RTE does not hold") as error:
+    with pytest.raises(ValueError, match="the data of RTE cannot be used") as error:
         read_splits(folder, RTE, (RTE.train, *RTE.validation))
     said = str(error.value)
     assert f"{train}:3: label is 'not_maybe'" in said or f"{train}:3: label is 'maybe'" in said

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from flava.suite.language.glue import COLA, MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, Glue
+from flava.suite.language.glue import COLA, MNLI, MRPC, QNLI, QQP, RTE, SST2, STSB, GlueTask
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ HUB_TEXTS = {
 }
 
 
-def samples(task: Glue, count: int, start: int = 0) -> list[Sample]:
+def samples(task: GlueTask, count: int, start: int = 0) -> list[Sample]:
     """Rows whose class or score the first word tells; quotation marks are nothing but letters."""
     found = []
     for i in range(start, start + count):
@@ -63,7 +63,7 @@ def samples(task: Glue, count: int, start: int = 0) -> list[Sample]:
     return found
 
 
-def head_of(task: Glue, split: str) -> list[str]:
+def head_of(task: GlueTask, split: str) -> list[str]:
     text = TEST_HEADS[task.name] if split.startswith("test") else HEADS[task.name]
     names = text.split("|" if "|" in text else " ")
     if task.name == MNLI.name and not split.startswith("test"):
@@ -72,7 +72,7 @@ def head_of(task: Glue, split: str) -> list[str]:
     return names
 
 
-def official_lines(task: Glue, split: str, rows: Sequence[Sample]) -> list[str]:
+def official_lines(task: GlueTask, split: str, rows: Sequence[Sample]) -> list[str]:
     """The lines of GLUE's own TSV."""
     if task.name == COLA.name and not split.startswith("test"):
         return ["\t".join(["gj04", row.target, "", row.first]) for row in rows]
@@ -90,7 +90,7 @@ def official_lines(task: Glue, split: str, rows: Sequence[Sample]) -> list[str]:
     return lines
 
 
-def write_official(folder: Path, task: Glue, split: str, rows: Sequence[Sample]) -> Path:
+def write_official(folder: Path, task: GlueTask, split: str, rows: Sequence[Sample]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{split}.tsv"
     path.write_text("\n".join(official_lines(task, split, rows)) + "\n", newline="")
@@ -98,7 +98,7 @@ def write_official(folder: Path, task: Glue, split: str, rows: Sequence[Sample])
 
 
 def write_hub(
-    folder: Path, task: Glue, split: str, rows: Sequence[Sample], shard: str = "-00000-of-00001"
+    folder: Path, task: GlueTask, split: str, rows: Sequence[Sample], shard: str = "-00000-of-00001"
 ) -> Path:
     """`datasets`' Parquet: classes by number, -1 in test splits."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def write_hub(
     return path
 
 
-def write_all(root: Path, task: Glue, *, hub: bool, train: int = 12, other: int = 6) -> Path:
+def write_all(root: Path, task: GlueTask, *, hub: bool, train: int = 12, other: int = 6) -> Path:
     """All splits of a task; returns its folder."""
     folder = root / task.folder
     for split in (task.train, *task.validation, *task.test):

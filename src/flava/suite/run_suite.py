@@ -1,4 +1,4 @@
-"""The suite on one model, task by task: what is measured stays, whatever fails after it."""
+"""Running the suite on one model, task by task: a task that fails leaves the others' results."""
 
 import logging
 import math
@@ -19,9 +19,15 @@ from flava.checkpoints.load import load_pretrained
 from flava.core.machine import describe_machine
 from flava.core.progress import duration
 from flava.evaluation.record import Figure
-from flava.inference.features import EncoderModel
-from flava.suite.registry import absent
-from flava.suite.results import FILE, SuiteResult, add_results, identifying, read_results
+from flava.models import EncoderModel
+from flava.suite.registry import missing_data
+from flava.suite.results_file import (
+    FILE,
+    SuiteResult,
+    add_results,
+    read_results,
+    settings_of_results,
+)
 from flava.suite.task import Settings, SuiteTask
 from flava.training.launch import Interrupted
 
@@ -35,40 +41,42 @@ PACKAGES = (
     "torch",
     "torchvision",
 )
-"""Whose versions may change a figure."""
+"""Packages whose versions may change a figure."""
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """A model with the settings it is measured by."""
+    """A model, and the settings that it is measured with."""
 
     source: str
+    """The model, as the user named it."""
     model: nn.Module
     weights: str
+    """SHA-256 of the model's weights."""
     settings: Settings
 
     def made(self, result: SuiteResult) -> bool:
-        """Whether this very measurement gave the result."""
-        same_model = result.weights == self.weights
-        return same_model and result.settings == identifying(self.settings)
+        """Whether a result is of the same weights and settings."""
+        same_weights = result.weights == self.weights
+        return same_weights and result.settings == settings_of_results(self.settings)
 
     def results(self, task: SuiteTask) -> list[SuiteResult]:
-        """The task's figures.
+        """Measure a task.
 
         Raises:
-            ValueError: one is not finite, or a row of Table C.1 is left empty; or as the task.
+            ValueError: a figure is not finite, or a row of Table C.1 has none; or as the task.
             OSError: as the task.
         """
-        begun = time.monotonic()
+        start = time.monotonic()
         figures = task.measure(self.model, self.settings)
         rows = rows_filled(task, figures)
         common: dict[str, Any] = {
             "model": self.source,
             "weights": self.weights,
-            "settings": identifying(self.settings),
-            "seconds": round(time.monotonic() - begun, 3),
+            "settings": settings_of_results(self.settings),
+            "seconds": round(time.monotonic() - start, 3),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": describe_machine(),
             "versions": {name: version(name) for name in PACKAGES},
@@ -87,29 +95,34 @@ def evaluate_suite(
     *,
     device: torch.device | str = "cpu",
 ) -> str:
-    """Measure a model on some tasks, add their figures to OUTPUT/results.jsonl, and say so.
+    """Measure a model on some tasks, and add the results to OUTPUT/results.jsonl.
 
-    A task whose figures of the same weights and settings are there is passed over. One that fails
-    is reported; the others go on.
+    A task whose results of the same weights and settings are there is skipped. One that fails is
+    reported, and the others are measured.
 
     Args:
-        source: Anything that `flava.checkpoints.load.read` takes.
+        source: A model, as for `flava.checkpoints.load.load_pretrained`.
+
+    Returns:
+        A summary to be printed.
 
     Raises:
         FileNotFoundError: there is no such model or data root.
-        ValueError: the model or a setting does not hold; or, when all tasks had their turn, some
-            have no figures: each is listed with its reason.
+        ValueError: the model cannot be evaluated, or a setting is out of range; or, after all
+            tasks, some have no results: they are listed with their reasons.
     """
     check(settings)
     path = output / FILE
     earlier = read_results(path) if path.exists() else []
-    lacking = {task.name: lines for task in tasks if (lines := absent(task, settings.data_root))}
-    if len(lacking) == len(tasks):
-        raise ValueError(failed(lacking, len(tasks), path))
+    missing = {
+        task.name: lines for task in tasks if (lines := missing_data(task, settings.data_root))
+    }
+    if len(missing) == len(tasks):
+        raise ValueError(failure_message(missing, len(tasks), path))
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
-    for name in lacking:
-        console.print(f"{name}: its data is missing, the others go on")
-    model = own_model(source)
+    for name in missing:
+        console.print(f"{name}: its data is missing, the other tasks are measured")
+    model = load_model(source)
     measurement = Measurement(
         source=str(source), model=model, weights=weights_digest(model), settings=settings
     )
@@ -120,40 +133,38 @@ def evaluate_suite(
         console.print(f"[{number}/{len(tasks)}] {task.name}")
         if task.name in done:
             console.print("  is in the results already")
-        elif task.name in lacking:
-            failures[task.name] = lacking[task.name]
+        elif task.name in missing:
+            failures[task.name] = missing[task.name]
             console.print("  its data is missing")
-        else:
-            failures |= attempt(measurement, task, path, console)
+        elif reason := measure_and_save(measurement, task, path, console):
+            failures[task.name] = reason.splitlines()
+            console.print(f"  failed: {reason}")
     if failures:
-        raise ValueError(failed(failures, len(tasks), path))
+        raise ValueError(failure_message(failures, len(tasks), path))
     return f"{len(tasks)} tasks measured: {path}. For the table: flava report {path}"
 
 
-def attempt(
+def measure_and_save(
     measurement: Measurement, task: SuiteTask, path: Path, console: Console
-) -> dict[str, list[str]]:
-    """Measure and write one task; what went wrong, by the task's name, if anything did."""
+) -> str | None:
+    """Measure a task and add its results to a file; returns why it failed, or None."""
     try:
         results = measurement.results(task)
         add_results(path, results)
     except Interrupted:
         raise
     except (ValueError, OSError) as error:
-        reason = str(error)
-    except Exception as error:  # a mistake in one task's code must not cost the night's others
+        return str(error)
+    except Exception as error:  # a bug in one task must not prevent the others
         LOG.exception("%s failed", task.name)
-        reason = f"{type(error).__name__}: {error}"
-    else:
-        for line in summary(results):
-            console.print(f"  {line}")
-        return {}
-    console.print(f"  failed: {reason}")
-    return {task.name: reason.splitlines()}
+        return f"{type(error).__name__}: {error}"
+    for line in summary(results):
+        console.print(f"  {line}")
+    return None
 
 
 def check(settings: Settings) -> None:
-    """Raises FileNotFoundError or ValueError: what is wrong with the settings."""
+    """Raises FileNotFoundError or ValueError: a setting is wrong."""
     if not settings.data_root.is_dir():
         raise FileNotFoundError(
             f"there is no folder {settings.data_root}: give the one that holds a folder for each "
@@ -168,8 +179,13 @@ def check(settings: Settings) -> None:
         raise ValueError("\n  ".join(mistakes))
 
 
-def own_model(source: str | Path) -> EncoderModel:
-    """Raises FileNotFoundError or ValueError: there is no model, or one of another kind."""
+def load_model(source: str | Path) -> EncoderModel:
+    """A model that can be evaluated.
+
+    Raises:
+        FileNotFoundError: there is no model.
+        ValueError: it is of another kind.
+    """
     model = load_pretrained(source)
     if not isinstance(model, EncoderModel):
         raise ValueError(
@@ -180,10 +196,10 @@ def own_model(source: str | Path) -> EncoderModel:
 
 
 def rows_filled(task: SuiteTask, figures: Sequence[Figure]) -> dict[int, str]:
-    """Number of a figure -> the row of Table C.1 that it fills: the first of the row's metric.
+    """Index of a figure -> the row of Table C.1 that it fills: the first of the row's metric.
 
     Raises:
-        ValueError: a figure is not finite, or a row has none; all of them are listed.
+        ValueError: figures are not finite, or rows have none; all of them are listed.
     """
     mistakes = [
         f"{figure.name} is {figure.value}" for figure in figures if not math.isfinite(figure.value)
@@ -201,7 +217,7 @@ def rows_filled(task: SuiteTask, figures: Sequence[Figure]) -> dict[int, str]:
 
 
 def summary(results: Sequence[SuiteResult]) -> list[str]:
-    """A line for each figure, beside its baselines."""
+    """A line for each figure, with its baselines."""
     lines = []
     for each in results:
         rivals = "".join(f"; {name} {value:.3f}" for name, value in each.baselines.items())
@@ -212,11 +228,11 @@ def summary(results: Sequence[SuiteResult]) -> list[str]:
     return lines
 
 
-def failed(failures: dict[str, list[str]], of: int, path: Path) -> str:
-    """What the command ends with when tasks have no figures."""
+def failure_message(failures: dict[str, list[str]], tasks: int, path: Path) -> str:
+    """The error for tasks without results: their number among ``tasks``, and each one's reason."""
     listed = "".join(f"\n  {name}: " + "\n    ".join(lines) for name, lines in failures.items())
-    rest = f"; those of the others are in {path}" if len(failures) < of else ""
+    rest = f"; those of the others are in {path}" if len(failures) < tasks else ""
     return (
-        f"{len(failures)} of {of} tasks have no figures{rest}. `flava evaluate --dry-run` tells "
-        f"where data is to be had, and the same command goes on with what is left:{listed}"
+        f"{len(failures)} of {tasks} tasks have no figures{rest}. `flava evaluate --dry-run` tells "
+        f"where data can be had, and the same command goes on with what is left:{listed}"
     )

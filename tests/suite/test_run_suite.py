@@ -16,8 +16,8 @@ import torch
 from flava.checkpoints.digests import weights_digest
 from flava.inference.export import export
 from flava.models import Codebook, Flava
-from flava.suite.evaluate import evaluate_suite
-from flava.suite.results import FILE, add_results, read_results
+from flava.suite.results_file import FILE, add_results, read_results
+from flava.suite.run_suite import evaluate_suite
 from flava.suite.task import Settings, SuiteTask
 from flava.training.checkpoint import save_checkpoint
 from flava.training.launch import Interrupted
@@ -135,7 +135,7 @@ def test_what_is_there_is_not_measured_again(model, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flava.suite.evaluate import evaluate_suite
+from flava.suite.run_suite import evaluate_suite
 from flava.suite.task import Settings
 from tests.suite.tasks import data_for, figure, made_task
 

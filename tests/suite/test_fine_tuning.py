@@ -12,15 +12,15 @@ import torch
 from flava.core.precision import Precision
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
-from flava.finetuning.fine_tuner import (
-    SuiteRun,
-    TuningConfig,
-    TuningSamples,
-    batches_of_update,
-    fine_tune,
-)
 from flava.finetuning.probe import load_classifier
 from flava.models import Classifier
+from flava.suite.fine_tuning import (
+    FineTuningData,
+    FineTuningRecipe,
+    SuiteRun,
+    batches_of_step,
+    fine_tune_task,
+)
 from flava.suite.task import Settings
 from flava.training.launch import Interrupted
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
@@ -49,13 +49,13 @@ def row(number: int, target: str, *, pairs: bool = False) -> LabelledRow:
     )
 
 
-def samples(target: str = "label", *, pairs: bool = False) -> TuningSamples:
+def samples(target: str = "label", *, pairs: bool = False) -> FineTuningData:
     def score(values: torch.Tensor, rows) -> dict[str, float]:
         decided = values.argmax(dim=1) if values.shape[1] > 1 else (values[:, 0] > 0.5).long()
         right = [int(each.key) % 2 for each in rows]
         return {"right": (decided == torch.tensor(right)).float().mean().item()}
 
-    return TuningSamples(
+    return FineTuningData(
         task="toy",
         kind="pairs" if pairs else "text",
         classes=() if target == "score" else CLASSES,
@@ -65,15 +65,20 @@ def samples(target: str = "label", *, pairs: bool = False) -> TuningSamples:
     )
 
 
-CONFIG = TuningConfig(
+CONFIG = FineTuningRecipe(
     max_steps=24,
     batch_size=8,
     optimizer=OptimizerConfig(lr=4e-3, weight_decay=0.1, max_grad_norm=math.inf),
     schedule=ScheduleConfig(warmup_steps=2, decay=Decay.LINEAR),
     hidden_width=None,
-    looks=4,
     workers=0,
 )
+
+
+@pytest.fixture(autouse=True)
+def four_validations(monkeypatch):
+    """Few, so that the best checkpoint is one that has learnt for long."""
+    monkeypatch.setattr("flava.suite.fine_tuning.VALIDATIONS", 4)
 
 
 def settings(cache: Path, batch_size: int = 64) -> Settings:
@@ -88,7 +93,7 @@ def weights(classifier: Classifier) -> torch.Tensor:
 @pytest.mark.parametrize("target", ["label", "answers", "score"])
 def test_every_kind_of_target_is_learnt(tmp_path, make, target):
     found = samples(target)
-    tuned = fine_tune(make(), found, CONFIG, settings(tmp_path), seed=0)
+    tuned = fine_tune_task(make(), found, CONFIG, settings(tmp_path), seed=0)
     outputs = tuned.outputs(found.validation, "validating")
     assert outputs.shape == (12, 1 if target == "score" else 2)
     assert found.score(outputs, found.validation)["right"] >= 0.9
@@ -103,7 +108,7 @@ def test_every_kind_of_target_is_learnt(tmp_path, make, target):
 @pytest.mark.parametrize("make", [flava, clip], ids=["flava", "clip"])
 def test_pairs_are_read_at_another_size_with_interpolated_positions(tmp_path, make):
     config = replace(CONFIG, max_steps=2, hidden_width=16, image_size=32)
-    tuned = fine_tune(make(), samples(pairs=True), config, settings(tmp_path), seed=0)
+    tuned = fine_tune_task(make(), samples(pairs=True), config, settings(tmp_path), seed=0)
     positions = dict(tuned.classifier.named_parameters())["features.image_encoder.positions"]
     assert positions.shape[1] == 1 + 4 * 4  # pretrained with 2 x 2
     assert tuned.outputs(samples(pairs=True).validation, "validating").shape == (12, 2)
@@ -123,24 +128,24 @@ def interrupting(step: int):
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
     config = replace(CONFIG, max_steps=8)
-    whole = fine_tune(flava(), samples(), config, settings(tmp_path / "whole", 4), seed=3)
+    whole = fine_tune_task(flava(), samples(), config, settings(tmp_path / "whole", 4), seed=3)
     for stop in (3, 6):
         with monkeypatch.context() as patch:
             patch.setattr("flava.training.trainer.Trainer.look", interrupting(stop))
             with pytest.raises(Interrupted, match=f"toy was stopped after {stop} of 8.*same comm"):
-                fine_tune(flava(), samples(), config, settings(tmp_path / "parts", 4), seed=3)
+                fine_tune_task(flava(), samples(), config, settings(tmp_path / "parts", 4), seed=3)
         torch.rand(5)
-    parts = fine_tune(flava(), samples(), config, settings(tmp_path / "parts", 4), seed=3)
+    parts = fine_tune_task(flava(), samples(), config, settings(tmp_path / "parts", 4), seed=3)
     assert torch.equal(weights(whole.classifier), weights(parts.classifier))
     assert whole.step == parts.step
 
 
 def test_what_is_finished_is_taken_and_only_for_the_very_same_run(tmp_path, monkeypatch):
     config = replace(CONFIG, max_steps=4)
-    first = fine_tune(flava(), samples(), config, settings(tmp_path), seed=0)
+    first = fine_tune_task(flava(), samples(), config, settings(tmp_path), seed=0)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "update", None)
-        again = fine_tune(flava(), samples(), config, settings(tmp_path), seed=0)
+        again = fine_tune_task(flava(), samples(), config, settings(tmp_path), seed=0)
         assert torch.equal(weights(first.classifier), weights(again.classifier))
         other = flava()
         with torch.no_grad():
@@ -152,7 +157,7 @@ def test_what_is_finished_is_taken_and_only_for_the_very_same_run(tmp_path, monk
             (flava(), samples(), 1),
         ):
             with pytest.raises(TypeError):  # it sets out to train
-                fine_tune(model, data, config, settings(tmp_path), seed=seed)
+                fine_tune_task(model, data, config, settings(tmp_path), seed=seed)
     assert not list(first.run.output_dir.rglob("state"))
     assert load_run(first.run.output_dir / "run.json", SuiteRun).data == first.run.data
 
@@ -163,7 +168,8 @@ def test_a_batch_in_parts_gives_the_same_update(tmp_path, monkeypatch):
     found = replace(samples("score"), score=lambda *_: {"look": float(next(looks))})  # the last
     config, model = replace(CONFIG, max_steps=3), flava()
     whole, parts = (
-        fine_tune(model, found, config, settings(tmp_path, at_once), seed=0) for at_once in (8, 3)
+        fine_tune_task(model, found, config, settings(tmp_path, at_once), seed=0)
+        for at_once in (8, 3)
     )
     assert [(t.run.batch_size, t.run.accumulate) for t in (whole, parts)] == [(8, 1), (2, 4)]
     assert whole.step == parts.step == 3
@@ -176,7 +182,7 @@ def test_a_batch_in_parts_gives_the_same_update(tmp_path, monkeypatch):
     ("batch_size", "at_once", "parts"), [(256, 64, 4), (256, 256, 1), (7, 3, 7), (30, 8, 5)]
 )
 def test_a_batch_falls_into_the_fewest_equal_parts_that_fit(batch_size, at_once, parts):
-    assert batches_of_update(batch_size, at_once) == parts
+    assert batches_of_step(batch_size, at_once) == parts
 
 
 def test_samples_that_cannot_be_decoded_are_all_named(tmp_path):
@@ -184,7 +190,7 @@ def test_samples_that_cannot_be_decoded_are_all_named(tmp_path):
     broken = [replace(each, image=b"no image") for each in found.validation[:3]]
     found = replace(found, validation=[*broken, *found.validation[3:]])
     with pytest.raises(ValueError, match="toy: 3 samples cannot be decoded") as error:
-        fine_tune(flava(), found, replace(CONFIG, max_steps=1), settings(tmp_path), seed=0)
+        fine_tune_task(flava(), found, replace(CONFIG, max_steps=1), settings(tmp_path), seed=0)
     assert all(f"here: {each.key}: " in str(error.value) for each in broken)
 
 
@@ -199,4 +205,4 @@ def test_few_rows_are_drawn_by_the_seed_and_keep_their_order():
 
 def test_a_model_of_another_vocabulary_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"toy: the model cannot read its texts: .* 53 entries"):
-        fine_tune(tiny_model(), samples(), CONFIG, settings(tmp_path), seed=0)
+        fine_tune_task(tiny_model(), samples(), CONFIG, settings(tmp_path), seed=0)

@@ -1,4 +1,4 @@
-"""Figures of the suite on disk: JSON lines, each with all that produced it."""
+"""results.jsonl: the suite's figures, a line each, with everything that they depend on."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ FILE = "results.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteResult(Figure):
-    """A figure with all that produced it: a line of results.jsonl."""
+    """A figure with everything that it depends on: a line of results.jsonl."""
 
     # JSON has no NaN: by default pydantic writes null, which it would not read again.
     __pydantic_config__ = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
@@ -24,15 +24,15 @@ class SuiteResult(Figure):
     row: str | None
     """The row of Table C.1 that it fills, if any."""
     model: str
-    """Where the model came from, as the user named it."""
+    """The model, as the user named it."""
     weights: str
-    """The SHA-256 of its weights, whatever file or device they were on."""
+    """SHA-256 of the model's weights, whatever file or device they were on."""
     settings: dict[str, Any]
-    """As `identifying` gives them."""
+    """See `settings_of_results`."""
     seconds: float
-    """That its task took, all figures together."""
+    """Time that its task took, for all of the task's figures."""
     date: str
-    """When it was measured: ISO 8601, UTC."""
+    """Time of the measurement: ISO 8601, UTC."""
     machine: dict[str, str | int]
     versions: dict[str, str]
     """Package -> version."""
@@ -41,18 +41,18 @@ class SuiteResult(Figure):
 LINE = TypeAdapter(SuiteResult)
 
 
-def identifying(settings: Settings) -> dict[str, Any]:
-    """What figures depend on, as JSON holds it: all but the place where features are kept."""
-    kept = asdict(settings) | {
+def settings_of_results(settings: Settings) -> dict[str, Any]:
+    """The settings that figures depend on, as JSON values: all but ``cache``."""
+    fields = asdict(settings) | {
         "data_root": str(settings.data_root.resolve()),
         "precision": settings.precision.value,
     }
-    del kept["cache"]
-    return kept
+    del fields["cache"]
+    return fields
 
 
 def read_results(path: Path) -> list[SuiteResult]:
-    """The results of a file, in order; a last line that was cut off is passed over.
+    """The results of a file, in order; a last line that was cut off is skipped.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -72,7 +72,7 @@ def read_results(path: Path) -> list[SuiteResult]:
         try:
             results.append(LINE.validate_json(line))
         except ValidationError as error:
-            if number < len(lines):  # else there is no line break behind it: it was cut off
+            if number < len(lines):  # the last one has no line break: it was cut off
                 mistakes.append(f"line {number}:{explain_errors(error)}")
     if mistakes:
         raise ValueError(
@@ -83,7 +83,7 @@ def read_results(path: Path) -> list[SuiteResult]:
 
 
 def add_results(path: Path, new: Sequence[SuiteResult]) -> None:
-    """Add a task's results to a file: all of them or none, whatever happens.
+    """Add a task's results to a file: all or none of them, even if the process is killed.
 
     Raises:
         ValueError: as `read_results`.

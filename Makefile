@@ -13,10 +13,10 @@ PEERS := torchmultimodal-nightly iopath portalocker dall-e attrs
 SPELLED := src tests scripts benchmarks docs Makefile .ci $(wildcard *.md)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow check format real chaos bench corpus clean
+.PHONY: help install demo test test-slow check format architecture real chaos bench corpus clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED)  ## make .venv and install flava in it (PYTHON=python3.12 picks the Python)
 
@@ -55,6 +55,9 @@ check: $(INSTALLED)  ## lint, check format, types, floors and spelling
 format: $(INSTALLED)  ## format the code and fix what ruff can fix
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+architecture: $(INSTALLED)  ## draw docs/architecture.svg again, from the source
+	$(BIN)/python -m scripts.draw_architecture
 
 real: $(INSTALLED)  ## the suite's paths on real data of registries (RUN=runs/demo; needs npm)
 	$(BIN)/python scripts/real_run.py $(RUN)

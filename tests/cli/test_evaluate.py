@@ -44,17 +44,17 @@ def test_evaluate_then_report(run_folder, tmp_path, capsys):
     data = data_for(tmp_path / "data", MNIST)
     command = ("evaluate", run_folder, "--tasks", "vision,nlp", "--data-root", data)
     assert call(*command, "--few", 5, "--device", "cpu") == 1
-    said = capsys.readouterr()
-    assert "1 of 2 tasks have no figures; those of the others are in" in said.err
-    assert f"sst-2: there is no folder {data / 'sst-2-data'}" in said.err
+    captured = capsys.readouterr()
+    assert "1 of 2 tasks have no figures; those of the others are in" in captured.err
+    assert f"sst-2: there is no folder {data / 'sst-2-data'}" in captured.err
     (line,) = (run_folder / FILE).read_text().splitlines()
     assert json.loads(line)["settings"]["few"] == 5
 
     data_for(data, SST)
     assert call(*command, "--few", 5, "--device", "cpu") == 0
-    said = capsys.readouterr()
-    assert "2 tasks measured" in said.out
-    assert "is in the results already" in said.err
+    captured = capsys.readouterr()
+    assert "2 tasks measured" in captured.out
+    assert "is in the results already" in captured.err
 
     output = tmp_path / "table"
     assert call("report", run_folder, "--output", output, "--paper", "clip-400m") == 0
@@ -70,13 +70,13 @@ def test_evaluate_then_report(run_folder, tmp_path, capsys):
 def test_dry_run_needs_no_model(tmp_path, capsys):
     data = data_for(tmp_path / "data", SST)
     assert call("evaluate", "--dry-run", "--data-root", data) == 0
-    said = capsys.readouterr().out
-    assert "the data of 1 of 2 tasks is in" in " ".join(said.split())
-    assert "licence of mnist" in " ".join(said.split())
+    captured = capsys.readouterr().out
+    assert "the data of 1 of 2 tasks is in" in " ".join(captured.split())
+    assert "licence of mnist" in " ".join(captured.split())
     assert call("evaluate", "--dry-run", "--data-root", data, "--tasks", "nlp") == 0
-    said = capsys.readouterr().out
-    assert "found" in said
-    assert "mnist" not in said
+    captured = capsys.readouterr().out
+    assert "found" in captured
+    assert "mnist" not in captured
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_dry_run_needs_no_model(tmp_path, capsys):
 def test_mistakes_are_told(arguments, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert call(*arguments) == 1
-    said = capsys.readouterr()
-    assert expected in said.err
+    captured = capsys.readouterr()
+    assert expected in captured.err
     assert not list(tmp_path.iterdir())
 
 

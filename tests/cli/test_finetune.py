@@ -64,7 +64,7 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_a_report_to_make(bench, tmp_path, m
     assert "run the same command with --resume" in capsys.readouterr().err
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
-    assert "Training stopped after 2 of 3 updates." in page
+    assert "Training stopped after 2 of 3 steps." in page
     assert "go on with the same command and --resume" in page
     assert main(arguments(bench, run, "--epochs=1", "--resume")) == 0
     assert "validation accuracy" in capsys.readouterr().out

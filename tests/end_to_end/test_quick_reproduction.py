@@ -12,7 +12,7 @@ from flava.data.config import SourceConfig
 from flava.data.loader import Loader
 from flava.methods import method_of
 from flava.recipes.start import validation_batches
-from flava.reproduction.trials import STAGES, Trial, columns, trials
+from flava.reproduction.trials import STAGES, Trial, trained_columns, trials
 from flava.training.run import Run
 
 UNSEEN_STYLE = "embedded:pairs/twemoji-train.tar"
@@ -41,12 +41,12 @@ def held_out_loss(run: Run, *, trained: bool) -> float:
 
 def planned(folder: Path) -> dict[str, Trial]:
     """Every trial of seed 0 by its name."""
-    found = trials((*STAGES, *columns()), "-tiny", folder, seed=0, quick=True)
+    found = trials((*STAGES, *trained_columns()), folder, seed=0, quick=True)
     return {trial.name: trial for trial in found}
 
 
 DROPS = {
-    **dict.fromkeys(columns(), 0.2),
+    **dict.fromkeys(trained_columns(), 0.2),
     "clip-pmd": 0.4,
     "mim": 2.0,
     "mlm": 2.0,

@@ -19,8 +19,8 @@ from tests.end_to_end.test_stopped import wait_for_row
 
 
 def short(name: str, folder: Path) -> Trial:
-    """A trial of two updates."""
-    (trial,) = trials((name,), "-tiny", folder, seed=0, quick=True)
+    """A trial of two steps."""
+    (trial,) = trials((name,), folder, seed=0, quick=True)
     run = replace(trial.run, max_steps=2, validate_every=2, checkpoint_every=2)
     return replace(trial, run=run)
 

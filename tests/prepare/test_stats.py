@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flava.prepare.inspection import describe
-from flava.reports.data_report import write_page
+from flava.reports.data_report import write_data_report
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, picture
 from tests.prepare.made import built, samples, write_coco, write_pairs
@@ -85,7 +85,7 @@ def test_texts_have_a_page_too(tmp_path: Path) -> None:
     built(replace(config, source="texts", annotations=(texts,), images=None))
     found = describe([config.output], pick=3, quiet=True)
     assert found[0].stats.words == {5: 2}
-    write_page(found, tmp_path / "page.html")
+    write_data_report(found, tmp_path / "page.html")
     assert "A second line of text." in (tmp_path / "page.html").read_text()
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.reports.charts import PAGE_COLOURS, draw_curve, smooth
+from flava.reports.charts import PAGE_COLOURS, line_chart, smooth
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=300), st.floats(-1e3, 1e3))
@@ -28,7 +28,7 @@ def test_smoothing_takes_noise_away() -> None:
 
 def test_a_drawing_is_one_element_in_the_colours_of_the_page() -> None:
     steps = np.arange(1.0, 2001)
-    svg = draw_curve("loss/gc", steps, np.exp(-steps / 300), smoothed=True, log=True)
+    svg = line_chart("loss/gc", steps, np.exp(-steps / 300), smoothed=True, log=True)
     root = ElementTree.fromstring(svg)
     assert root.tag.endswith("svg")
     assert "width" not in root.attrib
@@ -41,7 +41,7 @@ def test_a_drawing_is_one_element_in_the_colours_of_the_page() -> None:
 def test_drawings_of_other_names_share_no_id() -> None:
     steps, values = np.arange(9.0), np.arange(9.0)
     found = [
-        set(re.findall(r'id="([^"]+)"', draw_curve(name, steps, values, smoothed=False)))
+        set(re.findall(r'id="([^"]+)"', line_chart(name, steps, values, smoothed=False)))
         for name in ("validation/a", "validation/b")
     ]
     assert found[0]
@@ -50,5 +50,5 @@ def test_drawings_of_other_names_share_no_id() -> None:
 
 def test_a_single_point_and_values_that_are_zero_can_be_drawn() -> None:
     for log in (False, True):
-        draw_curve("one", np.array([1.0]), np.array([0.0]), smoothed=True, log=log)
-        draw_curve("one", np.array([1.0]), np.array([2.0]), smoothed=False, log=log)
+        line_chart("one", np.array([1.0]), np.array([0.0]), smoothed=True, log=log)
+        line_chart("one", np.array([1.0]), np.array([2.0]), smoothed=False, log=log)

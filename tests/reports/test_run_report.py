@@ -56,9 +56,9 @@ class Page(HTMLParser):
         return sum(name == tag and css in (a.get("class") or "").split() for name, a in self.tags)
 
 
-def write_metrics(folder: Path, updates: int = 60) -> None:
+def write_metrics(folder: Path, steps: int = 60) -> None:
     rows: list[dict[str, Any]] = []
-    for step in range(1, updates + 1):
+    for step in range(1, steps + 1):
         pairs = step % 3 != 0
         losses = {"loss/gc": 4 - step / 30, "loss/itm": 0.7} if pairs else {"loss/mlm": 9.0}
         rows.append(
@@ -156,7 +156,7 @@ def whole_run(folder: Path, words: str = "a plain caption") -> Page:
 def test_the_page_is_whole_and_says_what_was_measured(tmp_path: Path) -> None:
     page = whole_run(tmp_path)
     assert page.open == []
-    assert sum(tag == "svg" for tag, _ in page.tags) == 3 + 1 + 3  # losses, probe, courses
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3 + 1 + 3  # losses, validation, others
     for wanted in (
         "0.321",
         "chance 0.0040",
@@ -228,7 +228,7 @@ def test_a_run_that_was_not_evaluated_shows_its_curves_and_says_so(tmp_path: Pat
     (tmp_path / "run.json").write_text(json.dumps({"recipe": "r", "max_steps": 500}))
     page = Page(write_report(tmp_path).read_text())
     assert "This run was not evaluated yet: run `flava evaluate" in page.text
-    assert "Training stopped after 60 of 500 updates" in page.text
+    assert "Training stopped after 60 of 500 steps" in page.text
     assert sum(tag == "svg" for tag, _ in page.tags) == 7
 
 

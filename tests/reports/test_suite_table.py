@@ -11,16 +11,16 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from flava.reports.suite_page import draw_bars, is_suite, report_suite
+from flava.reports.suite_report import bar_chart, is_suite, report_suite
 from flava.reports.suite_table import (
-    comma_separated,
-    drawn,
+    as_csv,
+    as_markdown,
+    difference_colour,
     make_table,
-    markdown,
     percent,
     points,
-    read_all,
-    tone,
+    read_result_files,
+    terminal_table,
 )
 from flava.suite import paper
 from flava.suite.results_file import FILE, add_results
@@ -134,14 +134,14 @@ def test_an_unknown_column_of_the_paper_lists_them():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(None, "\u2013"), (75.546, "75.55"), (-10.0, "\u221210.00"), (0.0, "0.00")]
+    ("value", "text"), [(None, "\u2013"), (75.546, "75.55"), (-10.0, "\u221210.00"), (0.0, "0.00")]
 )
-def test_figures_are_printed_as_the_paper_does(value, said):
-    assert percent(value) == said
+def test_figures_are_printed_as_the_paper_does(value, text):
+    assert percent(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "said", "colour"),
+    ("value", "text", "colour"),
     [
         (None, "", ""),
         (1.234, "+1.23", "green"),
@@ -151,21 +151,21 @@ def test_figures_are_printed_as_the_paper_does(value, said):
         (0.0051, "+0.01", "green"),
     ],
 )
-def test_differences_have_a_sign_and_a_colour(value, said, colour):
-    assert points(value) == said
-    assert tone(value) == colour
+def test_differences_have_a_sign_and_a_colour(value, text, colour):
+    assert points(value) == text
+    assert difference_colour(value) == colour
 
 
-def plain_number(said: str) -> float | None:
-    said = said.replace("\u2212", "-")
-    return None if said in ("\u2013", "") else float(said)
+def plain_number(text: str) -> float | None:
+    text = text.replace("\u2212", "-")
+    return None if text in ("\u2013", "") else float(text)
 
 
 def test_markdown_read_back_is_the_table():
     table = make_table(two_columns(), "flava-dino")
     rows = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in markdown(table).splitlines()
+        for line in as_markdown(table).splitlines()
         if line.startswith("|")
     ]
     titles, rule, *rows = rows
@@ -187,7 +187,7 @@ def test_markdown_read_back_is_the_table():
 
 def test_names_cannot_break_the_markdown():
     hostile = "a | b\n| <img src=x> \\"
-    text = markdown(make_table([result("MNIST", 0.5, model=hostile)], "flava"))
+    text = as_markdown(make_table([result("MNIST", 0.5, model=hostile)], "flava"))
     (header,) = [line for line in text.splitlines() if line.startswith("| task")]
     cells = re.split(r"(?<!\\)\|", header.strip("|"))
     assert [cell.strip() for cell in cells] == [
@@ -200,7 +200,7 @@ def test_names_cannot_break_the_markdown():
 
 def test_csv_read_back_is_the_table():
     table = make_table(two_columns(), "flava-dino")
-    found = pd.read_csv(io.StringIO(comma_separated(table))).set_index("task")
+    found = pd.read_csv(io.StringIO(as_csv(table))).set_index("task")
     assert list(found.columns) == ["group", "paper: flava-dino", "runs/all", "runs/one"]
     assert list(found.index[:41]) == [row.task for row in paper.rows()]
     assert list(found["group"][41:]) == ["average"] * 5
@@ -219,13 +219,15 @@ def test_csv_read_back_is_the_table():
         }
     )
     odd = 'a,"b"\nc'
-    text = comma_separated(make_table([result("MNIST", 0.5, model=odd)], "flava"))
+    text = as_csv(make_table([result("MNIST", 0.5, model=odd)], "flava"))
     assert next(csv.reader(io.StringIO(text)))[3] == odd
 
 
 def test_the_terminal_shows_every_row_with_sign_and_colour():
     console = Console(width=200, file=io.StringIO(), record=True, force_terminal=True)
-    console.print(drawn(make_table([*two_columns(), result("SST", 0.6, model="[red]x")], "flava")))
+    console.print(
+        terminal_table(make_table([*two_columns(), result("SST", 0.6, model="[red]x")], "flava"))
+    )
     text = console.export_text(clear=False)
     lines = [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines()]
     cells = {line[0]: line[1:] for line in lines if line}
@@ -247,16 +249,16 @@ def write(folder: Path, *results) -> Path:
 def test_files_and_folders_are_read_and_every_mistake_is_told(tmp_path):
     one = write(tmp_path / "one", result("MNIST", 0.5))
     two = write(tmp_path / "two", result("RTE", 0.5))
-    found = read_all([one, two / FILE])
+    found = read_result_files([one, two / FILE])
     assert [each.row for each in found] == ["MNIST", "RTE"]
     (two / FILE).write_text("nonsense\n")
     with pytest.raises(ValueError) as caught:
-        read_all([one, two, tmp_path / "three"])
+        read_result_files([one, two, tmp_path / "three"])
     assert f"{two / FILE} holds lines that are no results" in str(caught.value)
     assert f"{tmp_path / 'three' / FILE} is missing" in str(caught.value)
     (two / FILE).write_text("")
     with pytest.raises(ValueError, match="there are no results in"):
-        read_all([two])
+        read_result_files([two])
 
 
 def test_a_run_alone_is_no_result_of_the_suite(tmp_path):
@@ -336,8 +338,8 @@ def test_hostile_names_are_text(tmp_path):
 def test_bars_are_as_long_as_their_figures_and_the_mark_stands_at_the_papers():
     """In the coordinates of the drawing, whatever they are: lengths from the left axis."""
     table = make_table([result("MNIST", 0.5), result("SST", 0.25)], "flava")
-    lines = [line for line in table.sections[0].lines if line.cells[0] is not None]
-    svg = draw_bars("vision", lines)
+    svg = bar_chart("vision", table.sections[0].lines)
+    assert svg is not None
     bars = [
         [float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)]
         for path in re.findall(

@@ -9,19 +9,19 @@ import tyro
 from flava.cli.train import recipe_choice
 from flava.recipes import RECIPES
 from flava.recipes.columns import COLUMNS
-from flava.reproduction.trials import QUICK, STAGES, Trial, columns, trials
+from flava.reproduction.trials import QUICK, STAGES, Trial, trained_columns, trials
 from flava.training.run import Run
 
-NAMES = (*STAGES, *columns())
+NAMES = (*STAGES, *trained_columns())
 CHOICE = recipe_choice()
 
 
 def planned(folder: Path, seed: int = 2, *, quick: bool = False) -> dict[str, Trial]:
-    return {t.name: t for t in trials(NAMES, "-tiny", folder, seed, quick=quick)}
+    return {t.name: t for t in trials(NAMES, folder, seed, quick=quick)}
 
 
 def test_every_column_and_stage_is_trained_once() -> None:
-    assert sorted(columns()) == sorted(COLUMNS)
+    assert sorted(trained_columns()) == sorted(COLUMNS)
     assert not set(STAGES) & set(COLUMNS)
 
 
@@ -31,7 +31,7 @@ def test_the_arguments_are_read_back_as_the_same_run(
     tmp_path: Path, name: str, quick: bool
 ) -> None:
     trial = planned(tmp_path, quick=quick)[name]
-    arguments = [trial.recipe, *trial.changes(), "--resume"]
+    arguments = [trial.recipe, *trial.overrides(), "--resume"]
     assert tyro.cli(CHOICE, args=arguments) == trial.run
 
 

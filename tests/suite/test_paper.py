@@ -75,7 +75,7 @@ def test_averages_are_the_exact_means():
                 assert average.value is None and average.n == 0
             else:
                 assert average.value == pytest.approx(float(expected), abs=1e-9)
-                assert average.n == average.of == GROUPS[group][1]
+                assert average.n == average.total == GROUPS[group][1]
         means = [recomputed(column, group) for group in GROUPS]
         for average, parts in zip(found[3:], (means[:2], means), strict=True):
             known = [part for part in parts if part is not None]
@@ -150,11 +150,11 @@ def test_table_d1_averages_all_three_groups():
 def test_averages_of_part_of_a_column_say_so():
     found = averages({"MNLI": 80.0, "RTE": 60.0, "ImageNet": 50.0, "something else": 99.0})
     vision, nlp, multimodal, two, three = found
-    assert (vision.value, vision.n, vision.of, vision.whole) == (50.0, 1, 22, False)
-    assert (nlp.value, nlp.n, nlp.of) == (70.0, 2, 8)
-    assert (multimodal.value, multimodal.n, multimodal.of) == (None, 0, 11)
-    assert (two.value, two.n, two.of) == (60.0, 3, 30)
-    assert (three.value, three.of) == (None, 41)
+    assert (vision.value, vision.n, vision.total, vision.is_complete) == (50.0, 1, 22, False)
+    assert (nlp.value, nlp.n, nlp.total) == (70.0, 2, 8)
+    assert (multimodal.value, multimodal.n, multimodal.total) == (None, 0, 11)
+    assert (two.value, two.n, two.total) == (60.0, 3, 30)
+    assert (three.value, three.total) == (None, 41)
 
 
 def test_an_unknown_row_or_column_lists_what_there_is():

@@ -1,7 +1,7 @@
-"""The command line: one module for each group of commands.
+"""The command line: finds the command, runs it, and turns its errors into an exit status.
 
-Only the module of the command that is asked for is imported, so that ``flava --help`` needs no
-PyTorch and answers at once.
+Each module of this folder holds one command, or a few related ones. Only the module of the given
+command is imported, so that ``flava --help`` does not load PyTorch and answers at once.
 """
 
 import logging
@@ -11,9 +11,10 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-# Before torch starts its threads: by default each spins for a millisecond at the end of every
-# operation, and where another process has its core the rest wait. A pair update took 2.5 s for
-# 4.8 s on a machine in use, and as long as before on a quiet one (docs/log.md).
+# It must be set before PyTorch starts its threads. By default each thread of OpenMP spins for a
+# millisecond at the end of every operation, and all wait for one whose core is in use by another
+# process. With this setting a step of pairs took 2.5 s instead of 4.8 s on a busy machine, and as
+# long as before on an idle one (docs/log.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 import tyro
@@ -26,7 +27,7 @@ COMMANDS = {
     ),
     "reproduce": (
         "reproduce",
-        "Train the stages and columns of Table C.1 as small twins, evaluate them, compare them.",
+        "Train and evaluate small versions of all columns of Table C.1, and compare them.",
     ),
     "evaluate": (
         "evaluate",
@@ -34,11 +35,11 @@ COMMANDS = {
     ),
     "plan": (
         "plan",
-        "Tell what a recipe needs of some GPUs: memory, operations, messages and days.",
+        "Estimate the memory, operations, communication and days that a recipe needs on GPUs.",
     ),
     "report": (
         "evaluate",
-        "Write RUN/report.html; or the paper's table of what `flava evaluate --tasks` found.",
+        "Write a run's report.html, or the table of the results of `flava evaluate --tasks`.",
     ),
     "data": (
         "data",
@@ -73,37 +74,40 @@ COMMANDS = {
         "Classify images, texts or pairs with what `flava finetune` or `flava probe` made.",
     ),
 }
-"""Each command's module and first sentence, in the order that `flava --help` lists them."""
+"""Command -> its module and the first sentence of its help, in the order of `flava --help`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, or 1 after an error, or 130 after Ctrl-C."""
+    """Run a command and return its exit status, as `exit_status_of` gives it.
+
+    Args:
+        arguments: The command and its arguments; by default those of the process.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s")
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not (named := asked(arguments)):
-        run(dict.fromkeys(COMMANDS), arguments)  # help, or an error: tyro exits
+    if not (needed := _needed_commands(arguments)):
+        _run(dict.fromkeys(COMMANDS), arguments)  # it prints the help or an error, and exits
         return 0
-    from flava.cli.messages import reporting
-
-    commands = {name: load(name) if name in named else None for name in COMMANDS}
-    return reporting(lambda: run(commands, arguments))
+    commands = {name: load(name) if name in needed else None for name in COMMANDS}
+    return exit_status_of(lambda: _run(commands, arguments))
 
 
-def asked(arguments: Sequence[str]) -> set[str]:
-    """The commands that must be known whole: the one that is named, all to complete a shell's."""
+def _needed_commands(arguments: Sequence[str]) -> set[str]:
+    """The commands that must be loaded: the given one, or all for a shell's completion script."""
     first = arguments[0] if arguments else ""
     return set(COMMANDS) if first.startswith("--tyro") else {first} & set(COMMANDS)
 
 
 def load(name: str) -> Callable[..., Any]:
+    """Import the function of a command."""
     module = import_module(f"flava.cli.{COMMANDS[name][0]}")
     return getattr(module, name.replace("-", "_"))
 
 
-def run(commands: dict[str, Callable[..., Any] | None], arguments: Sequence[str]) -> None:
-    """Let tyro choose; a command that is not loaded is only described."""
+def _run(commands: dict[str, Callable[..., Any] | None], arguments: Sequence[str]) -> None:
+    """Let tyro call the command of the arguments; a command that is not loaded is only listed."""
     tyro.extras.subcommand_cli_from_dict(
-        {name: command or described(name) for name, command in commands.items()},
+        {name: command or _listed(name) for name, command in commands.items()},
         prog="flava",
         description="FLAVA: one model for images, texts and both together.",
         args=arguments,
@@ -111,8 +115,36 @@ def run(commands: dict[str, Callable[..., Any] | None], arguments: Sequence[str]
     )
 
 
-def described(name: str) -> Callable[[], None]:
+def _listed(name: str) -> Callable[[], None]:
     def command() -> None: ...
 
     command.__doc__ = COMMANDS[name][1]
     return command
+
+
+def exit_status_of(command: Callable[[], object]) -> int:
+    """Call a command; print an expected error as one message instead of a traceback.
+
+    Returns:
+        0, or 1 after an error, or 130 after Ctrl-C.
+    """
+    try:
+        command()
+    except KeyboardInterrupt as stop:
+        return _interrupted(stop)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"flava: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        from flava.training.launch import Interrupted  # loads PyTorch, as not all commands do
+
+        if not isinstance(error, Interrupted):
+            raise
+        return _interrupted(error)
+    return 0
+
+
+def _interrupted(error: BaseException) -> int:
+    if os.environ.get("RANK", "0") == "0":  # torchrun and Slurm start many ranks: one message
+        print(f"flava: {str(error) or 'stopped'}", file=sys.stderr)
+    return 130

@@ -222,19 +222,19 @@ def check_shards(action: Check) -> None:
 
 def show_stats(action: StatsOf) -> None:
     """The table, and the page if one is asked for."""
-    from flava.reports.data_report import PICTURES, write_page
+    from flava.reports.data_report import PICTURES, write_data_report
 
     pick = PICTURES if action.html else 0
     found = describe(action.shards, pick=pick, processes=processes_of(action.processes))
     Console().print(stats_table(found))
     if action.html is not None:
-        write_page(found, action.html)
+        write_data_report(found, action.html)
         print(f"page: {action.html}")
 
 
 def stats_table(found: list[Described]) -> Table:
     """A row a folder."""
-    from flava.reports.data_report import readable_bytes
+    from flava.reports.formatting import readable_bytes
 
     table = Table(title="What the shards hold", title_style="")
     table.add_column("folder", overflow="fold")

@@ -1,4 +1,4 @@
-"""`flava evaluate` and `flava report`: a model's figures, and the pages that show them."""
+"""`flava evaluate` measures a model; `flava report` writes the pages that show the figures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from flava.evaluation.evaluate import evaluate_run, folder_for_figures
 from flava.inference.load import device_named
 from flava.reports.classifier_report import is_classification, write_classification_report
 from flava.reports.run_report import write_report
-from flava.reports.suite_page import is_suite, report_suite
+from flava.reports.suite_report import is_suite, report_suite
 from flava.suite.registry import TASKS, print_availability, select
 from flava.suite.results_file import FILE
 from flava.suite.run_suite import evaluate_suite
@@ -32,31 +32,33 @@ def evaluate(
 ) -> None:
     """Evaluate a run, or a published FLAVA or CLIP, on held-out data or on the paper's tasks.
 
-    Without --tasks it is evaluated on held-out data of the embedded corpus, and RUN/evaluation.json
-    is written. With it, on data sets below --data-root by the paper's protocol: each task adds its
-    figures to RUN/results.jsonl, and the same command goes on after an interruption, or with data
-    that was missing. For the table, run flava report on it. All options but --output-dir are for
-    --tasks alone.
+    Without --tasks, the model is evaluated on held-out data of the embedded corpus, and the figures
+    are written to RUN/evaluation.json. With --tasks, it is evaluated on data sets below --data-root
+    by the paper's protocol, and the figures of each task are added to RUN/results.jsonl. Run the
+    same command again to go on after an interruption, or after adding missing data; `flava report`
+    makes the table. All options but --output-dir are for --tasks and --dry-run only.
 
     Args:
         run: The run's folder, as given to `flava train` with --output-dir; or anything that
             flava.load takes.
-        output_dir: The folder to write to instead of RUN, which a file or a hub id needs.
+        output_dir: The folder to write to instead of RUN. It is needed if RUN is a file or the id
+            of a model on the hub.
         tasks: "vision", "nlp", "multimodal" or names of tasks, separated by commas.
         data_root: The folder that holds a folder for each data set.
-        few: Samples of each split that are looked at, for a trial; all if not set.
-        dry_run: Only list what data is there, what is missing, where it is to be had and under
-            which licence.
-        cache: Where features, extracted text and fine-tuned runs are kept. By default in
-            RUN/cache; models that share one extract the text of images once.
+        few: Use only this many samples of each split, to try everything out. By default all.
+        dry_run: Evaluate nothing. List which data is there, which is missing, where to get it, and
+            its licence.
+        cache: Folder for features, extracted text and fine-tuned runs, so that nothing is computed
+            twice. By default RUN/cache; models with the same cache share the text extracted from
+            images.
         batch_size: Samples that are computed at once.
-        precision: What matrix products are computed in.
-        seed: Decides all that is drawn.
-        device: As torch names it; auto takes a GPU if there is one.
+        precision: Number format of matrix products.
+        seed: Seed of everything that is drawn at random.
+        device: A device of PyTorch, such as cpu or cuda:0. auto takes a GPU if there is one.
     """
     if tasks is None and not dry_run:
-        only_for_tasks({"--data-root": data_root, "--few": few, "--cache": cache})
-        print(evaluate_run(needed(run), output_dir=output_dir))
+        _require_unset({"--data-root": data_root, "--few": few, "--cache": cache})
+        print(evaluate_run(_given(run), output_dir=output_dir))
         return
     if data_root is None:
         raise ValueError("give the folder that holds a folder for each data set with --data-root")
@@ -64,7 +66,7 @@ def evaluate(
     if dry_run:
         print_availability(chosen, data_root)
         return
-    folder = folder_for_figures(needed(run), output_dir)
+    folder = folder_for_figures(_given(run), output_dir)
     settings = Settings(
         data_root=data_root,
         cache=folder / "cache" if cache is None else cache,
@@ -73,17 +75,18 @@ def evaluate(
         precision=precision,
         batch_size=batch_size,
     )
-    print(evaluate_suite(needed(run), chosen, settings, folder, device=device_named(device)))
+    print(evaluate_suite(_given(run), chosen, settings, folder, device=device_named(device)))
 
 
-def needed(run: str | None) -> str:
+def _given(run: str | None) -> str:
+    """Raises ValueError: no model is given."""
     if run is None:
         raise ValueError("give a run's folder, a file of weights or a model's id on the hub")
     return run
 
 
-def only_for_tasks(options: dict[str, object]) -> None:
-    """Raises ValueError: options are given that an evaluation on the embedded corpus ignores."""
+def _require_unset(options: dict[str, object]) -> None:
+    """Raises ValueError: options are given that only an evaluation with --tasks uses."""
     if given := [name for name, value in options.items() if value is not None]:
         raise ValueError(f"{', '.join(given)}: only with --tasks, which names what is measured")
 
@@ -93,18 +96,19 @@ def report(
     output: Path | None = None,
     paper: str = "flava-dino",
 ) -> None:
-    """Write RUN/report.html; or the paper's table of what `flava evaluate --tasks` found.
+    """Write a run's report.html, or the table of the results of `flava evaluate --tasks`.
 
-    A run's page has curves, figures beside their baselines, and pictures. The table has a column
-    for each result, beside one of the paper's.
+    The report of a run shows training curves, figures next to their baselines, and pictures. The
+    table has a column for each model and one of the paper's.
 
     Args:
-        results: A run's folder, as given to `flava train` with --output-dir, or to `flava finetune`
-            or `flava probe`. Or any number of results.jsonl, or folders that hold one.
-        output: The folder to write the table to, as table.md, table.csv and table.html. Of a run's
-            folder too, it makes the table.
-        paper: The column of Table C.1 to compare with: flava-dino is the headline model, clip-400m
-            OpenAI's CLIP.
+        results: For the report: a run's folder, as given to `flava train`, `flava finetune` or
+            `flava probe` with --output-dir. For the table: any number of results.jsonl, or of
+            folders that hold one.
+        output: Make the table, and write it to this folder as table.md, table.csv and table.html.
+            Without it, the table is only printed.
+        paper: The column of Table C.1 to compare with. flava-dino is the paper's main model,
+            clip-400m is OpenAI's CLIP.
     """
     if not results:
         raise ValueError("give a run's folder, or results of `flava evaluate --tasks`")

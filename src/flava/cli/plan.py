@@ -1,4 +1,4 @@
-"""`flava plan`: what a run needs of some GPUs, before anybody pays for them."""
+"""`flava plan`: estimates what a run needs on given GPUs, before anybody pays for them."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -11,10 +11,11 @@ from rich.table import Table
 from flava.cli.train import recipe_choice
 from flava.core.files import write_atomically
 from flava.planning.plan import Hardware, Plan, StepPlan
-from flava.planning.plan import plan as planned
+from flava.planning.plan import plan as plan_run
 from flava.training.run import Run
 
-Figure = Callable[[StepPlan], float]
+StepFigure = Callable[[StepPlan], float]
+"""One number of a step."""
 
 
 def plan(
@@ -24,69 +25,76 @@ def plan(
     utilisation: float = 0.4,
     output: Path | None = None,
 ) -> None:
-    """Tell what a recipe needs of some GPUs: memory, operations, messages and days.
+    """Estimate the memory, operations, communication and days that a recipe needs on GPUs.
+
+    The exit status is 1 if the run does not fit.
 
     Args:
         run: The recipe.
         gpus: How many GPUs.
-        gpu: Which: a100-40gb, a100, h100, h200 or l40s.
-        utilisation: Share of their peak that they reach: "mfu" in a run's metrics, if there is one.
+        gpu: Which GPUs: a100-40gb, a100, h100, h200 or l40s.
+        utilisation: Share of their peak speed that the GPUs reach. If a similar run exists, "mfu"
+            in its metrics tells it.
         output: Also write all figures to this file, as JSON.
     """
-    found = planned(run, Hardware(gpus=gpus, gpu=gpu, utilisation=utilisation))
-    Console().print(shown(found))
+    estimate = plan_run(run, Hardware(gpus=gpus, gpu=gpu, utilisation=utilisation))
+    Console().print(_table(estimate))
     if output:
-        write_atomically(output, json.dumps(as_json(found), indent=2).encode() + b"\n")
-    if misfits := found.misfits():
+        write_atomically(output, json.dumps(_as_json(estimate), indent=2).encode() + b"\n")
+    if misfits := estimate.misfits():
         raise ValueError("this does not fit:\n  " + "\n  ".join(misfits))
 
 
 plan.__annotations__["run"] = recipe_choice()
 
 
-def as_json(found: Plan) -> dict[str, object]:
+def _as_json(estimate: Plan) -> dict[str, object]:
     """All figures: bytes, operations, seconds, days."""
     return {
-        **asdict(found),
-        "operations": found.mean(lambda each: each.operations),
-        "received": found.mean(lambda each: sum(each.received.values())),
-        "days": found.days,
+        **asdict(estimate),
+        "operations": estimate.mean(lambda step: step.operations),
+        "received": estimate.mean(lambda step: sum(step.received.values())),
+        "days": estimate.days,
     }
 
 
-def shown(found: Plan) -> Group:
-    """For a terminal: a column for each kind of batch, and what the figures rest on."""
-    given, kinds = found.given, found.updates.values()
+def _table(estimate: Plan) -> Group:
+    """A column for each kind of batch and one for the mixture; below it the assumptions."""
+    hardware, steps = estimate.given, estimate.updates.values()
     table = Table(
-        title=f"{found.recipe} on {given.gpus} {given.gpu}, {found.parallel}: each GPU's part",
+        title=f"{estimate.recipe} on {hardware.gpus} {hardware.gpu}, {estimate.parallel}: each "
+        "GPU's part",
         title_style="",
-        caption=f"{found.max_steps:,} updates: {found.days:.3g} days",
+        caption=f"{estimate.max_steps:,} steps: {estimate.days:.3g} days",
     )
-    table.add_column("an update of", no_wrap=True)
-    for name in (*found.updates, "mixture"):
+    table.add_column("a step of", no_wrap=True)
+    for name in (*estimate.updates, "mixture"):
         table.add_column(name, justify="right")
 
-    def row(name: str, figure: Figure, mixture: str = "") -> None:
-        table.add_row(name, *(f"{figure(each):,.3g}" for each in kinds), mixture)
+    def row(name: str, figure: StepFigure, mixture: str = "") -> None:
+        table.add_row(name, *(f"{figure(step):,.3g}" for step in steps), mixture)
 
-    def mean(name: str, figure: Figure) -> None:
-        row(name, figure, f"{found.mean(figure):,.3g}")
+    def row_with_mean(name: str, figure: StepFigure) -> None:
+        row(name, figure, f"{estimate.mean(figure):,.3g}")
 
-    row("samples", lambda each: each.samples)
-    row("share of updates", lambda each: each.share)
+    row("samples", lambda step: step.samples)
+    row("share of steps", lambda step: step.share)
     table.add_section()
-    for part in parts(each.memory for each in kinds):
-        row(f"{part}, GB", lambda each, part=part: each.memory.get(part, 0) / 1e9)
-    row("memory, GB", lambda each: sum(each.memory.values()) / 1e9, f"of {found.usable / 1e9:.3g}")
+    for part in _names(step.memory for step in steps):
+        row(f"{part}, GB", lambda step, part=part: step.memory.get(part, 0) / 1e9)
+    usable = f"of {estimate.usable / 1e9:.3g}"
+    row("memory, GB", lambda step: sum(step.memory.values()) / 1e9, usable)
     table.add_section()
-    mean("TFLOP", lambda each: each.operations / 1e12)
-    for what in parts(each.received for each in kinds):
-        mean(f"{what} received, GB", lambda each, what=what: each.received.get(what, 0) / 1e9)
-    mean("computing, s", lambda each: each.computing)
-    mean("exchanging, s", lambda each: each.exchanging)
-    return Group(table, *(f"- {each}" for each in found.assumptions))
+    row_with_mean("TFLOP", lambda step: step.operations / 1e12)
+    for what in _names(step.received for step in steps):
+        row_with_mean(
+            f"{what} received, GB", lambda step, what=what: step.received.get(what, 0) / 1e9
+        )
+    row_with_mean("computing, s", lambda step: step.computing)
+    row_with_mean("exchanging, s", lambda step: step.exchanging)
+    return Group(table, *(f"- {each}" for each in estimate.assumptions))
 
 
-def parts(figures: Iterable[Mapping[str, float]]) -> list[str]:
-    """All names that some of them have, in their order."""
+def _names(figures: Iterable[Mapping[str, float]]) -> list[str]:
+    """The keys of all mappings, each once, in their order."""
     return list(dict.fromkeys(name for each in figures for name in each))

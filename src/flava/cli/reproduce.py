@@ -1,16 +1,17 @@
-"""`flava reproduce`: the paper's comparison, in one command."""
+"""`flava reproduce`: the paper's comparison of models at small scale, in one command."""
 
 from typing import Annotated
 
 import tyro
 
 from flava.reproduction.reproduce import ReproduceConfig
-from flava.reproduction.reproduce import reproduce as run
+from flava.reproduction.reproduce import reproduce as run_reproduction
 
 
 def reproduce(config: Annotated[ReproduceConfig, tyro.conf.arg(name="")]) -> None:
-    """Train the stages and columns of Table C.1 as small twins, evaluate them, compare them.
+    """Train and evaluate small versions of all columns of Table C.1, and compare them.
 
-    What is done is skipped: the same command goes on where it was stopped.
+    Run the same command again to go on after an interruption or a failure: finished trainings and
+    evaluations are skipped.
     """
-    print(f"report: {run(config)}")
+    print(f"report: {run_reproduction(config)}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from flava.cli.messages import reporting
+from flava.cli import exit_status_of
 from flava.core.distributed import rank_from_environment
 from flava.methods import method_of
 from flava.recipes import RECIPES
@@ -69,7 +69,7 @@ def launch_errors(processes: int, max_restarts: int) -> list[str]:
 def train_in_child(run: Run) -> None:
     """Train in a process that `launch` started; it reports errors as the command itself does."""
     try:
-        status = reporting(lambda: train_rank(run))
+        status = exit_status_of(lambda: train_rank(run))
     except Exception:  # unexpected: the launcher only tells that the process ended, not why
         traceback.print_exc()
         status = 1

@@ -15,6 +15,7 @@ from flava.checkpoints.load import build, read
 from flava.checkpoints.reading import looks_like_hub_id
 from flava.core.machine import describe_machine
 from flava.core.precision import Precision
+from flava.evaluation.descriptions import headlines
 from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedCorpus, EmbeddedSplit
 from flava.evaluation.embedded_features import EmbeddedFeatures, PixelComponents
 from flava.evaluation.embedded_tasks import SPLITS, TASKS, Task
@@ -29,7 +30,6 @@ from flava.evaluation.record import (
     TaskMetrics,
     save_evaluation,
 )
-from flava.evaluation.words import headlines
 from flava.inference.features import FeatureExtractor
 from flava.models import EncoderModel, Flava, MaskedImageModel
 

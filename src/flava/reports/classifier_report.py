@@ -1,35 +1,41 @@
-"""RUN/report.html of a classifier: one page that stands alone, from the files in the folder."""
+"""RUN/report.html of a fine-tuned classifier or a linear probe, from the files in its folder."""
 
 import json
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flava.core.files import write_atomically
 from flava.core.progress import duration
 from flava.evaluation.classification import FILE, ClassifierEvaluation, load_classification
+from flava.evaluation.descriptions import Description
 from flava.evaluation.record import Confusion
-from flava.reports.charts import Course, charts_of, read_course
-from flava.reports.run_report import environment, read_config, remarks
+from flava.reports.page import evaluation_picture, render_page
+from flava.reports.run_report import read_config, training_notes
+from flava.reports.training_curves import (
+    TrainingMetrics,
+    read_training_metrics,
+    training_curves,
+)
 
-MATRIX_CLASSES = 60
-"""More classes than these make a confusion matrix that nobody can read."""
+MAX_MATRIX_CLASSES = 60
+"""With more classes the confusion matrix is left out: nobody could read it."""
 
-CONFUSIONS = 10
-"""Pairs of classes that are listed as confused most often."""
+MAX_CONFUSIONS = 10
+"""How many pairs of classes are listed as confused most often."""
 
 METHODS = {
-    "finetune": (
+    "finetune": Description(
         "Fine-tuned classifier",
         "The whole model was trained further on these labels, with a new head for the classes.",
     ),
-    "probe": (
+    "probe": Description(
         "Linear probe",
         "A logistic regression on the model's frozen features: only the last layer was fitted.",
     ),
 }
-"""Method -> (title, what was done)."""
 
 NOUNS = {"images": "images", "text": "texts", "pairs": "images with texts"}
+"""Kind of the samples -> what the page calls them."""
 
 
 def is_classification(run_folder: Path) -> bool:
@@ -53,71 +59,73 @@ def write_classification_report(run_folder: Path) -> Path:
     notes: list[str] = []
     trained = (run_folder / "run.json").exists()
     config = read_config(run_folder, notes) if trained else {}
-    course = read_course(run_folder)
-    notes += remarks(course, config) if trained else []
-    found = load_classification(run_folder) if (run_folder / FILE).is_file() else None
-    if found is None:
-        notes.append("There are no figures yet: go on with the same command and --resume.")
-    else:
-        notes += found.notes
-    title, about = METHODS[found.method if found else "finetune"]
-    html = (
-        environment(run_folder)
-        .get_template("classification.html.jinja")
-        .render(
-            name=title,
-            about=about,
-            command=f"flava {found.method if found else 'finetune'}",
-            noun=NOUNS[found.kind] if found else "",
-            facts=facts(found, course),
-            notes=notes,
-            found=found,
-            charts=charts_of(course) if course else [],
-            confused=confused(found.confusion) if found else [],
-            matrix=bool(found) and len(found.classes) <= MATRIX_CLASSES,
-            trials=found.settings.get("trials", []) if found else [],
-            config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
+    metrics = read_training_metrics(run_folder)
+    notes += training_notes(metrics, config) if trained else []
+    evaluation = load_classification(run_folder) if (run_folder / FILE).is_file() else None
+    if evaluation is None:
+        notes.append(
+            "There are no figures yet: to get them, go on with the same command and --resume."
         )
+    else:
+        notes += evaluation.notes
+    method = evaluation.method if evaluation else "finetune"
+    html = render_page(
+        "classification",
+        picture=partial(evaluation_picture, run_folder),
+        name=METHODS[method].title,
+        about=METHODS[method].meaning,
+        command=f"flava {method}",
+        noun=NOUNS[evaluation.kind] if evaluation else "",
+        facts=_facts(evaluation, metrics),
+        notes=notes,
+        evaluation=evaluation,
+        charts=training_curves(metrics) if metrics else [],
+        confusions=_commonest_confusions(evaluation.confusion) if evaluation else [],
+        show_matrix=bool(evaluation) and len(evaluation.classes) <= MAX_MATRIX_CLASSES,
+        trials=evaluation.settings.get("trials", []) if evaluation else [],
+        config=json.dumps(config, indent=2, ensure_ascii=False) if config else "",
     )
     path = run_folder / "report.html"
     write_atomically(path, html.encode(errors="replace"))
     return path
 
 
-def facts(found: ClassifierEvaluation | None, course: Course | None) -> list[tuple[str, str]]:
-    """(what, value) pairs for the page's head; what is not known is left out."""
-    shown: list[tuple[str, str]] = []
-    if found:
-        settings: dict[str, Any] = found.settings
-        shown += [
-            ("classes", f"{len(found.classes):,}"),
-            ("trained on", f"{settings.get('train_samples', 0):,}"),
-            ("validated on", f"{found.accuracy.n:,}"),
+def _facts(
+    evaluation: ClassifierEvaluation | None, metrics: TrainingMetrics | None
+) -> list[tuple[str, str]]:
+    """(name, value) pairs for the head of the page, of what is known."""
+    facts: list[tuple[str, str]] = []
+    if evaluation:
+        settings = evaluation.settings
+        facts += [
+            ("classes", f"{len(evaluation.classes):,}"),
+            ("training samples", f"{settings.get('train_samples', 0):,}"),
+            ("validation samples", f"{evaluation.accuracy.n:,}"),
         ]
         if parameters := settings.get("parameters"):
-            shown.append(("trained parameters", millions(parameters)))
+            facts.append(("trained parameters", _millions(parameters)))
         if start := settings.get("start"):
-            shown.append(("from the model", str(start)))
-    if course:
-        shown += [
-            ("updates", f"{course.last_step:,}"),
-            ("training time", duration(course.seconds)),
-            ("samples per second", f"{course.samples_per_second:,.0f}"),
-            ("peak memory", f"{course.peak_memory:.1f} GiB"),
+            facts.append(("initial model", str(start)))
+    if metrics:
+        facts += [
+            ("steps", f"{metrics.last_step:,}"),
+            ("training time", duration(metrics.seconds)),
+            ("samples per second", f"{metrics.samples_per_second:,.0f}"),
+            ("peak memory", f"{metrics.peak_memory_gib:.1f} GiB"),
         ]
-    return shown
+    return facts
 
 
-def millions(count: int) -> str:
+def _millions(count: int) -> str:
     return f"{count / 1e6:.1f} M" if count >= 100_000 else f"{count:,}"
 
 
-def confused(confusion: Confusion) -> list[tuple[str, str, int, int]]:
-    """(class, what it was taken for, how often, of how many), the commonest first."""
+def _commonest_confusions(confusion: Confusion) -> list[tuple[str, str, int, int]]:
+    """(class, predicted class, how often, samples of the class), the commonest first."""
     rows = [
         (confusion.classes[i], confusion.classes[j], count, sum(counts))
         for i, counts in enumerate(confusion.counts)
         for j, count in enumerate(counts)
         if i != j and count
     ]
-    return sorted(rows, key=lambda row: (-row[2], row[3]))[:CONFUSIONS]
+    return sorted(rows, key=lambda row: (-row[2], row[3]))[:MAX_CONFUSIONS]

@@ -1,15 +1,14 @@
-"""The suite's results as columns of Table C.1: on the terminal, Markdown and CSV."""
+"""The suite's results as columns beside the paper's: for the terminal, as Markdown and as CSV."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
-from rich.table import Table as Drawn
+from rich.table import Table
 
+from flava.reports.formatting import DASH, MINUS, csv_text, markdown_table, signed
 from flava.suite import paper
 from flava.suite.paper import GROUP_NAMES, Average, averages
 from flava.suite.results_file import FILE, SuiteResult, read_results
@@ -20,36 +19,37 @@ PERCENT = 100
 SAME = 0.005
 """Percentage points: a smaller difference shows as 0.00."""
 
-DISTINGUISHING = ("few", "seed", "precision")
-"""Settings whose change makes a column of its own. One column may hold tasks from several data
-roots, and in batches of several sizes."""
+DISTINGUISHING_SETTINGS = ("few", "seed", "precision")
+"""Results that differ in one of these settings are in separate columns. One column may hold tasks
+from several data roots and of several batch sizes."""
 
-LABEL_LETTERS = 40
-"""A longer name of a model is cut to its end."""
+MAX_LABEL_LENGTH = 40
+"""The beginning of a longer model name is cut off."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Column:
-    """What one model was found to do by one set of settings."""
+class ModelColumn:
+    """The results of one model with one set of settings."""
 
     label: str
-    """The model as the user named it; with what tells it from the others if that is needed."""
+    """The model as the user named it; followed by what distinguishes it from others of that name
+    and by the number of samples if not all were used."""
     results: tuple[SuiteResult, ...]
 
     @property
     def few(self) -> int | None:
-        """Samples of a split that were looked at, if not all."""
+        """How many samples of each split were used; None if all were."""
         return self.results[0].settings.get("few")
 
     @property
     def cells(self) -> dict[str, float]:
-        """Row -> its figure in percent; of one measured twice, the last."""
+        """Row of Table C.1 -> its figure in percent; the last one of a row measured twice."""
         return {each.row: PERCENT * each.value for each in self.results if each.row is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """A line of the table: a row or an average, in percent."""
+class TableLine:
+    """A line of the table, a row of Table C.1 or an average. All figures are in percent."""
 
     label: str
     paper: float | None
@@ -58,44 +58,45 @@ class Line:
 
     @property
     def differences(self) -> tuple[float | None, ...]:
-        """Each cell less the paper's."""
+        """Each cell minus the paper's figure."""
         return tuple(
             None if cell is None or self.paper is None else cell - self.paper for cell in self.cells
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
-    """A group's rows."""
+class TableSection:
+    """The rows of a group."""
 
     group: str
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """All 41 rows in their groups, then averages over what every column has."""
+class SuiteTable:
+    """All 41 rows in their groups, then averages over the rows that every column has."""
 
     paper: str
-    columns: tuple[Column, ...]
-    sections: tuple[Section, ...]
-    averages: tuple[Line, ...]
+    """The name of the paper's column."""
+    columns: tuple[ModelColumn, ...]
+    sections: tuple[TableSection, ...]
+    averages: tuple[TableLine, ...]
 
 
-def make_table(results: Sequence[SuiteResult], column: str) -> Table:
+def make_table(results: Sequence[SuiteResult], column: str) -> SuiteTable:
     """The results beside the paper's column of that name.
 
     Raises:
         ValueError: the paper has no such column.
     """
     published = paper.values(column)
-    columns = columns_of(results)
+    columns = _columns_of(results)
     cells = [each.cells for each in columns]
     sections = tuple(
-        Section(
+        TableSection(
             group=group,
             lines=tuple(
-                Line(
+                TableLine(
                     label=row.task,
                     paper=published.get(row.task),
                     cells=tuple(each.get(row.task) for each in cells),
@@ -106,193 +107,181 @@ def make_table(results: Sequence[SuiteResult], column: str) -> Table:
         )
         for group in paper.GROUPS
     )
-    shared = set(published).intersection(*cells)
-    kept = [{row: each[row] for row in shared} for each in (published, *cells)]
-    means = zip(*(averages(each) for each in kept), strict=True)
-    return Table(
+    shared_rows = set(published).intersection(*cells)
+    shared_cells = [{row: each[row] for row in shared_rows} for each in (published, *cells)]
+    means = zip(*(averages(each) for each in shared_cells), strict=True)
+    return SuiteTable(
         paper=column,
         columns=columns,
         sections=sections,
-        averages=tuple(average_line(same) for same in means),
+        averages=tuple(_average_line(mean_of_columns) for mean_of_columns in means),
     )
 
 
-def average_line(same: Sequence[Average]) -> Line:
-    """One average of the paper's column and of each other, over the same rows."""
-    first, *others = same
-    rows = f"{first.n} rows" if first.whole else f"{first.n} of {first.of} rows"
-    return Line(
+def _average_line(mean_of_columns: Sequence[Average]) -> TableLine:
+    """One average, of the paper's column and then of each other, over the same rows."""
+    first, *others = mean_of_columns
+    rows = f"{first.n} rows" if first.is_complete else f"{first.n} of {first.total} rows"
+    return TableLine(
         label=f"{first.label}, {rows}",
         paper=first.value,
         cells=tuple(each.value for each in others),
     )
 
 
-def columns_of(results: Sequence[SuiteResult]) -> tuple[Column, ...]:
-    """The results by weights and settings, in their order, under names that tell them apart."""
+def _columns_of(results: Sequence[SuiteResult]) -> tuple[ModelColumn, ...]:
+    """The results grouped by weights and settings, in their order, with distinct labels."""
     groups: dict[tuple[Any, ...], list[SuiteResult]] = {}
     for each in results:
-        kept = (each.weights, *(each.settings.get(name) for name in DISTINGUISHING))
-        groups.setdefault(kept, []).append(each)
+        key = (each.weights, *(each.settings.get(name) for name in DISTINGUISHING_SETTINGS))
+        groups.setdefault(key, []).append(each)
     firsts = [group[0] for group in groups.values()]
-    labels = distinct([label_of(each) for each in firsts], firsts)
+    labels = _distinct_labels([_label_of(each) for each in firsts], firsts)
     return tuple(
-        Column(label=label, results=tuple(group))
+        ModelColumn(label=label, results=tuple(group))
         for label, group in zip(labels, groups.values(), strict=True)
     )
 
 
-def label_of(result: SuiteResult) -> str:
-    """The model's name, and whether it saw but a few samples."""
+def _label_of(result: SuiteResult) -> str:
+    """The model's name, and the number of samples if not all were used."""
     name = result.model.rstrip("/")
-    if len(name) > LABEL_LETTERS:
-        name = "\N{HORIZONTAL ELLIPSIS}" + name[1 - LABEL_LETTERS :]
+    if len(name) > MAX_LABEL_LENGTH:
+        name = "\N{HORIZONTAL ELLIPSIS}" + name[1 - MAX_LABEL_LENGTH :]
     few = result.settings.get("few")
     return f"{name} (few: {few})" if few is not None else name
 
 
-def distinct(labels: list[str], results: Sequence[SuiteResult]) -> list[str]:
-    """The labels, those that occur twice followed by what their results differ in."""
-    made = []
+def _distinct_labels(labels: list[str], results: Sequence[SuiteResult]) -> list[str]:
+    """The labels; those that occur twice are followed by what their results differ in."""
+    distinct = []
     for label, result in zip(labels, results, strict=True):
         same = [other for name, other in zip(labels, results, strict=True) if name == label]
         differing = [
             f"{name} {result.settings.get(name)}"
-            for name in DISTINGUISHING
+            for name in DISTINGUISHING_SETTINGS
             if any(other.settings.get(name) != result.settings.get(name) for other in same)
         ]
         if any(other.weights != result.weights for other in same):
             differing.append(f"weights {result.weights[:8]}")
-        made.append(f"{label} [{', '.join(differing)}]" if differing else label)
-    return made
+        distinct.append(f"{label} [{', '.join(differing)}]" if differing else label)
+    return distinct
 
 
-def read_all(places: Sequence[Path]) -> list[SuiteResult]:
+def read_result_files(paths: Sequence[Path]) -> list[SuiteResult]:
     """The results of files, or of folders that hold a results.jsonl.
 
     Raises:
-        FileNotFoundError: some are missing; all of them in one error.
+        FileNotFoundError: some are missing; all of them are named in one error.
         ValueError: some are damaged, or they hold no result.
     """
-    found: list[SuiteResult] = []
-    mistakes: list[Exception] = []
-    for place in places:
+    results: list[SuiteResult] = []
+    errors: list[Exception] = []
+    for path in paths:
         try:
-            is_file = place.is_file() or place.suffix == Path(FILE).suffix
-            found += read_results(place if is_file else place / FILE)
+            is_file = path.is_file() or path.suffix == Path(FILE).suffix
+            results += read_results(path if is_file else path / FILE)
         except (OSError, ValueError) as error:
-            mistakes.append(error)
-    if mistakes:
-        kind = ValueError if any(isinstance(each, ValueError) for each in mistakes) else OSError
-        raise kind("\n".join(map(str, mistakes)))
-    if not found:
+            errors.append(error)
+    if errors:
+        kind = ValueError if any(isinstance(each, ValueError) for each in errors) else OSError
+        raise kind("\n".join(map(str, errors)))
+    if not results:
         raise ValueError(
-            f"there are no results in {', '.join(map(str, places))}: give a "
+            f"there are no results in {', '.join(map(str, paths))}: give a "
             "results.jsonl, or a folder that holds one"
         )
-    return found
+    return results
 
 
 def percent(value: float | None) -> str:
-    """Two decimals, as the paper prints; a dash where nothing was measured."""
-    return "\N{EN DASH}" if value is None else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+    """A figure in percent with two decimals, as the paper prints it; a dash for None."""
+    return DASH if value is None else f"{value:.2f}".replace("-", MINUS)
 
 
 def points(difference: float | None) -> str:
-    """A difference in percentage points with its sign; empty where there is none."""
+    """A difference in percentage points with its sign; empty for None."""
     if difference is None:
         return ""
-    if abs(difference) < SAME:
-        return "0.00"
-    return f"{difference:+.2f}".replace("-", "\N{MINUS SIGN}")
+    return "0.00" if abs(difference) < SAME else signed(difference, 2)
 
 
-def drawn(table: Table) -> Drawn:
-    """For a terminal: each figure with its difference from the paper's behind it."""
-    made = Drawn(title="in percent; behind each figure, the difference from the paper's")
-    made.title_style, made.title_justify = "", "left"
-    made.add_column("task", overflow="fold")
-    made.add_column(escape(f"paper: {table.paper}"), justify="right")
+def terminal_table(table: SuiteTable) -> Table:
+    """The table for a terminal: after each figure its difference from the paper's."""
+    drawn = Table(title="in percent; behind each figure, the difference from the paper's")
+    drawn.title_style, drawn.title_justify = "", "left"
+    drawn.add_column("task", overflow="fold")
+    drawn.add_column(escape(f"paper: {table.paper}"), justify="right")
     for column in table.columns:
-        made.add_column(escape(column.label), justify="right", overflow="fold")
+        drawn.add_column(escape(column.label), justify="right", overflow="fold")
     for section in table.sections:
-        made.add_section()
-        made.add_row(f"[bold]{GROUP_NAMES[section.group]}[/]")
+        drawn.add_section()
+        drawn.add_row(f"[bold]{GROUP_NAMES[section.group]}[/]")
         for line in section.lines:
-            made.add_row(*drawn_cells(line))
-    made.add_section()
+            drawn.add_row(*_terminal_cells(line))
+    drawn.add_section()
     for line in table.averages:
-        made.add_row(*drawn_cells(line))
-    return made
+        drawn.add_row(*_terminal_cells(line))
+    return drawn
 
 
-def drawn_cells(line: Line) -> Iterator[str]:
+def _terminal_cells(line: TableLine) -> Iterator[str]:
     yield line.label
     yield percent(line.paper)
     for cell, difference in zip(line.cells, line.differences, strict=True):
-        behind = points(difference)
-        colour = tone(difference)
-        tinted = f"[{colour}]{behind:>7}[/]" if colour else f"{behind:>7}"
-        yield f"{percent(cell)} {tinted}"
+        text = f"{points(difference):>7}"
+        colour = difference_colour(difference)
+        yield f"{percent(cell)} " + (f"[{colour}]{text}[/]" if colour else text)
 
 
-def tone(difference: float | None) -> str:
-    """The colour of a difference; its sign says the same."""
+def difference_colour(difference: float | None) -> str:
+    """Rich's name for the colour of a difference; the sign says the same as the colour."""
     if difference is None or abs(difference) < SAME:
         return ""
     return "green" if difference > 0 else "red"
 
 
-def markdown(table: Table) -> str:
-    """A pipe table: each figure, and behind it in its own column the difference."""
-    titles = ["task", f"paper: {table.paper}"]
+def as_markdown(table: SuiteTable) -> str:
+    """A pipe table: after each column of figures one with the differences from the paper's."""
+    delta = "\N{GREEK CAPITAL LETTER DELTA}"
+    head = ["task", f"paper: {table.paper}"]
     for column in table.columns:
-        titles += [column.label, "\N{GREEK CAPITAL LETTER DELTA}"]
-    lines = [
-        "Figures in percent. \N{GREEK CAPITAL LETTER DELTA} is the difference from the paper's "
-        f"column {table.paper} (Singh et al. 2022, Table C.1).",
-        "",
-        piped(titles),
-        "| --- |" + " ---: |" * (len(titles) - 1),
-    ]
+        head += [column.label, delta]
+    blank = [""] * (len(head) - 1)
+    rows: list[list[str]] = []
     for section in table.sections:
-        lines.append(piped([f"**{GROUP_NAMES[section.group]}**", *[""] * (len(titles) - 1)]))
-        lines += [piped(markdown_cells(line)) for line in section.lines]
-    lines.append(piped(["**Averages**", *[""] * (len(titles) - 1)]))
-    lines += [piped(markdown_cells(line)) for line in table.averages]
-    return "\n".join(lines) + "\n"
+        rows.append([f"**{GROUP_NAMES[section.group]}**", *blank])
+        rows += map(_markdown_cells, section.lines)
+    rows += [["**Averages**", *blank], *map(_markdown_cells, table.averages)]
+    return (
+        f"Figures in percent. {delta} is the difference from the paper's column {table.paper} "
+        f"(Singh et al. 2022, Table C.1).\n\n{markdown_table(head, rows)}\n"
+    )
 
 
-def markdown_cells(line: Line) -> list[str]:
+def _markdown_cells(line: TableLine) -> list[str]:
     cells = [line.label, percent(line.paper)]
     for cell, difference in zip(line.cells, line.differences, strict=True):
         cells += [percent(cell), points(difference)]
     return cells
 
 
-def piped(cells: list[str]) -> str:
-    """A line of a pipe table; what would end a cell or begin an element is escaped."""
-    safe = (
-        cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-        for cell in cells
-    )
-    return f"| {' | '.join(safe)} |"
-
-
-def comma_separated(table: Table) -> str:
-    """As Table C.1's file: group, task, and columns in percent; empty where not measured."""
-    made = io.StringIO()
-    writer = csv.writer(made, lineterminator="\n")
+def as_csv(table: SuiteTable) -> str:
+    """The layout of the paper's table_c1.csv: group, task, columns in percent; empty for None."""
     labels = [column.label for column in table.columns]
-    writer.writerow(["group", "task", f"paper: {table.paper}", *labels])
-    for section in table.sections:
-        for line in section.lines:
-            writer.writerow([section.group, line.label, *plain(line)])
-    for line in table.averages:
-        writer.writerow(["average", line.label, *plain(line)])
-    return made.getvalue()
+    sections = [(section.group, section.lines) for section in table.sections]
+    return csv_text(
+        [
+            ["group", "task", f"paper: {table.paper}", *labels],
+            *(
+                [group, line.label, *_csv_cells(line)]
+                for group, lines in (*sections, ("average", table.averages))
+                for line in lines
+            ),
+        ]
+    )
 
 
-def plain(line: Line) -> list[str]:
-    """Four decimals: what was measured on many samples has them, and a reader may round."""
+def _csv_cells(line: TableLine) -> list[str]:
+    """Four decimals: figures of many samples are that exact, and readers may round them."""
     return ["" if cell is None else f"{cell:.4f}" for cell in (line.paper, *line.cells)]

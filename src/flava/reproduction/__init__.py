@@ -1,1 +1,1 @@
-"""The comparison of Table C.1 as one command: trials and statistics."""
+"""`flava reproduce`: trains, evaluates and compares all columns of Table C.1 at small scale."""

@@ -1,33 +1,36 @@
-"""What `flava reproduce` trains: the stages and columns of Table C.1 at one size, for each seed.
+"""The trainings of `flava reproduce`: the stages and columns of Table C.1, for each seed.
 
-A trial is a recipe's run in a folder of its own, begun from the stages of its own seed.
+A trial is a recipe's run in its own folder, initialized from the stages of the same seed.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flava.objectives import DinoObjectiveConfig
 from flava.recipes import RECIPES
-from flava.recipes.columns import COLUMNS
+from flava.recipes.columns import COLUMNS, TINY
 from flava.training.checkpoint import last_checkpoint, step_name
 from flava.training.run import Run
 
 STAGES = ("image-dino", "image-beit", "text-mlm")
-"""What columns start from: the costliest first, so that the last does not run alone for long."""
+"""Recipes whose weights columns start from, the slowest first, so that none runs alone for long."""
 
 QUICK = 10
-"""`--quick` makes one update where the recipes make so many."""
+"""With `--quick`, a run makes one step where its recipe makes this many."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training, of one recipe with one seed."""
+    """The training of one recipe with one seed."""
 
     name: str
-    """The recipe without the suffix of its scale: a stage, or a key of `COLUMNS`."""
-    recipe: str
+    """The recipe's name without "-tiny": one of `STAGES`, or a key of `COLUMNS`."""
     run: Run
+
+    @property
+    def recipe(self) -> str:
+        return self.name + TINY.suffix
 
     @property
     def folder(self) -> Path:
@@ -35,18 +38,18 @@ class Trial:
 
     @property
     def is_trained(self) -> bool:
-        """Whether its last update was made."""
+        """Whether the last step was made."""
         last = last_checkpoint(self.folder)
         return last is not None and last.resolve().name == step_name(self.run.max_steps)
 
-    def changes(self) -> Iterator[str]:
-        """The trial's difference from its recipe, as arguments of `flava train`."""
-        whole, run = RECIPES[self.recipe](), self.run
+    def overrides(self) -> Iterator[str]:
+        """Arguments of `flava train` that turn the recipe into this run."""
+        recipe, run = RECIPES[self.recipe](), self.run
         yield from ("--output-dir", str(run.output_dir), "--seed", str(run.seed))
         for field, source in run.init.given.items():
-            if source != getattr(whole.init, field):
+            if source != getattr(recipe.init, field):
                 yield from (f"--init.{field}", source)
-        if run.max_steps != whole.max_steps:
+        if run.max_steps != recipe.max_steps:
             yield from ("--max-steps", str(run.max_steps))
             yield from ("--schedule.warmup-steps", str(run.schedule.warmup_steps))
             yield from ("--validate-every", str(run.validate_every))
@@ -55,40 +58,45 @@ class Trial:
                 yield from ("--objective.epoch-steps", str(run.objective.epoch_steps))
 
 
-def trials(
-    names: tuple[str, ...], suffix: str, folder: Path, seed: int, quick: bool
-) -> list[Trial]:
-    """Trials of these recipes with one seed, below ``folder``."""
-    home = home_of(folder, seed)
-    shorten: Callable[[Run], Run] = shortened if quick else lambda run: run
+def trials(names: tuple[str, ...], folder: Path, seed: int, *, quick: bool) -> list[Trial]:
+    """The trials of some stages or columns with one seed.
+
+    Args:
+        names: Stages or columns.
+        folder: The folder of the reproduction.
+        seed: The runs' seed. Their weights come from stages of the same seed.
+        quick: Shorten the runs.
+    """
+    parent = seed_folder(folder, seed)
     found = []
     for name in names:
-        recipe = f"{name}{suffix}"
-        run = shorten(RECIPES[recipe]())
-        given = {
-            field: str(home / stage)
+        run = RECIPES[name + TINY.suffix]()
+        if quick:
+            run = _shortened(run)
+        stages = {
+            field: str(parent / stage)
             for field, source in run.init.given.items()
-            if (stage := Path(source).name.removesuffix(suffix)) in STAGES
+            if (stage := Path(source).name.removesuffix(TINY.suffix)) in STAGES
         }
         run = replace(
-            run, seed=seed, output_dir=home / name, init=replace(run.init, **given), resume=True
+            run, seed=seed, output_dir=parent / name, init=replace(run.init, **stages), resume=True
         )
-        found.append(Trial(name=name, recipe=recipe, run=run))
+        found.append(Trial(name=name, run=run))
     return found
 
 
-def columns() -> tuple[str, ...]:
-    """The columns that are trained, the costliest first."""
+def trained_columns() -> tuple[str, ...]:
+    """The columns of Table C.1 that have a recipe, the slowest first."""
     return tuple(sorted(COLUMNS, key=lambda name: (COLUMNS[name] < 7, -COLUMNS[name])))
 
 
-def home_of(folder: Path, seed: int) -> Path:
-    """Where the trials of a seed are."""
+def seed_folder(folder: Path, seed: int) -> Path:
+    """The folder that holds the runs of a seed."""
     return folder / f"seed-{seed}"
 
 
-def shortened(run: Run) -> Run:
-    """The run with a `QUICK`-th of its updates, and of all that is counted in updates."""
+def _shortened(run: Run) -> Run:
+    """The run with a `QUICK`-th of its steps, and of every field that is counted in steps."""
     objective = run.objective
     if isinstance(objective, DinoObjectiveConfig):
         objective = replace(objective, epoch_steps=-(-objective.epoch_steps // QUICK))

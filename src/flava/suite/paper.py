@@ -1,8 +1,8 @@
-"""The paper's own figures, Tables C.1 and D.1, and the averages of a column.
+"""The paper's own figures, Tables C.1 and D.1, and averages of a column's figures.
 
-Both stand in the supplement of Singh et al., "FLAVA: A Foundational Language And Vision Alignment
-Model" (CVPR 2022, arXiv 2112.04482), and in ``tables/`` beside this file, digit for digit. A column
-goes by the name of its recipe; "clip-400m" is OpenAI's released CLIP ViT-B/16.
+Both tables are in the supplement of Singh et al., "FLAVA: A Foundational Language And Vision
+Alignment Model" (CVPR 2022, arXiv 2112.04482). The files in ``tables/`` hold them digit for digit.
+A column has the name of its recipe; "clip-400m" is OpenAI's released CLIP ViT-B/16.
 """
 
 import csv
@@ -18,9 +18,6 @@ TABLES = Path(__file__).parent / "tables"
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 
-AVERAGE = "average"
-"""The group of the lines of Table C.1 that are no task's."""
-
 
 @dataclass(frozen=True)
 class PaperRow:
@@ -33,10 +30,12 @@ class PaperRow:
 
 @cache
 def rows() -> tuple[PaperRow, ...]:
-    """The 41 rows, in the table's order within their groups: 22 of vision, 8 of NLP, 11 of both."""
-    lines = table("table_c1.csv")
+    """The 41 rows in the table's order: 22 of vision, 8 of NLP and 11 multimodal ones."""
     return tuple(
-        PaperRow(group, line["task"]) for group in GROUPS for line in lines_of(group, lines)
+        PaperRow(group, line["task"])
+        for group in GROUPS
+        for line in table("table_c1.csv")
+        if line["group"] == group
     )
 
 
@@ -50,7 +49,7 @@ def value(row: str, column: str) -> float | None:
     """A task's figure in percent; None where the paper has none.
 
     Raises:
-        ValueError: there is no such row or column; all there are are listed.
+        ValueError: there is no such row or column. The message lists those that exist.
     """
     known = [each.task for each in rows()]
     if row not in known:
@@ -59,20 +58,20 @@ def value(row: str, column: str) -> float | None:
 
 
 def values(column: str) -> dict[str, float]:
-    """Row -> its figure in percent, of those that the paper has.
+    """Row -> its figure in percent, without the rows where the paper has none.
 
     Raises:
         ValueError: there is no such column.
     """
-    found = ((row.task, value(row.task, column)) for row in rows())
-    return {row: figure for row, figure in found if figure is not None}
+    figures = {row.task: value(row.task, column) for row in rows()}
+    return {row: figure for row, figure in figures.items() if figure is not None}
 
 
 def printed_average(name: str, column: str) -> float | None:
     """An average as the paper prints it: "Vision Avg.", "NLP Avg.", "Multimodal Avg.", "Macro Avg."
 
-    Three of the NLP averages are not the mean of their rows, and the macro averages follow them
-    (docs/decisions/0021-suite-results.md): `averages` computes them anew.
+    Three of the NLP averages are not the mean of their rows, and the macro averages are computed
+    from them (docs/decisions/0021-suite-results.md). `averages` gives the right ones.
 
     Raises:
         ValueError: there is no such column.
@@ -82,13 +81,9 @@ def printed_average(name: str, column: str) -> float | None:
 
 @cache
 def table(name: str) -> tuple[dict[str, str], ...]:
-    """A file of ``tables/``, a dictionary a line."""
+    """A file of ``tables/``: a dictionary for each line."""
     with (TABLES / name).open(encoding="utf-8", newline="") as file:
         return tuple(csv.DictReader(file))
-
-
-def lines_of(group: str, lines: tuple[dict[str, str], ...]) -> list[dict[str, str]]:
-    return [line for line in lines if line["group"] == group]
 
 
 def _number(row: str, column: str) -> float | None:
@@ -106,55 +101,55 @@ MACROS = {
     "Macro average of vision and NLP (as in Table C.1)": ("vision", "nlp"),
     "Macro average of all three groups (as in Table D.1)": GROUPS,
 }
-"""Label -> the groups it averages: the paper's two tables mean different things by "Macro Avg."."""
+"""Label -> the groups it averages: "Macro Avg." is not the same in the paper's two tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """A mean, with how much of it is there."""
+    """A mean over rows of Table C.1, of which some may be missing."""
 
     label: str
     value: float | None
-    """None where nothing is there to average, or where a macro average lacks a group."""
+    """None if there is no row to average, or if a macro average lacks a group."""
     n: int
-    """Rows that it averages over, directly or by their groups."""
-    of: int
-    """Rows that it would average over in a full column."""
+    """The number of rows that it averages over, directly or through their groups."""
+    total: int
+    """The number of rows that it would average over in a full column."""
 
     @property
-    def whole(self) -> bool:
-        return self.n == self.of
+    def is_complete(self) -> bool:
+        return self.n == self.total
 
 
 def averages(values: Mapping[str, float]) -> tuple[Average, ...]:
-    """The three groups' averages, then the two macro averages, which weigh their groups alike.
+    """The three groups' averages, then the two macro averages, each the mean of its groups'.
 
     Args:
-        values: Row of Table C.1 -> figure, of those that are there; other names count for nothing.
+        values: Row of Table C.1 -> figure. Rows may be missing; other names are ignored.
     """
     groups = {group: group_average(group, values) for group in GROUPS}
-    return (*groups.values(), *(macro(label, groups) for label in MACROS))
+    return (*groups.values(), *(_macro_average(label, groups) for label in MACROS))
 
 
 def group_average(group: str, values: Mapping[str, float]) -> Average:
-    """The mean of a group's rows, each counting alike."""
+    """The unweighted mean of a group's rows."""
     names = [row.task for row in rows() if row.group == group]
     found = [values[name] for name in names if name in values]
     return Average(
         label=f"{GROUP_NAMES[group]} average",
         value=sum(found) / len(found) if found else None,
         n=len(found),
-        of=len(names),
+        total=len(names),
     )
 
 
-def macro(label: str, groups: Mapping[str, Average]) -> Average:
-    """The mean of some groups' averages; none unless each of them is there."""
+def _macro_average(label: str, groups: Mapping[str, Average]) -> Average:
+    """The mean of some groups' averages; its value is None if one of them is missing."""
     parts = [groups[group] for group in MACROS[label]]
     known = [part.value for part in parts if part.value is not None]
     return Average(
         label=label,
         value=sum(known) / len(parts) if len(known) == len(parts) else None,
         n=sum(part.n for part in parts),
-        of=sum(part.of for part in parts),
+        total=sum(part.total for part in parts),
     )

@@ -75,6 +75,7 @@ WAYS = (
             "inference.pretrained",
             "inference.processor",
             "inference.encoding",
+            "inference.features",
             "models.flava",
             "inference.output_files",
         ),

@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from functools import partial
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -8,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from flava.core.precision import Precision
 from flava.methods import method_of
 from flava.models import FlavaConfig
-from flava.planning.costs import Outline, outlined_objective
+from flava.planning.costs import Outline
 from flava.planning.operations import Counted
 from flava.recipes.start import start
 from tests.support import random_pairs
@@ -26,7 +25,7 @@ def test_work_is_real_tokens_and_the_operations_that_torch_counts(tmp_path, monk
         torch.stack([term.loss for term in terms.values()]).sum().backward()
     monkeypatch.setattr(Outline, "is_cuda", False)
     state = torch.get_rng_state()
-    work = Counted(checkpointed, partial(outlined_objective, run))(batch)
+    work = Counted(checkpointed)(batch)
     assert torch.equal(torch.get_rng_state(), state)
     assert work.tokens == 3 * 2 * 2 + 3 + 7 + 12
     assert work.operations == counter.get_total_flops()

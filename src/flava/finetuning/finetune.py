@@ -86,19 +86,19 @@ def finetune(config: FinetuneConfig) -> str:
         ValueError: something in the configuration or the data is wrong; all of it in one error.
         Interrupted, FloatingPointError, OSError: as `Trainer.train`.
     """
-    own = load_own_data(config)
-    kind = own.train.kind
+    data = load_own_data(config)
+    kind = data.train.kind
     torch.manual_seed(config.seed)
     classifier = classifier_of(
-        own.model, kind, own.classes, hidden_width=PAIR_HIDDEN_WIDTH if kind == "pairs" else None
+        data.model, kind, data.classes, hidden_width=PAIR_HIDDEN_WIDTH if kind == "pairs" else None
     )
-    run = run_of(config, own, classifier.config)
+    run = run_of(config, data, classifier.config)
     skips = fine_tune(
         classifier,
         run,
-        own.train,
-        own.validation.rows,
-        partial(accuracy_and_loss, classes=own.classes),
+        data.train,
+        data.validation.rows,
+        partial(accuracy_and_loss, classes=data.classes),
         upright=True,
         workers=config.workers,
     )
@@ -110,7 +110,7 @@ def finetune(config: FinetuneConfig) -> str:
     )
     summary = evaluate_and_save(
         classifier,
-        own,
+        data,
         config,
         method="finetune",
         notes=[*([note] if validations > 1 else []), *skipped_notes(skips)],
@@ -124,10 +124,10 @@ def finetune(config: FinetuneConfig) -> str:
     return f"{summary}\nclassifier: {run.output_dir / 'checkpoints' / 'best'}"
 
 
-def run_of(config: FinetuneConfig, own: OwnData, model: ClassifierConfig) -> FinetuneRun:
+def run_of(config: FinetuneConfig, data: OwnData, model: ClassifierConfig) -> FinetuneRun:
     """The whole configuration of a run."""
-    batch_size = min(config.batch_size, len(own.train))
-    max_steps = math.ceil(config.epochs * len(own.train) / batch_size)
+    batch_size = min(config.batch_size, len(data.train))
+    max_steps = math.ceil(config.epochs * len(data.train) / batch_size)
     every = math.ceil(max_steps / VALIDATIONS)
     return FinetuneRun(
         output_dir=config.output_dir,
@@ -147,9 +147,9 @@ def run_of(config: FinetuneConfig, own: OwnData, model: ClassifierConfig) -> Fin
         batch_size=batch_size,
         crop_scale=config.crop_scale,
         model=model,
-        train_samples=len(own.train),
-        validation_samples=len(own.validation),
-        digest=own.digest,
+        train_samples=len(data.train),
+        validation_samples=len(data.validation),
+        digest=data.digest,
     )
 
 

@@ -83,7 +83,7 @@ def load_own_data(config: LabelledConfig, mistakes: Sequence[str] = ()) -> OwnDa
     model = attempt(mistakes, "model", lambda: load_pretrained(config.model))
     rows = attempt(mistakes, "data", lambda: read_rows(config.data))
     path = config.validation
-    given = attempt(mistakes, "validation", lambda: read_rows(path)) if path else None
+    validation = attempt(mistakes, "validation", lambda: read_rows(path)) if path else None
     if (
         rows
         and model
@@ -91,13 +91,13 @@ def load_own_data(config: LabelledConfig, mistakes: Sequence[str] = ()) -> OwnDa
     ):
         mistakes += [f"model: {line}" for line in vocabulary_misfit(encoder)]
     if rows:
-        mistakes += data_mistakes(config, rows, given)
+        mistakes += data_mistakes(config, rows, validation)
     if mistakes:
         raise ValueError("this cannot start:\n  " + "\n  ".join(mistakes))
     assert model
     assert rows
     train, validation = (
-        (rows, given) if given else split(rows, config.validation_fraction, config.seed)
+        (rows, validation) if validation else split(rows, config.validation_fraction, config.seed)
     )
     return OwnData(model=model, train=train, validation=validation)
 
@@ -112,12 +112,12 @@ def attempt(mistakes: list[str], field: str, make: Callable[[], T]) -> T | None:
 
 
 def data_mistakes(
-    config: LabelledConfig, rows: LabelledRows, given: LabelledRows | None
+    config: LabelledConfig, rows: LabelledRows, validation: LabelledRows | None
 ) -> list[str]:
     """What is wrong with the data as a whole, one line each.
 
     Args:
-        given: The rows of ``config.validation``, if there are any.
+        validation: The rows of ``config.validation``, if there are any.
     """
     classes = class_names(rows)
     found = []
@@ -126,20 +126,20 @@ def data_mistakes(
             f"data: all {len(rows)} samples of {config.data} are of one class, "
             f'"{"".join(classes)}": two or more are needed'
         )
-    if given is None:
+    if validation is None:
         if len(classes) >= 2 and len(classes) == len(rows):
             found.append(
                 f"data: each class of {config.data} has one sample, so that none can be drawn for "
                 "validation: add samples, or give --validation"
             )
         return found
-    if given.kind != rows.kind:
+    if validation.kind != rows.kind:
         found.append(
-            f"validation: {config.validation} holds {given.kind}, and {config.data} {rows.kind}: "
-            "give both in the same form"
+            f"validation: {config.validation} holds {validation.kind}, and {config.data} "
+            f"{rows.kind}: give both in the same form"
         )
-    if unseen := sorted(set(given.labels) - set(classes)):
-        names = ", ".join(f'"{name}" ({given.labels.count(name)})' for name in unseen)
+    if unseen := sorted(set(validation.labels) - set(classes)):
+        names = ", ".join(f'"{name}" ({validation.labels.count(name)})' for name in unseen)
         found.append(
             f"validation: {config.validation} has labels that {config.data} never has: {names}: "
             "correct them, or add such samples to the data"
@@ -149,7 +149,7 @@ def data_mistakes(
 
 def evaluate_and_save(
     classifier: Classifier,
-    own: OwnData,
+    data: OwnData,
     config: LabelledConfig,
     *,
     method: str,
@@ -171,15 +171,15 @@ def evaluate_and_save(
         OSError: something could not be written.
     """
     predictions, skips = predict_rows(
-        classifier, own.validation, config.precision, shown_as="validating"
+        classifier, data.validation, config.precision, shown_as="validating"
     )
     evaluation = evaluate_predictions(
-        predictions, method=method, kind=own.train.kind, train_labels=own.train.labels
+        predictions, method=method, kind=data.train.kind, train_labels=data.train.labels
     )
     evaluation, pictures = with_examples(evaluation, predictions, config.seed)
     evaluation = replace(
         evaluation,
-        notes=(*notes, *skipped_notes(own.train.skips, own.validation.skips, skips)),
+        notes=(*notes, *skipped_notes(data.train.skips, data.validation.skips, skips)),
         settings=settings,
     )
     save_classification(evaluation, pictures, predictions, config.output_dir)

@@ -55,23 +55,23 @@ def probe(config: ProbeConfig) -> str:
     # A probe replaces an earlier probe, but never a run that was trained.
     is_run = (config.output_dir / "run.json").exists()
     mistake = f"output_dir {config.output_dir} holds a run: choose another with --output-dir"
-    own = load_own_data(config, [mistake] if is_run else [])
-    features, skips = train_features(own, config.precision)
+    data = load_own_data(config, [mistake] if is_run else [])
+    features, skips = train_features(data, config.precision)
     fitted, trials = fit(features, config.seed)
-    classifier = as_classifier(fitted, own).to(local_device())
+    classifier = as_classifier(fitted, data).to(local_device())
     checkpoints = config.output_dir / "checkpoints"
     save_checkpoint(checkpoints, "probe", classifier)
     point(checkpoints, "last", "probe")
     summary = evaluate_and_save(
         classifier,
-        own,
+        data,
         config,
         method="probe",
         notes=skipped_notes(skips),
         settings={
             "start": config.model,
             "parameters": sum(p.numel() for p in classifier.head.parameters()),
-            "train_samples": len(own.train),
+            "train_samples": len(data.train),
             "strength": fitted.classifier.C,
             "trials": [[trial.classifier.C, accuracy] for trial, accuracy in trials],
         },
@@ -79,20 +79,20 @@ def probe(config: ProbeConfig) -> str:
     return f"{summary}\nclassifier: {checkpoints / 'last'}"
 
 
-def train_features(own: OwnData, precision: Precision) -> tuple[RowOutputs, SkipCounter]:
+def train_features(data: OwnData, precision: Precision) -> tuple[RowOutputs, SkipCounter]:
     """The features of the training rows that can be decoded, and what was left out.
 
     Raises:
         ValueError: no row of a class can be decoded.
     """
-    rows = own.train.rows
-    features = features_of(own.model, own.train.kind).to(local_device())
-    reader = reader_of(features_config(own.model, own.train.kind))
+    rows = data.train.rows
+    features = features_of(data.model, data.train.kind).to(local_device())
+    reader = reader_of(features_config(data.model, data.train.kind))
     extractor = FeatureExtractor(features, precision)
     outputs = row_outputs(extractor, rows, reader, title="embedding")
     skips = SkipCounter("embedding", "the training data", "correct it")
     skips.add(len(rows), outputs.skipped)
-    if lost := set(own.classes) - {row.label for row in outputs.rows}:
+    if lost := set(data.classes) - {row.label for row in outputs.rows}:
         raise ValueError(f"no sample of {', '.join(sorted(lost))} is left. {skips.failure()}")
     return outputs, skips
 
@@ -114,13 +114,13 @@ def fit(train: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearPro
     return fit_at(whole, best.classifier.C), trials
 
 
-def as_classifier(probe: LinearProbe, own: OwnData) -> Classifier:
+def as_classifier(probe: LinearProbe, data: OwnData) -> Classifier:
     """The same as a classifier, whose linear head includes the scaling of the features."""
-    classifier = classifier_of(own.model, own.train.kind, own.classes, hidden_width=None).eval()
+    classifier = classifier_of(data.model, data.train.kind, data.classes, hidden_width=None).eval()
     fitted = probe.classifier
     # For two classes scikit-learn has one row: the logit of the second minus that of the first.
     weight, bias = (
-        np.concatenate([-each / 2, each / 2]) if len(own.classes) == 2 else each
+        np.concatenate([-each / 2, each / 2]) if len(data.classes) == 2 else each
         for each in (fitted.coef_, fitted.intercept_)
     )
     weight = weight / probe.scale

@@ -1,11 +1,10 @@
 """What a batch of a run asks for: tokens, and the operations that the model needs for them."""
 
-from collections.abc import Callable
 from dataclasses import fields
 
 from flava.core.batch import Batch, Inputs
-from flava.objectives.objective import Objective, Work
-from flava.planning.costs import cost_of, outline_of
+from flava.objectives.objective import Work
+from flava.planning.costs import cost_of, outline_of, outlined_objective
 from flava.training.run import Run
 
 CODE_SIZE = 8
@@ -15,13 +14,10 @@ IMAGES = {"pixels", "global_crops", "local_crops"}
 
 
 class Counted:
-    """A batch -> its work. Operations are counted once for each kind of batch, on its first.
+    """A batch -> its work. Operations are counted once for each kind of batch, on its first."""
 
-    ``outlined`` makes the run's objective around a model without numbers.
-    """
-
-    def __init__(self, run: Run, outlined: Callable[[], Objective]) -> None:
-        self.run, self.outlined = run, outlined
+    def __init__(self, run: Run) -> None:
+        self.run = run
         image = getattr(run.model, "image", None)
         self.patch = CODE_SIZE if image is None else image.patch_size
         self.operations: dict[str, int] = {}
@@ -30,7 +26,9 @@ class Counted:
         if batch.kind not in self.operations:
             # Without checkpointed blocks, and without the encoding before contrast where several
             # batches count as one: what is computed twice does not count as work.
-            cost = cost_of(self.outlined(), outline_of(batch), self.run.precision.dtype)
+            cost = cost_of(
+                outlined_objective(self.run), outline_of(batch), self.run.precision.dtype
+            )
             self.operations[batch.kind] = cost.operations
         return Work(tokens=tokens_of(batch, self.patch), operations=self.operations[batch.kind])
 

@@ -1,7 +1,7 @@
-"""The columns of Table C.1 that train on pairs, at the paper's scale and as small twins.
+"""Recipes of the columns of Table C.1 that train on pairs, at the paper's scale and as small twins.
 
-Column 10 is the whole; each other is its parent with a few fields changed, at either scale. "The
-paper" is Singh et al. 2022, its tables A.1 and A.2 are the supplement's.
+Column 10 is the complete FLAVA. Every other column changes a few fields of another one, in the same
+way at both scales. "The paper" is Singh et al. 2022; tables A.1 and A.2 are in its supplement.
 """
 
 from collections.abc import Callable
@@ -19,24 +19,25 @@ from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run
 
-PMD_UPDATES = 150_000
-"""How often PMD is drawn in all, whatever else is (Table A.2)."""
+PMD_STEPS = 150_000
+"""Steps on batches of PMD, whatever other data is mixed in (Table A.2)."""
 
 BATCH_SIZE = 8_192
-"""Of all ranks together (Table A.1)."""
+"""Samples of all ranks together (Table A.1)."""
 
-SELECTION = 8_000
-"""Updates between two looks at zero-shot accuracy on ImageNet-1k's validation images, by which the
-best checkpoint is kept (section B.1)."""
+VALIDATE_EVERY = 8_000
+"""Steps between two measurements of the zero-shot accuracy on ImageNet-1k's validation images, by
+which the best checkpoint is chosen (section B.1)."""
 
 
 def flava() -> Run:
     """All five objectives on pairs, images and texts, from scratch.
 
-    The optimiser's and the schedule's defaults are Table A.1's, the weights of the data sets Table
-    A.2's; the model's are the paper's. Every 8,000 updates zero-shot accuracy on ImageNet-1k tells
-    whether the checkpoint is the best so far (B.1). How the paper cuts texts alone is not told:
-    they are packed as the text encoder's own protocol does (`text-mlm`), from the same shards.
+    The defaults of optimiser and schedule are those of Table A.1, the weights of the data sets
+    those of Table A.2, and the defaults of the model are the paper's. Every 8,000 steps the
+    zero-shot accuracy on ImageNet-1k decides whether the checkpoint is the best so far (B.1). The
+    paper does not tell how long unpaired texts are: they are packed as in the pretraining of the
+    text encoder (`text-mlm`), from the same shards.
     Gradients are not clipped: neither the paper nor the released trainer
     (facebookresearch/multimodal, ``examples/flava``) does. Biases, norms and the temperature have
     no weight decay, as is usual; the paper is silent, and the released trainer decays them too.
@@ -45,7 +46,7 @@ def flava() -> Run:
     return Run(
         recipe="flava",
         output_dir=Path("runs/flava"),
-        max_steps=round(PMD_UPDATES / pairs),
+        max_steps=round(PMD_STEPS / pairs),
         model=FlavaConfig(),
         objective=FlavaObjectiveConfig(gather=Gather.GLOBAL),
         data=DataConfig(
@@ -59,30 +60,30 @@ def flava() -> Run:
                 batch_size=BATCH_SIZE,
             ),
             pack_sentences=True,
-            # Four for each of 1,024 workers: 64 GPUs with 16 each, or 128 with 8.
+            # Four streams for each of 1,024 worker processes: 64 GPUs with 16, or 128 with 8.
             streams=4096,
         ),
         optimizer=OptimizerConfig(),
         schedule=ScheduleConfig(),
         init=InitConfig(codebook="runs/codebook"),
         validator=Validator.IMAGENET,
-        validate_every=SELECTION,
-        checkpoint_every=SELECTION,
+        validate_every=VALIDATE_EVERY,
+        checkpoint_every=VALIDATE_EVERY,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Where the columns of one size begin."""
+    """The two sizes of the columns: what the other columns of a size are derived from."""
 
     flava: Callable[[], Run]
     """Column 10."""
     clip: ClipConfig
-    """The geometry of column 13."""
+    """The model of column 13."""
     ranks: int
-    """How many ranks a process stands for where the contrastive gradient is local."""
+    """Ranks that each process simulates where the contrastive gradient is local."""
     suffix: str
-    """Behind a recipe's name."""
+    """Appended to the names of recipes."""
 
 
 PAPER = Scale(flava=flava, clip=ClipConfig(), ranks=1, suffix="")
@@ -90,7 +91,7 @@ PAPER = Scale(flava=flava, clip=ClipConfig(), ranks=1, suffix="")
 
 TINY = Scale(
     flava=flava_tiny,
-    # As wide as flava-tiny's image encoder; the text encoder by two thirds of it, as the paper's.
+    # As wide as flava-tiny's image encoder; the text encoder has two thirds, as in the paper.
     clip=ClipConfig(
         image=ClipImageConfig(
             image_size=IMAGE.image_size,
@@ -103,7 +104,7 @@ TINY = Scale(
         text=ClipTextConfig(width=128, heads=2, mlp_width=512, depth=1, max_length=32),
         projection_width=128,
     ),
-    ranks=8,  # of 16 pairs: a single one's local gradient is the global one
+    ranks=8,  # with 16 pairs each: for a single rank the local gradient is the global one
     suffix="-tiny",
 )
 
@@ -113,29 +114,29 @@ def flava_mm(scale: Scale = PAPER) -> Run:
 
     It sees as many batches of pairs as column 10 does.
     """
-    whole = scale.flava()
-    sources = whole.data.weights
+    parent = scale.flava()
+    weights = parent.data.weights
     return replace(
-        named(whole, "flava-mm", scale),
-        max_steps=round(whole.max_steps * sources["pairs"] / sum(sources.values())),
-        data=replace(whole.data, images=None, text=None),
+        renamed(parent, "flava-mm", scale),
+        max_steps=round(parent.max_steps * weights["pairs"] / sum(weights.values())),
+        data=replace(parent.data, images=None, text=None),
     )
 
 
 def flava_c(scale: Scale = PAPER) -> Run:
-    """Contrast alone, its gradient reaching every rank, from scratch."""
+    """Contrast alone, with a gradient through the features of all ranks, from scratch."""
     parent = flava_mm(scale)
     return replace(
-        named(parent, "flava-c", scale),
+        renamed(parent, "flava-c", scale),
         data=replace(parent.data, mask_pairs=False),
         init=InitConfig(),
     )
 
 
 def flava_c_local(scale: Scale = PAPER) -> Run:
-    """Contrast alone, its gradient reaching the rank's own features, from scratch."""
+    """Contrast alone, with a gradient through the rank's own features only, from scratch."""
     return replace(
-        named(flava_c(scale), "flava-c-local", scale),
+        renamed(flava_c(scale), "flava-c-local", scale),
         objective=FlavaObjectiveConfig(gather=Gather.LOCAL, ranks=scale.ranks),
     )
 
@@ -144,7 +145,7 @@ def clip_pmd(scale: Scale = PAPER) -> Run:
     """CLIP's encoders and tokens, trained as flava-c-local is: the comparison of Table D.1."""
     parent = flava_c_local(scale)
     return replace(
-        named(parent, "clip-pmd", scale),
+        renamed(parent, "clip-pmd", scale),
         model=scale.clip,
         objective=ClipObjectiveConfig(gather=Gather.LOCAL, ranks=scale.ranks),
         data=replace(parent.data, vocabulary=Vocabulary.CLIP),
@@ -182,8 +183,8 @@ def flava_dino(scale: Scale = PAPER) -> Run:
 
 
 def from_stages(parent: Run, method: str, scale: Scale) -> Run:
-    """The parent from the unimodal encoders of that size."""
-    run = named(parent, f"{parent.recipe.removesuffix(scale.suffix)}-{method}", scale)
+    """The parent, initialised from the unimodal encoders of the same size."""
+    run = renamed(parent, f"{parent.recipe.removesuffix(scale.suffix)}-{method}", scale)
     return replace(
         run,
         init=replace(
@@ -194,14 +195,14 @@ def from_stages(parent: Run, method: str, scale: Scale) -> Run:
     )
 
 
-def named(parent: Run, name: str, scale: Scale) -> Run:
-    """The parent under another name, in a folder of its own."""
+def renamed(parent: Run, name: str, scale: Scale) -> Run:
+    """The parent under another name, with a folder of its own."""
     recipe = f"{name}{scale.suffix}"
     return replace(parent, recipe=recipe, output_dir=Path("runs") / recipe)
 
 
 def twin(column: Callable[[Scale], Run]) -> Callable[[], Run]:
-    """The same column at small scale."""
+    """The recipe of the same column at small scale."""
 
     def small() -> Run:
         return column(TINY)
@@ -228,7 +229,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     **BOTH_SCALES,
     **{f"{name}-tiny": twin(column) for name, column in BOTH_SCALES.items()},
 }
-"""All of this file by name; column 10's small twin is `flava-tiny`."""
+"""The small twin of column 10 is `flava-tiny`."""
 
 COLUMNS = {
     "mim": 1,
@@ -245,7 +246,7 @@ COLUMNS = {
     "flava-dino": 12,
     "clip-pmd": 13,
 }
-"""Recipe -> its column of Table C.1."""
+"""Name of a recipe -> its column of Table C.1."""
 
 RELEASED = "clip-400m"
 """Column 14: OpenAI's released CLIP, which is measured and not trained."""

@@ -1,4 +1,4 @@
-"""The image encoder alone, by DINO: as published for ViT-B/16, and its small twin."""
+"""Recipes of DINO, which trains an image encoder: as published for ViT-B/16, and a small twin."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,8 @@ from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run
 
 IMAGENET_STREAMS = 1024
-"""Of its 1,282 shards: so many that up to 64 GPUs, with 16 workers each, read each shard once."""
+"""Streams that ImageNet's 1,282 shards are read in: enough that up to 64 GPUs, with 16 worker
+processes each, read each shard once."""
 
 
 def image_dino() -> Run:

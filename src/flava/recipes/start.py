@@ -24,7 +24,6 @@ from flava.evaluation.validators import (
 )
 from flava.methods import Validator, method_of
 from flava.objectives.objective import Objective, Validate
-from flava.planning.costs import outlined_objective
 from flava.planning.operations import Counted
 from flava.prepare.sources import commands
 from flava.recipes import RECIPES
@@ -69,7 +68,7 @@ def train(run: Run) -> None:
     for report in reports if rank() == 0 else ():
         print(f"initialised: {report}")
     check_codes(run, objective.model)
-    trainer = Trainer(run, objective, validator, Counted(run, partial(outlined_objective, run)))
+    trainer = Trainer(run, objective, validator, Counted(run))
     if reports and rank() == 0:
         save_init_reports(reports, run.output_dir)
     with Loader(

@@ -1,4 +1,4 @@
-"""Small twins of the paper's recipes: the same code on the embedded corpus, for a CPU."""
+"""Recipes for a CPU: FLAVA and its codebook, small, on the corpus that comes with the package."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,7 @@ from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 from flava.training.run import Run
 
 STYLES = "{noto,noto-v1,fluent-emoji-flat,fxemoji,emojione,emojione-v1}"
-"""The drawing styles that are trained on; twemoji and openmoji are held out."""
+"""The drawing styles that are used for training; twemoji and openmoji are held out."""
 
 IMAGE = ImageTransformConfig(image_size=40, codebook_size=40)
 PATCH = IMAGE.image_size // IMAGE.grid

@@ -1,4 +1,4 @@
-"""The stages and columns of one modality: MIM, MLM, RoBERTa's and BEiT's pretraining, the dVAE.
+"""Recipes of one modality: MIM, MLM, RoBERTa's and BEiT's pretraining, and the dVAE's training.
 
 Sources: "FLAVA" is Singh et al. 2022; "Table A.1" its supplement's.
 """
@@ -19,7 +19,7 @@ from flava.models import (
     MaskedTextConfig,
 )
 from flava.objectives import CodebookObjectiveConfig, MaskedObjectiveConfig
-from flava.recipes.columns import BATCH_SIZE, PMD_UPDATES, SELECTION, TINY, flava_mm
+from flava.recipes.columns import BATCH_SIZE, PMD_STEPS, TINY, VALIDATE_EVERY, flava_mm
 from flava.recipes.dino import IMAGENET_STREAMS
 from flava.recipes.tiny import STYLES, flava_tiny
 from flava.training.initialization import InitConfig
@@ -29,35 +29,35 @@ from flava.training.run import Run
 PMD = ("root:pmd/*/*.tar",)
 IMAGENET = ("root:imagenet-1k/*.tar",)
 BEIT_EPOCH = 625
-"""Updates: 1,281,167 images of ImageNet-1k by 2,048, the rest dropped."""
+"""Steps of an epoch: 1,281,167 images of ImageNet-1k in whole batches of 2,048."""
 
 
 def mim() -> Run:
     """Masked image modelling on PMD's images alone: column 1 of Table C.1.
 
-    Optimiser, batch and warm-up are Table A.1's, and gradients are not clipped, as in `flava`;
-    150,000 updates are those that FLAVA makes of PMD (supplement, "Sampling"). Needs a codebook:
+    Optimiser, batch size and warm-up are those of Table A.1, and gradients are not clipped, as in
+    `flava`. FLAVA makes as many steps, 150,000, on PMD (supplement, "Sampling"). Needs a codebook:
     `flava train codebook`, or a published one.
     """
     return Run(
         recipe="mim",
         output_dir=Path("runs/mim"),
-        max_steps=PMD_UPDATES,
+        max_steps=PMD_STEPS,
         model=MaskedImageConfig(),
         objective=MaskedObjectiveConfig(),
         data=DataConfig(images=SourceConfig(shards=PMD, weight=1.0, batch_size=BATCH_SIZE)),
         optimizer=OptimizerConfig(),
         schedule=ScheduleConfig(),
         init=InitConfig(codebook="runs/codebook"),
-        validate_every=SELECTION,
-        checkpoint_every=SELECTION,
+        validate_every=VALIDATE_EVERY,
+        checkpoint_every=VALIDATE_EVERY,
     )
 
 
 def mlm() -> Run:
     """Masked language modelling on PMD's captions alone: column 2 of Table C.1.
 
-    As `mim`. A caption is a sample of its own, cut to 77 tokens as in pairs.
+    Settings as in `mim`. Each caption is a sample, cut to 77 tokens as in pairs.
     """
     return replace(
         mim(),
@@ -103,8 +103,8 @@ def text_mlm() -> Run:
         schedule=ScheduleConfig(warmup_steps=10_000, decay=Decay.LINEAR),
         validator=Validator.LOSS,
         validation=("root:ccnews-val/*.jsonl", "root:bookcorpus-val/*.jsonl"),
-        validate_every=SELECTION,
-        checkpoint_every=SELECTION,
+        validate_every=VALIDATE_EVERY,
+        checkpoint_every=VALIDATE_EVERY,
     )
 
 
@@ -135,8 +135,8 @@ def image_beit() -> Run:
         optimizer=OptimizerConfig(lr=1.5e-3, beta2=0.98, weight_decay=0.05, max_grad_norm=3.0),
         schedule=ScheduleConfig(warmup_steps=10 * BEIT_EPOCH, final_fraction=1e-5 / 1.5e-3),
         init=InitConfig(codebook="runs/codebook"),
-        validate_every=SELECTION,
-        checkpoint_every=SELECTION,
+        validate_every=VALIDATE_EVERY,
+        checkpoint_every=VALIDATE_EVERY,
     )
 
 
@@ -278,7 +278,7 @@ def image_beit_tiny() -> Run:
 
 
 def tiny_model() -> FlavaConfig:
-    """The geometry of `flava-tiny`, whose encoders these are."""
+    """The model of `flava-tiny`, whose encoders the small twins train."""
     model = flava_tiny().model
     assert isinstance(model, FlavaConfig)
     return model

@@ -72,8 +72,8 @@ def test_questions_come_with_images_and_answers(root: Path) -> None:
     first, *others = read_questions(root / "vqav2", TRAIN, answered=True)
     assert (first.id, first.text, first.commonest) == (1000, QUESTION, "green")
     assert first.image.name == "COCO_train2014_000000000001.jpg"
-    assert first.given == ("green",) * 8 + ("orange",) * 2
-    assert answer_scorer(first.given)("orange") == pytest.approx(0.6)
+    assert first.human_answers == ("green",) * 8 + ("orange",) * 2
+    assert answer_scorer(first.human_answers)("orange") == pytest.approx(0.6)
     assert len(others) == 39
 
 

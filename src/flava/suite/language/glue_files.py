@@ -104,7 +104,7 @@ def missing(folder: Path, task: GlueTask) -> list[str]:
 Cells = dict[str | int, Any]
 """The cells of a line by the names of their columns, or by place if these have no names."""
 
-Line = tuple[int, Cells | None]
+NumberedCells = tuple[int, Cells | None]
 """(number from 1, cells); None for cells if there are more or fewer of them than columns."""
 
 
@@ -163,7 +163,7 @@ def read_split(folder: Path, task: GlueTask, split: GlueSplit) -> SplitRows:
 
 def read_lines(
     path: Path, task: GlueTask, columns: GlueColumns, mistakes: list[str], *, is_test: bool
-) -> Iterator[Line]:
+) -> Iterator[NumberedCells]:
     """The lines of a file after its head; what cannot be read is added to the mistakes."""
     has_head = columns.head or is_test
     needed = [*columns.texts_of(is_test=is_test), *([] if is_test else [columns.label])]
@@ -182,7 +182,7 @@ def read_lines(
     return lines
 
 
-def table_lines(path: Path, wanted: set[str], mistakes: list[str]) -> Iterator[Line]:
+def table_lines(path: Path, wanted: set[str], mistakes: list[str]) -> Iterator[NumberedCells]:
     """The records of Parquet or JSON lines."""
     for record in read_table(path, wanted):
         if isinstance(record, SkippedSample):
@@ -206,7 +206,7 @@ def tsv_lines(path: Path, mistakes: list[str]) -> Iterator[tuple[int, list[str]]
 
 def named_cells(
     lines: Iterator[tuple[int, list[str]]], names: Sequence[str], task: GlueTask
-) -> Iterator[Line]:
+) -> Iterator[NumberedCells]:
     """The same lines with the columns' names; empty ones count as broken only where those do."""
     count = len(names)
     for number, cells in lines:
@@ -219,7 +219,9 @@ def named_cells(
         yield number, dict(zip(keys, cells, strict=True)) if len(cells) == count else None
 
 
-def lines_of_split(lines: Iterator[Line], ids: Path | None, split: GlueSplit) -> Iterator[Line]:
+def lines_of_split(
+    lines: Iterator[NumberedCells], ids: Path | None, split: GlueSplit
+) -> Iterator[NumberedCells]:
     """The lines of a split: all but where a list of ids divides MRPC's file of two splits."""
     if ids is None:
         yield from lines

@@ -40,15 +40,15 @@ IMAGES_OF = "coco"
 
 @dataclass(frozen=True, kw_only=True)
 class VqaQuestion:
-    """A question about an image; ``given`` and ``commonest`` are empty for test questions."""
+    """A question about an image; test questions have no answers."""
 
     id: int
     image: Path
     text: str
-    given: tuple[str, ...] = ()
+    human_answers: tuple[str, ...] = ()
     """What people answered, ten of them."""
     commonest: str = ""
-    """The official choice among the answers."""
+    """The official choice among these answers."""
 
 
 def questions_file(folder: Path, subset: str) -> Path:
@@ -101,7 +101,7 @@ def question_of(
         id=question_id,
         image=image,
         text=entry["question"],
-        given=tuple(each["answer"] for each in annotation["answers"]),
+        human_answers=tuple(each["answer"] for each in annotation["answers"]),
         commonest=annotation["multiple_choice_answer"],
     )
 
@@ -206,7 +206,7 @@ def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE
         subsample(each, settings.few, settings.seed, subset)
         for each, subset in ((train, TRAIN), (validation, VALIDATION))
     )
-    scorers = {str(each.id): answer_scorer(each.given) for each in validation}
+    scorers = {str(each.id): answer_scorer(each.human_answers) for each in validation}
     data = FineTuningData(
         task=NAME,
         kind="pairs",
@@ -241,7 +241,7 @@ def row_of(question: VqaQuestion) -> LabelledRow:
         key=str(question.id),
         image=question.image,
         text=question.text,
-        answers=soft_targets(question.given) if question.given else None,
+        answers=soft_targets(question.human_answers) if question.human_answers else None,
     )
 
 

@@ -79,17 +79,16 @@ AnswerScorer = Callable[[str], float]
 """An answer -> its official accuracy for one question."""
 
 
-def answer_scorer(given: Sequence[str]) -> AnswerScorer:
-    """The official accuracy, in [0, 1], of any answer to the question that people gave these
-    answers to.
+def answer_scorer(human_answers: Sequence[str]) -> AnswerScorer:
+    """The official accuracy, in [0, 1], of any answer to a question that people answered so.
 
-    It is the mean, over the sets that leave one of the ``given`` answers out, of min(1, m / 3) with
+    It is the mean, over the sets that leave one of the ``human_answers`` out, of min(1, m / 3) with
     m answers of the set that match. As officially, answers are normalised only if people disagree.
     """
-    agreed = len({plain(each) for each in given}) == 1
+    agreed = len({plain(each) for each in human_answers}) == 1
     compared = plain if agreed else normalise_answer
-    counts = Counter(compared(each) for each in given)
-    return lambda answer: accuracy_of_matches(counts[compared(answer)], len(given))
+    counts = Counter(compared(each) for each in human_answers)
+    return lambda answer: accuracy_of_matches(counts[compared(answer)], len(human_answers))
 
 
 def accuracy_of_matches(matches: int, answers: int) -> float:
@@ -114,11 +113,13 @@ def vocabulary(commonest: Iterable[str]) -> tuple[str, ...]:
     return tuple(answer for answer, _ in sorted(kept, key=lambda each: (-each[1], each[0])))
 
 
-def soft_targets(given: Sequence[str]) -> dict[str, float]:
+def soft_targets(human_answers: Sequence[str]) -> dict[str, float]:
     """Normalised answer -> the accuracy that it would get: the targets of training.
 
     Of ten answers: 0.3, 0.6, 0.9, and 1 from four on, as in the reference; but the reference counts
     answers before they are normalised.
     """
-    counts = Counter(normalise_answer(answer) for answer in given)
-    return {answer: accuracy_of_matches(count, len(given)) for answer, count in counts.items()}
+    counts = Counter(normalise_answer(answer) for answer in human_answers)
+    return {
+        answer: accuracy_of_matches(count, len(human_answers)) for answer, count in counts.items()
+    }

@@ -87,7 +87,7 @@ def of_pixels(data: DataSet, settings: Settings) -> float:
     (fold,) = prepare(collection, data.name, settings.seed, settings.few)
     images, labels = collection.samples.images, collection.samples.labels
     view = encoder_view(SIDE)
-    levels = np.stack([view.levels(open_image(images[n])).ravel() for n in range(len(images))])
+    levels = np.stack([view.transform(open_image(images[n])).ravel() for n in range(len(images))])
     levels = (levels / 255).astype(np.float32)
     seen = PCA(COMPONENTS, random_state=0).fit(levels[fold.train]).transform(levels)
     train, validation = (

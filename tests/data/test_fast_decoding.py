@@ -16,7 +16,7 @@ from flava.data import fast_decoding as reader
 from flava.data.collate import CodedImageCollator, ImageCollator
 from flava.data.decoding import ORIENTATION, decode_image
 from flava.data.errors import SampleError
-from flava.data.fast_decoding import decode_levels, torchvisions
+from flava.data.fast_decoding import decode_uint8, torchvision_jpeg_decoder
 from flava.data.shards import RawSample
 from flava.data.transforms import ImageTransformConfig, random_crop, shortest_side
 from tests.data.shard_files import picture
@@ -47,7 +47,7 @@ def pils(data: bytes) -> np.ndarray | str:
 def same_as_pils(data: bytes) -> bool:
     expected = pils(data)
     try:
-        return np.array_equal(decode_levels(data), expected)
+        return np.array_equal(decode_uint8(data), expected)
     except SampleError as error:
         return str(error) == expected
 
@@ -140,10 +140,10 @@ def test_damaged_jpegs_are_read_or_refused_as_by_pil():
 
 
 def test_pil_reads_jpegs_where_torchvision_no_longer_does(monkeypatch):
-    monkeypatch.setattr(reader, "torchvisions", lambda: None)
+    monkeypatch.setattr(reader, "torchvision_jpeg_decoder", lambda: None)
     assert same_as_pils(file_of(grainy(60, 45)))
     monkeypatch.delattr("torchvision.io.decode_jpeg")
-    assert torchvisions.__wrapped__() is None
+    assert torchvision_jpeg_decoder.__wrapped__() is None
 
 
 def test_what_is_cut_off_is_read_where_pil_was_told_to(monkeypatch):
@@ -161,7 +161,7 @@ def test_too_many_pixels_are_refused_though_fewer_would_be_decoded(monkeypatch):
     data = file_of(picture(1, 2000, 1500))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2_000_000)
     with pytest.raises(SampleError, match="image is too large: 2000x1500 pixels"):
-        decode_levels(data, BIG.reduction)
+        decode_uint8(data, BIG.reduction)
 
 
 @pytest.mark.parametrize("scale", [(0.9, 1.0), (0.08, 1.0), (1.0, 1.0)])
@@ -193,7 +193,7 @@ def test_reduced_images_have_half_the_sides_and_show_the_same(exif_orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = exif_orientation
     data = file_of(picture(4, 401, 299), exif=exif, quality=95)
-    reduced = decode_levels(data, lambda *_: 2)
+    reduced = decode_uint8(data, lambda *_: 2)
     whole = decode_image(data)
     assert reduced.shape[:2] == tuple((side + 1) // 2 for side in (whole.height, whole.width))
     halved = whole.resize(reduced.shape[1::-1], Image.Resampling.BOX)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.data.labelled import LabelledRow, class_names, drawn, read_rows
+from flava.data.labelled import LabelledRow, class_names, draw_validation, read_rows
 from tests.data.shard_files import encoded, picture
 
 
@@ -35,7 +35,7 @@ LABELS = st.lists(st.sampled_from("abcde"), max_size=60)
 @given(labels=LABELS, fraction=st.floats(0.01, 0.99), seed=st.integers(0, 9), swap=st.randoms())
 def test_a_split_has_each_classs_share_whatever_the_order(labels, fraction, seed, swap):
     rows = [LabelledRow(shard="s", key=f"k{i}", label=label) for i, label in enumerate(labels)]
-    chosen = drawn(rows, fraction, seed)
+    chosen = draw_validation(rows, fraction, seed)
     total, taken = Counter(labels), Counter(labels[i] for i in chosen)
     for label, n in total.items():
         if n == 1:
@@ -45,13 +45,13 @@ def test_a_split_has_each_classs_share_whatever_the_order(labels, fraction, seed
             assert abs(taken[label] - fraction * n) <= 1
     shuffled = list(rows)
     swap.shuffle(shuffled)
-    again = {shuffled[i].key for i in drawn(shuffled, fraction, seed)}
+    again = {shuffled[i].key for i in draw_validation(shuffled, fraction, seed)}
     assert again == {rows[i].key for i in chosen}
 
 
 def test_another_seed_draws_others():
     rows = [LabelledRow(shard="s", key=f"k{i}", label="a") for i in range(40)]
-    assert len({frozenset(drawn(rows, 0.5, seed)) for seed in range(5)}) == 5
+    assert len({frozenset(draw_validation(rows, 0.5, seed)) for seed in range(5)}) == 5
 
 
 # Folders

@@ -30,10 +30,10 @@ from flava.data.config import DataConfig, SourceConfig
 from flava.data.loader import Loader, _collator
 from flava.data.mixture import choose
 from flava.data.shards import read_shard, resolve_all
-from flava.data.streaming import small_windows
+from flava.data.streaming import batches_of_small_source
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, Vocabulary
 from flava.data.transforms import ImageTransformConfig
-from flava.data.workers import Batches
+from flava.data.workers import SourceBatches
 from tests.data.shard_files import encoded, pair_files, picture, write_lines, write_tar
 from tests.support import denormalise
 
@@ -313,15 +313,19 @@ def test_loading_leaves_the_global_generator_alone(config):
 
 def test_workers_can_be_started_by_pickling(config):
     # How Python 3.14 starts processes on Linux, and every version does on macOS and Windows.
-    batches = Batches(
-        windows=partial(
-            small_windows, resolve_all(config.text.shards), read_shard, batch_size=5, seed=3
+    batches = SourceBatches(
+        raw_batches=partial(
+            batches_of_small_source,
+            resolve_all(config.text.shards),
+            read_shard,
+            batch_size=5,
+            seed=3,
         ),
         collator=_collator(config, "text", TOKENIZER),
         seed=3,
         first=0,
     )
-    made = batches.made_by(0, 1, 1)
+    made = batches.of_worker(0, 1, 1)
     ours, theirs = (itertools.islice(each, 3) for each in (made, pickle.loads(pickle.dumps(made))))
     for first, second in zip(ours, theirs, strict=True):
         assert first.batch is not None
@@ -374,13 +378,13 @@ def test_ranks_exchange_texts_each_by_itself(config):
 def test_a_run_goes_on_with_another_number_of_ranks(kept):
     config = replace(kept, mismatch_probability=0.0)
     before = ranks(config, 14, 2)
-    marks = {}
+    positions = {}
     for rank in range(2):
         with Loader(config, seed=3, rank=rank, world=2) as loader:
             list(itertools.islice(loader, 6))
-            for name, each in loader.marks().items():
-                marks.setdefault(name, {}).update(each)
-    with Loader(config, seed=3, start_step=6, rank=0, world=1, marks=marks) as loader:
+            for name, each in loader.positions().items():
+                positions.setdefault(name, {}).update(each)
+    with Loader(config, seed=3, start_step=6, rank=0, world=1, positions=positions) as loader:
         for batch, parts in zip(itertools.islice(loader, 8), before[6:], strict=True):
             assert batch.keys == sum((part.keys for part in parts), ())
 
@@ -545,9 +549,9 @@ def test_workers_outlive_an_interrupt_of_the_process_group(config):
 def test_more_shards_than_files_may_be_open_are_refused_at_the_start(config, monkeypatch):
     """And not first when a batch on its way from a worker finds no place."""
     monkeypatch.setattr("flava.data.streaming.IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.BESIDE)
+    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.OTHER_FILES)
     with pytest.raises(ValueError, match=r"data\.\w+ cannot be loaded: a process reads 1 shards"):
         Loader(config, seed=0)
-    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.BESIDE + 1)
+    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.OTHER_FILES + 1)
     with Loader(config, seed=0) as batches:
         next(batches)

@@ -21,6 +21,9 @@ SPECS = [
     "a{,-extra}.tar",
     "{alone}/{1..1}.tar",
     "{a,{1..2}}",
+    "{a..c}{0..8..4}",
+    "{-1..1}.tar",
+    "{{a,b}}",
 ]
 
 
@@ -38,6 +41,11 @@ def folder(tmp_path, monkeypatch):
 def test_braces_are_a_shells(spec):
     told = subprocess.run(["bash", "-c", f"printf '%s\\n' {spec}"], capture_output=True, text=True)
     assert expand_braces(spec) == told.stdout.splitlines()
+
+
+def test_a_backslash_is_a_character_of_the_name():
+    """A shell would take it away, and object stores have it in names."""
+    assert expand_braces("a\\b-{1..2}.tar") == ["a\\b-1.tar", "a\\b-2.tar"]
 
 
 @given(st.lists(st.lists(st.text("abc-", max_size=3), min_size=2, max_size=3), max_size=3))

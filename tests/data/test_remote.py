@@ -222,6 +222,6 @@ def test_what_cannot_be_read_is_refused_with_the_remedy(server):
         assert problem.startswith("text.shards: ")
         assert re.search(message, problem)
     server.ranges = False
-    remote._look_at.cache_clear()
+    remote._probe.cache_clear()
     with pytest.raises(OSError, match="sends whole files only: use one that answers"):
         resolve_all([f"{server.url}/a.jsonl"])

@@ -13,7 +13,7 @@ import pytest
 from flava.data import workers
 from flava.data.remote import Shard
 from flava.data.shards import read_shard
-from flava.data.streaming import Share, StreamedWindows, StreamLayout
+from flava.data.streaming import StreamedBatches, StreamLayout, WorkerShare
 from flava.prepare.shard_files import Permutation
 from flava.prepare.sources import SOURCES
 from flava.recipes import RECIPES
@@ -40,14 +40,14 @@ def windows(
 ) -> list[np.ndarray]:
     """The numbers of the samples in some windows, as the loader draws them."""
     layout = StreamLayout.of(streams=streams, shards=shards, batch_size=batch_size)
-    made = StreamedWindows(
+    made = StreamedBatches(
         paths=[Path(str(number)) for number in range(shards)],
         read=read,
         batch_size=batch_size,
         seed=0,
         layout=layout,
     )
-    taken = itertools.islice(made(share=Share(turns=layout.turns)), WINDOWS)
+    taken = itertools.islice(made(share=WorkerShare(groups=layout.groups)), WINDOWS)
     return [np.array([int(item.content.key) for item in window.items]) for window in taken]
 
 

@@ -1,4 +1,4 @@
-"""Windows of samples beside brute force: what all ranks and workers together make."""
+"""Batches of samples beside brute force: what all ranks and workers together make."""
 
 import itertools
 from collections import Counter
@@ -15,15 +15,15 @@ from flava.data import streaming
 from flava.data.remote import Shard
 from flava.data.shards import RawSample
 from flava.data.streaming import (
-    Share,
-    StreamedWindows,
+    RawBatch,
+    StreamedBatches,
     StreamItem,
     StreamLayout,
     StreamPosition,
-    Window,
+    WorkerShare,
+    batches_of_small_source,
     fits_in_memory,
     shuffled,
-    small_windows,
 )
 from tests.data.shard_files import write_lines
 
@@ -52,13 +52,13 @@ class Shards:
         self.reads[path.name] += 1
         return (content(path.name, f"{path}/{n}") for n in range(self.sizes[int(path.name)]))
 
-    def small(self, *, batch_size: int = 4, seed: int = 0) -> Callable[..., Iterator[Window]]:
-        def windows(share: Share) -> Iterator[Window]:
-            return small_windows(
+    def small(self, *, batch_size: int = 4, seed: int = 0) -> Callable[..., Iterator[RawBatch]]:
+        def batches(share: WorkerShare) -> Iterator[RawBatch]:
+            return batches_of_small_source(
                 self.paths, self.read, batch_size=batch_size, seed=seed, share=share
             )
 
-        return windows
+        return batches
 
     def streamed(
         self,
@@ -66,16 +66,16 @@ class Shards:
         *,
         batch_size: int = 4,
         seed: int = 0,
-        marks: dict[int, StreamPosition] | None = None,
-    ) -> StreamedWindows:
+        positions: dict[int, StreamPosition] | None = None,
+    ) -> StreamedBatches:
         layout = StreamLayout.of(streams=streams, shards=len(self.sizes), batch_size=batch_size)
-        return StreamedWindows(
+        return StreamedBatches(
             paths=self.paths,
             read=self.read,
             batch_size=batch_size,
             seed=seed,
             layout=layout,
-            marks=marks or {},
+            positions=positions or {},
         )
 
 
@@ -84,40 +84,40 @@ def key(item: StreamItem) -> tuple[int, str]:
     return item.epoch, item.content.key
 
 
-def keys(window: Window) -> list[tuple[int, str]]:
-    return [key(item) for item in window.items]
+def keys(batch: RawBatch) -> list[tuple[int, str]]:
+    return [key(item) for item in batch.items]
 
 
 Made = dict[int, list[tuple[int, str]]]
-"""The samples of each window."""
+"""The samples of each batch."""
 
 
 def joined(
-    windows: Callable[..., Iterator[Window]],
+    batches: Callable[..., Iterator[RawBatch]],
     numbers: range,
     *,
-    world: int = 1,
+    world_size: int = 1,
     workers: int = 1,
-    turns: int = 1,
-    marks: dict[int, StreamPosition] | None = None,
+    groups: int = 1,
+    positions: dict[int, StreamPosition] | None = None,
 ) -> Made:
-    """What all workers of all ranks make, each by itself; their marks are added to ``marks``."""
+    """What all workers of all ranks make; the positions of streams go to ``positions``."""
     made: Made = {number: [] for number in numbers}
-    for rank in range(world):
-        for worker in range(min(workers, turns)):
-            share = Share(
+    for rank in range(world_size):
+        for worker in range(min(workers, groups)):
+            share = WorkerShare(
                 rank=rank,
-                world=world,
+                world_size=world_size,
                 worker=worker,
-                workers=min(workers, turns),
-                turns=turns,
-                start=numbers.start,
+                workers=min(workers, groups),
+                groups=groups,
+                first=numbers.start,
             )
-            mine = [n for n in numbers if n % turns % share.workers == worker]
-            for window in itertools.islice(windows(share=share), len(mine)):
-                made[window.number] += keys(window)
-                if marks is not None:
-                    marks.update(window.marks)
+            mine = [n for n in numbers if n % groups % share.workers == worker]
+            for batch in itertools.islice(batches(share=share), len(mine)):
+                made[batch.number] += keys(batch)
+                if positions is not None:
+                    positions.update(batch.positions)
     return made
 
 
@@ -128,7 +128,7 @@ def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 UNEVEN = st.lists(st.integers(1, 12), min_size=1, max_size=12)
 BATCHES = st.sampled_from([(1, 3), (2, 1), (2, 2), (3, 2), (4, 1), (4, 3)])
-"""Ranks, and places of each in a batch."""
+"""Ranks, and slots of each in a batch."""
 
 
 @pytest.mark.usefixtures("small_buffers")
@@ -137,18 +137,18 @@ BATCHES = st.sampled_from([(1, 3), (2, 1), (2, 2), (3, 2), (4, 1), (4, 3)])
 def test_ranks_and_workers_together_make_what_one_process_does(
     sizes, streams, batch, workers, seed
 ):
-    world, each = batch
-    for number, windows, turns in (
-        (world, Shards(sizes).small(batch_size=world * each, seed=seed), workers),
+    world_size, each = batch
+    for number, batches, groups in (
+        (world_size, Shards(sizes).small(batch_size=world_size * each, seed=seed), workers),
         (
-            world,
-            (large := Shards(sizes).streamed(streams, batch_size=world * each, seed=seed)),
-            large.layout.turns,
+            world_size,
+            (large := Shards(sizes).streamed(streams, batch_size=world_size * each, seed=seed)),
+            large.layout.groups,
         ),
     ):
-        alone = joined(windows, range(12), turns=turns)
-        assert all(len(window) == world * each for window in alone.values())
-        shared = joined(windows, range(12), world=number, workers=workers, turns=turns)
+        alone = joined(batches, range(12), groups=groups)
+        assert all(len(batch) == world_size * each for batch in alone.values())
+        shared = joined(batches, range(12), world_size=number, workers=workers, groups=groups)
         assert shared == alone
 
 
@@ -158,14 +158,14 @@ def test_ranks_and_workers_together_make_what_one_process_does(
 def test_no_sample_comes_twice_in_an_epoch_and_none_is_lost(sizes, streams, batch_size, seed):
     shards = Shards(sizes)
     large = shards.streamed(streams, batch_size=batch_size, seed=seed)
-    for windows, turns in (
+    for batches, groups in (
         (shards.small(batch_size=batch_size, seed=seed), 1),
-        (large, large.layout.turns),
+        (large, large.layout.groups),
     ):
         # So many that each stream has passed the first epoch, even if it holds all samples.
-        numbers = range(large.layout.turns * (sum(sizes) + 1))
+        numbers = range(large.layout.groups * (sum(sizes) + 1))
         seen = Counter(
-            each for window in joined(windows, numbers, turns=turns).values() for each in window
+            each for batch in joined(batches, numbers, groups=groups).values() for each in batch
         )
         assert set(seen.values()) == {1}
         first = [name for epoch, name in seen if epoch == 0]
@@ -176,89 +176,93 @@ def test_no_sample_comes_twice_in_an_epoch_and_none_is_lost(sizes, streams, batc
 @pytest.mark.usefixtures("small_buffers")
 @settings(max_examples=15)
 @given(UNEVEN, st.integers(1, 20), BATCHES, BATCHES, st.integers(0, 25), st.booleans())
-def test_a_run_goes_on_with_any_number_of_ranks(sizes, streams, before, after, start, with_marks):
+def test_a_run_goes_on_with_any_number_of_ranks(
+    sizes, streams, before, after, start, with_positions
+):
     batch_size = 12
     shards = Shards(sizes)
     large = shards.streamed(streams, batch_size=batch_size)
-    turns = large.layout.turns
-    through = joined(large, range(start + 6), turns=turns)
-    marks: dict[int, StreamPosition] = {}
-    joined(large, range(start), world=before[0], workers=2, turns=turns, marks=marks)
-    again = shards.streamed(streams, batch_size=batch_size, marks=marks if with_marks else None)
-    resumed = joined(again, range(start, start + 6), world=after[0], workers=3, turns=turns)
+    groups = large.layout.groups
+    through = joined(large, range(start + 6), groups=groups)
+    positions: dict[int, StreamPosition] = {}
+    joined(large, range(start), world_size=before[0], workers=2, groups=groups, positions=positions)
+    again = shards.streamed(
+        streams, batch_size=batch_size, positions=positions if with_positions else None
+    )
+    resumed = joined(again, range(start, start + 6), world_size=after[0], workers=3, groups=groups)
     assert resumed == {number: through[number] for number in resumed}
     small = shards.small(batch_size=batch_size)
     through = joined(small, range(start + 6))
-    resumed = joined(small, range(start, start + 6), world=after[0], workers=3, turns=3)
+    resumed = joined(small, range(start, start + 6), world_size=after[0], workers=3, groups=3)
     assert resumed == {number: through[number] for number in resumed}
 
 
-def test_with_marks_no_shard_is_read_that_is_over():
+def test_with_positions_no_shard_is_read_that_is_over():
     shards = Shards([3, 9, 4, 4, 1, 6, 2, 5])
     large = shards.streamed(4, batch_size=4)
-    marks: dict[int, StreamPosition] = {}
-    joined(large, range(100), turns=large.layout.turns, marks=marks)
+    positions: dict[int, StreamPosition] = {}
+    joined(large, range(100), groups=large.layout.groups, positions=positions)
     epochs = shards.reads.total() / 8
     shards.reads.clear()
-    resumed = shards.streamed(4, batch_size=4, marks=marks)
-    joined(resumed, range(100, 101), turns=large.layout.turns)
+    resumed = shards.streamed(4, batch_size=4, positions=positions)
+    joined(resumed, range(100, 101), groups=large.layout.groups)
     assert epochs > 10
     assert shards.reads.total() <= large.layout.streams + 2
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 1), (4, 1), (4, 2), (2, 4), (8, 4)])
-def test_each_shard_is_read_by_one_worker_where_streams_can_be_shared(world, workers):
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (4, 1), (4, 2), (2, 4), (8, 4)])
+def test_each_shard_is_read_by_one_worker_where_streams_can_be_shared(world_size, workers):
     shards = Shards([8] * 64)
     large = shards.streamed(32, batch_size=16)
-    assert (large.layout.turns, large.layout.lanes) == (4, 8)
-    # A stream has two shards of eight samples, and a window takes two of each.
-    joined(large, range(4 * 8), world=world, workers=workers, turns=4)
+    assert (large.layout.groups, large.layout.streams_per_group) == (4, 8)
+    # A stream has two shards of eight samples, and a batch takes two of each.
+    joined(large, range(4 * 8), world_size=world_size, workers=workers, groups=4)
     assert set(shards.reads.values()) == {1}
     assert len(shards.reads) == 64
 
 
 @pytest.mark.parametrize("kept", ["memory", "streamed"])
-@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
-def test_spares_are_the_samples_that_follow_in_the_ranks_places(kept, rank, world):
+@pytest.mark.parametrize(("rank", "world_size"), [(0, 1), (1, 2)])
+def test_spares_are_the_samples_that_follow_in_the_ranks_slots(kept, rank, world_size):
     shards = Shards(SIZES)
-    share = Share(rank=rank, world=world)
+    share = WorkerShare(rank=rank, world_size=world_size)
 
-    def every() -> Iterator[Window]:
+    def every() -> Iterator[RawBatch]:
         return shards.small()(share) if kept == "memory" else shards.streamed(1)(share=share)
 
-    undisturbed = [name for window in itertools.islice(every(), 8) for name in keys(window)]
-    disturbed, size = every(), 4 // world
+    undisturbed = [name for batch in itertools.islice(every(), 8) for name in keys(batch)]
+    disturbed, size = every(), 4 // world_size
     first = next(disturbed)
     assert keys(first) == undisturbed[:size]
     spares = [key(item) for item in itertools.islice(first.spares, 6)]
     assert spares == undisturbed[size : size + 6]
     # Looking at them took nothing away.
-    following = [name for window in itertools.islice(disturbed, 4) for name in keys(window)]
+    following = [name for batch in itertools.islice(disturbed, 4) for name in keys(batch)]
     assert following == undisturbed[size : 5 * size]
 
 
 def test_ranks_have_no_spare_in_common():
-    """Else two places of one batch would be filled with the same sample."""
+    """Else two slots of one batch would be filled with the same sample."""
     shards = Shards(SIZES)
-    for windows in (shards.small(), shards.streamed(2)):
-        shares = [Share(rank=rank, world=2) for rank in range(2)]
+    for batches in (shards.small(), shards.streamed(2)):
+        shares = [WorkerShare(rank=rank, world_size=2) for rank in range(2)]
         spares = [
-            {key(item) for item in itertools.islice(next(windows(share=share)).spares, 8)}
+            {key(item) for item in itertools.islice(next(batches(share=share)).spares, 8)}
             for share in shares
         ]
         assert not spares[0] & spares[1]
 
 
-def test_a_mark_does_not_lie_behind_what_a_look_at_spares_has_passed():
+def test_a_position_does_not_lie_behind_what_a_look_at_spares_has_passed():
     shards = Shards([2] * 9)
-    share = Share()
-    windows = shards.streamed(1)(share=share)
-    marks: dict[int, StreamPosition] = {}
-    for window in itertools.islice(windows, 3):
-        list(itertools.islice(window.spares, 7))
-        marks |= window.marks
+    share = WorkerShare()
+    batches = shards.streamed(1)(share=share)
+    positions: dict[int, StreamPosition] = {}
+    for batch in itertools.islice(batches, 3):
+        list(itertools.islice(batch.spares, 7))
+        positions |= batch.positions
     through = joined(shards.streamed(1), range(6))
-    resumed = joined(shards.streamed(1, marks=marks), range(3, 6))
+    resumed = joined(shards.streamed(1, positions=positions), range(3, 6))
     assert resumed == {number: through[number] for number in resumed}
 
 
@@ -267,11 +271,11 @@ def test_the_order_changes_with_epoch_and_seed(kept):
     def samples(seed: int, count: int) -> list[str]:
         shards = Shards(SIZES)
         if kept == "memory":
-            windows = shards.small(batch_size=SAMPLES, seed=seed)
+            batches = shards.small(batch_size=SAMPLES, seed=seed)
         else:
-            windows = shards.streamed(1, batch_size=SAMPLES, seed=seed)
-        made = joined(windows, range(count)).values()
-        return [name for window in made for _, name in window]
+            batches = shards.streamed(1, batch_size=SAMPLES, seed=seed)
+        made = joined(batches, range(count)).values()
+        return [name for batch in made for _, name in batch]
 
     both, other = samples(0, 2), samples(1, 1)
     first, second = both[:SAMPLES], both[SAMPLES:]
@@ -281,12 +285,12 @@ def test_the_order_changes_with_epoch_and_seed(kept):
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 64))
-def test_a_layout_leaves_no_stream_without_a_shard_or_a_place(streams, shards, batch_size):
+def test_a_layout_leaves_no_stream_without_a_shard_or_a_slot(streams, shards, batch_size):
     layout = StreamLayout.of(streams=streams, shards=shards, batch_size=batch_size)
     assert 1 <= layout.streams <= min(streams, shards)
-    places = [layout.places(lane, batch_size) for lane in range(layout.lanes)]
-    assert all(places)
-    assert [place for run in places for place in run] == list(range(batch_size))
+    slots = [layout.slots(index, batch_size) for index in range(layout.streams_per_group)]
+    assert all(slots)
+    assert [slot for run in slots for slot in run] == list(range(batch_size))
 
 
 def test_the_shuffle_holds_no_more_than_its_buffer():

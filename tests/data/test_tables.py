@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flava.data.errors import SkippedSample
-from flava.data.tables import Record, is_table, read_table, table_columns
+from flava.data.tables import LONGEST_CELL, Record, is_table, read_table, table_columns
 
 TEXTS = ['plain, "quoted"', "two\nlines", "tab\there", "ünïcode 漢字", " spaces "]
 COLUMNS = ("image", "text")
@@ -95,7 +95,7 @@ def test_a_damaged_record_is_reported_in_its_place(tmp_path):
         ("a.jsonl:3", "json is not an object"),
     ]
     table = tmp_path / "a.csv"
-    table.write_text(f'text,image\na,1\nb\n"{"x" * 200_000}",2\n\nc,3\n')
+    table.write_text(f'text,image\na,1\nb\n"{"x" * (LONGEST_CELL + 1)}",2\n\nc,3\n')
     assert texts(table) == ["a", "c"]
     assert reports(table) == [
         ("a.csv:3", "line does not fit the columns"),

@@ -158,7 +158,12 @@ def test_the_fingerprint_changes_with_the_files_and_not_with_their_place(tmp_pat
             "a.zip is of an unknown kind: give a folder, or a file that ends",
         ),
         (InputKind.TEXTS, "tars", "tars is a folder: give a table"),
-        (InputKind.TEXTS, "a.csv", "no column text or caption; its columns are 'id', 'wörd'"),
+        (
+            InputKind.TEXTS,
+            "a.csv",
+            "no column text or caption or captions or content or maintext; "
+            "its columns are 'id', 'wörd'",
+        ),
         (InputKind.PAIRS, "a.csv", "no column image or path or file; its columns are 'id', 'wörd'"),
         (InputKind.PAIRS, "a.txt", "no column image or path or file; its columns are 'text'"),
     ],

@@ -124,18 +124,18 @@ def test_a_full_disk_names_the_remedy_and_what_is_done_stays(
     config = write_pairs(tmp_path, 30)
     undisturbed = tmp_path / "undisturbed"
     built(config, output=undisturbed)
-    saved = blocks.save
+    saved = blocks.save_array
 
     def full(path: Path, values: np.ndarray) -> None:
         if path.name == "block-000002.npy":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         saved(path, values)
 
-    monkeypatch.setattr(blocks, "save", full)
+    monkeypatch.setattr(blocks, "save_array", full)
     with pytest.raises(OSError, match=r"No space left.*the same command goes on"):
         built(config)
     assert not list(config.output.rglob(".*.partial"))
-    monkeypatch.setattr(blocks, "save", saved)
+    monkeypatch.setattr(blocks, "save_array", saved)
     built(config)
     assert contents(config.output) == contents(undisturbed)
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flava.data.manifest import read_manifest
-from flava.prepare.manifest import EVALUATION, EXACT, NEAR
+from flava.prepare.build_manifest import EVALUATION, EXACT, NEAR
 from tests.commands import Command, Ended, in_this_process
 from tests.data.shard_files import encoded, picture
 from tests.prepare.made import opened, photo

@@ -17,7 +17,7 @@ from flava.data.errors import SkippedSample
 from flava.data.samples import text_of
 from flava.data.shards import RawSample, read_shard
 from flava.prepare.config import BuildConfig, CleaningConfig
-from flava.prepare.texts import packed, tokens_of
+from flava.prepare.texts import packed_lines, token_count
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.prepare.made import built, captions, samples
 
@@ -164,12 +164,12 @@ def test_books_are_packed_over_their_lines(tmp_path: Path) -> None:
 )
 def test_packing_loses_no_word_and_keeps_the_length(words: list[list[str]], tokens: int) -> None:
     sentences = [" ".join(each) for each in words]
-    found = list(packed(sentences, tokens))
+    found = list(packed_lines(sentences, tokens))
     assert " ".join(found).split() == " ".join(sentences).split()
     for line in found:
-        assert tokens_of(line) <= tokens - 2 or len(line.split()) == 1
+        assert token_count(line) <= tokens - 2 or len(line.split()) == 1
     for line, following in pairwise(found):  # none could hold another word
-        assert tokens_of(line) + tokens_of(following) > tokens - 2
+        assert token_count(line) + token_count(following) > tokens - 2
 
 
 def test_documents_stay_whole_if_asked(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""`flava data`: the paper's data, from its published files to shards that train.
+"""`flava data`: builds shards from published data sets or users' own data, and inspects them.
 
-What needs PyTorch is imported where it is used: a build starts in a tenth of the time without it.
+Whatever needs PyTorch is imported where it is used: without it a build starts in a tenth of the
+time.
 """
 
 import sys
@@ -30,108 +31,108 @@ an environment. Its keep_ratio makes the shorter side --image_size."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class ShowSources:
     """Show the sources: their files, images, counts in the paper, and licences."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build(BuildConfig):
+class BuildShards(BuildConfig):
     """Build shards of a source from its files as they are published.
 
-    A command that was interrupted, or killed, goes on where it was when it is run again. What is
-    left out is counted, by reason and with examples, in OUTPUT/manifest.json.
+    A command that was interrupted or killed goes on where it was when it is run again. Rows that
+    are left out are counted in OUTPUT/manifest.json, by reason and with examples.
     """
 
     source: tyro.conf.Positional[str]
-    """Which; flava data sources lists them."""
+    """The name of the source; flava data sources lists all."""
     processes: int | None = None
-    """Processes of this machine; as many as it has cores if not set."""
+    """The number of processes on this machine; if not set, that of its cores."""
     cluster: str | None = None
     """The address of a Ray cluster whose processes are used instead ("auto" on one of its
     machines). All paths must be the same on all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Urls:
-    """List the images that img2dataset is to fetch: those of the pairs whose caption passes."""
+class ListUrls:
+    """List the images that img2dataset is to fetch: those whose caption passes the filters."""
 
     source: tyro.conf.Positional[str]
-    """Which; flava data sources lists them."""
+    """The name of the source; flava data sources lists all."""
     annotations: tuple[Path, ...]
     """The source's files."""
     output: Path
-    """The Parquet to write."""
+    """The Parquet file to write."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     processes: int | None = None
     """As for flava data build."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Check:
-    """Read shards again, whole, and compare them with their manifests."""
+class CheckShards:
+    """Read all of the shards, and compare them with their manifests."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that flava data build wrote, or that hold such (data/pmd)."""
+    """Folders that flava data build wrote, or folders of such folders (data/pmd)."""
     processes: int | None = None
     """As for flava data build."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StatsOf:
+class ShowStats:
     """Describe shards: pairs, images, lengths, languages, sizes, licences, beside the paper's."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that flava data build wrote, or that hold such (data/pmd)."""
+    """Folders that flava data build wrote, or folders of such folders (data/pmd)."""
     html: Path | None = None
-    """A page to write, with histograms and samples."""
+    """An HTML page to write, with histograms and samples."""
     processes: int | None = None
     """As for flava data build."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tokenize:
+class TokenizeShards:
     """Write shards again with the codes of a codebook in them, so that training need not compute
     them: flava train NAME --data.image.stored-codes NAME_OF_THE_CODES. They are of whole images."""
 
     shards: tyro.conf.Positional[tuple[str, ...]]
-    """Tars, as training takes them: paths, globs and brace expansions."""
+    """Tars, as training takes them: paths, globs and braces."""
     codebook: str
     """A run, a checkpoint, a hub id, or shipped:codebook-tiny."""
     output: Path
-    """Folder for the new shards."""
+    """The folder for the new shards."""
     codebook_size: int = 112
     """Pixels a side that the codebook sees: image_size / patch_size * 8."""
 
 
-Action = (
-    Annotated[Sources, tyro.conf.subcommand("sources")]
-    | Annotated[Build, tyro.conf.subcommand("build")]
-    | Annotated[Urls, tyro.conf.subcommand("urls")]
-    | Annotated[Check, tyro.conf.subcommand("check")]
-    | Annotated[StatsOf, tyro.conf.subcommand("stats")]
-    | Annotated[Tokenize, tyro.conf.subcommand("tokenize")]
+DataCommand = (
+    Annotated[ShowSources, tyro.conf.subcommand("sources")]
+    | Annotated[BuildShards, tyro.conf.subcommand("build")]
+    | Annotated[ListUrls, tyro.conf.subcommand("urls")]
+    | Annotated[CheckShards, tyro.conf.subcommand("check")]
+    | Annotated[ShowStats, tyro.conf.subcommand("stats")]
+    | Annotated[TokenizeShards, tyro.conf.subcommand("tokenize")]
 )
 
 
-def data(action: Annotated[Action, tyro.conf.arg(name="")]) -> None:
+def data(action: Annotated[DataCommand, tyro.conf.arg(name="")]) -> None:
     """Build the paper's data, or one's own, into shards that train; check and describe them."""
     match action:
-        case Sources():
+        case ShowSources():
             print(listing())
-        case Build():
+        case BuildShards():
             build_shards(action)
-        case Urls():
+        case ListUrls():
             list_urls(action)
-        case Check():
+        case CheckShards():
             check_shards(action)
-        case StatsOf():
+        case ShowStats():
             show_stats(action)
-        case Tokenize():
+        case TokenizeShards():
             tokenize_shards(action)
 
 
 def listing() -> str:
-    """A few lines for each source."""
+    """A few lines about each source."""
     return "\n".join(described(name, source) for name, source in SOURCES.items())
 
 
@@ -148,7 +149,7 @@ def described(name: str, source: PublishedSource) -> str:
     )
 
 
-def build_shards(action: Build) -> None:
+def build_shards(action: BuildShards) -> None:
     processes = processes_of(action.processes)
     done = build(action, processes=processes, cluster=action.cluster)
     print(summary(done))
@@ -162,8 +163,8 @@ def processes_of(given: int | None) -> int:
     return given or cores()
 
 
-def list_urls(action: Urls) -> None:
-    """Write them, and show the command that fetches them."""
+def list_urls(action: ListUrls) -> None:
+    """Write the list, and show the command that fetches the images."""
     config = BuildConfig(
         source=action.source,
         annotations=action.annotations,
@@ -172,12 +173,12 @@ def list_urls(action: Urls) -> None:
     )
     rows, urls = write_urls(config, action.output, processes=processes_of(action.processes))
     print(f"{urls:,} URLs of {rows:,} rows: {action.output}. Next, in an environment of its own:")
-    cleaning = config.cleaning.of(SOURCES[config.source])
+    cleaning = config.cleaning.with_defaults_of(SOURCES[config.source])
     print(FETCH.format(urls=action.output, size=cleaning.short_side))
 
 
-def tokenize_shards(action: Tokenize) -> None:
-    """Write them, and say what they are called."""
+def tokenize_shards(action: TokenizeShards) -> None:
+    """Write the shards, and say how to train on them."""
     from flava.checkpoints.digests import codes_name
     from flava.prepare.codes import load_codebook, tokenize
 
@@ -192,12 +193,12 @@ def tokenize_shards(action: Tokenize) -> None:
 
 
 def summary(done: dict[str, Any]) -> str:
-    """What a build kept and left out."""
+    """The numbers of rows that a build kept and left out."""
     kept, rows = f"{done['kept']:,}", f"{done['rows']:,} rows"
-    # Sentences become passages, a narrative's sentences pairs: then samples are no rows.
-    alike = done["kept"] + sum(done["left_out"].values()) == done["rows"]
+    # Where sentences become passages, or a narrative several pairs, samples are not rows.
+    are_rows = done["kept"] + sum(done["left_out"].values()) == done["rows"]
     lines = [
-        f"{f'{kept} of {rows} kept' if alike else f'{kept} samples of {rows}'} in "
+        f"{f'{kept} of {rows} kept' if are_rows else f'{kept} samples of {rows}'} in "
         f"{len(done['shards'])} shards, {done['bytes'] / 1e9:.2f} GB"
     ]
     for reason, count in sorted(done["left_out"].items(), key=lambda each: -each[1]):
@@ -206,8 +207,8 @@ def summary(done: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def check_shards(action: Check) -> None:
-    """Raises ValueError: something is wrong with them."""
+def check_shards(action: CheckShards) -> None:
+    """Raises ValueError: some shards are damaged."""
     processes = processes_of(action.processes)
     folders = list(built_folders(action.shards))
     mistakes = [m for folder in folders for m in check(folder, processes=processes)]
@@ -220,8 +221,8 @@ def check_shards(action: Check) -> None:
     print("all shards are as their manifests tell")
 
 
-def show_stats(action: StatsOf) -> None:
-    """The table, and the page if one is asked for."""
+def show_stats(action: ShowStats) -> None:
+    """Print the table, and write the page if one is wanted."""
     from flava.reports.data_report import PICTURES, write_data_report
 
     pick = PICTURES if action.html else 0
@@ -233,7 +234,7 @@ def show_stats(action: StatsOf) -> None:
 
 
 def stats_table(found: list[Described]) -> Table:
-    """A row a folder."""
+    """A table with a row for each folder."""
     from flava.reports.formatting import readable_bytes
 
     table = Table(title="What the shards hold", title_style="")

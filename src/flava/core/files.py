@@ -1,10 +1,12 @@
 """Files and folders that are written whole or not at all, and readable errors about them."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
@@ -83,9 +85,20 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise write_error(path, error) from error
 
 
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as .npy; whatever happens, the file is the old one or the whole new one.
+
+    Raises:
+        OSError: as ``write_atomically``.
+    """
+    content = io.BytesIO()
+    np.save(content, values)
+    write_atomically(path, content.getvalue())
+
+
 def write_error(path: Path, error: Exception) -> OSError:
-    """The system's own error seldom names the file, and never says what to do."""
+    """An error that names the file and the remedy, which the system's own seldom does."""
     return OSError(
         f"{path} could not be written ({error}): free some space there, or choose another folder "
-        "with --output-dir. What was written before is untouched"
+        "for the output. What was written before is untouched"
     )

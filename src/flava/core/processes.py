@@ -1,4 +1,4 @@
-"""Work given to other processes, which end when the process that started them ends."""
+"""Work in several processes, which end when the process that started them ends."""
 
 import ctypes
 import multiprocessing
@@ -12,25 +12,37 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl (linux/prctl.h)."""
+"""The option of Linux's prctl that names a signal for the parent's end (linux/prctl.h)."""
 
 
 def end_with_parent() -> None:
-    """Let the kernel kill this process as soon as the one that started it is gone.
+    """Kill this process as soon as the one that started it is gone.
 
-    Only Linux knows how; elsewhere nothing happens. It must be killed and not asked: it may be
-    waiting for what never comes, and what it holds open (sockets, pipes) keeps others waiting.
+    It is killed and not asked to end: it may be waiting for an answer that never comes, and its
+    open sockets and pipes keep other processes waiting.
+
+    On Linux the kernel does it. A process that came out of multiprocessing's fork server is a child
+    of that server, which outlives the process that asked for it; there, and on other systems, a
+    thread waits for the parent that multiprocessing knows of. A process that was not started by
+    multiprocessing has none: then nothing happens except on Linux.
     """
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     parent = parent_process()
-    if parent is not None and os.getppid() != parent.pid:  # it was gone before
-        os.kill(os.getpid(), signal.SIGKILL)
+    if sys.platform == "linux" and (parent is None or os.getppid() == parent.pid):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if parent is not None and os.getppid() != parent.pid:  # it ended before the call
+            os.kill(os.getpid(), signal.SIGKILL)
+    elif parent is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 T = TypeVar("T")
@@ -38,13 +50,13 @@ U = TypeVar("U")
 Submit = Callable[..., "Future[Any]"]
 
 AHEAD = 2
-"""Pieces of work that wait for each process."""
+"""Tasks that are submitted for each process at once: one that runs and one that waits."""
 ANSWER_SECONDS = 5
-"""In which a cluster must answer."""
+"""A cluster that has not answered by then is taken to be unreachable."""
 
 
 def cores() -> int:
-    """That this process may use."""
+    """The number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -52,20 +64,21 @@ def cores() -> int:
 def process_pool(
     processes: int, cluster: str | None = None, modules: Sequence[str] = ()
 ) -> Iterator[tuple[Submit, int]]:
-    """What submits a function with its arguments, and how many may run at once.
+    """A function that submits work to other processes, and how many tasks run at once.
 
     Args:
-        processes: Of this machine; with 1 it is this very process.
-        cluster: A Ray cluster's address, "auto" or "local", in their stead.
-        modules: That the work imports late; the processes of this machine share them in memory.
+        processes: The number of processes on this machine; with 1, this very process does the work.
+        cluster: A Ray cluster's address, "auto" or "local": its processes are used instead.
+        modules: Modules that the work imports late: the processes of this machine share them in
+            memory.
 
     Raises:
         ValueError: Ray is not installed, or no cluster is there.
         OSError: a process was ended from outside.
     """
     if cluster is not None:
-        with on_ray(cluster) as found:
-            yield found
+        with on_ray(cluster) as pool:
+            yield pool
     elif processes == 1:
         yield run_here, 1
     else:
@@ -85,23 +98,16 @@ def process_pool(
 
 
 def initialise_worker() -> None:
-    """Ctrl-C reaches all processes, and the first of them decides; when it is gone, they end.
+    """Ignore Ctrl-C, which reaches all processes and which the parent acts on; end with the parent.
 
-    Else the processes of a build that was killed would wait for ever, or write into the next one.
+    Otherwise the workers of a killed build would wait for ever, or write into the next build.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=end_when_parent_ends, daemon=True).start()
-
-
-def end_when_parent_ends() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 def run_here(function: Callable[..., U], *arguments: Any) -> "Future[U]":
-    """The function's result, computed here and now."""
+    """The function's result, computed in this process at once."""
     future: Future[U] = Future()
     future.set_result(function(*arguments))
     return future
@@ -109,7 +115,7 @@ def run_here(function: Callable[..., U], *arguments: Any) -> "Future[U]":
 
 @contextmanager
 def on_ray(address: str) -> Iterator[tuple[Submit, int]]:
-    """As ``process_pool``, with a task of Ray for each piece."""
+    """As ``process_pool``, on a Ray cluster: each call is a task of Ray."""
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -133,34 +139,36 @@ def on_ray(address: str) -> Iterator[tuple[Submit, int]]:
 
 
 def require_answer(address: str) -> None:
-    """Nothing, where somebody listens: Ray itself goes on trying for minutes where nobody does.
+    """Check that a server listens at an address: Ray itself would keep trying for minutes.
 
     Args:
-        address: HOST:PORT or ray://HOST:PORT; "auto" and "local" name none.
+        address: HOST:PORT or ray://HOST:PORT; "auto" and "local" name no server to check.
 
     Raises:
-        OSError: nobody does, or there is no such host.
+        OSError: no server listens there, or there is no such host.
     """
-    found = urlsplit(address if "://" in address else f"ray://{address}")
-    if found.port is not None:
-        socket.create_connection((found.hostname or "", found.port), ANSWER_SECONDS).close()
+    url = urlsplit(address if "://" in address else f"ray://{address}")
+    if url.port is not None:
+        socket.create_connection((url.hostname or "", url.port), ANSWER_SECONDS).close()
 
 
 def map_unordered(
     pool: tuple[Submit, int],
     function: Callable[..., U],
-    given: Iterable[T],
+    items: Iterable[T],
     *shared: Any,
 ) -> Generator[U, None, None]:
-    """The function of each, in the order that they come to an end; only so many are held at once.
+    """``function(item, *shared)`` of each item, in the order in which the calls end.
+
+    Items are taken from the iterable only as fast as the processes work them off.
 
     Raises:
-        Exception: what the first of them to fail raised; those that wait are left undone.
+        Exception: what the first call that failed raised; calls that wait are not made.
     """
     submit, processes = pool
     waiting: set[Future[U]] = set()
-    for each in given:
-        waiting.add(submit(function, each, *shared))
+    for item in items:
+        waiting.add(submit(function, item, *shared))
         if len(waiting) >= AHEAD * processes or processes == 1:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:

@@ -1,4 +1,4 @@
-"""Random numbers that belong to one sample, and samples drawn from many."""
+"""Random generators that depend on a seed and a name alone, and subsamples drawn with them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def subsample(items: Sequence[T], few: int | None, seed: int, name: str) -> list[T]:
-    """``few`` of the items, drawn by the seed and the name, in their order; all if not set."""
+    """``few`` items drawn by the seed and the name, in their order; all of them if it is None."""
     if few is None or len(items) <= few:
         return list(items)
     chosen = random_generator(seed, 0, f"few of {name}").permutation(len(items))[:few]

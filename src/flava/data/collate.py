@@ -1,4 +1,7 @@
-"""Raw samples to frozen batches: one class for each kind of batch, run inside the workers."""
+"""Raw samples decoded and put together into batches: a collator for each kind of batch.
+
+``BatchBuilder`` is what the workers call; `flava.data` explains how a batch is made.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -24,12 +27,12 @@ from flava.core.batch import (
 )
 from flava.core.randomness import random_generator
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.fast_decoding import Uint8Image, levels_of
+from flava.data.fast_decoding import Uint8Image, decode_sample
 from flava.data.full_sentences import Packed
 from flava.data.masking import TokenMasker, blockwise_mask, exchange_texts
 from flava.data.samples import caption_of, codes_of, skip_sample
 from flava.data.shards import RawSample
-from flava.data.streaming import Content, StreamPositions, Window
+from flava.data.streaming import Content, RawBatch, StreamPositions
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import (
     ImageTransformConfig,
@@ -42,67 +45,69 @@ from flava.data.transforms import (
     resize_for_encoder,
 )
 
-PATIENCE = 1000
-"""Spares that are tried for the corrupt places of one window, beyond its own size."""
+MAX_SPARES = 1000
+"""Spares that are tried for the corrupt samples of one batch, beyond the size of the batch."""
 
 Example = TypeVar("Example")
 
 
 class Collator(ABC, Generic[Content, Example]):
-    """How one kind of batch is made."""
+    """Makes one kind of batch from raw samples."""
 
     @abstractmethod
     def decode(self, raw: Content, rng: np.random.Generator, /) -> Example:
-        """One sample decoded, augmented and masked; SampleError if it cannot be used."""
+        """One sample decoded, augmented and masked; raises SampleError if it cannot be used."""
 
     @abstractmethod
     def collate(self, examples: Sequence[Example], rng: np.random.Generator, /) -> Batch:
-        """Many of them as a batch."""
+        """Decoded samples as a batch; ``rng`` is for what is drawn for the batch as a whole."""
 
 
 @dataclass(frozen=True)
 class Collated:
-    """A batch with the report on what was left out of it; no batch if too much was."""
+    """A batch, and reports on the samples that were left out; no batch if these were too many."""
 
     batch: Batch | None
     tried: int
     skipped: tuple[SkippedSample, ...]
-    marks: StreamPositions = field(default_factory=dict)
+    positions: StreamPositions = field(default_factory=dict)
+    """Where the streams stood that the samples were read from."""
 
     def pin_memory(self) -> "Collated":
-        """What a `DataLoader` calls, where there is a GPU."""
+        """The same in pinned memory; a `DataLoader` calls it where there is a GPU."""
         if self.batch is None:
             return self
         return replace(self, batch=map_tensors(self.batch, torch.Tensor.pin_memory))
 
 
 @dataclass(frozen=True)
-class Builder(Generic[Content, Example]):
-    """Windows to batches, or to one rank's part of them."""
+class BatchBuilder(Generic[Content, Example]):
+    """Makes a rank's part of a batch from the raw samples of its slots."""
 
     collator: Collator[Content, Example]
     seed: int
     rank: int = 0
 
-    def __call__(self, window: Window[Content]) -> Collated:
-        """The window's batch, full: a spare takes the place of each corrupt sample."""
+    def __call__(self, raw_batch: RawBatch[Content]) -> Collated:
+        """The batch, always full: a spare takes the slot of each sample that cannot be used."""
         examples, skipped = [], []
-        for item in window.items:
+        size = len(raw_batch.items)
+        for item in raw_batch.items:
             decoded = self._decode(item.epoch, item.content)
             (skipped if isinstance(decoded, SkippedSample) else examples).append(decoded)
-        for tried, item in enumerate(window.spares if skipped else ()):
-            if len(examples) == len(window.items) or tried == PATIENCE + len(window.items):
+        for tried, item in enumerate(raw_batch.spares if skipped else ()):
+            if len(examples) == size or tried == MAX_SPARES + size:
                 break
             decoded = self._decode(item.epoch, item.content)
-            if not isinstance(decoded, SkippedSample):  # else it is reported in its own turn
+            if not isinstance(decoded, SkippedSample):  # if it is one, its own batch reports it
                 examples.append(decoded)
-        full = len(examples) == len(window.items)
-        # What is drawn for a batch as a whole differs between ranks, and is not new for the first.
+        full = len(examples) == size
+        # What is drawn for the batch as a whole differs between ranks; rank 0 draws as one alone.
         rng = random_generator(
-            self.seed, window.number, f"batch {self.rank}" if self.rank else "batch"
+            self.seed, raw_batch.number, f"batch {self.rank}" if self.rank else "batch"
         )
         batch = self.collator.collate(examples, rng) if full else None
-        return Collated(batch, len(window.items), tuple(skipped), window.marks)
+        return Collated(batch, size, tuple(skipped), raw_batch.positions)
 
     def _decode(self, epoch: int, content: Content | SkippedSample) -> Example | SkippedSample:
         if isinstance(content, SkippedSample):
@@ -116,6 +121,8 @@ class Builder(Generic[Content, Example]):
 
 @dataclass(frozen=True)
 class ImageExample:
+    """A decoded image, as the encoder and the codebook see it, and the patches to hide."""
+
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
     codebook_pixels: UInt8[np.ndarray, "codebook codebook 3"]
@@ -124,18 +131,20 @@ class ImageExample:
 
 @dataclass(frozen=True)
 class TextExample:
+    """A tokenised text, and the random numbers that mask it."""
+
     key: str
     input_ids: list[int]
     draws: Float[np.ndarray, "3 length"]
 
 
 def augmented(raw: RawSample, config: ImageTransformConfig, rng: np.random.Generator) -> Uint8Image:
-    """A random crop, its colours and its direction drawn too where the config says so."""
-    levels = levels_of(raw, config.reduction)
+    """The sample's image, jittered and flipped if the config says so, and cropped at random."""
+    image = decode_sample(raw, config.reduction)
     if config.colour_jitter or config.flip_probability:
-        image = jitter_colours(rng, Image.fromarray(levels), config.colour_jitter)
-        levels = np.array(flip_at_random(rng, image, config.flip_probability))
-    return cropped(rng, levels, config.crop_scale)
+        jittered = jitter_colours(rng, Image.fromarray(image), config.colour_jitter)
+        image = np.array(flip_at_random(rng, jittered, config.flip_probability))
+    return cropped(rng, image, config.crop_scale)
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,8 @@ class ImageCollator(Collator[RawSample, ImageExample]):
 
 @dataclass(frozen=True)
 class CodedExample:
+    """A decoded image with the codes that are stored of it, and the patches to hide."""
+
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
     codes: Integer[np.ndarray, "rows columns"]
@@ -178,8 +189,8 @@ class CodedImageCollator(Collator[RawSample, CodedExample]):
     def decode(self, raw: RawSample, rng: np.random.Generator) -> CodedExample:
         assert self.config.stored_codes is not None
         codes = codes_of(raw, self.config.stored_codes, self.config.grid)
-        levels = levels_of(raw, self.config.reduction)
-        pixels = resize_for_encoder(levels, self.config.image_size)
+        image = decode_sample(raw, self.config.reduction)
+        pixels = resize_for_encoder(image, self.config.image_size)
         patch_mask = blockwise_mask(rng, self.config.grid, self.config.grid, self.mask_fraction)
         return CodedExample(raw.key, pixels, codes, patch_mask)
 
@@ -213,7 +224,7 @@ class TextCollator(Collator[RawSample, TextExample]):
 
 @dataclass(frozen=True)
 class PackedCollator(Collator[Packed, TextExample]):
-    """Sequences that are packed already, with some of their tokens masked."""
+    """Sequences packed from sentences, with some of their tokens masked."""
 
     padding: int
     masker: TokenMasker
@@ -227,7 +238,7 @@ class PackedCollator(Collator[Packed, TextExample]):
 
 
 def text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMasker) -> TextBatch:
-    """Texts padded to the longest of them, and masked by their own draws."""
+    """Texts padded to the longest of them, each masked by its own random numbers."""
     input_ids, attention_mask = pad([example.input_ids for example in examples], padding)
     draws = np.zeros((3, *input_ids.shape))
     draws[:, attention_mask] = np.concatenate([example.draws for example in examples], axis=1)
@@ -243,7 +254,7 @@ def text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMaske
 
 @dataclass(frozen=True)
 class PairCollator(Collator[RawSample, tuple[Any, TextExample]]):
-    """An image and its text each, some texts exchanged for image-text matching."""
+    """Pairs of an image and a text, some of whose texts are exchanged for image-text matching."""
 
     images: ImageCollator | CodedImageCollator
     texts: TextCollator
@@ -268,6 +279,8 @@ class PairCollator(Collator[RawSample, tuple[Any, TextExample]]):
 
 @dataclass(frozen=True)
 class WholePairExample:
+    """A decoded image and its tokenised text, nothing of which is hidden."""
+
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
     input_ids: list[int]
@@ -275,7 +288,7 @@ class WholePairExample:
 
 @dataclass(frozen=True)
 class WholePairCollator(Collator[RawSample, WholePairExample]):
-    """One random crop for the encoder, and its text; nothing is hidden or exchanged."""
+    """Pairs of a random crop and a text, nothing of which is hidden or exchanged."""
 
     config: ImageTransformConfig
     tokenizer: Tokenizer | ClipTokenizer

@@ -1,11 +1,7 @@
-"""Image files to RGB images, or to arrays of their levels in less time.
+"""Which image files are read, and how PIL decodes them to RGB images.
 
-PyTorch is not needed here: building data has no other use for it. Training reads files by
-`flava.data.decoding`, which gives the same pixels sooner.
-
-torchvision decodes JPEG straight into an array, where PIL's images have to be copied; both do it by
-libjpeg-turbo, bit for bit alike. PIL reads every header, so that both refuse the same files, and
-decodes all that is not a plain JPEG.
+This module does without PyTorch, which building data has no other use for. Training decodes by
+`flava.data.fast_decoding`, which gives the same pixels in less time.
 """
 
 import io
@@ -16,10 +12,12 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from flava.data.errors import SampleError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-"""What is read: PIL knows many more, some of which run other programs (EPS) or are seldom used."""
+"""The formats that are read. PIL knows many more, which are seldom used or run programs (EPS)."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
+"""Names of image files end so; every reader of folders, tars and tables takes these for images."""
 ORIENTATION = 0x0112
 """EXIF's tag that says how the camera was held."""
-TURNS = {
+UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -28,7 +26,16 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Its values, and what brings the image upright (EXIF 2.3, table 6)."""
+"""Values of ORIENTATION, and what brings the image upright (EXIF 2.3, table 6).
+
+``PIL.ImageOps.exif_transpose`` turns in the same way, but it also writes EXIF anew, and so fails on
+images whose EXIF is damaged elsewhere; and it copies images that are upright already.
+"""
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name's ending, in capitals or not."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -42,7 +49,7 @@ def decode_image(data: bytes) -> Image.Image:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """An image file of which only the header is read as yet.
+    """An image file; only its header is read, and the pixels when they are needed.
 
     Raises:
         SampleError: it is no image of ``FORMATS``, or has no pixel, or more than PIL's limit.
@@ -78,10 +85,10 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
     check_size(image)
     try:
         image.load()
-        turn = TURNS.get(orientation(image)) if upright else None
+        turn = UPRIGHT_BY.get(orientation(image)) if upright else None
         rgb = image if image.mode == "RGB" else convert(image)
         return rgb if turn is None else rgb.transpose(turn)
-    except Exception as error:  # Of any type, as above.
+    except Exception as error:  # PIL raises any type here too.
         raise SampleError("image cannot be decoded", str(error)) from error
 
 
@@ -103,12 +110,13 @@ def orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 if there is none that can be read."""
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # Again of any type. The image itself may be whole.
+    except Exception:  # PIL raises any type here too, and the image itself may be whole.
         return 1
 
 
 def convert(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # convert() would clip sixteen bits at 255
+    """As PIL's ``convert("RGB")``, but for sixteen-bit greys."""
+    if image.mode.startswith("I"):  # convert() would clip sixteen bits at 255, not scale them
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:  # the same colours, without a warning
         image = image.convert("RGBA")

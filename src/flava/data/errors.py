@@ -1,12 +1,13 @@
-"""What goes wrong with single samples: reported with their names, never fatal."""
+"""Errors of single samples, which are reported by name and do not stop a run."""
 
 from dataclasses import dataclass
 
 
 class SampleError(ValueError):
-    """One sample cannot be used.
+    """A sample cannot be used.
 
-    ``reason`` is one of few fixed phrases, by which failures are counted; ``detail`` is the rest.
+    ``reason`` is one of a few fixed phrases, by which failures are counted; ``detail`` is specific
+    to the sample.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:

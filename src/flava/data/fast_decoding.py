@@ -1,8 +1,8 @@
-"""Image files to uint8 arrays: the pixels of ``decode_image``, in less time.
+"""Image files decoded to uint8 arrays, for training: the pixels of ``decode_image``, in less time.
 
-torchvision decodes JPEG straight into an array, where PIL's images have to be copied; both do it by
-libjpeg-turbo, bit for bit alike. PIL reads every header, so that both refuse the same files, and
-decodes all that is not a plain JPEG.
+torchvision decodes JPEG straight into an array, while PIL's images have to be copied into one. Both
+use libjpeg-turbo, and the pixels are the same bit for bit. PIL reads every header, so that the same
+files are refused either way, and decodes whatever is not a plain JPEG.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from flava.data.decoding import TURNS, open_image, orientation, to_rgb
+from flava.data.decoding import UPRIGHT_BY, open_image, orientation, to_rgb
 from flava.data.samples import image_file_of
 from flava.data.shards import RawSample
 
@@ -24,43 +24,45 @@ Uint8Image = UInt8[np.ndarray, "height width 3"]
 
 
 Reduction = Callable[[int, int], int]
-"""By what to divide the sides of an image of such width and height while decoding: 1, 2, 4 or 8."""
+"""An image's width and height -> the number its sides are divided by in decoding: 1, 2, 4 or 8."""
 
 
-def decode_levels(
+def decode_uint8(
     data: bytes, reduction: Reduction | None = None, *, upright: bool = True
 ) -> Uint8Image:
     """An image file as ``decode_image`` reads it.
 
     Args:
-        reduction: Of JPEG, fewer of the frequencies are decoded: sides of a half, a quarter or an
-            eighth, rounded up. Other formats are decoded whole.
-        upright: Turned as EXIF says; if not, as it is stored.
+        reduction: Of a JPEG, fewer frequencies are decoded, which divides its sides, rounded up.
+            Other formats are decoded in full.
+        upright: Whether the image is turned as its EXIF says, or left as it is stored.
 
     Raises:
-        SampleError: as ``decode_image``; what is too large is refused also if it would be reduced.
+        SampleError: as ``decode_image``; images that are too large are refused even if they would
+            be reduced.
     """
     image = open_image(data)
     if reduction is not None and (factor := reduction(*image.size)) > 1:
         image.draft(None, (image.width // factor, image.height // factor))
-    elif is_plain_jpeg(image, upright) and (levels := decode_jpeg(data)) is not None:
-        return levels
+    elif is_plain_jpeg(image, upright) and (pixels := decode_jpeg(data)) is not None:
+        return pixels
     return np.array(to_rgb(image, upright=upright))
 
 
 def is_plain_jpeg(image: Image.Image, upright: bool) -> bool:
-    """RGB or grey (not CMYK, nor several pictures in one file), and not to be turned."""
+    """Whether a file is a JPEG in RGB or grey, of a single picture, that need not be turned."""
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return False
-    return not upright or orientation(image) not in TURNS
+    return not upright or orientation(image) not in UPRIGHT_BY
 
 
 def decode_jpeg(data: bytes) -> Uint8Image | None:
-    """None if torchvision cannot: PIL reads some of what is damaged, and says what is wrong.
+    """A JPEG by torchvision, or None if it cannot decode it.
 
-    Where both read a damaged file they agree, and libjpeg writes a line on it to stderr.
+    PIL reads some damaged files that torchvision does not, and says what is wrong with others.
+    Where both read a damaged file they agree, and libjpeg writes a line about it to stderr.
     """
-    decode = torchvisions()
+    decode = torchvision_jpeg_decoder()
     if decode is None:
         return None
     try:
@@ -71,11 +73,12 @@ def decode_jpeg(data: bytes) -> Uint8Image | None:
 
 
 @lru_cache
-def torchvisions() -> Callable[[Tensor], Any] | None:
-    """A JPEG's bytes to a tensor of (3, height, width) levels, channels last in memory.
+def torchvision_jpeg_decoder() -> Callable[[Tensor], Any] | None:
+    """A function from a JPEG's bytes to a tensor (3, height, width), channels last in memory.
 
-    None if there is no such function: torchvision 0.29 announces its end, and PIL does as well, in
-    0.2 ms more for 500x375 pixels. Imported here: it takes a second, and other formats do without.
+    None if torchvision has none: its release 0.29 announces the end of it. PIL then does the same,
+    in 0.2 ms more for 500x375 pixels. It is imported here because that takes a second, which other
+    formats need not spend.
     """
     try:
         from torchvision.io import ImageReadMode, decode_jpeg
@@ -84,10 +87,10 @@ def torchvisions() -> Callable[[Tensor], Any] | None:
     return partial(decode_jpeg, mode=ImageReadMode.RGB)
 
 
-def levels_of(raw: RawSample, reduction: Reduction | None = None) -> Uint8Image:
-    """The sample's image, as ``flava.data.samples.image_of`` reads it: see ``decode_levels``.
+def decode_sample(raw: RawSample, reduction: Reduction | None = None) -> Uint8Image:
+    """The sample's image, decoded as by ``decode_uint8``.
 
     Raises:
-        SampleError: it has none, or ``decode_levels`` fails.
+        SampleError: it has none, or ``decode_uint8`` fails.
     """
-    return decode_levels(image_file_of(raw), reduction)
+    return decode_uint8(image_file_of(raw), reduction)

@@ -4,9 +4,9 @@ As Liu et al. 2019, section 4.2: each sequence holds whole sentences, as they fo
 one or more documents, as many as fit; a separator stands between documents. It is [CLS], sentences
 with a [SEP] at each document's end, and a [SEP] at its own end.
 
-What a shard's sequences are depends on the shard alone, not on seed, epoch or worker: documents are
-packed in the order of the file. So sequences take the place of samples in `stream`, which draws
-their order anew each epoch, and their masks are drawn by (seed, epoch, key) as any text's.
+A shard's sequences depend on the shard alone, not on seed, epoch or worker: documents are packed in
+the order of the file. So sequences are read as samples are, in an order that is drawn anew in each
+epoch (`streaming`), and their masks are drawn by (seed, epoch, key) as those of any text.
 """
 
 import re
@@ -24,13 +24,13 @@ from flava.data.shards import RawSample, read_shard, skip_shard
 from flava.data.tokenizers import Tokenizer
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\s*\n\s*")
-"""Where a text is divided: at new lines, and at the space behind a full stop, "!" or "?". That an
-abbreviation is taken for an end does no harm: it is only a place where a sequence may end."""
+"""Texts are divided at new lines, and at white space after a full stop, "!" or "?". Divisions after
+abbreviations do no harm: they are only more places at which a sequence may end."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Packed:
-    """One sequence. ``key`` is that of the document it begins in, and the token it begins at."""
+    """A packed sequence; ``key`` names the document and the token of it that it begins with."""
 
     shard: str
     key: str
@@ -78,7 +78,7 @@ class PackedReader:
                 skipped.append(sample)
                 continue
             try:
-                # Of a picture's several captions it is the same one each epoch.
+                # Of an image's captions the same one is drawn in each epoch.
                 text = text_of(sample, random_generator(0, 0, f"{sample.shard}/{sample.key}"))
                 yield Document(sample.key, list(self._sentences(text)))
             except SampleError as error:

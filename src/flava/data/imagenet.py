@@ -1,8 +1,8 @@
-"""ImageNet-1k's validation images with their labels, in any of the forms that they are kept in.
+"""ImageNet-1k's validation images with their labels, in any of the forms in which they are stored.
 
-A folder with a folder for each class, as torchvision reads it; Parquet, as `datasets` writes it; or
-tars, as `flava data build imagenet-1k` writes them. An index tells where each image's file lies, so
-that any of them can be read by itself: ranks read each their own.
+These are a folder with a folder for each class, as torchvision reads it; Parquet, as `datasets`
+writes it; and tars, as `flava data build imagenet-1k` writes them. An index says where each image
+lies, so that each rank can read its own images alone.
 """
 
 import json
@@ -19,19 +19,20 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int
 
+from flava.data.decoding import is_image
 from flava.data.errors import SampleError, SkippedSample
 from flava.data.manifest import NAME as MANIFEST
 from flava.data.manifest import UNFINISHED, read_manifest
-from flava.data.paths import FOLDER_SUFFIXES, resolve, walk_images
+from flava.data.paths import resolve, walk_images
 from flava.data.remote import is_url
 from flava.data.shards import TAR_BLOCK_BYTES, read_range
 from flava.data.tables import open_parquet
 
 CLASSES = 1000
 IMAGES = 50_000
-"""Of the whole validation set."""
+"""Images of the whole validation set."""
 WNIDS = Path(__file__).with_name("imagenet_wnids.txt")
-"""The classes' ids of WordNet, sorted: label n is that of line n, counted from 0 (ILSVRC 2012)."""
+"""The classes' WordNet ids, sorted: class n is on line n, counted from 0 (ILSVRC 2012)."""
 PLACES = (
     "imagenet-1k-val/*.tar",
     "imagenet-1k-val/*.parquet",
@@ -50,7 +51,7 @@ class InFile:
     path: Path
     start: int = 0
     size: int | None = None
-    """Bytes; None is all of it."""
+    """Bytes; None means the whole file."""
 
     def read(self) -> bytes:
         if self.size is None:
@@ -65,7 +66,7 @@ class InParquet:
     path: Path
     group: int
     row: int
-    """Within the row group."""
+    """The number of the row within its group."""
 
     def read(self) -> bytes:
         with _READING:
@@ -74,7 +75,7 @@ class InParquet:
 
 
 _READING = Lock()
-"""Threads that decode ask for images of the same row group, which is read once."""
+"""Threads that decode ask for images of the same row group, which is to be read once."""
 
 
 @lru_cache(maxsize=2)  # images are read in order: those of a row group follow each other
@@ -85,7 +86,7 @@ def _column(path: Path, group: int) -> pa.ChunkedArray:
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Where images lie, and the number of each one's class."""
+    """Where each image lies, and the number of its class."""
 
     places: Sequence[InFile | InParquet]
     labels: Int[np.ndarray, " images"]
@@ -140,7 +141,7 @@ def validation_images(given: Sequence[str], root: str) -> LabelledImages:
 
 
 def _check_whole(folder: Path) -> None:
-    """Raises ValueError: shards of `flava data build` are there in part only."""
+    """Raises ValueError: shards of `flava data build` are incomplete."""
     again = "run the same `flava data build` again, which goes on where it ended"
     if (folder / UNFINISHED).is_dir():
         raise ValueError(f"{folder} is a build that did not end: {again}")
@@ -183,7 +184,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[InFile, int]]:
             )
         label = label_of(inside.name, inside)
         for name in walk_images(inside):
-            # What cannot be read counts as an image, and will be named when it is asked for.
+            # An unreadable file counts as an image, and is reported when it is to be read.
             yield InFile(inside / (name.key if isinstance(name, SkippedSample) else name)), label
 
 
@@ -224,7 +225,7 @@ def _of_tar(path: Path) -> Iterator[tuple[InFile, int]]:
                 if (found := _of_sample(path, key, members)) is not None:
                     yield found
                 tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
-            # `tarfile` ends without a word where a header cannot be read.
+            # `tarfile` ends without an error where a header cannot be read.
             file.seek(tar.offset)
             if file.read(TAR_BLOCK_BYTES) != bytes(TAR_BLOCK_BYTES):
                 raise tarfile.ReadError(f"it breaks off, or is damaged, at byte {tar.offset}")
@@ -235,12 +236,12 @@ def _of_tar(path: Path) -> Iterator[tuple[InFile, int]]:
 def _of_sample(
     path: Path, key: str | None, members: Iterable[tarfile.TarInfo]
 ) -> tuple[InFile, int] | None:
-    """Nothing if the sample has no image."""
+    """The sample's image and the number of its class; None if it has no image."""
     image, label = None, None
     for member in members:
         suffix = member.name.rpartition(".")[2].lower()
         stored = InFile(path, member.offset_data, member.size)
-        if f".{suffix}" in FOLDER_SUFFIXES:
+        if is_image(f".{suffix}"):
             if image is not None:
                 raise ValueError(
                     f"{path}: two images have one name up to the first dot, {key}, as samples are "

@@ -1,6 +1,6 @@
-"""One's own labelled data: a folder with a subfolder for each class, or a table.
+"""Users' labelled data, read from a folder with a subfolder for each class, or from a table.
 
-What is classified follows from the data: images, texts, or pairs of both. A sample that cannot be
+Whether images, texts or pairs of both are classified follows from the data. A sample that cannot be
 used is left out and reported by name; a mistake in the data as a whole is an error.
 """
 
@@ -13,13 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from flava.core.batch import Kind
+from flava.data.decoding import IMAGE_SUFFIXES
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.samples import IMAGE_SUFFIXES, skip_sample, usable_text
+from flava.data.samples import skip_sample, usable_text
 from flava.data.skips import SkipCounter
-from flava.data.tables import TABLE_READERS, is_table, read_table, table_columns
+from flava.data.tables import (
+    IMAGE_COLUMNS,
+    LABEL_COLUMNS,
+    TABLE_READERS,
+    TEXT_COLUMNS,
+    is_table,
+    read_table,
+    table_columns,
+)
 
-TEXT_SUFFIX = "txt"
-COLUMNS = ("image", "text", "label")
+TEXT_SUFFIX = ".txt"
 SPLIT_NAMES = {"train", "training", "val", "valid", "validation", "dev", "test"}
 """Subfolders of these names alone are splits, not classes."""
 
@@ -28,7 +36,7 @@ KINDS: dict[tuple[bool, bool], Kind] = {
     (False, True): "text",
     (True, True): "pairs",
 }
-"""(has an image, has a text) -> what it is."""
+"""(has an image, has a text) -> the kind of the sample."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +52,7 @@ class LabelledRow:
     image: Path | bytes | None = None
     text: str | None = None
     second: str | None = None
-    """A text that is read behind the first, as one of a pair of sentences."""
+    """A second text, for tasks on pairs of sentences."""
     label: str | None = None
     score: float | None = None
     answers: Mapping[str, float] | None = None
@@ -65,7 +73,7 @@ class LabelledRows:
 
     @property
     def digest(self) -> str:
-        """Names the rows with their labels, in order: another digest is another data set."""
+        """A hash of the rows' keys and labels in order, which tells data sets apart."""
         lines = "".join(f"{row.key}\0{row.label}\n" for row in self.rows)
         return hashlib.sha256(lines.encode(errors="replace")).hexdigest()[:16]
 
@@ -76,10 +84,11 @@ class LabelledRows:
 def read_rows(path: Path, *, labelled: bool = True) -> LabelledRows:
     """The samples of a folder or a table.
 
-    A folder has a subfolder for each class, at any depth within it images (jpg, jpeg, png, webp),
-    texts (txt), or both under one name. A table (CSV, TSV, JSON lines, Parquet) has the columns
-    "image" (a path, from the table's folder; or, in Parquet, a file's bytes), "text" or both, and
-    "label". Without labels the folder's own files count, and no column "label" is needed.
+    A folder has a subfolder for each class, and at any depth within it images
+    (``decoding.IMAGE_SUFFIXES``), texts (.txt), or both under one name. A table (CSV, TSV, JSON
+    lines, Parquet) has a column for images (paths from the table's folder on; or, in Parquet,
+    files' bytes), one for texts, or both, and one for labels; ``flava.data.tables`` lists the names
+    that they may have. Without labels the folder's own files count, and no labels are needed.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.
@@ -94,11 +103,15 @@ def read_rows(path: Path, *, labelled: bool = True) -> LabelledRows:
     else:
         known = ", ".join(ending for ending in TABLE_READERS if ending != ".txt")
         raise ValueError(f"{path} is no table that can be read: it must end in {known}")
-    return of_one_kind(path, found)
+    return rows_of_commonest_kind(path, found)
 
 
-def of_one_kind(path: Path, found: Sequence[LabelledRow | SkippedSample]) -> LabelledRows:
-    """The rows of the commonest kind; those that have less are left out, what is more is dropped.
+def rows_of_commonest_kind(
+    path: Path, found: Sequence[LabelledRow | SkippedSample]
+) -> LabelledRows:
+    """The rows as samples of the commonest kind.
+
+    Rows that lack an image or a text for it are left out; what rows have beyond it is dropped.
 
     Raises:
         ValueError: no row can be used, or most of them cannot.
@@ -108,7 +121,7 @@ def of_one_kind(path: Path, found: Sequence[LabelledRow | SkippedSample]) -> Lab
     has = Counter((row.image is not None, row.text is not None) for row in rows)
     if not has:
         skips.add(len(found), [each for each in found if isinstance(each, SkippedSample)])
-        raise skips.failure() if found else empty(path)
+        raise skips.failure() if found else no_samples(path)
     image, text = has.most_common(1)[0][0]
     kept: list[LabelledRow] = []
     skipped: list[SkippedSample] = []
@@ -128,7 +141,7 @@ def of_one_kind(path: Path, found: Sequence[LabelledRow | SkippedSample]) -> Lab
     return LabelledRows(kind=KINDS[image, text], rows=tuple(kept), skips=skips)
 
 
-def empty(path: Path) -> ValueError:
+def no_samples(path: Path) -> ValueError:
     return ValueError(f"{path} holds no sample: give a folder or a table with some")
 
 
@@ -173,7 +186,7 @@ def samples_below(folder: Path, label: str | None) -> Iterator[LabelledRow | Ski
     ]
     stems = groupby(sorted(files, key=lambda path: (str(path.with_suffix("")), path.name)), stem)
     for name, group in stems:
-        by_suffix = {path.suffix.lower().removeprefix("."): path for path in group}
+        by_suffix = {path.suffix.lower(): path for path in group}
         images = [by_suffix[suffix] for suffix in IMAGE_SUFFIXES if suffix in by_suffix]
         text = by_suffix.get(TEXT_SUFFIX)
         if not images and text is None:
@@ -183,8 +196,8 @@ def samples_below(folder: Path, label: str | None) -> Iterator[LabelledRow | Ski
         key = Path(name).relative_to(root).as_posix()
         # Two images may share a name: each is a sample, under its whole name.
         for image in images or [None]:
-            own = key if image is None or len(images) == 1 else key + image.suffix
-            row = LabelledRow(shard=str(root), key=own, image=image, label=label)
+            name = key if image is None or len(images) == 1 else key + image.suffix
+            row = LabelledRow(shard=str(root), key=name, image=image, label=label)
             yield row if text is None else with_text(row, text)
 
 
@@ -221,9 +234,10 @@ def table_rows(path: Path, *, labelled: bool) -> Iterator[LabelledRow | SkippedS
     if columns and missing:
         raise ValueError(
             f"{path} has no column {' and no column '.join(missing)}; its columns are "
-            f"{', '.join(columns)}: rename or add them"
+            f"{', '.join(columns)}: rename or add them. Columns of images are called "
+            f"{' or '.join(IMAGE_COLUMNS)}, those of texts {' or '.join(TEXT_COLUMNS)}"
         )
-    for record in read_table(path, COLUMNS):
+    for record in read_table(path, IMAGE_COLUMNS + TEXT_COLUMNS + LABEL_COLUMNS):
         if isinstance(record, SkippedSample):
             yield record
             continue
@@ -231,17 +245,19 @@ def table_rows(path: Path, *, labelled: bool) -> Iterator[LabelledRow | SkippedS
         try:
             yield replace(
                 row,
-                image=image_cell(record.cells.get("image"), path.parent),
-                text=text_cell(record.cells.get("text")),
-                label=label_cell(record.cells.get("label")) if labelled else None,
+                image=image_cell(record.find(IMAGE_COLUMNS), path.parent),
+                text=text_cell(record.find(TEXT_COLUMNS)),
+                label=label_cell(record.find(LABEL_COLUMNS)) if labelled else None,
             )
         except SampleError as error:
             yield skip_sample(row, error)
 
 
 def missing_columns(columns: Sequence[str], *, labelled: bool) -> list[str]:
-    missing = [] if {"image", "text"} & set(columns) else ['"image" or "text"']
-    return missing + (['"label"'] if labelled and "label" not in columns else [])
+    """The columns that a table lacks, as they stand in an error."""
+    names = set(columns)
+    missing = [] if names & {*IMAGE_COLUMNS, *TEXT_COLUMNS} else ['"image" or "text"']
+    return missing + (['"label"'] if labelled and not names & set(LABEL_COLUMNS) else [])
 
 
 def image_cell(cell: Any, folder: Path) -> Path | bytes | None:
@@ -261,6 +277,9 @@ def image_cell(cell: Any, folder: Path) -> Path | bytes | None:
 
 
 def text_cell(cell: Any) -> str | None:
+    """A text; of several captions the first."""
+    if isinstance(cell, list) and cell:
+        cell = cell[0]
     if cell is None or cell == "":
         return None
     if not isinstance(cell, str):
@@ -269,7 +288,7 @@ def text_cell(cell: Any) -> str | None:
 
 
 def label_cell(cell: Any) -> str:
-    """A class's name: any text or number, without the blanks around it."""
+    """A class's name: any text or number, without white space around it."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)  # what a column of integers becomes where one is missing
     if cell is None or cell != cell or not str(cell).strip():
@@ -288,20 +307,20 @@ def class_names(rows: LabelledRows) -> tuple[str, ...]:
 
 
 def split(rows: LabelledRows, fraction: float, seed: int) -> tuple[LabelledRows, LabelledRows]:
-    """Training rows, and validation rows `drawn` from them; both keep the order."""
-    chosen = drawn(rows.rows, fraction, seed)
+    """Training rows, and validation rows drawn by ``draw_validation``; both keep the order."""
+    chosen = draw_validation(rows.rows, fraction, seed)
     parts: tuple[list[LabelledRow], list[LabelledRow]] = ([], [])
     for index, row in enumerate(rows.rows):
         parts[index in chosen].append(row)
     return replace(rows, rows=tuple(parts[0])), replace(rows, rows=tuple(parts[1]))
 
 
-def drawn(rows: Sequence[LabelledRow], fraction: float, seed: int) -> set[int]:
-    """The places of rows that are drawn by the seed, from each class its share.
+def draw_validation(rows: Sequence[LabelledRow], fraction: float, seed: int) -> set[int]:
+    """The indices of the rows that validate: of each class the same share, drawn by the seed.
 
     Of n rows of a class, ``fraction`` times n are drawn, rounded; but of two or more at least one
-    is drawn and one stays, and a single row stays. A row's lot depends on the seed and its key
-    alone: the order of the rows changes nothing, and new rows little.
+    is drawn and one stays, and a single row stays. Rows are drawn in the order of a hash of the
+    seed and their keys: the order of the rows changes nothing, and new rows change little.
     """
     members: dict[str | None, list[int]] = {}
     for index, row in enumerate(rows):
@@ -309,16 +328,16 @@ def drawn(rows: Sequence[LabelledRow], fraction: float, seed: int) -> set[int]:
     chosen: set[int] = set()
     for indices in members.values():
         count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
-        chosen.update(sorted(indices, key=lambda i: lot(seed, rows[i].key))[:count])
+        chosen.update(sorted(indices, key=lambda i: draw_order(seed, rows[i].key))[:count])
     return chosen
 
 
-def lot(seed: int, key: str) -> bytes:
+def draw_order(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0split\0{key}".encode(errors="replace")).digest()
 
 
 def rows_digest(rows: Sequence[LabelledRow]) -> str:
-    """Names rows with their content and targets, in order; of images in files, name and size."""
+    """A hash of the rows' content and targets, in order; of image files it takes name and size."""
     digest = hashlib.sha256()
     for row in rows:
         image = row.image

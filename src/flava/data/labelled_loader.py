@@ -1,4 +1,4 @@
-"""Labelled rows to batches: shuffled and endless for training, in order for evaluation."""
+"""Batches of labelled rows: shuffled and endless for training, in order for evaluation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,34 +26,34 @@ from flava.core.batch import (
 from flava.data.collate import Collated, Collator
 from flava.data.decoding import open_image, to_rgb
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.fast_decoding import decode_levels
+from flava.data.fast_decoding import decode_uint8
 from flava.data.labelled import LabelledRow, LabelledRows
 from flava.data.samples import skip_sample
 from flava.data.skips import SkipCounter
-from flava.data.streaming import memory_windows
+from flava.data.streaming import batches_from_memory
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import cropped, normalise, resize_for_encoder
-from flava.data.workers import Batches
+from flava.data.workers import SourceBatches
 
 Decoded = TypeVar("Decoded")
 
 WHOLE = (1.0, 1.0)
-"""A crop of all of the area, which `random_crop` would cut to its range of aspect ratios."""
+"""A crop scale that leaves images whole; `random_crop` would cut them to its aspect ratios."""
 
 
 Pixels = UInt8[np.ndarray, "size size 3"]
 
 
 class RowReader(ABC, Generic[Decoded]):
-    """How one kind of input is read."""
+    """Reads one kind of input: images, texts, or pairs."""
 
     @abstractmethod
     def read(self, row: LabelledRow, rng: np.random.Generator | None) -> Decoded:
-        """One row decoded, augmented from ``rng`` if there is one; SampleError if it cannot be."""
+        """A row decoded, and augmented if ``rng`` is given; raises SampleError if it cannot be."""
 
     @abstractmethod
     def batch(self, read: Sequence[Decoded], /) -> Inputs:
-        """Many of them as one."""
+        """Many decoded rows as the input of a model."""
 
 
 def row_image(row: LabelledRow, *, upright: bool = True) -> Image.Image:
@@ -76,7 +76,7 @@ def row_file(row: LabelledRow) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageReader(RowReader[Pixels]):
-    """Whole images; in training a random crop of each."""
+    """Reads whole images, and in training a random crop of each."""
 
     size: int
     """Pixels a side that the image encoder reads."""
@@ -87,10 +87,10 @@ class ImageReader(RowReader[Pixels]):
     torchvision's readers, and those of the published code, do not turn them."""
 
     def read(self, row: LabelledRow, rng: np.random.Generator | None) -> Pixels:
-        levels = decode_levels(row_file(row), upright=self.upright)
+        image = decode_uint8(row_file(row), upright=self.upright)
         if rng is not None and self.crop_scale != WHOLE:
-            levels = cropped(rng, levels, self.crop_scale)
-        return resize_for_encoder(levels, self.size)
+            image = cropped(rng, image, self.crop_scale)
+        return resize_for_encoder(image, self.size)
 
     def batch(self, read: Sequence[Pixels], /) -> ImageInputs:
         return ImageInputs(pixels=normalise(np.stack(read)))
@@ -98,7 +98,7 @@ class ImageReader(RowReader[Pixels]):
 
 @dataclass(frozen=True, kw_only=True)
 class TextReader(RowReader[list[int]]):
-    """Token ids, cut to ``max_length``; of two texts as the tokeniser joins them."""
+    """Reads token ids, cut to ``max_length``; two texts are joined by the tokeniser."""
 
     tokenizer: Tokenizer | ClipTokenizer
     max_length: int
@@ -118,7 +118,7 @@ class TextReader(RowReader[list[int]]):
 
 @dataclass(frozen=True, kw_only=True)
 class PairReader(RowReader[tuple[Pixels, list[int]]]):
-    """An image and its text each."""
+    """Reads pairs of an image and a text."""
 
     image: ImageReader
     text: TextReader
@@ -132,12 +132,12 @@ class PairReader(RowReader[tuple[Pixels, list[int]]]):
 
 
 Target = int | float | Mapping[int, float]
-"""The number of a class; a score; or the share that each of some classes is right."""
+"""A class's number; a score; or, for some classes, the share of people who gave it as an answer."""
 
 
 @dataclass(frozen=True)
 class LabelledExample(Generic[Decoded]):
-    """A row as it was read, with what is to be predicted."""
+    """A decoded row with its target."""
 
     key: str
     read: Decoded
@@ -146,22 +146,22 @@ class LabelledExample(Generic[Decoded]):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledCollator(Collator[LabelledRow, LabelledExample[Decoded]], Generic[Decoded]):
-    """Rows to batches for training; rows of one batch have targets of one kind."""
+    """Makes batches of rows for training; all rows of a batch have targets of one kind."""
 
     reader: RowReader[Decoded]
     classes: tuple[str, ...]
-    """In the order of the outputs; there are none where scores are predicted."""
+    """The classes in the order of the model's outputs; none where scores are predicted."""
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Each class's place."""
+        """The number of each class."""
         return {name: index for index, name in enumerate(self.classes)}
 
     def decode(self, raw: LabelledRow, rng: np.random.Generator, /) -> LabelledExample[Decoded]:
         return LabelledExample(raw.key, self.reader.read(raw, rng), self.target(raw))
 
     def target(self, row: LabelledRow) -> Target:
-        """What is to be predicted; answers that are no class are passed over."""
+        """The row's target; answers that are not among the classes are passed over."""
         if row.answers is not None:
             return {self.numbers[a]: s for a, s in row.answers.items() if a in self.numbers}
         if row.score is not None:
@@ -192,8 +192,8 @@ class LabelledLoader(Iterator[TargetBatch], AbstractContextManager["LabelledLoad
     """An endless iterator over batches: each epoch is a permutation of the rows.
 
     Batch number n is a pure function of ``seed`` and n, so a loader that starts at ``first`` yields
-    what an uninterrupted one yields from there on. ``skips`` counts what could not be decoded; its
-    places are filled with the rows that follow.
+    what an uninterrupted one yields from there on. ``skips`` counts the rows that could not be
+    decoded; the rows that follow take their slots.
 
     Raises:
         ValueError: while iterating, most rows cannot be decoded.
@@ -210,8 +210,8 @@ class LabelledLoader(Iterator[TargetBatch], AbstractContextManager["LabelledLoad
         workers: int = 0,
     ) -> None:
         self.skips = SkipCounter("data", "the training data", "correct the data")
-        self._batches: Iterator[Collated] | None = Batches(
-            windows=partial(memory_windows, rows.rows, batch_size=batch_size, seed=seed),
+        self._batches: Iterator[Collated] | None = SourceBatches(
+            raw_batches=partial(batches_from_memory, rows.rows, batch_size=batch_size, seed=seed),
             collator=collator,
             seed=seed,
             first=first,
@@ -234,7 +234,7 @@ class LabelledLoader(Iterator[TargetBatch], AbstractContextManager["LabelledLoad
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Some rows in their order as a model reads them (None where none could be decoded)."""
+    """Consecutive rows as a model's input, which is None if no row could be decoded."""
 
     rows: tuple[LabelledRow, ...]
     inputs: Inputs | None

@@ -1,4 +1,4 @@
-"""The loader: one batch for each update, from worker processes, and the same again on resuming."""
+"""The loader of training batches; `flava.data` explains how a batch is made."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -26,33 +26,33 @@ from flava.data.samples import caption_of, text_of
 from flava.data.shards import RawSample, read_shard, resolve_all
 from flava.data.skips import SkipCounter
 from flava.data.streaming import (
-    StreamedWindows,
+    StreamedBatches,
     StreamLayout,
     StreamPosition,
     StreamPositions,
+    batches_of_small_source,
     fits_in_memory,
-    small_windows,
 )
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
-from flava.data.workers import Batches, Windows, too_many_streams
+from flava.data.workers import RawBatches, SourceBatches, too_many_streams
 
 SourcePositions = Mapping[str, StreamPositions]
-"""Marks by the name of the source."""
+"""Positions of streams by the name of the source."""
 
 
 class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
     """An endless iterator over a rank's part of the batches: ``accumulate`` of one source for each
-    update.
+    step.
 
-    The source of an update is a pure function of ``seed`` and its step, and each source's samples,
-    crops and masks are pure functions of ``seed`` and the batch's number. So a loader that starts
-    at ``start_step`` yields what an uninterrupted one yields from there on, given the same config,
-    and the ranks' parts together hold the same samples whatever their number is. Only the exchange
-    of texts in pairs, and which spares fill the places of corrupt samples, depend on the rank.
+    The source of a step is a pure function of ``seed`` and the step, and the samples, crops and
+    masks of a source's batch are pure functions of ``seed`` and the batch's number. So a loader
+    that starts at ``start_step`` yields what an uninterrupted one yields from there on, given the
+    same config, and the ranks' parts together hold the same samples whatever their number is. Only
+    the exchange of texts in pairs, and which spares replace corrupt samples, depend on the rank.
 
-    ``rank`` and ``world`` are this process's unless given. ``marks`` are those of an earlier loader
-    of the same run, or of several ranks' joined: then a streamed source is not read again from the
-    beginning.
+    ``rank`` and ``world`` are this process's unless given. ``positions`` are those of an earlier
+    loader of the same run, or of several ranks joined: with them a streamed source is not read
+    again from the beginning.
 
     ``skipped[name]`` counts the reasons for which samples of a source were left out; the first ten
     of each source are named in the log.
@@ -71,7 +71,7 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         accumulate: int = 1,
         rank: int | None = None,
         world: int | None = None,
-        marks: SourcePositions | None = None,
+        positions: SourcePositions | None = None,
     ) -> None:
         rank = distributed.rank() if rank is None else rank
         world = distributed.world_size() if world is None else world
@@ -88,24 +88,26 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         self.skipped: dict[str, Counter[str]] = {n: s.counts for n, s in self._skips.items()}
         self._seed, self._weights = seed, config.weights
         self._step, self._part, self._accumulate = start_step, 0, accumulate
-        self._marks: dict[str, dict[int, StreamPosition]] = {
-            name: dict((marks or {}).get(name, {})) for name in config.sources
+        self._positions: dict[str, dict[int, StreamPosition]] = {
+            name: dict((positions or {}).get(name, {})) for name in config.sources
         }
         before = mixture.counts_before(seed, start_step, config.weights)
         tokenizer = config.vocabulary.tokenizer()
         self._sources = {}
         for name, source in config.sources.items():
             read = _reader(config, name, tokenizer)
-            windows, turns = _windows(source, read, seed, config.streams, self._marks[name])
-            _check_open_files(name, windows, world, config.workers)
-            self._sources[name] = Batches(
-                windows=windows,
+            raw_batches, groups = _raw_batches(
+                source, read, seed, config.streams, self._positions[name]
+            )
+            _check_open_files(name, raw_batches, world, config.workers)
+            self._sources[name] = SourceBatches(
+                raw_batches=raw_batches,
                 collator=_collator(config, name, tokenizer),
                 seed=seed,
                 first=before[name] * accumulate,
-                turns=turns,
+                groups=groups,
                 rank=rank,
-                world=world,
+                world_size=world,
             ).start(config.workers)
 
     def __next__(self) -> Batch:
@@ -114,15 +116,15 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
             raise StopIteration
         collated = next(self._sources[name])
         batch = self._skips[name].batch_of(collated)
-        self._marks[name].update(collated.marks)
+        self._positions[name].update(collated.positions)
         self._part += 1
         if self._part == self._accumulate:
             self._step, self._part = self._step + 1, 0
         return batch
 
-    def marks(self) -> dict[str, dict[int, StreamPosition]]:
+    def positions(self) -> dict[str, dict[int, StreamPosition]]:
         """By source: where the streams stand that this rank has read, or a little before."""
-        return {name: dict(marks) for name, marks in self._marks.items()}
+        return {name: dict(positions) for name, positions in self._positions.items()}
 
     def close(self) -> None:
         """Ends the worker processes; the loader yields nothing afterwards."""
@@ -132,30 +134,30 @@ class Loader(Iterator[Batch], AbstractContextManager["Loader"]):
         self.close()
 
 
-def _check_open_files(name: str, windows: Windows, world: int, workers: int) -> None:
+def _check_open_files(name: str, raw_batches: RawBatches, world: int, workers: int) -> None:
     """Raises ValueError: a process cannot keep a shard of each of its streams open."""
-    if isinstance(windows, StreamedWindows):
-        streams = windows.layout.streams_of(world=world, workers=workers)
-        if said := too_many_streams(streams):
-            raise ValueError(f"data.{name} cannot be loaded: {said}")
+    if isinstance(raw_batches, StreamedBatches):
+        streams = raw_batches.layout.streams_per_worker(world_size=world, workers=workers)
+        if problem := too_many_streams(streams):
+            raise ValueError(f"data.{name} cannot be loaded: {problem}")
 
 
-def _windows(
+def _raw_batches(
     source: SourceConfig,
     read: Callable[[Shard], Iterator[RawSample | SkippedSample]] | PackedReader,
     seed: int,
     streams: int,
-    marks: StreamPositions,
-) -> tuple[Windows, int | None]:
-    """The windows of a source, and in how many turns they are made if that matters."""
+    positions: StreamPositions,
+) -> tuple[RawBatches, int | None]:
+    """A source's batches before decoding, and the number of groups if it is read in streams."""
     paths, size = resolve_all(source.shards), source.batch_size
     if fits_in_memory(paths):
-        return partial(small_windows, paths, read, batch_size=size, seed=seed), None
+        return partial(batches_of_small_source, paths, read, batch_size=size, seed=seed), None
     layout = StreamLayout.of(streams=streams, shards=len(paths), batch_size=size)
-    windows = StreamedWindows(
-        paths=paths, read=read, batch_size=size, seed=seed, layout=layout, marks=marks
+    streamed = StreamedBatches(
+        paths=paths, read=read, batch_size=size, seed=seed, layout=layout, positions=positions
     )
-    return windows, layout.turns
+    return streamed, layout.groups
 
 
 def _reader(

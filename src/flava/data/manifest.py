@@ -1,4 +1,4 @@
-"""manifest.json, which tells what the shards of a folder hold: found and read."""
+"""Reads manifest.json, which `flava data build` writes beside the shards of a folder."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,15 @@ NAME = "manifest.json"
 
 
 UNFINISHED = ".unfinished"
-"""The folder, in that of the shards, of a build that goes on."""
+"""The folder within that of the shards that holds the files of an unfinished build."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises ValueError: there is none, or it is damaged."""
+    """The manifest of a folder of shards.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
     path = folder / NAME
     try:
         content = json.loads(path.read_bytes())

@@ -1,7 +1,7 @@
-"""What is hidden from the model: blocks of patches as in BEiT, tokens as in BERT.
+"""Masks of patches (BEiT's blocks) and of tokens (BERT's), and mismatched texts.
 
-Everything is drawn from a sample's own generator, so that a sample is masked alike whichever
-worker or batch it lands in, and anew in each epoch.
+Masks are drawn from a sample's own generator: they do not depend on the worker or the batch that
+the sample lands in, and are new in each epoch.
 """
 
 import math
@@ -18,9 +18,9 @@ MIN_BLOCK_FRACTION = 16 / 196
 MIN_ASPECT = 0.3
 """Blocks are at most 1 / 0.3 times as high as wide, or as wide as high (BEiT)."""
 BLOCK_TRIES = 10
-"""Draws for one block before the mask is left as it is (BEiT)."""
+"""Tries to place a block before the mask is left as it is (BEiT)."""
 MASK_SHARE, RANDOM_SHARE = 0.8, 0.1
-"""Of the selected tokens: replaced by [MASK], by a random token; the rest stays (BERT)."""
+"""Shares of the selected tokens that become [MASK] and a random token; the rest stays (BERT)."""
 
 
 def blockwise_mask(
@@ -84,7 +84,7 @@ class TokenMasker:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, probability: float, *, whole_words: bool) -> "TokenMasker":
-        """For that tokeniser's ids."""
+        """A masker for the ids of that tokeniser."""
         return cls(
             probability=probability,
             whole_words=whole_words,
@@ -94,7 +94,7 @@ class TokenMasker:
         )
 
     def draws(self, rng: np.random.Generator, length: int) -> Float[np.ndarray, "3 length"]:
-        """A text's own random numbers, of its own length: its mask does not depend on padding."""
+        """A text's random numbers; as many as it has tokens, so that padding changes no mask."""
         return rng.random((3, length))
 
     def mask(
@@ -118,7 +118,8 @@ class TokenMasker:
 
 @dataclass(frozen=True)
 class Exchange:
-    """``order[i]`` is the row whose text row i gets; ``matched[i]`` whether it says the same."""
+    """``order[i]`` is the row whose text row i gets; ``matched[i]`` is whether that text equals its
+    own."""
 
     order: Int[np.ndarray, " batch"]
     matched: Bool[np.ndarray, " batch"]
@@ -130,8 +131,8 @@ def exchange_texts(
     """Mismatched pairs for image-text matching, made within the batch.
 
     Each row is chosen with ``probability`` (0.1 in TorchMultimodal's examples/flava); the chosen
-    pass their texts round in a circle of random order. So every text stays in the batch exactly
-    once, which drawing texts at random would not grant: the contrastive loss would see doubles.
+    rows pass their texts on in a circle of random order. So every text is in the batch exactly
+    once; texts drawn at random would come twice, and the contrastive loss would see doubles.
     A row whose new text equals its own still matches; ``texts`` may be anything that compares, such
     as token ids. Fewer than two chosen: nothing is exchanged.
     """

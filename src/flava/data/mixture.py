@@ -1,4 +1,4 @@
-"""Which source the batch of a step comes from: a pure function of the seed and the step.
+"""Draws the source of each step's batch, as a pure function of the seed and the step.
 
 So all ranks agree without a message, and resuming needs no state.
 """
@@ -36,7 +36,7 @@ def counts_before(seed: int, step: int, weights: Mapping[str, float]) -> dict[st
 
 
 def _edges(weights: Mapping[str, float]) -> Float[np.ndarray, " sources"]:
-    """Upper edges of the sources' shares of [0, 1), but the last, which always gets the rest."""
+    """The upper edges of the sources' intervals of [0, 1), without that of the last source."""
     if not weights or not all(w > 0 and np.isfinite(w) for w in weights.values()):
         raise ValueError(f"weights must be one positive number a source, not {dict(weights)}")
     values = np.array(list(weights.values()), dtype=np.float64)

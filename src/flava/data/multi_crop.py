@@ -1,8 +1,9 @@
-"""DINO's multi-crop: of each image two large crops and several small ones, each altered by chance.
+"""DINO's multi-crop: two large crops of each image and several small ones, each augmented.
 
-What is drawn, and with which probabilities, is that of facebookresearch/dino's ``main_dino.py``
-(``DataAugmentationDINO``), in its order and on PIL images as there. torchvision draws from torch's
-generator: that is seeded for each sample from the sample's own, and put back afterwards.
+The augmentations, their order and probabilities are those of facebookresearch/dino's
+``main_dino.py`` (``DataAugmentationDINO``), on PIL images as there. torchvision draws from torch's
+global generator, which is seeded for each sample from the sample's own generator, and put back
+afterwards.
 """
 
 from collections.abc import Sequence
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
     from torchvision.transforms import v2
 
 GLOBAL_CROPS = 2
-"""What the teacher reads (Caron et al. 2021, section 3.1)."""
+"""The crops that the teacher sees (Caron et al. 2021, section 3.1)."""
 FLIP, JITTER, GREY = 0.5, 0.8, 0.2
-"""Probabilities, for every crop alike, of a mirror image, other colours, and none at all."""
+"""Probabilities, for every crop, of a flip, of changed colours, and of grey."""
 STRENGTHS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1}
-"""How far the colours change."""
+"""The largest changes of the colours, as torchvision's ``ColorJitter`` takes them."""
 BLUR, SOLARISE = (1.0, 0.1), (0.0, 0.2)
 """Probabilities for the first and the second global crop."""
 LOCAL_BLUR, LOCAL_SOLARISE = 0.5, 0.0
@@ -69,11 +70,13 @@ class CropConfig:
         ]
 
 
-Pixels = UInt8[np.ndarray, "crops size size 3"]
+CropPixels = UInt8[np.ndarray, "crops size size 3"]
 
 
 @dataclass(frozen=True)
 class CropExample:
+    """The crops of one image."""
+
     key: str
     global_crops: UInt8[np.ndarray, "global size size 3"]
     local_crops: UInt8[np.ndarray, "local local_size local_size 3"]
@@ -88,7 +91,7 @@ class CropCollator(Collator[RawSample, CropExample]):
     def decode(self, raw: RawSample, rng: np.random.Generator) -> CropExample:
         image, config = image_of(raw), self.config
         with torch.random.fork_rng(devices=[]):
-            # Of this generator alone: torch.manual_seed would seed a GPU's too.
+            # Only the CPU's generator is seeded: torch.manual_seed would seed a GPU's too.
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
             first, second, local = transforms(config)
             return CropExample(
@@ -105,8 +108,8 @@ class CropCollator(Collator[RawSample, CropExample]):
         )
 
 
-def stacked(crops: Sequence[Image.Image], size: int) -> Pixels:
-    """The crops' pixels; ``size`` is that of none."""
+def stacked(crops: Sequence[Image.Image], size: int) -> CropPixels:
+    """The crops' pixels in one array; ``size`` gives its shape if there are none."""
     return (
         np.stack([np.asarray(crop) for crop in crops])
         if crops
@@ -114,8 +117,8 @@ def stacked(crops: Sequence[Image.Image], size: int) -> Pixels:
     )
 
 
-def batched(images: Sequence[Pixels]) -> Float[Tensor, "crops batch 3 size size"]:
-    """Crops of each image -> of each crop the images, normalised."""
+def batched(images: Sequence[CropPixels]) -> Float[Tensor, "crops batch 3 size size"]:
+    """An image's crops from each item -> normalised, with the crops in front of the batch."""
     pixels = np.stack(images, axis=1)
     flat = pixels.reshape(-1, *pixels.shape[2:])
     return normalise(flat).unflatten(0, pixels.shape[:2])
@@ -123,7 +126,7 @@ def batched(images: Sequence[Pixels]) -> Float[Tensor, "crops batch 3 size size"
 
 @lru_cache
 def transforms(config: CropConfig) -> tuple["v2.Transform", "v2.Transform", "v2.Transform"]:
-    """What makes the first global crop, the second, and a local one from an image."""
+    """The transforms that make the first global crop, the second, and a local crop."""
     size, scale = config.global_size, config.global_scale
     return (
         view(size, scale, BLUR[0], SOLARISE[0]),
@@ -135,7 +138,7 @@ def transforms(config: CropConfig) -> tuple["v2.Transform", "v2.Transform", "v2.
 def view(
     size: int, scale: tuple[float, float], blur_probability: float, solarise: float
 ) -> "v2.Transform":
-    # Imported here: it takes a second, and most of what needs this package makes no crops.
+    # Imported here because it takes a second, and most commands make no such crops.
     from torchvision.transforms import v2
 
     return v2.Compose(
@@ -151,6 +154,6 @@ def view(
 
 
 def blur(image: Image.Image) -> Image.Image:
-    """PIL's Gaussian blur of a random radius, as published; torchvision's has a fixed window."""
+    """PIL's Gaussian blur with a random radius, as published; torchvision's has a fixed window."""
     radius = torch.empty(()).uniform_(*BLUR_RADII).item()
     return image.filter(ImageFilter.GaussianBlur(radius))

@@ -1,18 +1,19 @@
-"""Where files are: paths with braces and globs, the embedded corpus, images below a folder."""
+"""Finding files: paths with braces and globs, the embedded corpus, the images below a folder."""
 
 import os
-import re
-from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from collections.abc import Iterator
 from pathlib import Path
 
+from braceexpand import braceexpand
+
+from flava.data.decoding import is_image
 from flava.data.errors import SkippedSample
 
 CORPUS = Path(__file__).parent / "corpus"
 
 _SCHEME = "embedded:"
-# What may stand behind the name of a shard in the corpus: `embedded:text/wordnet-train.jsonl`
-# finds `wordnet-train.jsonl.gz`.
+# Endings that the names of the corpus's shards may have beyond what is asked for:
+# `embedded:text/wordnet-train.jsonl` finds `wordnet-train.jsonl.gz`.
 _SUFFIXES = ("", ".gz")
 _SHOWN = 40
 
@@ -45,57 +46,18 @@ def resolve(url: str) -> list[Path]:
 def expand_braces(text: str) -> list[str]:
     """All alternatives of `{a,b}` and `{01..12}`, the leftmost brace slowest, nested ones too.
 
-    A range counts up or down by one; its numbers are as wide as the wider end if one begins with
-    a zero. Braces around a single word stay as they are, as in a shell. Raises ValueError if a
-    brace is not closed or not opened.
+    A range's numbers are as wide as its wider end if one end begins with a zero. Braces around a
+    single word stay as they are, as in a shell; a backslash is a character like any other. Raises
+    ValueError if a brace is not closed or not opened.
     """
     depth = 0
-    for sign in text:
-        depth += (sign == "{") - (sign == "}")
+    for character in text:
+        depth += (character == "{") - (character == "}")
         if depth < 0:
             raise ValueError(f"a brace is closed but never opened in the shard spec {text!r}")
     if depth:
         raise ValueError(f"a brace is opened but never closed in the shard spec {text!r}")
-    return _expand(text)
-
-
-def _expand(text: str) -> list[str]:
-    start = text.find("{")
-    if start < 0:
-        return [text]
-    stop = _closing(text, start)
-    inner, head, tails = text[start + 1 : stop], text[:start], _expand(text[stop + 1 :])
-    parts = _split_commas(inner)
-    if len(parts) > 1:
-        choices: Iterable[str] = [each for part in parts for each in _expand(part)]
-    elif bounds := re.fullmatch(r"(\d+)\.\.(\d+)", inner):
-        choices = _count(bounds[1], bounds[2])
-    else:
-        choices = [f"{{{each}}}" for each in _expand(inner)]
-    return [head + choice + tail for choice in choices for tail in tails]
-
-
-def _closing(text: str, start: int) -> int:
-    depths = accumulate((sign == "{") - (sign == "}") for sign in text[start:])
-    return start + list(depths).index(0)
-
-
-def _split_commas(inner: str) -> list[str]:
-    parts, depth = [""], 0
-    for sign in inner:
-        depth += (sign == "{") - (sign == "}")
-        if sign == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return parts
-
-
-def _count(first: str, last: str) -> Iterator[str]:
-    padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
-    width = max(len(first), len(last)) if padded else 0
-    step = 1 if int(first) <= int(last) else -1
-    return (f"{number:0{width}d}" for number in range(int(first), int(last) + step, step))
+    return list(braceexpand(text, escape=False))
 
 
 def _glob(path: Path) -> list[Path]:
@@ -107,15 +69,15 @@ def _glob(path: Path) -> list[Path]:
 
 
 def _missing(url: str, path: str) -> str:
-    said = f"no file {path!r}" + (f" (of {url!r})" if path != url else "")
+    message = f"no file {path!r}" + (f" (of {url!r})" if path != url else "")
     if url.startswith(_SCHEME):
         there = sorted(str(file.relative_to(CORPUS)) for file in CORPUS.glob("*/*.gz"))
-        return f"{said} in the embedded corpus; there are {_listed(there, CORPUS)}"
+        return f"{message} in the embedded corpus; there are {_listed(there, CORPUS)}"
     folder = Path(path).expanduser().parent
     while not folder.is_dir():
         folder = folder.parent
     there = sorted(file.name + "/" * file.is_dir() for file in folder.iterdir())
-    return f"{said}; {folder.resolve()} holds {_listed(there, folder)}"
+    return f"{message}; {folder.resolve()} holds {_listed(there, folder)}"
 
 
 def _listed(names: list[str], folder: Path) -> str:
@@ -125,23 +87,21 @@ def _listed(names: list[str], folder: Path) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
-FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm")
-"""Files that end so are images (``decoding.FORMATS``); a folder's others are passed over."""
-
-Links = frozenset[tuple[int, int]]
+Inodes = frozenset[tuple[int, int]]
+"""(device, inode) of some folders."""
 
 
 def walk_images(folder: Path) -> Iterator[str | SkippedSample]:
-    """Paths relative to ``folder``, with "/" between parts, sorted as strings.
+    """The images below a folder: paths relative to it, with "/" between parts, sorted as strings.
 
-    Hidden files and folders are passed over, links are followed. No more than the names of one
-    folder and of those above it are held at a time. What cannot be read comes as a
-    ``SkippedSample``.
+    Files are images by their names (``is_image``). Hidden files and folders are passed over, links
+    are followed. Only the names of one folder and of those above it are in memory at a time. What
+    cannot be read comes as a ``SkippedSample``.
     """
     return _below(folder, "", frozenset())
 
 
-def _below(folder: Path, prefix: str, above: Links) -> Iterator[str | SkippedSample]:
+def _below(folder: Path, prefix: str, above: Inodes) -> Iterator[str | SkippedSample]:
     try:
         names, here = _names(folder / prefix), _device_and_inode(folder / prefix)
     except OSError as error:
@@ -153,7 +113,7 @@ def _below(folder: Path, prefix: str, above: Links) -> Iterator[str | SkippedSam
     for name in names:
         if name.endswith("/"):
             yield from _below(folder, prefix + name, above | {here})
-        elif name.lower().endswith(FOLDER_SUFFIXES):
+        elif is_image(name):
             yield _checked(folder, prefix + name)
 
 
@@ -171,7 +131,7 @@ def _skipped(folder: Path, name: str, reason: str, detail: str) -> SkippedSample
 
 
 def _names(folder: Path) -> list[str]:
-    """Folders end in "/": so a sorted list of one folder is a part of the sorted list of all."""
+    """Sorted names; folders end in "/", so that all paths come in their sorted order."""
     with os.scandir(folder) as entries:
         return sorted(
             entry.name + "/" * entry.is_dir() for entry in entries if not entry.name.startswith(".")
@@ -179,8 +139,8 @@ def _names(folder: Path) -> list[str]:
 
 
 def _device_and_inode(folder: Path) -> tuple[int, int]:
-    found = folder.stat()
-    return found.st_dev, found.st_ino
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def shown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Shards behind a URL, read in blocks through fsspec; a broken connection is tried again.
+"""Shards at URLs, read block by block through fsspec, with retries.
 
 Each block is a request of its own for a range of the shard, so no connection stays open while the
 run works on what it has read.
@@ -18,18 +18,18 @@ import fsspec
 from flava.data.paths import expand_braces
 
 BLOCK_BYTES = 2 * 2**20
-"""Size of a request: large beside what a request costs, and small enough for many streams."""
+"""Size of a request: large enough to be worth a request, small enough for many streams."""
 WAITS = (0.5, 2.0, 8.0)
-"""Seconds before each further try."""
+"""Seconds to wait before each retry."""
 EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""The extra of this package that reads a scheme."""
+"""The extra of this package that installs what reads a scheme."""
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A shard's URL, with what the readers use of a path."""
+    """A shard's URL, with those properties and methods of a path that the readers use."""
 
     url: str
 
@@ -48,11 +48,11 @@ class Remote:
         return PurePosixPath(self.name).suffix
 
     def is_dir(self) -> bool:
-        """A URL stands for a file."""
+        """False: a URL stands for a file."""
         return False
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
-        """Its bytes, as a file opened for reading.
+        """The shard as a file opened for reading.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -75,9 +75,9 @@ def is_url(shard: str) -> bool:
 
 
 def resolve_urls(url: str) -> list[Remote]:
-    """The shards of a URL with shell braces, in order; but for those of the web, with globs too.
+    """The shards of a URL with shell braces, in order; except for http and https, globs work too.
 
-    The first of them is looked at, so that a wrong address is found before a run begins.
+    One byte of the first shard is read, so that a wrong address is found before a run begins.
 
     Raises:
         FileNotFoundError: it is not there, or the glob matches nothing.
@@ -85,11 +85,11 @@ def resolve_urls(url: str) -> list[Remote]:
         OSError: it cannot be read.
     """
     _require(Remote(url))
-    found = [Remote(each) for one in expand_braces(url) for each in _glob(one)]
-    if not found:
+    shards = [Remote(each) for one in expand_braces(url) for each in _glob(one)]
+    if not shards:
         raise FileNotFoundError(f"no shard matches {url!r}")
-    _look_at(found[0])
-    return found
+    _probe(shards[0])
+    return shards
 
 
 def _require(remote: Remote) -> None:
@@ -116,8 +116,8 @@ def _glob(url: str) -> list[str]:
 
 
 @cache
-def _look_at(remote: Remote) -> None:
-    # One byte alone: a server that knows no ranges sends more.
+def _probe(remote: Remote) -> None:
+    # A single byte, because a server that does not know ranges sends more and so gives itself away.
     _Blocks(remote).read(1)
 
 
@@ -174,21 +174,21 @@ class _Blocks(io.RawIOBase):
 
 
 class _NoRangesError(OSError):
-    """Trying again does not help."""
+    """The server sends no ranges: trying again does not help."""
 
 
 def _filesystem(remote: Remote) -> fsspec.AbstractFileSystem:
-    """fsspec keeps one for each process."""
+    """The file system of a scheme, of which fsspec keeps one in each process."""
     return fsspec.filesystem(remote.scheme)
 
 
-def _retried(remote: Remote, request: Callable[[], Result]) -> Result:
+def _retried(remote: Remote, request: Callable[[], T]) -> T:
     for wait in (*WAITS, None):
         try:
             return request()
         except (FileNotFoundError, PermissionError, _NoRangesError):
             raise
-        # Each file system of fsspec has its own client, and that its own errors.
+        # The file systems of fsspec use different clients, each with errors of its own.
         except Exception as error:
             if wait is None:
                 raise OSError(

@@ -1,4 +1,4 @@
-"""Raw samples decoded: images, captions, texts; and whole shards read for evaluation."""
+"""What raw samples hold: images, codes, captions and texts; whole shards read for evaluation."""
 
 import io
 import json
@@ -11,19 +11,17 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from flava.data.decoding import decode_image
+from flava.data.decoding import decode_image, is_image
 from flava.data.errors import SampleError, SkippedSample
 from flava.data.shards import RawSample, read_shard, resolve_all
-from flava.data.streaming import Sampled
-
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+from flava.data.streaming import NamedSample
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A decoded sample as the evaluation reads it."""
+    """A decoded sample, for evaluation."""
 
     key: str
     image: Image.Image | None
@@ -91,7 +89,7 @@ def first_caption(raw: RawSample) -> str:
 
 
 def _captions(raw: RawSample) -> list[object]:
-    """At least one, though it may be no text."""
+    """The captions of a sample: at least one, which may not be a text."""
     if "txt" in raw.files:
         return [_utf8(raw.files["txt"])]
     if "json" not in raw.files:
@@ -104,7 +102,7 @@ def _captions(raw: RawSample) -> list[object]:
 def text_of(raw: RawSample, rng: np.random.Generator) -> str:
     """The text of a sample: a plain line, a JSON line's "text" field, or a pair's caption.
 
-    Only for a pair's caption may something be drawn.
+    Only where a pair has several captions is one drawn at random.
 
     Raises:
         SampleError: there is none, it is empty, or the line is not UTF-8 or not JSON.
@@ -148,13 +146,13 @@ def read_samples(shards: Sequence[str]) -> list[Sample]:
     return samples
 
 
-def skip_sample(raw: Sampled, error: SampleError) -> SkippedSample:
+def skip_sample(raw: NamedSample, error: SampleError) -> SkippedSample:
     """A report on one sample."""
     return SkippedSample(shard=raw.shard, key=raw.key, reason=error.reason, message=str(error))
 
 
 def usable_text(content: str | bytes, what: str = "text") -> str:
-    """A text, or the bytes of one, if it can be used; ``what`` names it in the error.
+    """A text, or its bytes decoded; ``what`` names it in the error.
 
     Raises:
         SampleError: it is empty, or not UTF-8.
@@ -172,7 +170,7 @@ def _sample(raw: RawSample) -> Sample:
 
 def _image_bytes(raw: RawSample) -> bytes | None:
     for suffix, data in raw.files.items():
-        if suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
+        if is_image(f".{suffix}"):
             return data
     return None
 

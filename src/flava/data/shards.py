@@ -1,9 +1,9 @@
-"""Shards of files to raw samples, one reader for each kind of shard.
+"""Reads the raw samples of shards, with a reader for each kind of shard.
 
 A shard is a file or folder, or the URL of a file: a tar of samples (WebDataset's convention: files
 that share a name up to the first dot are one sample), a folder of images, JSON lines with a "text"
-field, or plain text with a text a line. What cannot be read comes out as ``SkippedSample``, in its
-place: never an error, never nothing.
+field, or plain text with a text a line. What cannot be read comes out as ``SkippedSample`` in its
+place, and raises no error.
 """
 
 import errno
@@ -25,7 +25,7 @@ JSON_LINES_SUFFIXES = (".jsonl", ".jsonl.gz")
 TEXT_SUFFIXES = (".txt", ".txt.gz")
 TAR_BLOCK_BYTES = 512
 TOO_MANY_OPEN = (errno.EMFILE, errno.ENFILE)
-"""Errors that are no fault of what was to be opened."""
+"""Error numbers of a process or system that has too many files open."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +84,10 @@ def read_shard(path: Shard) -> Iterator[RawSample | SkippedSample]:
         for item in _reader(path)(path):
             count += 1
             yield item
-    # gzip's CRC or content, a disk or server that fails, a shard removed meanwhile
+    # gzip's CRC or content is wrong, a disk or server fails, the shard was removed meanwhile
     except (OSError, EOFError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno in TOO_MANY_OPEN:
-            # No fault of the shard's, which must not be left out for it.
+            # The shard is not at fault, and must not be left out.
             raise OSError(
                 f"no more files can be opened, and {path} is to be: allow more of them "
                 "(ulimit -n), or lower --data.streams"
@@ -124,7 +124,7 @@ def _read_tar(path: Shard) -> Iterator[RawSample | SkippedSample]:
     with path.open("rb") as stream:
         files = tar_file_expander([{"url": str(path), "stream": stream}], _collector(errors))
         damaged = yield from _grouped(path, files, base_plus_ext, errors)
-        # `tarfile` takes a tar that breaks off between two files for a whole one.
+        # `tarfile` takes a tar that breaks off between two files to be whole.
         if not damaged and path.suffix == ".tar" and not _has_end_mark(stream):
             yield skip_shard(path, "shard is damaged", "it breaks off: a tar ends in a zero block")
 
@@ -164,7 +164,10 @@ def _grouped(
     keys: Callable[[str], Any],
     errors: list[Exception],
 ) -> Generator[RawSample | SkippedSample, None, bool]:
-    """Files as samples; collected errors follow in their place. Returns whether there were any."""
+    """Files grouped into samples, with reports on errors in their place.
+
+    Returns whether there were errors.
+    """
     from webdataset.tariterators import group_by_keys  # needs torch
 
     damaged = False
@@ -194,7 +197,7 @@ def _collector(errors: list[Exception]) -> Callable[[Exception], bool]:
 
 
 def _message(error: Exception) -> str:
-    """WebDataset appends streams and paths to the arguments of what it caught."""
+    """The message of an error, without the streams and paths that WebDataset appends to it."""
     return str(error.args[0]) if error.args else type(error).__name__
 
 
@@ -215,7 +218,7 @@ def _read_lines(path: Shard, suffix: str) -> Iterator[RawSample]:
 
 
 def read_range(path: Path, start: int, size: int) -> bytes:
-    """So many bytes of a file from there on.
+    """``size`` bytes of a file from byte ``start`` on.
 
     Raises:
         OSError: the file is shorter.

@@ -1,4 +1,4 @@
-"""Samples that are left out: counted by reason, the first of them named, never too many."""
+"""Counts the samples that are left out of a source, names the first, and stops at too many."""
 
 import logging
 from collections import Counter
@@ -9,18 +9,17 @@ from flava.data.collate import Collated
 from flava.data.errors import SkippedSample
 
 MIN_TRIED = 1000
-"""A source may fail once this many of its samples were tried, if most of them were corrupt."""
+"""Once so many samples of a source were tried, it is an error if most of them were corrupt."""
 MAX_WARNINGS = 10
-"""Skipped samples that are named in the log for each source; the rest is counted."""
+"""Skipped samples of each source that the log names; further ones are only counted."""
 
 log = logging.getLogger(__name__)
 
 
 class SkipCounter:
-    """What was left out of one source.
+    """The samples that were left out of one source, by reason (``counts``).
 
-    ``counts`` counts the reasons. ``name`` begins each line of the log, ``source`` and ``remedy``
-    stand in the error.
+    ``name`` begins each line in the log; ``source`` and ``remedy`` stand in the error.
     """
 
     def __init__(self, name: str, source: str, remedy: str) -> None:
@@ -30,7 +29,7 @@ class SkipCounter:
         self.tried = 0
 
     def batch_of(self, collated: Collated) -> Batch:
-        """The batch, after what was left out of it has been reported.
+        """The batch; what was left out of it is counted and reported first.
 
         Raises:
             ValueError: no batch could be filled, or most of many samples cannot be used.
@@ -41,7 +40,7 @@ class SkipCounter:
         return collated.batch
 
     def add(self, tried: int, skipped: Iterable[SkippedSample]) -> None:
-        """Count some, and name them in the log if none of them were.
+        """Count samples that were tried, and those skipped among them; log the first of these.
 
         Raises:
             ValueError: most of many samples cannot be used.
@@ -57,7 +56,7 @@ class SkipCounter:
             raise self.failure()
 
     def failure(self) -> ValueError:
-        """An error that tells how many cannot be used, why, and some of them by name."""
+        """An error with the number of unusable samples, the reasons, and three samples by name."""
         reasons = ", ".join(f"{n} times: {reason}" for reason, n in self.counts.most_common())
         examples = "; ".join(str(report) for report in list(self.named)[:3])
         return ValueError(

@@ -1,4 +1,4 @@
-"""Images as data sets hold them (files, arrays of levels, videos) to RGB images."""
+"""RGB images from what data sets hold: files, arrays of uint8, videos."""
 
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +14,7 @@ VIDEO_SUFFIX = ".avi"
 
 
 def open_image(image: Path | bytes | np.ndarray, *, upright: bool = False) -> Image.Image:
-    """An RGB image from a file, of a video the middle frame, or from levels (h, w) or (h, w, 3).
+    """An RGB image from a file, of a video the middle frame, or from uint8 (h, w) or (h, w, 3).
 
     Unless ``upright`` is asked for, files are not turned as their EXIF says: torchvision's readers,
     on whose images the protocols' figures stand, do not turn them (``datasets.folder.pil_loader``).
@@ -37,9 +37,9 @@ def open_image(image: Path | bytes | np.ndarray, *, upright: bool = False) -> Im
 def middle_frame(path: Path) -> Image.Image:
     """Of a video of n frames, counted from 0, frame n // 2.
 
-    By PyAV, on FFmpeg's decoders: torchvision gave up decoding videos. AVI's headers may count
-    frames wrongly, and its key frames lie far apart, so the frames are counted by decoding: a
-    video of UCF101 has some 190 of 320x240 pixels.
+    It is decoded by PyAV, which uses FFmpeg; torchvision no longer decodes videos. Headers of AVI
+    files may count frames wrongly, and key frames lie far apart, so all frames are decoded to count
+    them: a video of UCF101 has some 190 of 320x240 pixels.
 
     Raises:
         SampleError: it cannot be read or decoded, or has no frame.
@@ -62,22 +62,22 @@ def middle_frame(path: Path) -> Image.Image:
 
 
 Places = Int[np.ndarray, "_"]
-"""Places in the data set, ascending."""
+"""Indices of images in their data set, ascending."""
 
 
 @runtime_checkable
 class StoredImages(Protocol):
-    """Files' paths or arrays of levels: a list, an array, a data set within an HDF5 file."""
+    """Paths of files, or arrays of uint8: a list, an array, a data set within an HDF5 file."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, place: int, /) -> Any: ...
 
 
 def shortened(lines: list[str]) -> list[str]:
-    """The first lines, and the number of the others."""
+    """The first lines, and the number of the others in a line."""
     more = len(lines) - SHOWN
     return lines if more < 1 else [*lines[:SHOWN], f"and {more} more of these"]
 
 
 SHOWN = 20
-"""Mistakes of one kind that are named; the others are counted."""
+"""Lines that are shown; further ones are only counted."""

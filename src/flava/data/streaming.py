@@ -1,21 +1,21 @@
-"""Samples in an endless, seeded order: from memory, or from a fixed number of streams.
+"""The samples of each batch, in an endless seeded order: from memory, or from streams of shards.
 
-Which samples a window holds depends on the seed and the window's number alone, never on what could
-be decoded, nor on the number of ranks and workers. So a run resumes at any window without decoding
-the ones before it, on any number of machines. Each rank fills its own part of every window's
-places. A place whose sample turns out corrupt is filled with a spare: a look at the samples of the
-same places in the windows that follow, which come again in their own turn.
+Which samples a batch has depends on the seed and the batch's number alone: not on what could be
+decoded, nor on the number of ranks and workers. So a run resumes at any batch, on any number of
+machines, without decoding the batches before it. Each rank fills its own slots of every batch. A
+slot whose sample turns out corrupt is filled with a spare: a sample that the rank's slots of the
+following batches hold, and which comes there again in its turn.
 
 A source that fits in memory is read once, and each epoch is a full permutation of it. A larger one
-is streamed (`flava.data.streaming`).
+is read in a fixed number of streams. Its shards, permuted anew in each epoch, are dealt to the
+streams in turn, and each shard passes through a shuffle buffer of its own. The streams are divided
+into groups that fill batches in turn: batch n takes its samples from the streams of group
+n % groups, and each stream fills a fixed range of its slots. So the order depends on the seed and
+the number of streams alone, and ranks and workers only divide the streams among them. Where the
+slots of two ranks lie in the range of one stream, both read that stream and each keeps its own
+slots: no sample comes twice or is lost, but the shard is read twice.
 
-The shards, permuted anew each epoch, are dealt in turn to the streams; each shard passes through a
-shuffle buffer of its own. A window takes its samples from the streams of one turn, a fixed run of
-its places from each. So the order depends on the seed and the number of streams alone: ranks and
-workers only divide the streams among them. A stream in whose run of places two ranks meet is read
-by both, and each keeps its own places: nothing comes twice or is lost, but the shard is read twice.
-
-A window mixes its streams, and a buffer what lies within some tens of samples of each other.
+A batch mixes its streams, and a buffer mixes samples that lie within some tens of each other.
 Neither mixes a whole source: its shards must hold it in a random order, as `flava data build`
 writes them (docs/decisions/0029-shuffling.md).
 """
@@ -41,8 +41,8 @@ GZIP_RATIO = 5
 
 
 @runtime_checkable
-class Sampled(Protocol):
-    """A sample before decoding: where it is from, and its name there."""
+class NamedSample(Protocol):
+    """A sample before decoding: the shard it is from, and its name there."""
 
     @property
     def shard(self) -> str: ...
@@ -52,8 +52,8 @@ class Sampled(Protocol):
 
 
 @runtime_checkable
-class Sized(Sampled, Protocol):
-    """A sample that can be streamed: it tells how much of the shuffle buffer it takes."""
+class SizedSample(NamedSample, Protocol):
+    """A sample that can be streamed: it knows how much of the shuffle buffer it takes."""
 
     @property
     def size(self) -> int:
@@ -61,8 +61,8 @@ class Sized(Sampled, Protocol):
         ...
 
 
-Content = TypeVar("Content", bound=Sampled)
-Streamed = TypeVar("Streamed", bound=Sized)
+Content = TypeVar("Content", bound=NamedSample)
+Streamed = TypeVar("Streamed", bound=SizedSample)
 
 SampleReader = Callable[[Shard], Iterator[Streamed | SkippedSample]]
 """A shard -> its samples, the same each time; at least one, or a report that there is none."""
@@ -78,56 +78,60 @@ class StreamItem(Generic[Content]):
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """Where a shard begins in a stream: it is the stream's number ``shard`` in the endless sequence
-    of shards, and ``samples`` were taken from the stream before it."""
+    """The beginning of a shard in a stream, from which a resumed run reads on.
+
+    It is number ``shard`` in the endless sequence of the source's shards, and ``samples`` were
+    taken from the stream before it.
+    """
 
     shard: int
     samples: int
 
 
 StreamPositions = Mapping[int, StreamPosition]
-"""For some streams of a source, a mark that lies before where they stand."""
+"""By the number of a stream: a position at or before the point that the stream has reached."""
 
 
 @dataclass(frozen=True)
-class Window(Generic[Content]):
-    """A rank's places of the source's batch number ``number``, and endless spares for corrupt ones.
+class RawBatch(Generic[Content]):
+    """The samples of a source's batch, before decoding, in the slots of one rank.
 
-    ``marks`` are of the streams that it was read from.
+    ``spares`` are endless, for slots whose samples cannot be used. ``positions`` are of the streams
+    that the samples were read from.
     """
 
     number: int
     items: list[StreamItem[Content]]
     spares: Iterator[StreamItem[Content]]
-    marks: StreamPositions = field(default_factory=dict)
+    positions: StreamPositions = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """What one worker of one rank makes: some of the windows, and of these the rank's places."""
+class WorkerShare:
+    """What one worker of one rank reads: some of the batches, and the rank's slots of these."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     worker: int = 0
     workers: int = 1
-    """Of the rank."""
-    turns: int = 1
-    """Windows are made in turns; one worker makes every window of a turn."""
-    start: int = 0
-    """Windows with a smaller number are over already: the run was resumed."""
+    """Workers of the rank."""
+    groups: int = 1
+    """Batch n belongs to group n % groups; one worker reads all batches of a group."""
+    first: int = 0
+    """The number of the first batch to read: a resumed run is past those before it."""
 
-    def numbers(self) -> Iterator[int]:
-        """The windows to make, without end."""
-        return (n for n in count(self.start) if n % self.turns % self.workers == self.worker)
+    def batch_numbers(self) -> Iterator[int]:
+        """The numbers of the worker's batches, without end."""
+        return (n for n in count(self.first) if n % self.groups % self.workers == self.worker)
 
-    def places(self, batch_size: int) -> range:
-        """The rank's places of a window of ``batch_size``."""
-        first, end = (batch_size * each // self.world for each in (self.rank, self.rank + 1))
-        return range(first, end)
+    def slots(self, batch_size: int) -> range:
+        """The rank's slots of a batch of ``batch_size``."""
+        start, end = (batch_size * each // self.world_size for each in (self.rank, self.rank + 1))
+        return range(start, end)
 
 
 def fits_in_memory(paths: Sequence[Shard]) -> bool:
-    """Whether a source is read once, and not streamed; what is behind a URL is always streamed."""
+    """Whether a source is read once and kept; what is behind a URL is always streamed."""
     files = [path for path in paths if isinstance(path, Path)]
     return files == list(paths) and sum(map(_unpacked_bytes, files)) <= IN_MEMORY_BYTES
 
@@ -138,23 +142,23 @@ def _unpacked_bytes(path: Path) -> int:
     return path.stat().st_size * (GZIP_RATIO if path.suffix in (".gz", ".tgz") else 1)
 
 
-def small_windows(
+def batches_of_small_source(
     paths: Sequence[Shard],
     read: SampleReader[Streamed],
     *,
     batch_size: int,
     seed: int,
-    share: Share,
-) -> Iterator[Window[Streamed]]:
-    """A worker's windows, without end, of a source that is read once."""
+    share: WorkerShare,
+) -> Iterator[RawBatch[Streamed]]:
+    """A worker's batches, without end, of a source that is read into memory first."""
     contents = [content for path in paths for content in read(path)]
-    return memory_windows(contents, batch_size=batch_size, seed=seed, share=share)
+    return batches_from_memory(contents, batch_size=batch_size, seed=seed, share=share)
 
 
-def memory_windows(
-    contents: Sequence[Content | SkippedSample], *, batch_size: int, seed: int, share: Share
-) -> Iterator[Window[Content]]:
-    """A worker's windows, without end, of samples that are at hand."""
+def batches_from_memory(
+    contents: Sequence[Content | SkippedSample], *, batch_size: int, seed: int, share: WorkerShare
+) -> Iterator[RawBatch[Content]]:
+    """A worker's batches, without end, of samples that are in memory."""
 
     @lru_cache(maxsize=2)
     def order(epoch: int) -> list[int]:
@@ -164,68 +168,71 @@ def memory_windows(
         epoch, index = divmod(position, len(contents))
         return StreamItem(epoch, contents[order(epoch)[index]])
 
-    places = share.places(batch_size)
-    for number in share.numbers():
-        windows = (
-            range(start + places.start, start + places.stop)
+    slots = share.slots(batch_size)
+    for number in share.batch_numbers():
+        positions = (
+            range(start + slots.start, start + slots.stop)
             for start in count(number * batch_size, batch_size)
         )
-        items = map(item, chain.from_iterable(windows))
-        yield Window(number, list(islice(items, len(places))), items)
+        items = map(item, chain.from_iterable(positions))
+        yield RawBatch(number, list(islice(items, len(slots))), items)
 
 
 BUFFER_BYTES = 2**20
 """Size of each stream's shuffle buffer: small, so that many streams, with a shard open each, fit in
-memory. More shards in a window mix a source better than larger buffers do (decision 0029)."""
+memory. More shards in a batch mix a source better than larger buffers do (decision 0029)."""
 SAMPLE_OVERHEAD_BYTES = 500
 """What Python's objects add to a sample's bytes."""
-MAX_TURNS = 16
+MAX_GROUPS = 16
 """So many workers of a rank can share the reading; further ones have nothing to do."""
 
 
 @dataclass(frozen=True)
 class StreamLayout:
-    """Streams by turn and lane: window n is of turn ``n % turns``, and holds all of its lanes."""
+    """How the streams of a source are divided into groups that fill batches in turn."""
 
-    turns: int
-    lanes: int
+    groups: int
+    streams_per_group: int
 
     @classmethod
     def of(cls, *, streams: int, shards: int, batch_size: int) -> "StreamLayout":
-        """At most ``streams`` of them, none without a shard or a place in a batch.
+        """A layout of at most ``streams``, none of them without a shard or a slot in a batch.
 
-        Turns divide the work of a rank's workers, lanes that of ranks. Both are powers of two, so
-        that the usual numbers of workers and ranks divide them, and there are at least as many
-        lanes as turns.
+        Groups divide the work of a rank's workers, the streams of a group that of ranks. Both
+        numbers are powers of two, so that the usual numbers of workers and ranks divide them, and a
+        group has at least as many streams as there are groups.
         """
         streams = min(streams, shards)
-        turns = 1
-        while turns < MAX_TURNS and (2 * turns) ** 2 <= streams:
-            turns *= 2
-        lanes = min(streams // turns, batch_size)
-        return cls(turns, 2 ** (lanes.bit_length() - 1))
+        groups = 1
+        while groups < MAX_GROUPS and (2 * groups) ** 2 <= streams:
+            groups *= 2
+        per_group = min(streams // groups, batch_size)
+        return cls(groups, 2 ** (per_group.bit_length() - 1))
 
     @property
     def streams(self) -> int:
-        """Their number in all."""
-        return self.turns * self.lanes
+        """The number of all streams."""
+        return self.groups * self.streams_per_group
 
-    def streams_of(self, *, world: int, workers: int) -> int:
-        """At most so many are read by one of ``workers`` processes of one of ``world`` ranks."""
-        lanes = min(self.lanes, -(-self.lanes // world) + 1)  # ranks may meet in one
-        return lanes * -(-self.turns // max(1, workers))
+    def streams_per_worker(self, *, world_size: int, workers: int) -> int:
+        """The most streams that one of ``workers`` processes of a rank reads."""
+        # Two ranks may read one stream, where the slots of one end and those of the next begin.
+        of_group = min(self.streams_per_group, -(-self.streams_per_group // world_size) + 1)
+        return of_group * -(-self.groups // max(1, workers))
 
-    def places(self, lane: int, batch_size: int) -> range:
-        """The places of a window that a lane fills: at least one."""
-        first, end = (-(-batch_size * each // self.lanes) for each in (lane, lane + 1))
-        return range(first, end)
+    def slots(self, index: int, batch_size: int) -> range:
+        """The slots of a batch that stream ``index`` of its group fills: at least one."""
+        start, end = (
+            -(-batch_size * each // self.streams_per_group) for each in (index, index + 1)
+        )
+        return range(start, end)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamedWindows(Generic[Streamed]):
-    """The windows of a source, for any share of them.
+class StreamedBatches(Generic[Streamed]):
+    """The batches of a source that is read in streams, for the share of any worker.
 
-    ``marks`` shorten the way to a window that is not the first, and change nothing else.
+    ``positions`` shorten the way to a batch that is not the first, and change nothing else.
     """
 
     paths: Sequence[Shard]
@@ -233,46 +240,46 @@ class StreamedWindows(Generic[Streamed]):
     batch_size: int
     seed: int
     layout: StreamLayout
-    marks: StreamPositions = field(default_factory=dict)
+    positions: StreamPositions = field(default_factory=dict)
 
-    def __call__(self, *, share: Share) -> Iterator[Window[Streamed]]:
-        """A worker's windows, without end."""
-        turns: dict[int, _Turn[Streamed]] = {}
-        for number in share.numbers():
-            turn = number % self.layout.turns
-            if turn not in turns:
-                turns[turn] = self._turn(turn, share, number // self.layout.turns)
-            yield turns[turn].window(number)
+    def __call__(self, *, share: WorkerShare) -> Iterator[RawBatch[Streamed]]:
+        """A worker's batches, without end."""
+        groups: dict[int, _StreamGroup[Streamed]] = {}
+        for number in share.batch_numbers():
+            group = number % self.layout.groups
+            if group not in groups:
+                groups[group] = self._open_group(group, share, number // self.layout.groups)
+            yield groups[group].next_batch(number)
 
-    def _turn(self, turn: int, share: Share, over: int) -> "_Turn[Streamed]":
-        """The turn's streams that the rank reads, after ``over`` of its windows."""
-        mine = share.places(self.batch_size)
-        parts = []
-        for lane in range(self.layout.lanes):
-            places = self.layout.places(lane, self.batch_size)
-            if places.start < mine.stop and mine.start < places.stop:
-                stream = self._stream(lane * self.layout.turns + turn, over * len(places))
-                parts.append(_Part(stream, places))
-        return _Turn(parts, mine, over)
+    def _open_group(self, group: int, share: WorkerShare, done: int) -> "_StreamGroup[Streamed]":
+        """The streams of a group that the rank reads, past the first ``done`` of its batches."""
+        rank_slots = share.slots(self.batch_size)
+        streams = []
+        for index in range(self.layout.streams_per_group):
+            slots = self.layout.slots(index, self.batch_size)
+            if slots.start < rank_slots.stop and rank_slots.start < slots.stop:
+                stream = self._open_stream(index * self.layout.groups + group, done * len(slots))
+                streams.append(_StreamSlots(stream, slots))
+        return _StreamGroup(streams, rank_slots, done)
 
-    def _stream(self, number: int, taken: int) -> "_Stream[Streamed]":
-        """A stream that ``taken`` samples were taken from."""
-        first = StreamPosition(shard=number, samples=0)
-        mark = self.marks.get(number, first)
+    def _open_stream(self, number: int, taken: int) -> "_Stream[Streamed]":
+        """A stream from which ``taken`` samples were taken."""
+        beginning = StreamPosition(shard=number, samples=0)
+        position = self.positions.get(number, beginning)
         stream = _Stream(
             self.paths,
             self.read,
             self.seed,
             number,
             self.layout.streams,
-            mark if mark.samples <= taken else first,
+            position if position.samples <= taken else beginning,
         )
-        stream.pass_over(taken)
+        stream.skip_to(taken)
         return stream
 
 
 class _Stream(Iterator[StreamItem[Streamed]]):
-    """One stream from a mark on."""
+    """One stream, read from a position on."""
 
     def __init__(
         self,
@@ -281,25 +288,25 @@ class _Stream(Iterator[StreamItem[Streamed]]):
         seed: int,
         number: int,
         streams: int,
-        mark: StreamPosition,
+        position: StreamPosition,
     ) -> None:
-        self.number, self.mark, self.taken = number, mark, mark.samples
+        self.number, self.position, self.taken = number, position, position.samples
         self._paths, self._read, self._seed, self._streams = paths, read, seed, streams
-        self._items = self._shards(mark.shard)
+        self._items = self._read_shards(position.shard)
 
     def __next__(self) -> StreamItem[Streamed]:
         item = next(self._items)
         self.taken += 1
         return item
 
-    def pass_over(self, samples: int) -> None:
-        """Go on to where ``samples`` have been taken since its beginning, decoding nothing."""
+    def skip_to(self, samples: int) -> None:
+        """Read on until ``samples`` have been taken since the stream's beginning."""
         for _ in range(samples - self.taken):
             next(self)
 
-    def _shards(self, first: int) -> Iterator[StreamItem[Streamed]]:
+    def _read_shards(self, first: int) -> Iterator[StreamItem[Streamed]]:
         for shard in count(first, self._streams):
-            self.mark = StreamPosition(shard=shard, samples=self.taken)
+            self.position = StreamPosition(shard=shard, samples=self.taken)
             epoch, place = divmod(shard, len(self._paths))
             contents = self._read(self._paths[_order(self._seed, epoch, len(self._paths))[place]])
             for content in shuffled(
@@ -314,33 +321,35 @@ def _order(seed: int, epoch: int, shards: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Part(Generic[Streamed]):
-    """The places of a turn's windows that one stream fills."""
+class _StreamSlots(Generic[Streamed]):
+    """A stream, and the slots that it fills of each batch of its group."""
 
     stream: _Stream[Streamed]
-    places: range
+    slots: range
 
 
-class _Turn(Generic[Streamed]):
-    """A rank's places of the windows of one turn, ``over`` of which are over."""
+class _StreamGroup(Generic[Streamed]):
+    """The batches of one group in the rank's slots, past the first ``done`` of them."""
 
-    def __init__(self, parts: Sequence[_Part[Streamed]], mine: range, over: int) -> None:
-        self._parts, self._mine, self._over = parts, mine, over
+    def __init__(
+        self, streams: Sequence[_StreamSlots[Streamed]], rank_slots: range, done: int
+    ) -> None:
+        self._streams, self._rank_slots, self._done = streams, rank_slots, done
         self._items = self._endless()
         self._ahead: deque[StreamItem[Streamed]] = deque()
 
-    def window(self, number: int) -> Window[Streamed]:
-        """The next window."""
+    def next_batch(self, number: int) -> RawBatch[Streamed]:
+        """The group's next batch, which is the source's batch ``number``."""
         ahead = self._ahead
-        items = [ahead.popleft() if ahead else next(self._items) for _ in self._mine]
-        self._over += 1
-        marks = {
-            part.stream.number: part.stream.mark
-            for part in self._parts
-            # A look at spares may have gone further.
-            if part.stream.mark.samples <= self._over * len(part.places)
+        items = [ahead.popleft() if ahead else next(self._items) for _ in self._rank_slots]
+        self._done += 1
+        positions = {
+            each.stream.number: each.stream.position
+            for each in self._streams
+            # Where spares were taken, the stream may have passed what later batches hold.
+            if each.stream.position.samples <= self._done * len(each.slots)
         }
-        return Window(number, items, self._spares(), marks)
+        return RawBatch(number, items, self._spares(), positions)
 
     def _spares(self) -> Iterator[StreamItem[Streamed]]:
         for index in count():
@@ -350,17 +359,17 @@ class _Turn(Generic[Streamed]):
 
     def _endless(self) -> Iterator[StreamItem[Streamed]]:
         while True:
-            for part in self._parts:
-                for place in part.places:
-                    item = next(part.stream)
-                    if place in self._mine:
+            for each in self._streams:
+                for slot in each.slots:
+                    item = next(each.stream)
+                    if slot in self._rank_slots:
                         yield item
 
 
 def shuffled(
     contents: Iterable[Streamed | SkippedSample], rng: np.random.Generator
 ) -> Iterator[Streamed | SkippedSample]:
-    """The same contents in an order that is random within ``BUFFER_BYTES``."""
+    """The same contents, shuffled in a buffer of ``BUFFER_BYTES``."""
     buffer: list[Streamed | SkippedSample] = []
     size = 0
     for content in contents:
@@ -376,5 +385,5 @@ def shuffled(
         yield buffer[index]
 
 
-def _bytes(content: Sized | SkippedSample) -> int:
+def _bytes(content: SizedSample | SkippedSample) -> int:
     return SAMPLE_OVERHEAD_BYTES + (0 if isinstance(content, SkippedSample) else content.size)

@@ -1,13 +1,14 @@
-"""Texts to token ids: BERT's WordPiece for FLAVA, and CLIP's byte pairs.
+"""Tokenisers: BERT's WordPiece, which FLAVA uses, and CLIP's byte pairs.
 
-Built on the ``tokenizers`` library with the vocabulary that ships with the package. Texts are
-cleaned of control characters, lower-cased and stripped of accents; each Chinese character is a
-word of its own (Devlin et al. 2019, and ``BertTokenizer`` of Hugging Face, id for id).
+Both are built on the ``tokenizers`` library, with a vocabulary that ships with the package, and
+equal the published ones id for id.
 
-Built on the ``tokenizers`` library with the merges that ship with the package. A text is repaired
-by ``ftfy``, freed of HTML's escapes, its white space made single and its letters small; then it is
-cut into runs of letters, single digits and runs of other signs, and each of those into the pieces
-that its bytes merge to (Radford et al. 2021, and ``SimpleTokenizer`` of open_clip, id for id).
+BERT's (Devlin et al. 2019; ``BertTokenizer`` of Hugging Face): texts are cleaned of control
+characters, lower-cased and stripped of accents; each Chinese character is a word of its own.
+
+CLIP's (Radford et al. 2021; ``SimpleTokenizer`` of open_clip): a text is repaired by ``ftfy``, its
+HTML escapes are undone, its white space is made single and its letters small. Then it is cut into
+runs of letters, single digits and runs of other signs, whose bytes are merged into pieces.
 """
 
 import gzip
@@ -124,10 +125,10 @@ class Tokenizer:
 def cut_pair(
     first: Sequence[int], second: Sequence[int], room: int
 ) -> tuple[Sequence[int], Sequence[int]]:
-    """Both cut at their ends to ``room`` tokens together, the longer one first.
+    """Two texts' ids cut at their ends to ``room`` tokens in all, the longer text first.
 
-    As BERT's ``_truncate_seq_pair`` (its run_classifier.py), which drops a token at a time from the
-    longer text, and from the second if they are equally long.
+    As BERT's ``_truncate_seq_pair`` (its run_classifier.py), which drops one token at a time from
+    the longer text, and from the second if both are equally long.
     """
     right = min(len(second), max(room // 2, room - len(first)))
     left = min(len(first), room - right)
@@ -176,13 +177,13 @@ BYTES = 256
 CLIP_SPECIAL_TOKENS = ("<start_of_text>", "<end_of_text>")
 
 CLIP_VOCABULARY_SIZE = 49_408
-"""Every byte, inside a word and ending one; the merges; the special tokens."""
+"""The bytes inside words and at their ends, the merges, and the special tokens."""
 
 PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}\x{345}]+"
-"""What no merge crosses the borders of: English contractions, words, digits, other signs.
+"""Pieces of a text, each merged by itself: English contractions, words, digits, other signs.
 
-OpenAI's pattern. It ignores case, so that U+0345 (a small iota under another letter) falls through:
-that is neither a letter nor, having the case of one, another sign.
+OpenAI's pattern. It ignores case, so that U+0345 (a small iota under another letter) is dropped: it
+is not a letter, nor is it another sign, since it has the case of a letter.
 """
 
 
@@ -202,7 +203,7 @@ class ClipTokenizer:
         words += ["".join(merge) for merge in merges]
         words += CLIP_SPECIAL_TOKENS
         self.words = tuple(words)
-        """What each id stands for."""
+        """The vocabulary by id."""
         ids = {word: index for index, word in enumerate(words)}
         self.size = len(ids)
         self.start, self.end = (ids[token] for token in CLIP_SPECIAL_TOKENS)
@@ -257,15 +258,15 @@ class ClipTokenizer:
 
 
 def clean_text(text: str) -> str:
-    """What OpenAI's code does to a text first: repaired, unescaped, single spaces, small letters.
+    """The text as OpenAI's code cleans it: repaired, unescaped, in single spaces and small letters.
 
-    Unescaped twice, since much of the web is escaped twice.
+    It is unescaped twice, since much of the web is escaped twice.
     """
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
 def read_merges() -> list[tuple[str, str]]:
-    """The merges in their order of rank: as many of the file's as the vocabulary has room for."""
+    """The merges by rank: as many of those in the file as the vocabulary has room for."""
     lines = gzip.decompress(MERGES.read_bytes()).decode("utf-8").split("\n")
     count = CLIP_VOCABULARY_SIZE - 2 * BYTES - len(CLIP_SPECIAL_TOKENS)
     pairs = (line.split() for line in lines[1 : 1 + count])
@@ -284,7 +285,7 @@ def byte_characters() -> list[str]:
 
 
 class Vocabulary(Enum):
-    """Whose tokens texts are cut into."""
+    """The vocabulary that texts are tokenised with."""
 
     BERT = "bert"
     """BERT's uncased WordPiece: FLAVA's."""

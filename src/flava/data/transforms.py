@@ -1,10 +1,11 @@
-"""Images to the two pixel tensors of a batch: the encoder's and the codebook's.
+"""Decoded images cropped, resized and normalised: the encoder's pixels and the codebook's.
 
-From 500x375 pixels, on one core, PIL takes 1.7 ms to 224x224 by its bicubic filter and 1.8 ms to
-112x112 by Lanczos'; these take 0.4 and 0.8 (docs/log.md).
+Each image is augmented and resized by itself, and the whole batch is normalised at once. Resizing
+500x375 pixels on one core, PIL takes 1.7 ms to 224x224 (bicubic) and 1.8 ms to 112x112 (Lanczos);
+the functions here take 0.4 and 0.8 (docs/log.md).
 
-`flava.data.decoding` decodes each image, this module resizes it; the whole batch is then
-normalised at once.
+torchvision's transforms are not used: they draw from torch's global generator, where each sample
+here has a generator of its own, take a second to import, and call the same functions of PIL.
 """
 
 import math
@@ -28,27 +29,27 @@ from flava.data.decoding import to_rgb
 from flava.data.fast_decoding import Uint8Image
 
 LOBES = 3
-"""Lanczos' filter ends after so many zeros on each side: PIL's, and DALL-E's resampling."""
+"""Zeros of Lanczos' filter on each side, after which it ends: as in PIL, which DALL-E used."""
 KEPT = 256
-"""Matrices kept: shards of photos have few sizes, random crops of them many."""
+"""Resampling matrices that are kept: photos have few sizes, and random crops of them many."""
 
 
 def bicubic(
-    levels: UInt8[np.ndarray, "height width 3"], size: int
+    image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """To a square by the cubic filter of a = -0.5, antialiased: torch's own, of eight bits."""
-    planes = torch.from_numpy(levels).permute(2, 0, 1)[None]
+    """An image resized to a square by torch's antialiased cubic filter (a = -0.5) in 8 bits."""
+    planes = torch.from_numpy(image).permute(2, 0, 1)[None]
     resized = functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
 
 
 def lanczos(
-    levels: UInt8[np.ndarray, "height width 3"], size: int
+    image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
-    """To a square by Lanczos' filter, antialiased: the pixels of each row, then of each column."""
-    height, width, _ = levels.shape
+    """An image resized to a square by Lanczos' antialiased filter: each row, then each column."""
+    height, width, _ = image.shape
     # Transposed as a matrix, channels with columns: numpy is slow where an axis has three elements.
-    columns = np.ascontiguousarray(levels.reshape(height, -1).T)
+    columns = np.ascontiguousarray(image.reshape(height, -1).T)
     across = resample(columns.reshape(width, -1), size)
     rows = np.ascontiguousarray(across.reshape(-1, height).T)
     return resample(rows, size).reshape(size, size, 3)
@@ -57,14 +58,14 @@ def lanczos(
 def resample(
     pixels: UInt8[np.ndarray, "old others"], size: int
 ) -> UInt8[np.ndarray, "size others"]:
-    """The first axis alone. Levels are rounded and cut off after each axis, as in PIL."""
+    """The first axis resized; values are rounded and clipped after each axis, as in PIL."""
     resized = lanczos_matrix(len(pixels), size) @ pixels.astype(np.float32)
     return np.rint(resized, out=resized).clip(0, 255, out=resized).astype(np.uint8)
 
 
 @lru_cache(KEPT)
 def lanczos_matrix(old: int, new: int) -> csr_array:
-    """The weight, (new, old), of each old pixel of a line in each new one.
+    """The weights, (new, old), with which the old pixels of a line make up each new pixel.
 
     A new pixel's weights are the filter around its centre, as wide as the larger of the two pixels,
     and add up to one, also at the edges.
@@ -83,14 +84,14 @@ def lanczos_matrix(old: int, new: int) -> csr_array:
 
 
 JITTERED = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-"""Brightness, contrast and saturation: all that BEiT's ``ColorJitter(0.4, 0.4, 0.4)`` changes."""
+"""Brightness, contrast and saturation, which BEiT's ``ColorJitter(0.4, 0.4, 0.4)`` changes."""
 
 
 def jitter_colours(rng: np.random.Generator, image: Image.Image, strength: float) -> Image.Image:
-    """Each of ``JITTERED`` by a factor uniform in 1 +- ``strength``, in random order.
+    """Brightness, contrast and saturation changed in random order, by factors in 1 +- ``strength``.
 
-    torchvision's ``ColorJitter`` with three equal strengths and no change of hue. Nothing is drawn
-    at strength 0.
+    As torchvision's ``ColorJitter`` with three equal strengths and no change of hue. Nothing is
+    drawn at strength 0.
     """
     if not strength:
         return image
@@ -101,7 +102,7 @@ def jitter_colours(rng: np.random.Generator, image: Image.Image, strength: float
 
 
 def flip_at_random(rng: np.random.Generator, image: Image.Image, probability: float) -> Image.Image:
-    """Left and right exchanged with that probability. Nothing is drawn at 0."""
+    """The image, mirrored with that probability. Nothing is drawn at probability 0."""
     if probability and rng.random() < probability:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return image
@@ -184,7 +185,7 @@ class ImageTransformConfig:
 
 
 def shortest_side(width: int, height: int, scale: tuple[float, float]) -> float:
-    """Of all boxes that ``random_crop`` may draw."""
+    """The shortest side of all boxes that ``random_crop`` may draw, in pixels."""
     return min(float(width), float(height), math.sqrt(width * height * scale[0] * CROP_RATIO[0]))
 
 
@@ -211,50 +212,50 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int], scale: tuple[fl
 
 
 def cropped(
-    rng: np.random.Generator, levels: Uint8Image, scale: tuple[float, float]
+    rng: np.random.Generator, image: Uint8Image, scale: tuple[float, float]
 ) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
-    """A box of the image that ``random_crop`` draws."""
-    height, width, _ = levels.shape
+    """The part of the image in a box that ``random_crop`` draws."""
+    height, width, _ = image.shape
     left, top, right, bottom = random_crop(rng, (width, height), scale)
-    return np.ascontiguousarray(levels[top:bottom, left:right])
+    return np.ascontiguousarray(image[top:bottom, left:right])
 
 
 def resize(
-    levels: Uint8Image, config: ImageTransformConfig
+    image: Uint8Image, config: ImageTransformConfig
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "codebook codebook 3"]]:
     """The encoder's (bicubic) and the codebook's (Lanczos) view of one RGB image."""
-    codebook_view = resize_for_codebook(levels, config.codebook_size)
-    return resize_for_encoder(levels, config.image_size), codebook_view
+    codebook_view = resize_for_codebook(image, config.codebook_size)
+    return resize_for_encoder(image, config.image_size), codebook_view
 
 
-def resize_for_codebook(levels: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_for_codebook(image: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The codebook's view of one RGB image: straight to a square of ``size`` pixels, Lanczos."""
-    return lanczos(levels, size)
+    return lanczos(image, size)
 
 
-def resize_for_encoder(levels: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def resize_for_encoder(image: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The encoder's view of one RGB image: straight to a square of ``size`` pixels, bicubic."""
-    return bicubic(levels, size)
+    return bicubic(image, size)
 
 
 def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
-    """For the image encoder: to [0, 1], then CLIP's mean and standard deviation a channel."""
+    """The image encoder's pixels: [0, 1] less CLIP's mean, over its deviation, for each channel."""
     mean, std = torch.tensor([CLIP_MEAN, CLIP_STD])[..., None, None]
     return _unit(pixels).sub_(mean).div_(std)
 
 
 def for_codebook(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:
-    """For the codebook: to [0, 1], then DALL-E's pixel map."""
+    """The codebook's pixels: [0, 1] mapped by DALL-E's pixel map."""
     return map_pixels(_unit(pixels))
 
 
 def evaluation_pixels(
     images: Sequence[Image.Image], config: ImageTransformConfig
 ) -> tuple[Float[Tensor, "batch 3 h w"], Float[Tensor, "batch 3 codebook_h codebook_w"]]:
-    """Normalised pixels and codebook pixels with nothing drawn at random, of any PIL images.
+    """Normalised pixels and codebook pixels of PIL images, with nothing drawn at random.
 
-    As the published processor: straight to a square of ``image_size``, so that its centre crop is
-    the identity; the codebook's pixels come from the original image, not from the resized one.
+    As in the published processor, images are resized straight to a square of ``image_size``, so
+    that its centre crop changes nothing, and the codebook's pixels come from the original image.
     """
     both = [resize(np.array(to_rgb(image)), config) for image in images]
     shapes = [(0, size, size, 3) for size in (config.image_size, config.codebook_size)]

@@ -1,4 +1,4 @@
-"""How images are turned into pixels: the encoder's view of an image, and the codebook's."""
+"""How models see images: resizing, cropping and scaling as published for each kind of model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ Side = tuple[int, int]
 Channels = tuple[float, float, float]
 
 MOST_PIXELS = 2**26
-"""Of a resized image, most of which is then cut away: 192 MB."""
+"""Pixels that a resized image may have before it is cropped: 192 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +29,22 @@ class View:
     """
 
     size: Side | int
-    """Height and width to resize to; or of the shorter side, which keeps the image's shape."""
+    """Height and width to resize to; or the shorter side alone, which keeps the aspect ratio."""
     crop: Side
-    """Height and width of what is cut out of the middle: what the model sees. Where the resized
-    image is smaller, black is around it."""
+    """Height and width of the part that is cut out of the middle, which the model sees. If the
+    resized image is smaller, it is padded with black."""
     resample: Image.Resampling = Image.Resampling.BICUBIC
     """The filter."""
     scale: float = 1 / 255
-    """Levels are multiplied with this first."""
+    """Values from 0 to 255 are multiplied by this first."""
     mean: Channels = CLIP_MEAN
     std: Channels = CLIP_STD
     """Then the mean is subtracted, and the rest divided by this."""
     mapped: bool = False
-    """Whether [0, 1] is mapped to DALL-E's [0.1, 0.9] after all."""
+    """Whether [0, 1] is mapped to DALL-E's [0.1, 0.9] at the end."""
 
-    def levels(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
-        """An RGB image resized and cropped.
+    def transform(self, image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+        """An RGB image resized and cropped, as uint8.
 
         Raises:
             SampleError: the image is so narrow that the resized one would not fit into memory.
@@ -55,14 +55,15 @@ class View:
                 "image is too narrow",
                 f"{image.width}x{image.height} pixels would become {width}x{height}: crop it",
             )
-        seen = image.resize((width, height), self.resample)
+        view = image.resize((width, height), self.resample)
         # Rounded down, also below zero: as the published processors.
         top, left = (height - self.crop[0]) // 2, (width - self.crop[1]) // 2
         if (top, left, height, width) != (0, 0, *self.crop):
-            seen = seen.crop((left, top, left + self.crop[1], top + self.crop[0]))
-        return np.asarray(seen)
+            view = view.crop((left, top, left + self.crop[1], top + self.crop[0]))
+        return np.asarray(view)
 
     def resized(self, image: Image.Image) -> Side:
+        """The height and width that an image is resized to."""
         if isinstance(self.size, tuple):
             return self.size
         short, long = sorted(image.size)
@@ -70,10 +71,10 @@ class View:
         return (scaled, self.size) if image.width <= image.height else (self.size, scaled)
 
     def normalise(
-        self, levels: Sequence[UInt8[np.ndarray, "height width 3"]]
+        self, images: Sequence[UInt8[np.ndarray, "height width 3"]]
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Many images' levels as the model's pixels."""
-        stacked = np.stack(levels) if len(levels) else np.zeros((0, *self.crop, 3), np.uint8)
+        """Images that ``transform`` made, as the model's pixels."""
+        stacked = np.stack(images) if len(images) else np.zeros((0, *self.crop, 3), np.uint8)
         pixels = torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous().float()
         mean, std = torch.tensor([self.mean, self.std], dtype=torch.float64)[..., None, None]
         shrink = 1 - 2 * LOGIT_LAPLACE_EPS
@@ -83,17 +84,17 @@ class View:
         return pixels.mul_(slope.float()).add_(offset.float())
 
     def of_size(self, size: Side) -> "View":
-        """The same view at another size of what the model sees."""
+        """The same view for a model that sees images of another size."""
         return replace(self, size=size if isinstance(self.size, tuple) else min(size), crop=size)
 
 
 def encoder_view(size: int) -> View:
-    """What FLAVA's image encoder sees unless its files say otherwise: the whole image, squared."""
+    """The view of FLAVA's image encoder, unless its files say otherwise: the image as a square."""
     return View(size=(size, size), crop=(size, size))
 
 
 def codebook_view(size: Side) -> View:
-    """What the dVAE sees unless the files say otherwise, from the same image."""
+    """The view of the dVAE, unless the files say otherwise."""
     return View(
         size=size,
         crop=size,
@@ -105,5 +106,5 @@ def codebook_view(size: Side) -> View:
 
 
 def clip_view(size: int) -> View:
-    """What CLIP sees: the image's middle, its shorter side resized (openai/CLIP, `clip.py`)."""
+    """CLIP's view: the shorter side resized, and the middle cut out (openai/CLIP, `clip.py`)."""
     return View(size=size, crop=(size, size))

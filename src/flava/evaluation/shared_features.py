@@ -92,7 +92,7 @@ def decode(
         image = None
         try:
             image = images[place]
-            return view.levels(open_image(image, upright=upright))
+            return view.transform(open_image(image, upright=upright))
         except SampleError as error:
             name = image if isinstance(image, Path) else f"sample {place}"
             return SampleError(f"{name}: {error}")

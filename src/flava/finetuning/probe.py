@@ -12,7 +12,7 @@ from torch import nn
 from flava.checkpoints.load import load_pretrained
 from flava.core.distributed import local_device
 from flava.core.precision import Precision
-from flava.data.labelled import drawn, read_rows
+from flava.data.labelled import draw_validation, read_rows
 from flava.data.skips import SkipCounter
 from flava.evaluation.classification import save_predictions
 from flava.evaluation.linear_probe import LabelledFeatures, LinearProbe, fit_at, try_strengths
@@ -103,7 +103,7 @@ def fit(train: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearPro
     features = train.values.numpy()
     whole = LabelledFeatures(features, labels)
     is_choosing = np.zeros(len(labels), dtype=bool)
-    is_choosing[list(drawn(train.rows, CHOOSING_FRACTION, seed))] = True
+    is_choosing[list(draw_validation(train.rows, CHOOSING_FRACTION, seed))] = True
     if not is_choosing.any():  # there is one sample of each class
         return fit_at(whole, DEFAULT_STRENGTH), []
     fitting, choosing = (

@@ -184,7 +184,7 @@ def check_pairs(images: int, texts: int) -> None:
 def seen_by(views: Sequence[View], image: ImageLike) -> ViewedImage:
     """One image as all views see it; errors as `open_image`."""
     opened = open_image(image)
-    return tuple(view.levels(opened) for view in views)
+    return tuple(view.transform(opened) for view in views)
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,9 @@ class Processor:
 
     def _levels(self, images: ImagesLike, view: View) -> list[UInt8[np.ndarray, "height width 3"]]:
         images = image_list(images)
-        results = [attempt(lambda image: view.levels(open_image(image)), each) for each in images]
+        results = [
+            attempt(lambda image: view.transform(open_image(image)), each) for each in images
+        ]
         return usable(results, range(len(images)), "images")
 
     def _encode(self, text: str) -> list[int]:

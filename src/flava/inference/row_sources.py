@@ -1,7 +1,8 @@
-"""The rows of a user's input (folder, tar, table, lines), read and decoded in batches.
+"""The rows of a user's input (a folder, tars, tables, plain text), read and decoded in batches.
 
-Rows of a folder come sorted by path; those of a table, of a tar and of lines in their own order,
-file after file. A row is read, but not decoded, so that those already done can be passed over.
+Rows of a folder come sorted by path; those of tables, tars and plain text in their own order, file
+after file. Rows are read without being decoded, so that a command that goes on can pass over those
+that are done.
 """
 
 import hashlib
@@ -16,12 +17,15 @@ from typing import Any
 
 from PIL import Image
 
+from flava.data.decoding import IMAGE_SUFFIXES, is_image
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.paths import FOLDER_SUFFIXES, resolve, shown, walk_images
+from flava.data.paths import resolve, shown, walk_images
 from flava.data.samples import first_caption
 from flava.data.shards import TAR_SUFFIXES, RawSample, read_shard
 from flava.data.tables import (
+    IMAGE_COLUMNS,
     TABLE_READERS,
+    TEXT_COLUMNS,
     Record,
     is_table,
     read_table,
@@ -29,10 +33,6 @@ from flava.data.tables import (
     table_columns,
 )
 from flava.inference.processor import open_image
-
-IMAGE_COLUMNS = ("image", "path", "file")
-TEXT_COLUMNS = ("text", "caption")
-"""Names that a table's columns may have; the first that it has is read."""
 
 
 class InputKind(Enum):
@@ -53,7 +53,7 @@ class InputKind(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputRow:
-    """One row of the input; what its kind has not is None."""
+    """One row of the input; fields that its kind does not have are None."""
 
     path: str | None = None
     """The image's name: below its folder, as in the table, or SHARD.tar/NAME."""
@@ -61,12 +61,12 @@ class InputRow:
     text: str | None = None
 
     def columns(self) -> dict[str, str]:
-        """What names the row in a result."""
-        named = {"path": self.path, "text": self.text}
-        return {name: value for name, value in named.items() if value is not None}
+        """The columns that name the row in a result."""
+        columns = {"path": self.path, "text": self.text}
+        return {name: value for name, value in columns.items() if value is not None}
 
 
-RowOrSkipped = InputRow | SkippedSample
+InputRowOrSkipped = InputRow | SkippedSample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,9 @@ class InputSource:
     kind: InputKind
     paths: tuple[Path, ...]
     counts: tuple[int, ...]
-    """Of a folder the images that it holds, of a file its bytes."""
+    """For each path the number of images if it is a folder, and of bytes if it is a file."""
     fingerprint: str
-    """Changes with the names, sizes and times of the input's files, wherever they lie."""
+    """A hash of the names, sizes and times of the input's files, but not of their folder."""
 
     @property
     def root(self) -> Path:
@@ -86,13 +86,13 @@ class InputSource:
         first = self.paths[0]
         return first if first.is_dir() else first.parent
 
-    def rows(self) -> Iterator[tuple[float, RowOrSkipped]]:
+    def rows(self) -> Iterator[tuple[float, InputRowOrSkipped]]:
         """Each row, or the report on one that cannot be read, and the share done after it."""
         for index, (path, count) in enumerate(zip(self.paths, self.counts, strict=True)):
             for done, found in self._rows_of(path, count):
                 yield (index + min(1.0, done)) / len(self.paths), found
 
-    def _rows_of(self, path: Path, count: int) -> Iterator[tuple[float, RowOrSkipped]]:
+    def _rows_of(self, path: Path, count: int) -> Iterator[tuple[float, InputRowOrSkipped]]:
         if path.is_dir():
             return _folder_rows(path, count)
         if is_table(path):
@@ -101,10 +101,10 @@ class InputSource:
 
 
 def open_source(kind: InputKind, name: str) -> InputSource:
-    """The input that a path names; braces and globs may name several files.
+    """The input at a path; braces and globs may name several files.
 
     Raises:
-        FileNotFoundError: it names nothing.
+        FileNotFoundError: nothing is there.
         ValueError: a file is of no kind that can be read, a table lacks the columns, or a folder
             holds no image.
     """
@@ -137,7 +137,7 @@ def _what_else(folder: Path) -> str:
     """What a folder without images holds instead, and what can be done."""
     there = Counter(path.suffix.lower() or "no ending" for path in folder.iterdir())
     listed = ", ".join(f"{count} with {suffix}" for suffix, count in there.most_common(5))
-    known = ", ".join(FOLDER_SUFFIXES)
+    known = ", ".join(IMAGE_SUFFIXES)
     tars = f"; for tars give '{folder}/*.tar'" if there.keys() & set(TAR_SUFFIXES) else ""
     return f" (in it: {listed or 'nothing'}): images end in {known}{tars}"
 
@@ -166,7 +166,7 @@ def _survey(path: Path, digest: Any) -> int:
     return count
 
 
-def _folder_rows(folder: Path, count: int) -> Iterator[tuple[float, RowOrSkipped]]:
+def _folder_rows(folder: Path, count: int) -> Iterator[tuple[float, InputRowOrSkipped]]:
     for number, name in enumerate(walk_images(folder), 1):
         found = (
             name if isinstance(name, SkippedSample) else InputRow(path=name, image=folder / name)
@@ -174,7 +174,7 @@ def _folder_rows(folder: Path, count: int) -> Iterator[tuple[float, RowOrSkipped
         yield number / count, found
 
 
-def _table_rows(path: Path, kind: InputKind) -> Iterator[tuple[float, RowOrSkipped]]:
+def _table_rows(path: Path, kind: InputKind) -> Iterator[tuple[float, InputRowOrSkipped]]:
     done = 0.0
     for each in read_table(path, IMAGE_COLUMNS + TEXT_COLUMNS):
         if isinstance(each, SkippedSample):
@@ -193,7 +193,7 @@ def _row_of(record: Record, table: Path, kind: InputKind) -> InputRow:
 
 
 def _image_cell(record: Record, table: Path) -> tuple[str, Path | bytes]:
-    cell, name = _cell(record, IMAGE_COLUMNS), f"{table.name}:{record.number}"
+    cell, name = record.cell(IMAGE_COLUMNS), f"{table.name}:{record.number}"
     if isinstance(cell, dict):  # how the Hugging Face hub's tables hold images
         name, cell = cell.get("path") or name, cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes):
@@ -203,15 +203,9 @@ def _image_cell(record: Record, table: Path) -> tuple[str, Path | bytes]:
 
 
 def _text_cell(record: Record) -> str:
-    return _unicode(_cell(record, TEXT_COLUMNS), "text")
-
-
-def _cell(record: Record, names: tuple[str, ...]) -> Any:
-    for name in names:
-        if name in record.cells:
-            return record.cells[name]
-    found = ", ".join(record.cells) or "none"
-    raise SampleError("column is missing", f"{' or '.join(names)}; there are {found}")
+    """A text; of several captions the first."""
+    cell = record.cell(TEXT_COLUMNS)
+    return _unicode(cell[0] if isinstance(cell, list) and cell else cell, "text")
 
 
 def _unicode(cell: object, what: str) -> str:
@@ -226,7 +220,7 @@ def _unicode(cell: object, what: str) -> str:
     return cell
 
 
-def _tar_rows(path: Path, size: int, kind: InputKind) -> Iterator[tuple[float, RowOrSkipped]]:
+def _tar_rows(path: Path, size: int, kind: InputKind) -> Iterator[tuple[float, InputRowOrSkipped]]:
     read = 0
     for raw in read_shard(path):
         if isinstance(raw, SkippedSample):
@@ -237,12 +231,12 @@ def _tar_rows(path: Path, size: int, kind: InputKind) -> Iterator[tuple[float, R
             yield read / size, found
 
 
-def _sample_rows(path: Path, raw: RawSample, kind: InputKind) -> Iterator[RowOrSkipped]:
+def _sample_rows(path: Path, raw: RawSample, kind: InputKind) -> Iterator[InputRowOrSkipped]:
     """A row for each image of a sample; each has the sample's first caption."""
     images = {
         f"{path.name}/{raw.key}.{suffix}": data
         for suffix, data in raw.files.items()
-        if f".{suffix.lower()}".endswith(FOLDER_SUFFIXES)
+        if is_image(f".{suffix}")
     }
     name = next(iter(images), f"{path.name}/{raw.key}")
     try:
@@ -260,25 +254,25 @@ def _sample_rows(path: Path, raw: RawSample, kind: InputKind) -> Iterator[RowOrS
 
 
 DECODERS = 2
-"""Threads that decode images. PIL lets go of Python's lock, so they do not wait for each other."""
+"""Threads that decode images. PIL releases Python's global lock, so they run at the same time."""
 AHEAD = 8
-"""Images decoded before they are asked for: more would only take memory."""
+"""Images that are decoded before they are needed: more would only take memory."""
 BATCH_PIXELS = 128 * 2**20
 """A batch is closed early when its images have this many pixels: 384 MB in RGB."""
 
 
 @dataclass(kw_only=True)
 class InputBatch:
-    """Rows that are computed at once; of texts alone, ``images`` is empty."""
+    """Rows that the model computes at once; ``images`` is empty if the rows are texts alone."""
 
     rows: list[InputRow] = field(default_factory=list)
     images: list[Image.Image] = field(default_factory=list)
     skipped: list[SkippedSample] = field(default_factory=list)
-    """What was left out among the rows."""
+    """Rows that were left out."""
     consumed: int
-    """How many rows of the source are over after this batch, those left out among them."""
+    """How many rows of the source are done after this batch, those left out among them."""
     done: float = 0.0
-    """The share of the source that is over after this batch."""
+    """The share of the source that is done after this batch."""
 
     @property
     def texts(self) -> list[str]:
@@ -292,8 +286,8 @@ class InputBatch:
 def batches(source: InputSource, size: int, consumed: int = 0) -> Iterator[InputBatch]:
     """All batches after the first ``consumed`` rows, in order.
 
-    Which rows share a batch depends on the source and on ``size`` alone, if ``consumed`` is where
-    a batch ended: so an interrupted run computes what an uninterrupted one does.
+    If ``consumed`` is where a batch ended, the batches depend on the source and ``size`` alone: so
+    a run that was interrupted computes the same as one that was not.
     """
     batch = InputBatch(consumed=consumed)
     for done, decoded in _decoded(islice(source.rows(), consumed, None)):
@@ -313,14 +307,14 @@ def batches(source: InputSource, size: int, consumed: int = 0) -> Iterator[Input
         yield batch
 
 
-Decoded = tuple[InputRow, Image.Image | None] | SkippedSample
+DecodedRow = tuple[InputRow, Image.Image | None] | SkippedSample
 
 
-def _decoded(rows: Iterator[tuple[float, RowOrSkipped]]) -> Iterator[tuple[float, Decoded]]:
+def _decoded(rows: Iterator[tuple[float, InputRowOrSkipped]]) -> Iterator[tuple[float, DecodedRow]]:
     with ThreadPoolExecutor(DECODERS) as pool:
-        waiting: deque[tuple[float, Future[Decoded] | Decoded]] = deque()
+        waiting: deque[tuple[float, Future[DecodedRow] | DecodedRow]] = deque()
 
-        def oldest() -> tuple[float, Decoded]:
+        def oldest() -> tuple[float, DecodedRow]:
             done, decoded = waiting.popleft()
             return done, decoded.result() if isinstance(decoded, Future) else decoded
 
@@ -340,10 +334,10 @@ def _decoded(rows: Iterator[tuple[float, RowOrSkipped]]) -> Iterator[tuple[float
             pool.shutdown(cancel_futures=True)
 
 
-def _decode(row: InputRow, image: Path | bytes) -> Decoded:
+def _decode(row: InputRow, image: Path | bytes) -> DecodedRow:
     try:
         opened = open_image(image)
     except SampleError as error:
         return SkippedSample(shard="", key=row.path or "", reason=error.reason, message=str(error))
-    # Its bytes are not needed any more, and a batch's would add up.
+    # The file's bytes are not needed any more; those of a whole batch would take much memory.
     return InputRow(path=row.path, text=row.text), opened

@@ -1,1 +1,1 @@
-"""Published data, and one's own, to shards that train."""
+"""From published data sets, and users' own data, to shards that are trained on."""

@@ -1,9 +1,9 @@
-"""A block of rows to a file of samples: what every process does, on one machine or many.
+"""Blocks of rows turned into files of samples: the work of each process, on one machine or many.
 
-A block is so many rows of the source, as they follow one another; what its file holds depends on
-these rows and the settings alone. So blocks can be made in any order by any number of processes,
-and a build that was killed makes only those that are missing. The samples of all blocks are dealt
-to shards at the end (``finish``).
+A block is a fixed number of consecutive rows of the source. What its file holds depends on these
+rows and the settings alone. So any number of processes can build blocks in any order, and a build
+that was killed goes on with the blocks that are missing. At the end the samples of all blocks are
+dealt to shards (``finish``).
 """
 
 import json
@@ -15,24 +15,25 @@ from typing import Any
 
 import numpy as np
 
+from flava.core.files import save_array, write_atomically
 from flava.data.errors import SampleError, SkippedSample
 from flava.prepare.config import CleaningConfig
-from flava.prepare.duplicates import hash_of
+from flava.prepare.duplicates import hash64
 from flava.prepare.fetched import check_url
-from flava.prepare.pictures import ImageStore, open_images, picture_of
+from flava.prepare.images import ImageStore, open_images, shard_image
 from flava.prepare.rows import AnnotationRow, RowOrSkipped
-from flava.prepare.shard_files import Files, ShardWriter, save, write_whole
-from flava.prepare.texts import caption_of, packed, passages, sentences_of
+from flava.prepare.shard_files import SampleFiles, open_shard
+from flava.prepare.texts import caption_of, packed_lines, passages, sentences_of
 
 EXAMPLES = 3
-"""Of each reason for leaving out, named in the manifest."""
+"""Rows that the manifest names for each reason for which rows were left out."""
 BYTES_OF_ROWS = 2**26
-"""A block ends before its rows hold more than this, in images that stand in the annotations."""
+"""A block ends before the images that stand in its rows take more bytes than this."""
 
-HASHES = ("content", "image", "looks")
-"""Of all of a sample and of its image's identity; the perceptual hash."""
+HASHES = ("content", "image", "phash")
+"""A sample's hashes: of all of it, of its image's name or URL, and the perceptual hash (pHash)."""
 INDEX = np.dtype([*((name, "<u8") for name in HASHES), ("start", "<u8"), ("size", "<u4")])
-"""Of each sample: its hashes, and where it begins in the block's shard, and its bytes there."""
+"""An entry for each sample: its hashes, where it begins in the block's file, its bytes there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,11 +46,11 @@ class RowBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is done to the blocks of a build."""
+    """The settings that all blocks of a build share, and the paths of a block's files."""
 
     source: str
     folder: Path
-    """Where unfinished shards are kept."""
+    """Where the files of an unfinished build are."""
     images: Path | None
     cleaning: CleaningConfig
     suffix: str = ".tar"
@@ -59,34 +60,34 @@ class Job:
 
     @property
     def evaluation(self) -> Path:
-        """The hashes of the evaluation sets' images."""
+        """The perceptual hashes of the evaluation sets' images."""
         return self.folder / "against.npy"
 
     def shard(self, number: int) -> Path:
-        """What a block's rows become, in their order, duplicates among them."""
+        """A block's samples in the order of its rows, duplicates among them."""
         return self.folder / f"block-{number:06d}{self.suffix}"
 
     @property
     def kept(self) -> Path:
-        """Where all samples are that are no duplicates."""
+        """Where each sample lies that is no duplicate."""
         return self.folder / "kept"
 
     def index(self, number: int) -> Path:
-        """Its samples' hashes and places."""
+        """An entry of INDEX for each sample of a block."""
         return self.folder / f"block-{number:06d}.npy"
 
-    def places(self, number: int) -> Path:
-        """Which rows its samples are of, to name some of those that turn out to be duplicates."""
-        return self.folder / f"block-{number:06d}.places"
+    def locations(self, number: int) -> Path:
+        """The row of each sample (FILE:ROW), to name some of the duplicates."""
+        return self.folder / f"block-{number:06d}.locations"
 
     def record(self, number: int) -> Path:
-        """What was done; the block is done when this is there."""
+        """The block's tally; it is written last, so that the block is done when it exists."""
         return self.folder / f"block-{number:06d}.json"
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """What became of rows."""
+    """How many rows were kept, and how many were left out for which reasons."""
 
     rows: int = 0
     kept: int = 0
@@ -102,7 +103,7 @@ class Tally:
             named.append(message)
 
     def add(self, other: "Tally") -> None:
-        """Those that follow these in the source's order."""
+        """Add the tally of the rows that follow in the source's order."""
         self.rows += other.rows
         self.kept += other.kept
         self.left_out += other.left_out
@@ -114,107 +115,105 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltSample:
-    """A row as it is written."""
+    """A sample that is ready to be written."""
 
-    place: str
-    """Of the row."""
-    files: Files
+    location: str
+    """The row that it comes from: FILE:ROW."""
+    files: SampleFiles
     content: int
-    """Hash of all of it."""
+    """Hash of the whole sample."""
     image: int = 0
-    """Hash of what its image is called."""
-    looks: int = 0
-    """Perceptual hash."""
+    """Hash of its image's URL or name, which rows of one image share."""
+    phash: int = 0
+    """Perceptual hash of its image."""
     licence: str | None = None
 
 
 def cut_blocks(rows: Iterable[RowOrSkipped], size: int) -> Iterator[RowBlock]:
-    """All rows, ``size`` at a time, or fewer where they are heavy."""
-    held: list[RowOrSkipped] = []
-    weight = number = 0
+    """All rows in blocks of ``size``, or of fewer rows where these hold large images."""
+    block: list[RowOrSkipped] = []
+    block_bytes = number = 0
     for row in rows:
-        heavy = len(row.data) if isinstance(row, AnnotationRow) and row.data is not None else 0
-        if held and (len(held) == size or weight + heavy > BYTES_OF_ROWS):
-            yield RowBlock(number=number, rows=tuple(held))
-            held, weight, number = [], 0, number + 1
-        held.append(row)
-        weight += heavy
-    if held:
-        yield RowBlock(number=number, rows=tuple(held))
+        row_bytes = len(row.data) if isinstance(row, AnnotationRow) and row.data is not None else 0
+        if block and (len(block) == size or block_bytes + row_bytes > BYTES_OF_ROWS):
+            yield RowBlock(number=number, rows=tuple(block))
+            block, block_bytes, number = [], 0, number + 1
+        block.append(row)
+        block_bytes += row_bytes
+    if block:
+        yield RowBlock(number=number, rows=tuple(block))
 
 
 def build_block(block: RowBlock, job: Job) -> int:
-    """Write a block's shard, index, places and record, in this order; the number of its rows.
+    """Write a block's shard, index, locations and record, in this order; returns its rows' number.
 
     Raises:
-        OSError: they could not be written; no part of them is left.
+        OSError: a file could not be written; no part of that file is left.
     """
     tally = Tally(rows=len(block.rows))
     index: list[tuple[int, ...]] = []
-    places: list[str] = []
-    writer = ShardWriter(job.shard(block.number))
-    try:
-        for sample in samples_of(block, job, tally):
-            where = writer.add(f"{block.number:06d}{tally.kept:06d}", sample.files)
-            index.append((sample.content, sample.image, sample.looks, *where))
-            places.append(sample.place)
+    locations: list[str] = []
+    with open_shard(job.shard(block.number)) as writer:
+        for sample in build_samples(block, job, tally):
+            start, size = writer.add(f"{block.number:06d}{tally.kept:06d}", sample.files)
+            index.append((sample.content, sample.image, sample.phash, start, size))
+            locations.append(sample.location)
             tally.kept += 1
             if sample.licence:
                 tally.licences[sample.licence] += 1
-        written = writer.finish()
-        save(job.index(block.number), np.array(index, INDEX))
-        write_whole(job.places(block.number), json.dumps(places).encode())
-        record = {"bytes": written.bytes, "sha256": written.sha256, **to_json(tally)}
-        write_whole(job.record(block.number), json.dumps(record).encode())
-    finally:
-        writer.drop()
+    save_array(job.index(block.number), np.array(index, INDEX))
+    write_atomically(job.locations(block.number), json.dumps(locations).encode())
+    record = {"bytes": writer.size, "sha256": writer.sha256, **to_json(tally)}
+    write_atomically(job.record(block.number), json.dumps(record).encode())
     return len(block.rows)
 
 
-def samples_of(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
-    """What is kept of a block; what is left out is counted."""
+def build_samples(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
+    """The samples of a block; rows that are left out are counted in ``tally``."""
     if not job.wants_image:
         yield from text_samples(block, job, tally)
         return
     images = open_images(job.images, job.folder / "fetched")
-    for row in readable(block, tally):
+    for row in usable_rows(block, tally):
         try:
             yield image_sample(row, images, job)
         except SampleError as error:
-            tally.leave_out(error.reason, f"{row.place}: {error}")
+            tally.leave_out(error.reason, f"{row.location}: {error}")
 
 
-def readable(block: RowBlock, tally: Tally) -> Iterator[AnnotationRow]:
+def usable_rows(block: RowBlock, tally: Tally) -> Iterator[AnnotationRow]:
+    """The rows that could be read; the others are counted in ``tally``."""
     for row in block.rows:
         if isinstance(row, SkippedSample):
-            tally.leave_out(row.reason, f"{row.key}: {row.message}")
+            # A report on a whole file has no key. Messages hold no folders: a manifest has none.
+            tally.leave_out(row.reason, f"{row.key or Path(row.shard).name}: {row.message}")
         else:
             yield row
 
 
 def text_samples(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
-    """The lines of each document, or passage where rows are sentences of one text."""
-    documents = divided(block, tally)
-    for place, sentences in passages(documents) if job.one_text else documents:
-        for line in packed(sentences, job.cleaning.text_tokens):
+    """A sample for each line of a document, or of a passage if all rows are one text."""
+    documents = split_sentences(block, tally)
+    for location, sentences in passages(documents) if job.one_text else documents:
+        for line in packed_lines(sentences, job.cleaning.text_tokens):
             content = json.dumps({"text": line}, ensure_ascii=False).encode()
-            yield BuiltSample(place=place, files=[("json", content)], content=hash_of(content))
+            yield BuiltSample(location=location, files=[("json", content)], content=hash64(content))
 
 
-def divided(block: RowBlock, tally: Tally) -> Iterator[tuple[str, list[str]]]:
-    """The place of each row, and the sentences of its text."""
-    for row in readable(block, tally):
+def split_sentences(block: RowBlock, tally: Tally) -> Iterator[tuple[str, list[str]]]:
+    """The location of each row, and the sentences of its text."""
+    for row in usable_rows(block, tally):
         try:
-            yield row.place, sentences_of(row.captions[0])
+            yield row.location, sentences_of(row.captions[0])
         except SampleError as error:
-            tally.leave_out(error.reason, f"{row.place}: {error}")
+            tally.leave_out(error.reason, f"{row.location}: {error}")
 
 
 def image_sample(row: AnnotationRow, images: ImageStore, job: Job) -> BuiltSample:
-    """An image, with its caption if it is to have one.
+    """The sample of a row: its image, and its caption if the source has captions.
 
     Raises:
-        SampleError: it is left out.
+        SampleError: the row is to be left out.
     """
     cleaning, fields = job.cleaning, dict(row.fields)
     if job.wants_caption:
@@ -225,22 +224,23 @@ def image_sample(row: AnnotationRow, images: ImageStore, job: Job) -> BuiltSampl
         fields["url"] = check_url(row.url)
     if row.licence:
         fields["licence"] = row.licence
-    picture = picture_of(
+    image = shard_image(
         images.read(row), row.box, short_side=cleaning.short_side, min_side=cleaning.min_side or 1
     )
-    fields |= {"width": picture.width, "height": picture.height}
+    fields |= {"width": image.width, "height": image.height}
     text = json.dumps(fields, ensure_ascii=False, sort_keys=True).encode()
     return BuiltSample(
-        place=row.place,
-        files=[(picture.suffix, picture.data), ("json", text)],
-        content=hash_of(picture.data + str(fields.get("caption", "")).encode()),
-        image=hash_of(row.identity.encode(errors="surrogateescape")),
-        looks=picture.looks,
+        location=row.location,
+        files=[(image.suffix, image.data), ("json", text)],
+        content=hash64(image.data + str(fields.get("caption", "")).encode()),
+        image=hash64(row.identity.encode(errors="surrogateescape")),
+        phash=image.phash,
         licence=row.licence,
     )
 
 
 def to_json(tally: Tally) -> dict[str, Any]:
+    """What ``from_json`` turns into the same tally."""
     return {
         "rows": tally.rows,
         "kept": tally.kept,
@@ -251,6 +251,7 @@ def to_json(tally: Tally) -> dict[str, Any]:
 
 
 def from_json(record: dict[str, Any]) -> Tally:
+    """A block's tally from its record."""
     return Tally(
         rows=record["rows"],
         kept=record["kept"],

@@ -1,4 +1,4 @@
-"""`flava data build`: rows to blocks, duplicates out, blocks to shards with a manifest."""
+"""`flava data build`: rows are built in blocks, duplicates left out, the rest written to shards."""
 
 import json
 import shutil
@@ -7,35 +7,40 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from flava.core.files import write_atomically
 from flava.core.processes import Submit, map_unordered, process_pool
 from flava.core.progress import Progress
 from flava.data.manifest import NAME as MANIFEST
 from flava.data.manifest import UNFINISHED, read_manifest
 from flava.prepare.blocks import Job, RowBlock, Tally, build_block, cut_blocks, from_json
+from flava.prepare.build_manifest import build_facts, manifest_content, write_manifest
 from flava.prepare.config import BuildConfig
 from flava.prepare.fetched import URLS, index_fetched, is_fetched
-from flava.prepare.finish import count_causes, find_duplicates, hash_evaluation_sets, write_shards
-from flava.prepare.manifest import about, manifest, write_manifest
-from flava.prepare.shard_files import write_whole
+from flava.prepare.finish import (
+    count_duplicates,
+    find_duplicates,
+    hash_evaluation_sets,
+    write_shards,
+)
 from flava.prepare.sources import SOURCES
 
 FOR_TEXTS = ("flava.data.full_sentences",)
-"""What imports PyTorch, which pairs and images do without."""
+"""Modules that texts need; they import PyTorch, which pairs and images do without."""
 
 
 def build(
     config: BuildConfig, *, processes: int = 1, cluster: str | None = None, quiet: bool = False
 ) -> dict[str, Any]:
-    """Build the shards of a source, or go on where an earlier process ended; the manifest.
+    """Build the shards of a source, or go on where an earlier process ended; returns the manifest.
 
-    What is written depends on the config and the files alone: not on processes, interruptions or
-    the machine.
+    What is written depends on the config and the files alone, not on the number of processes, on
+    interruptions or on the machine.
 
     Args:
-        processes: Of this machine.
-        cluster: The address of a Ray cluster whose processes are used instead; all files must be
-            at the same paths on all of its machines.
-        quiet: Say nothing of the progress.
+        processes: The number of processes on this machine.
+        cluster: The address of a Ray cluster whose processes are used instead; all files must have
+            the same paths on all of its machines.
+        quiet: Show no progress bar.
 
     Raises:
         ValueError: the config has mistakes (all are listed), an earlier process was given another,
@@ -44,7 +49,7 @@ def build(
     """
     if problems := config.problems():
         raise ValueError("\n  ".join(["the data cannot be built:", *problems]))
-    facts = json.loads(json.dumps(about(config)))
+    facts = json.loads(json.dumps(build_facts(config)))
     folder = config.output / UNFINISHED
     if (config.output / MANIFEST).exists():
         done = read_manifest(config.output)
@@ -53,9 +58,9 @@ def build(
         return done
     modules = () if SOURCES[config.source].wants_image else FOR_TEXTS
     try:
-        begin(folder, facts)
+        begin_or_resume(folder, facts)
         with process_pool(processes, cluster, modules) as pool, Progress(quiet=quiet) as progress:
-            return in_steps(config, facts, folder, pool, progress)
+            return run_steps(config, facts, folder, pool, progress)
     except OSError as error:
         raise OSError(
             f"{config.output} could not be built ({error}). What is done is kept: when that is put "
@@ -63,15 +68,15 @@ def build(
         ) from error
 
 
-def begin(folder: Path, facts: dict[str, Any]) -> None:
-    """Raises ValueError: there is a build of something else, and some of it is done."""
+def begin_or_resume(folder: Path, facts: dict[str, Any]) -> None:
+    """Raises ValueError: another build is there, and some of its blocks are done."""
     path = folder / "about.json"
     if path.exists() and not any(folder.glob("block-*.json")):
         shutil.rmtree(folder)
     if path.exists():
         check_same(facts, json.loads(path.read_bytes()), folder.parent, "was begun with")
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(facts).encode())
+    write_atomically(path, json.dumps(facts).encode())
 
 
 def check_same(now: dict[str, Any], then: dict[str, Any], output: Path, what: str) -> None:
@@ -84,27 +89,27 @@ def check_same(now: dict[str, Any], then: dict[str, Any], output: Path, what: st
         )
 
 
-def in_steps(
+def run_steps(
     config: BuildConfig,
     facts: dict[str, Any],
     folder: Path,
     pool: tuple[Submit, int],
     progress: Progress,
 ) -> dict[str, Any]:
-    """What ``build`` does once all is checked."""
-    job = job_of(config, folder)
-    unread = prepare(config, job, pool, progress)
+    """The steps of a build whose arguments were checked; returns the manifest."""
+    job = make_job(config, folder)
+    unread = write_tables(config, job, pool, progress)
     progress.step("reading rows")
-    count = fill_blocks(config, job, pool, progress)
-    tally, sizes = tally_of(job, count)
+    count = build_missing_blocks(config, job, pool, progress)
+    tally, sizes = total_tally(job, count)
     progress.step("looking for duplicates")
-    causes, images = find_duplicates(job, sizes, against=bool(config.against))
-    count_causes(causes, job, sizes, tally)
+    reasons, images = find_duplicates(job, sizes, against=bool(config.against))
+    count_duplicates(reasons, job, sizes, tally)
     if not tally.kept:
-        raise ValueError(nothing_left(config, tally))
-    progress.step("writing shards")
-    shards = write_shards(job, config.output, sizes, causes, pool, progress)
-    content = manifest(facts, tally, images, shards)
+        raise ValueError(nothing_left_message(config, tally))
+    progress.step("writing shards", tally.kept)
+    shards = write_shards(job, config.output, sizes, reasons, pool, progress)
+    content = manifest_content(facts, tally, images, shards)
     if unread:
         content["against_unread"] = {"images": len(unread), "examples": unread[:3]}
     write_manifest(config.output, content)
@@ -112,13 +117,13 @@ def in_steps(
     return content
 
 
-def job_of(config: BuildConfig, folder: Path) -> Job:
+def make_job(config: BuildConfig, folder: Path) -> Job:
     source = SOURCES[config.source]
     return Job(
         source=config.source,
         folder=folder,
         images=config.images_folder,
-        cleaning=config.cleaning.of(source),
+        cleaning=config.cleaning.with_defaults_of(source),
         suffix=source.suffix,
         wants_image=source.wants_image,
         wants_caption=source.wants_caption,
@@ -126,10 +131,10 @@ def job_of(config: BuildConfig, folder: Path) -> Job:
     )
 
 
-def prepare(
+def write_tables(
     config: BuildConfig, job: Job, pool: tuple[Submit, int], progress: Progress
 ) -> list[str]:
-    """Tables that the blocks need; what could not be read of the evaluation sets."""
+    """Write the tables that the blocks need; returns reports on unreadable evaluation images."""
     index = job.folder / "fetched"
     images = job.images
     if job.wants_image and images and is_fetched(images) and not (index / URLS).exists():
@@ -141,8 +146,10 @@ def prepare(
     return hash_evaluation_sets(config.against, job.cleaning.short_side, pool, job.evaluation)
 
 
-def fill_blocks(config: BuildConfig, job: Job, pool: tuple[Submit, int], progress: Progress) -> int:
-    """Build those that are not there; how many there are."""
+def build_missing_blocks(
+    config: BuildConfig, job: Job, pool: tuple[Submit, int], progress: Progress
+) -> int:
+    """Build the blocks that are not done yet; returns the number of all blocks."""
     count = 0
 
     def missing() -> Iterator[RowBlock]:
@@ -160,8 +167,8 @@ def fill_blocks(config: BuildConfig, job: Job, pool: tuple[Submit, int], progres
     return count
 
 
-def tally_of(job: Job, count: int) -> tuple[Tally, list[int]]:
-    """What became of all rows, and the samples of each block."""
+def total_tally(job: Job, count: int) -> tuple[Tally, list[int]]:
+    """The tally of all rows, and the number of samples in each block."""
     tally, sizes = Tally(), []
     for number in range(count):
         record = from_json(json.loads(job.record(number).read_bytes()))
@@ -170,7 +177,7 @@ def tally_of(job: Job, count: int) -> tuple[Tally, list[int]]:
     return tally, sizes
 
 
-def nothing_left(config: BuildConfig, tally: Tally) -> str:
+def nothing_left_message(config: BuildConfig, tally: Tally) -> str:
     reasons = "; ".join(f"{n} times: {reason}" for reason, n in tally.left_out.most_common())
     first = "; ".join(chain.from_iterable(tally.examples.values()))[:500]
     return (

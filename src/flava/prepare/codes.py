@@ -1,4 +1,7 @@
-"""A codebook's codes, written beside the images in shards: training need not compute them then."""
+"""`flava data tokenize`: shards written again with a codebook's codes beside the images.
+
+Training then reads the codes and need not compute them.
+"""
 
 import io
 from collections import Counter
@@ -10,30 +13,30 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from rich.progress import track
 
 from flava.checkpoints.digests import codes_name
 from flava.checkpoints.load import load_pretrained
 from flava.checkpoints.reading import locate
 from flava.core.distributed import local_device
+from flava.core.progress import counted
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.fast_decoding import levels_of
+from flava.data.fast_decoding import decode_sample
 from flava.data.samples import codes_suffix
 from flava.data.shards import RawSample, read_shard, resolve_all
 from flava.data.transforms import for_codebook, resize_for_codebook
 from flava.models import Codebook
-from flava.prepare.shard_files import ShardWriter
+from flava.prepare.shard_files import open_shard
 
 BATCH = 64
-"""Images at a time."""
+"""Images that the codebook encodes at once."""
 
 
 def load_codebook(source: str) -> Codebook:
     """The codebook of a run, a checkpoint, a hub id or "shipped:NAME".
 
     Raises:
-        ValueError: there is none in it.
-        FileNotFoundError: it is not there.
+        ValueError: the source holds no codebook.
+        FileNotFoundError: the source is not there.
     """
     model = load_pretrained(locate(source))
     codebook = model if isinstance(model, Codebook) else getattr(model, "codebook", None)
@@ -45,14 +48,14 @@ def load_codebook(source: str) -> Codebook:
 def tokenize(shards: list[str], codebook: Codebook, size: int, output: Path) -> Counter[str]:
     """Write each shard again, with the codes of the whole image in every sample.
 
-    A shard that is there already is left as it is, so that a run that was stopped goes on. Samples
-    without a usable image stay, without codes. Returns how many samples have codes, under "", and
-    how many do not, by reason.
+    A shard that exists in ``output`` is left as it is, so that a command that was stopped can go
+    on. Samples without a usable image are kept, without codes. Returns how many samples have codes,
+    under "", and how many have none, by reason.
 
     Args:
-        shards: tars, as training takes them.
-        size: pixels a side that the codebook sees.
-        output: the folder for the new tars, of the same names.
+        shards: Tars, as training takes them.
+        size: Pixels a side that the codebook sees.
+        output: The folder for the new tars, which keep their names.
 
     Raises:
         ValueError: a shard is no local tar, two have one name, or a shard would be overwritten.
@@ -61,16 +64,16 @@ def tokenize(shards: list[str], codebook: Codebook, size: int, output: Path) -> 
     if remote := [str(path) for path in found if not isinstance(path, Path)]:
         raise ValueError(f"codes are written beside local shards: copy {', '.join(remote)} first")
     paths = [path for path in found if isinstance(path, Path)]
-    check(paths, size, output)
+    check_arguments(paths, size, output)
     output.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
-    for path in track(paths, "tokenizing"):
+    for path in counted(paths, lambda _: 1, len(paths), "tokenizing shards"):
         if not (output / path.name).exists():
             counts += tokenize_shard(path, codebook, size, output / path.name)
     return counts
 
 
-def check(paths: list[Path], size: int, output: Path) -> None:
+def check_arguments(paths: list[Path], size: int, output: Path) -> None:
     mistakes = [f"{path} is no tar: codes go into tars" for path in paths if path.suffix != ".tar"]
     names = Counter(path.name for path in paths)
     mistakes += [f"{count} shards are called {n}" for n, count in names.items() if count > 1]
@@ -84,22 +87,16 @@ def check(paths: list[Path], size: int, output: Path) -> None:
 
 def tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> Counter[str]:
     suffix, counts = codes_suffix(codes_name(codebook)), Counter[str]()
-    writer = ShardWriter(target)
-    try:
-        with ThreadPoolExecutor() as threads:
-            for samples in in_batches(read_shard(path)):
-                views = list(threads.map(lambda raw: view(raw, size), samples))
-                counts.update(v.reason if isinstance(v, SampleError) else "" for v in views)
-                codes = iter(codes_of([v for v in views if isinstance(v, np.ndarray)], codebook))
-                for raw, seen in zip(samples, views, strict=True):
-                    files = list(raw.files.items())
-                    if isinstance(seen, np.ndarray):
-                        files.append((suffix, next(codes)))
-                    writer.add(raw.key, files)
-    except BaseException:
-        writer.drop()
-        raise
-    writer.finish()
+    with open_shard(target) as writer, ThreadPoolExecutor() as threads:
+        for samples in in_batches(read_shard(path)):
+            views = list(threads.map(lambda raw: codebook_view(raw, size), samples))
+            counts.update(v.reason if isinstance(v, SampleError) else "" for v in views)
+            codes = iter(encode_codes([v for v in views if isinstance(v, np.ndarray)], codebook))
+            for raw, view in zip(samples, views, strict=True):
+                files = list(raw.files.items())
+                if isinstance(view, np.ndarray):
+                    files.append((suffix, next(codes)))
+                writer.add(raw.key, files)
     return counts
 
 
@@ -112,24 +109,25 @@ def in_batches(samples: Iterator[RawSample | SkippedSample]) -> Iterator[list[Ra
         yield [sample for sample in batch if isinstance(sample, RawSample)]
 
 
-def view(raw: RawSample, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
+def codebook_view(raw: RawSample, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
     try:
-        return resize_for_codebook(levels_of(raw), size)
+        return resize_for_codebook(decode_sample(raw), size)
     except SampleError as error:
         return error
 
 
 @torch.inference_mode()
-def codes_of(views: list[UInt8[np.ndarray, "size size 3"]], codebook: Codebook) -> list[bytes]:
-    """Each image's codes as a .npy file, of the smallest integers that hold the codebook's."""
+def encode_codes(views: list[UInt8[np.ndarray, "size size 3"]], codebook: Codebook) -> list[bytes]:
+    """Each image's codes as a .npy file, in the smallest integer type that holds them all."""
     if not views:
         return []
     device = next(codebook.parameters()).device
     codes = codebook.codes(for_codebook(np.stack(views)).to(device)).cpu().numpy()
-    return [npy(each) for each in codes.astype(np.min_scalar_type(codebook.config.codes - 1))]
+    return [npy_file(each) for each in codes.astype(np.min_scalar_type(codebook.config.codes - 1))]
 
 
-def npy(array: np.ndarray) -> bytes:
+def npy_file(array: np.ndarray) -> bytes:
+    """The content of a .npy file that holds the array."""
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()

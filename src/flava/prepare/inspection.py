@@ -1,4 +1,4 @@
-"""`flava data check` and `flava data stats`: shards read again, and what they hold."""
+"""`flava data check` and `flava data stats`: read shards again, and tell what they hold."""
 
 import hashlib
 import heapq
@@ -15,61 +15,61 @@ from flava.data.errors import SampleError, SkippedSample
 from flava.data.manifest import NAME, read_manifest
 from flava.data.samples import image_of
 from flava.data.shards import RawSample, read_shard
-from flava.prepare.manifest import READ_AT_ONCE
-from flava.prepare.shard_files import Files, read_back
+from flava.prepare.build_manifest import READ_AT_ONCE
+from flava.prepare.shard_files import SampleFiles, read_back
 from flava.prepare.texts import language
 
 SHARD_SUFFIXES = (".tar", ".jsonl")
 FOR_TARS = ("webdataset.tariterators",)
-"""What imports PyTorch."""
+"""Modules that reading tars needs; they import PyTorch."""
 
 
 def check(folder: Path, *, processes: int = 1) -> list[str]:
-    """What is wrong with the shards of a folder, a sentence each; nothing if all is well.
+    """What is wrong with the shards of a folder, a sentence each; none if all is well.
 
     Raises:
         ValueError: the folder has no manifest, or it is damaged.
     """
     content = read_manifest(folder)
-    told = {shard["name"]: shard for shard in content["shards"]}
+    listed = {shard["name"]: shard for shard in content["shards"]}
     there = {path.name for path in folder.iterdir() if path.suffix in SHARD_SUFFIXES}
-    found = [f"{folder / name}: is missing" for name in sorted(told.keys() - there)]
-    found += [f"{folder / name}: is not in the manifest" for name in sorted(there - told.keys())]
-    samples = sum(shard["samples"] for shard in told.values())
+    found = [f"{folder / name}: is missing" for name in sorted(listed.keys() - there)]
+    found += [f"{folder / name}: is not in the manifest" for name in sorted(there - listed.keys())]
+    samples = sum(shard["samples"] for shard in listed.values())
     if samples != content["kept"]:
         found.append(
             f"{folder}: {samples} samples in the manifest's shards, and {content['kept']} in all"
         )
-    given = [(folder / name, told[name]) for name in sorted(told.keys() & there)]
+    shards = [(folder / name, listed[name]) for name in sorted(listed.keys() & there)]
     with process_pool(processes, modules=FOR_TARS) as pool:
-        for mistakes in map_unordered(pool, check_shard, given):
+        for mistakes in map_unordered(pool, check_shard, shards):
             found += mistakes
     return sorted(found)
 
 
-def check_shard(given: tuple[Path, dict[str, Any]]) -> list[str]:
-    """What is wrong with one shard."""
-    path, told = given
+def check_shard(shard: tuple[Path, dict[str, Any]]) -> list[str]:
+    """What is wrong with a shard, given its path and its entry in the manifest."""
+    path, entry = shard
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(READ_AT_ONCE):
             digest.update(piece)
     found = []
     for name, now in (("bytes", path.stat().st_size), ("sha256", digest.hexdigest())):
-        if now != told[name]:
-            found.append(f"{path}: {name} is {now}, and {told[name]} in the manifest")
+        if now != entry[name]:
+            found.append(f"{path}: {name} is {now}, and {entry[name]} in the manifest")
     count, mistakes = 0, []
-    for each in sample_mistakes(path):
+    for each in sample_problems(path):
         count += 1
         if each:
             mistakes.append(each)
-    if count != told["samples"]:
-        found.append(f"{path}: {count} samples, and {told['samples']} in the manifest")
+    if count != entry["samples"]:
+        found.append(f"{path}: {count} samples, and {entry['samples']} in the manifest")
     return found + mistakes
 
 
-def sample_mistakes(path: Path) -> Iterator[str | None]:
-    """For each sample what is wrong with it, if anything is."""
+def sample_problems(path: Path) -> Iterator[str | None]:
+    """For each sample what is wrong with it; None if nothing is."""
     keys: set[str] = set()
     for raw in read_shard(path):
         if isinstance(raw, SkippedSample):
@@ -78,10 +78,10 @@ def sample_mistakes(path: Path) -> Iterator[str | None]:
             yield f"{path}: two samples have the key {raw.key}"
         else:
             keys.add(raw.key)
-            yield sample_mistake(path, raw)
+            yield sample_problem(path, raw)
 
 
-def sample_mistake(path: Path, raw: RawSample) -> str | None:
+def sample_problem(path: Path, raw: RawSample) -> str | None:
     try:
         fields = json.loads(raw.files["json"])
         if path.suffix == ".tar":
@@ -97,12 +97,12 @@ def sample_mistake(path: Path, raw: RawSample) -> str | None:
 
 
 LONGEST = 60
-"""Words of a caption that are told apart: longer ones are counted as this."""
+"""Words of a text; longer texts are counted with those of this length."""
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Picked:
-    """A sample that was drawn at random: those of the smallest hashes of their names are."""
+class RandomSample:
+    """A sample drawn at random: those are drawn whose names have the smallest hashes."""
 
     hash: bytes
     name: str
@@ -112,21 +112,21 @@ class Picked:
 
 @dataclass(kw_only=True)
 class Stats:
-    """What some shards hold."""
+    """Counts of what some shards hold."""
 
     samples: int = 0
     words: Counter[int] = field(default_factory=Counter)
-    """Samples by the words of their text."""
+    """Numbers of samples by the words of their text."""
     languages: Counter[str] = field(default_factory=Counter)
-    """Samples by language, as fastText tells it."""
+    """Numbers of samples by language, as fastText recognises it."""
     sides: Counter[int] = field(default_factory=Counter)
-    """Samples by the pixels of the image's shorter side."""
+    """Numbers of samples by the pixels of their image's shorter side."""
     shapes: Counter[float] = field(default_factory=Counter)
-    """Samples by width / height, in tenths."""
-    picked: list[Picked] = field(default_factory=list)
+    """Numbers of samples by their image's width / height, rounded to tenths."""
+    picked: list[RandomSample] = field(default_factory=list)
 
     def add(self, other: "Stats", pick: int) -> None:
-        """Count those of other shards too."""
+        """Add the counts of other shards."""
         self.samples += other.samples
         for name in ("words", "languages", "sides", "shapes"):
             getattr(self, name).update(getattr(other, name))
@@ -135,7 +135,7 @@ class Stats:
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """The shards of a folder."""
+    """The shards of a folder, their manifest and their statistics."""
 
     folder: Path
     manifest: dict[str, Any]
@@ -145,11 +145,11 @@ class Described:
 def describe(
     paths: Sequence[Path], *, pick: int = 0, processes: int = 1, quiet: bool = False
 ) -> list[Described]:
-    """Read all shards of some folders.
+    """Read all shards of some folders, and count what they hold.
 
     Args:
-        paths: Folders that `flava data build` wrote, or that hold such.
-        pick: Samples of each that are drawn.
+        paths: Folders that `flava data build` wrote, or folders of such folders.
+        pick: The number of samples that are drawn from each folder.
 
     Raises:
         ValueError: a path is neither, or a manifest is damaged.
@@ -160,7 +160,7 @@ def describe(
             manifest, stats = read_manifest(folder), Stats()
             progress.step(f"reading {folder}")
             shards = [folder / shard["name"] for shard in manifest["shards"]]
-            for some in map_unordered(pool, of_shard, shards, pick):
+            for some in map_unordered(pool, shard_stats, shards, pick):
                 stats.add(some, pick)
                 progress.advance(some.samples)
             found.append(Described(folder=folder, manifest=manifest, stats=stats))
@@ -168,10 +168,10 @@ def describe(
 
 
 def built_folders(paths: Sequence[Path]) -> Iterator[Path]:
-    """The folders themselves, or those in them, that hold a manifest.
+    """The folders with a manifest: the paths themselves, or the folders in them.
 
     Raises:
-        ValueError: there is none.
+        ValueError: a path has none.
     """
     for path in paths:
         inner = sorted(each.parent for each in path.glob(f"*/{NAME}"))
@@ -182,8 +182,8 @@ def built_folders(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def of_shard(path: Path, pick: int) -> Stats:
-    """What one shard holds."""
+def shard_stats(path: Path, pick: int) -> Stats:
+    """The counts of one shard."""
     stats = Stats()
     for key, files in read_back(path):
         stats.samples += 1
@@ -196,16 +196,16 @@ def of_shard(path: Path, pick: int) -> Stats:
             width, height = fields["width"], fields["height"]
             stats.sides[min(width, height)] += 1
             stats.shapes[round(width / height, 1)] += 1
-        draw(stats, f"{path.name}/{key}", text or label_of(fields), files, pick)
+        draw_sample(stats, f"{path.name}/{key}", text or label_of(fields), files, pick)
     return stats
 
 
-def draw(stats: Stats, name: str, text: str, files: Files, pick: int) -> None:
+def draw_sample(stats: Stats, name: str, text: str, files: SampleFiles, pick: int) -> None:
     """Keep the sample if its hash is among the smallest so far."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     if len(stats.picked) < pick or (pick and digest < stats.picked[-1].hash):
         image = next((data for suffix, data in files if suffix != "json"), None)
-        stats.picked.append(Picked(hash=digest, name=name, text=text, image=image))
+        stats.picked.append(RandomSample(hash=digest, name=name, text=text, image=image))
         stats.picked = heapq.nsmallest(pick, stats.picked)
 
 
@@ -214,6 +214,6 @@ def label_of(fields: dict[str, Any]) -> str:
 
 
 def mean_words(words: Counter[int]) -> float | None:
-    """Of a text, the longest counted as LONGEST; None without texts."""
+    """The mean length of texts, of which long ones count as LONGEST words; None without texts."""
     total = words.total()
     return sum(length * count for length, count in words.items()) / total if total else None

@@ -1,6 +1,6 @@
-"""The nine sources of PMD in the forms that they are published in: files -> rows of pairs.
+"""Readers of PMD's nine sources, from the files as they are published to rows of pairs.
 
-Columns and fields are those of the publishers' own files, whose pages ``sources`` names.
+Columns and fields are those of the published files; ``sources`` names the publishers' pages.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ from flava.prepare.rows import (
     RowOrSkipped,
     json_items,
     json_lines,
-    lines,
     quoted_rows,
     rows_of,
     tab_rows,
+    text_lines,
 )
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
-"""As in ``packing``, but for new lines."""
+"""As in ``data.full_sentences``, without new lines."""
 
 WIT_COLUMNS = (
     "language",
@@ -35,7 +35,7 @@ WIT_COLUMNS = (
     "caption_alt_text_description",
     "attribution_passes_lang_id",
 )
-"""Those of its 17 that are read."""
+"""The columns that are read, of 17."""
 
 YFCC_WIDTH, YFCC_HASHED_WIDTH = 23, 25
 """Columns of ``yfcc100m_dataset-N`` (2014), and of ``yfcc100m_dataset`` (2016), which has a line
@@ -43,18 +43,18 @@ number before the photo's id and a hash behind it."""
 
 
 def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """COCO's captions JSON; image files are told by its "images"."""
+    """COCO's captions JSON, whose "images" list the image files."""
     for path in paths:
         split = path.name.split(".")[0].rpartition("_")[2]  # captions_train2014.json
-        licences = {each["id"]: each["url"] for each in objects(path, "licenses.item")}
+        licences = {each["id"]: each["url"] for each in readable_objects(path, "licenses.item")}
         images = {
             each["id"]: (each["file_name"], each.get("license"), each.get("coco_url"))
-            for each in objects(path, "images.item")
+            for each in readable_objects(path, "images.item")
         }
 
         def make(
             entry: Any,
-            place: str,
+            location: str,
             images: dict[Any, Any] = images,
             licences: dict[Any, Any] = licences,
             split: str = split,
@@ -63,7 +63,7 @@ def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
                 raise SampleError("image is not listed", f"image_id {entry['image_id']}")
             name, licence, url = images[entry["image_id"]]
             yield AnnotationRow(
-                place=place,
+                location=location,
                 captions=(entry["caption"],),
                 names=(f"{split}/{name}", name),
                 url=url,
@@ -73,8 +73,8 @@ def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, json_items(path, "annotations.item"), make)
 
 
-def objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
-    """The items that can be read; a damaged file is reported where its annotations are."""
+def readable_objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
+    """The items that can be read; a damaged file is reported where its annotations are read."""
     for entry in json_items(path, prefix):
         if not isinstance(entry, SkippedSample) and isinstance(entry[1], dict):
             yield entry[1]
@@ -90,7 +90,7 @@ def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     for path in paths:
         if path not in texts:
             both = (json_items(path, f"{name}.item") for name in ("image_urls", "captions"))
-            yield from rows_of(path, together(*both), sbu_row)
+            yield from rows_of(path, zip_entries(*both), sbu_row)
     if texts:
         parts = [[path for path in texts if word in path.name] for word in ("urls", "captions")]
         if [len(part) for part in parts] != [1, 1]:
@@ -99,28 +99,28 @@ def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
                 "captions, SBU_captioned_photo_dataset_urls.txt and ..._captions.txt"
             )
         (urls,), (captions,) = parts
-        yield from rows_of(captions, together(lines(urls), lines(captions)), sbu_row)
+        yield from rows_of(captions, zip_entries(text_lines(urls), text_lines(captions)), sbu_row)
 
 
-def together(*parts: Entries) -> Entries:
-    """Entries of several files by their place; what one of them lacks is missing."""
+def zip_entries(*parts: Entries) -> Entries:
+    """The entries of several files that have the same number, as tuples."""
     for number, entries in enumerate(zip_longest(*parts), 1):
         bad = [each for each in entries if isinstance(each, SkippedSample)]
         yield from bad
         if not bad:
-            # The end of the shorter one is None: then the row has too few cells.
+            # A file that ends early gives None, and so the tuple has too few cells.
             yield number, tuple(each[1] for each in entries if isinstance(each, tuple))
 
 
-def sbu_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def sbu_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     if len(entry) < 2:
         raise SampleError("field is missing", "there are more URLs than captions, or fewer")
     url, caption = entry
-    yield AnnotationRow(place=place, captions=(caption,), names=(file_name(url),), url=url)
+    yield AnnotationRow(location=location, captions=(caption,), names=(file_name(url),), url=url)
 
 
 def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """JSON lines of Open Images, Flickr30K, COCO and ADE20K; a sentence is a pair.
+    """JSON lines of Open Images, Flickr30K, COCO and ADE20K; each sentence makes a pair.
 
     The paper counts 1.9 million pairs, and there are 0.87 million narratives; the loader that was
     published with PMD (``facebook/pmd``) divides them at full stops.
@@ -129,14 +129,14 @@ def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, json_lines(path), narrative_rows)
 
 
-def narrative_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def narrative_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
     names = narrative_names(entry["dataset_id"], str(entry["image_id"]))
     for sentence in SENTENCE_END.split(entry["caption"].strip()):
-        yield AnnotationRow(place=place, captions=(sentence,), names=names)
+        yield AnnotationRow(location=location, captions=(sentence,), names=names)
 
 
 def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
-    """Where an image of that data set lies in its publisher's archive."""
+    """Paths at which the image may lie, as in the archive of its data set's publisher."""
     kind, split = dataset.lower(), dataset.lower().rpartition("_")[2]
     if "coco" in kind:
         name = f"{int(image):012d}.jpg"
@@ -152,36 +152,36 @@ def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
 def cc3m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Conceptual Captions: caption, URL."""
     for path in paths:
-        yield from rows_of(path, tab_rows(path, (2,)), lambda e, place: web_row(e[1], e[0], place))
+        yield from rows_of(path, tab_rows(path, (2,)), lambda e, at: web_row(e[1], e[0], at))
 
 
 def cc12m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Conceptual Captions 12M: URL, caption."""
     for path in paths:
-        yield from rows_of(path, tab_rows(path, (2,)), lambda e, place: web_row(e[0], e[1], place))
+        yield from rows_of(path, tab_rows(path, (2,)), lambda e, at: web_row(e[0], e[1], at))
 
 
-def web_row(url: str, caption: str, place: str) -> Iterable[AnnotationRow]:
+def web_row(url: str, caption: str, location: str) -> Iterable[AnnotationRow]:
     name = f"{hashlib.md5(url.encode(errors='surrogateescape')).hexdigest()}.jpg"
-    yield AnnotationRow(place=place, captions=(caption,), names=(name,), url=url)
+    yield AnnotationRow(location=location, captions=(caption,), names=(name,), url=url)
 
 
 def visual_genome(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """``region_descriptions.json``; each region is an image of its own, cut out.
+    """``region_descriptions.json``; each region is cut out and makes an image.
 
-    The paper's 70 million pairs have 68 million images (the data set's card): whole images for
-    these 5.4 million pairs, 108,000 of them, would leave less than 65.
+    The paper's 70 million pairs have 68 million images (the data set's card). With the whole images
+    instead, which are 108,000 for these 5.4 million pairs, there would be less than 65 million.
     """
     for path in paths:
         yield from rows_of(path, json_items(path, "item"), region_rows)
 
 
-def region_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def region_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
     image = entry["id"] if "id" in entry else entry["image_id"]
     for region in entry["regions"]:
         left, top = int(region["x"]), int(region["y"])
         yield AnnotationRow(
-            place=f"{place} (region {region['region_id']})",
+            location=f"{location} (region {region['region_id']})",
             captions=(region["phrase"],),
             names=(f"VG_100K/{image}.jpg", f"VG_100K_2/{image}.jpg", f"{image}.jpg"),
             box=(left, top, int(region["width"]), int(region["height"])),
@@ -191,51 +191,53 @@ def region_rows(entry: Any, place: str) -> Iterable[AnnotationRow]:
 def wit(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Wikipedia Image Text, its English rows.
 
-    Taken is the text below the image in the article (reference), else the alternative text, else
-    the text on the image's own page (attribution), where that one is in the row's language.
+    The caption is the text below the image in the article (reference), else the alternative text,
+    else the text on the image's page (attribution), if that is in the row's language.
     """
     for path in paths:
         yield from rows_of(path, quoted_rows(path, WIT_COLUMNS), wit_row)
 
 
-def wit_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def wit_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     if entry["language"] != "en":
         raise SampleError("text is not English", entry["language"])
     texts = [entry["caption_reference_description"], entry["caption_alt_text_description"]]
     if entry["attribution_passes_lang_id"].lower() == "true":
         texts.append(entry["caption_attribution_description"])
     url = entry["image_url"]
-    yield AnnotationRow(place=place, captions=tuple(texts), names=(file_name(url),), url=url)
+    yield AnnotationRow(location=location, captions=tuple(texts), names=(file_name(url),), url=url)
 
 
 def redcaps(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """A JSON for each subreddit and year; "caption", which its authors made of "raw_caption"."""
+    """A JSON for each subreddit and year; the caption is "caption", cleaned by its authors."""
     for path in paths:
         yield from rows_of(path, json_items(path, "annotations.item"), redcaps_row)
 
 
-def redcaps_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def redcaps_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     name = f"{entry['subreddit']}/{entry['image_id']}.jpg"
-    yield AnnotationRow(place=place, captions=(entry["caption"],), names=(name,), url=entry["url"])
+    yield AnnotationRow(
+        location=location, captions=(entry["caption"],), names=(name,), url=entry["url"]
+    )
 
 
 def yfcc100m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """The metadata, tab-separated, of 23 or of 25 columns; description, else title."""
+    """The metadata, tab-separated, in 23 or 25 columns; the caption is description, else title."""
     for path in paths:
         yield from rows_of(path, tab_rows(path, (YFCC_WIDTH, YFCC_HASHED_WIDTH)), yfcc_row)
 
 
-def yfcc_row(entry: Any, place: str) -> Iterable[AnnotationRow]:
+def yfcc_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     hashed = len(entry) == YFCC_HASHED_WIDTH
     photo, digest = (entry[1], entry[2]) if hashed else (entry[0], "")
-    cells = entry[2:] if hashed else entry  # from here on both count alike
+    cells = entry[2:] if hashed else entry  # from column 6 on both files have the same columns
     if cells[22] == "1":
         raise SampleError("row is a video", photo)
     names = [f"{photo}.{cells[21] or 'jpg'}"]
     if digest:  # as the Multimedia Commons keep them
         names.append(f"{digest[:3]}/{digest[3:6]}/{digest}.{cells[21] or 'jpg'}")
     yield AnnotationRow(
-        place=place,
+        location=location,
         captions=(unquote_plus(cells[7]), unquote_plus(cells[6])),
         names=tuple(names),
         url=cells[14],

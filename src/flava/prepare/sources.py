@@ -3,48 +3,51 @@
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from flava.prepare import own, published, texts
-from flava.prepare.rows import RowReader
+from flava.data.tables import IMAGE_COLUMNS, TEXT_COLUMNS, URL_COLUMNS
+from flava.prepare import published, texts, user_data
+from flava.prepare.rows import AnnotationReader
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedSource:
-    """One source."""
+    """A data set that can be built, and the defaults of its settings."""
 
     title: str
-    read: RowReader
+    read: AnnotationReader
     licence: str
-    """Of all of it, or of its annotations."""
+    """The licence of the whole data set, or of its annotations."""
     publisher: str
-    """Where it is to be had."""
+    """The web page of the publisher."""
     files: str
     """What --annotations takes."""
     images: str
-    """What --images takes where they are no output of img2dataset."""
+    """What --images takes if the images were not fetched by img2dataset."""
     pairs: float | None = None
-    """Millions of pairs that the paper counts (its table 2)."""
+    """Millions of pairs, as the paper counts them (its table 2)."""
     gigabytes: int | None = None
-    """Of the shards, about: 25 kB a pair, which is a JPEG of 256 pixels, quality 90; of regions
-    of images and of texts less, of originals more."""
+    """The approximate size of the shards: 25 kB a pair, for a JPEG of 256 pixels and quality 90;
+    less for regions of images and for texts, more for original images."""
     rows_per_shard: int = 10_000
     min_words: int = 1
     english: bool = False
     short_side: int | None = 256
-    """Pixels that images are made smaller to; None leaves them as they are."""
+    """Pixels of the shorter side of larger images; None leaves them as they are."""
     min_side: int = 16
     drop_duplicates: bool = True
     fetched: bool = False
-    """Whether its images are at URLs, to be fetched by img2dataset."""
+    """Whether its images are at URLs, from which img2dataset fetches them."""
     suffix: str = ".tar"
-    """Of its shards: tars, or JSON lines."""
+    """The ending of its shards' names: .tar, or .jsonl."""
     wants_image: bool = True
     wants_caption: bool = True
     beside: bool = False
     """Whether images are where the annotations are unless --images says otherwise."""
     one_text: bool = False
-    """Whether the rows are sentences that follow one another, not documents."""
+    """Whether the rows are consecutive sentences of one text, and not documents."""
 
 
+IMAGES = ", ".join(IMAGE_COLUMNS + URL_COLUMNS)
+TEXTS = ", ".join(TEXT_COLUMNS)
 OWN_LICENCES = "images: their owners'"
 NO_IMAGES = "nothing: there are none"
 
@@ -150,7 +153,7 @@ SOURCES: dict[str, PublishedSource] = {
     ),
     "imagenet-1k": PublishedSource(
         title="ImageNet-1k",
-        read=own.split_rows,
+        read=user_data.split_rows,
         licence="ImageNet's terms: research that is not commercial",
         publisher="image-net.org",
         files="torchvision's folder train/ or val/, or datasets' Parquet of one split "
@@ -190,20 +193,20 @@ SOURCES: dict[str, PublishedSource] = {
     ),
     "pairs": PublishedSource(
         title="pairs of your own",
-        read=own.pair_rows,
+        read=user_data.pair_rows,
         licence="yours",
         publisher="you",
-        files="tars (WebDataset's layout), or CSV, TSV, JSON lines or Parquet with a column image, "
-        "path, file or url and one named text, caption or captions",
+        files="tars (WebDataset's layout), or CSV, TSV, JSON lines or Parquet with a column named "
+        f"{IMAGES} and one named {TEXTS}",
         images="folder that the table's paths start from; by default the table's own",
         beside=True,
     ),
     "images": PublishedSource(
         title="images of your own",
-        read=own.image_rows,
+        read=user_data.image_rows,
         licence="yours",
         publisher="you",
-        files="a folder of images, tars, or tables with a column image, path, file or url",
+        files=f"a folder of images, tars, or tables with a column named {IMAGES}",
         images="as for pairs",
         wants_caption=False,
         beside=True,
@@ -213,7 +216,7 @@ SOURCES: dict[str, PublishedSource] = {
         read=texts.text_rows,
         licence="yours",
         publisher="you",
-        files='plain text with a text a line, or tables with a column "text"',
+        files=f"plain text with a text a line, or tables with a column named {TEXTS}",
         images=NO_IMAGES,
         suffix=".jsonl",
         wants_image=False,
@@ -225,11 +228,11 @@ PMD = "pmd"
 """The folder of the nine sources of pairs, below the root of the data."""
 HELD_OUT = "-val"
 IMAGENET = "imagenet-1k"
-"""Whose validation images are a split that is published."""
+"""The source whose validation images are published as a split."""
 
 
 def commands(shards: str, root: str) -> list[str]:
-    """For shards below the root, the commands that build them, with sizes and licences.
+    """The commands that build some shards below the root, with sizes and licences.
 
     Args:
         shards: A path from the root on, as "pmd/*/*.tar" or "ccnews-val/*.jsonl".
@@ -241,15 +244,16 @@ def commands(shards: str, root: str) -> list[str]:
     else:
         named = {folder: folder.removesuffix(HELD_OUT)}
     return [
-        command(SOURCES[name], name, f"{root}/{place}")
-        for place, name in named.items()
+        command(SOURCES[name], name, f"{root}/{output}")
+        for output, name in named.items()
         if name in SOURCES
     ]
 
 
-def command(source: PublishedSource, name: str, place: str) -> str:
+def command(source: PublishedSource, name: str, output: str) -> str:
+    """The command that builds a source in the folder ``output``."""
     facts = [] if source.pairs is None else [f"{source.pairs:.1f} M pairs"]
-    if not place.endswith(HELD_OUT):
+    if not output.endswith(HELD_OUT):
         facts.append(f"about {source.gigabytes} GB")
     elif name == IMAGENET:
         facts.append("of its validation images: torchvision's val/, or validation-*.parquet")
@@ -257,6 +261,6 @@ def command(source: PublishedSource, name: str, place: str) -> str:
         facts.append("of files that are in no other shards")
     images = " --images FOLDER" if source.wants_image and not source.beside else ""
     return (
-        f"flava data build {name} --annotations FILES{images} --output {place}  "
+        f"flava data build {name} --annotations FILES{images} --output {output}  "
         f"({', '.join(facts)}; licence: {source.licence})"
     )

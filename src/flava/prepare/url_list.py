@@ -1,6 +1,7 @@
-"""`flava data urls`: which images img2dataset is to fetch.
+"""`flava data urls`: lists the images that img2dataset is to fetch.
 
-Only those of pairs whose caption passes: of YFCC100M's hundred million that is less than a third.
+Only the URLs of pairs whose caption passes the filters are listed, which are less than a third of
+YFCC100M's hundred million.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,9 +27,9 @@ SCHEMA = pa.schema([("url", pa.string())])
 def write_urls(
     config: BuildConfig, path: Path, *, processes: int = 1, quiet: bool = False
 ) -> tuple[int, int]:
-    """Write a Parquet of one column, "url"; the rows that were read and the URLs written.
+    """Write a Parquet file with a column "url"; returns the numbers of rows read and URLs written.
 
-    A URL is left out where it is the one before it again, not where it comes again later.
+    A URL is left out if it equals the one before it; later repetitions are kept.
 
     Raises:
         ValueError: the config has mistakes, or the source has no URLs.
@@ -48,7 +49,7 @@ def write_urls(
         ):
             progress.step("reading rows")
             blocks = cut_blocks(source.read(list(config.annotations)), config.rows_in_block)
-            cleaning = config.cleaning.of(source)
+            cleaning = config.cleaning.with_defaults_of(source)
             for size, found in in_order(map_unordered(pool, urls_of, blocks, cleaning)):
                 fresh = [
                     url for url, before in zip(found, [last, *found], strict=False) if url != before
@@ -63,7 +64,7 @@ def write_urls(
 
 
 def urls_of(block: RowBlock, cleaning: CleaningConfig) -> tuple[int, int, list[str]]:
-    """The block's number and rows, and the URLs of those that pass."""
+    """The block's number, its number of rows, and the URLs of the rows that pass."""
     found = []
     for row in block.rows:
         if isinstance(row, AnnotationRow) and row.url is not None:
@@ -76,7 +77,7 @@ def urls_of(block: RowBlock, cleaning: CleaningConfig) -> tuple[int, int, list[s
 
 
 def in_order(done: Iterable[tuple[int, int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
-    """The blocks' results by their number, each as soon as those before it are there."""
+    """The blocks' results in the order of their numbers, each as soon as those before it came."""
     early: dict[int, tuple[int, list[str]]] = {}
     number = 0
     for which, size, found in done:

@@ -76,10 +76,10 @@ def train(run: Run) -> None:
         seed=run.seed,
         start_step=trainer.step,
         accumulate=run.accumulate,
-        marks=trainer.marks,
+        positions=trainer.marks,
     ) as batches:
         try:
-            trainer.train(batches, batches.marks)
+            trainer.train(batches, batches.positions)
         finally:
             for name, reasons in batches.skipped.items():
                 counts = ", ".join(f"{count} times: {reason}" for reason, count in reasons.items())

@@ -10,7 +10,7 @@ from PIL import Image
 
 from flava.core.files import write_atomically
 from flava.data.decoding import decode_image
-from flava.prepare.inspection import LONGEST, Described, Picked, mean_words
+from flava.prepare.inspection import LONGEST, Described, RandomSample, mean_words
 from flava.prepare.sources import SOURCES
 from flava.reports.charts import Chart, histogram, share_bars
 from flava.reports.formatting import DASH, readable_bytes
@@ -176,13 +176,13 @@ def _commonest(languages: Counter[str]) -> dict[str, int]:
     return {**named, "others": rest} if rest else named
 
 
-def _shown_samples(folders: Sequence[Described]) -> list[Picked]:
+def _shown_samples(folders: Sequence[Described]) -> list[RandomSample]:
     """The same number of samples from each folder."""
     from_each = -(-PICTURES // max(1, len(folders)))
     return [sample for folder in folders for sample in folder.stats.picked[:from_each]]
 
 
-def _thumbnail(sample: Picked) -> str | None:
+def _thumbnail(sample: RandomSample) -> str | None:
     """A small JPEG as a data URI; None for a sample without an image."""
     if sample.image is None:
         return None

@@ -46,7 +46,7 @@ def similarities(model: Flava | Clip, root: Path) -> np.ndarray:
     view = (clip_view if isinstance(model, Clip) else encoder_view)(24)
     tokenizer = ClipTokenizer() if isinstance(model, Clip) else Tokenizer()
     files = (root / f"flickr30k/flickr30k-images/{i}.jpg" for i in range(len(CAPTIONS)))
-    levels = (view.levels(Image.open(file))[None].copy() for file in files)
+    levels = (view.transform(Image.open(file))[None].copy() for file in files)
     images = [model.encode_image(normalise(each)) for each in levels]
     texts = [model.encode_text(*tokenizer.batch([text], 16)) for text in TEXTS]
     return (torch.cat(images) @ torch.cat(texts).T).numpy()
@@ -83,7 +83,7 @@ def test_ranking_again_follows_the_matching_head_among_the_first_k(root: Path) -
     matching = np.zeros_like(scores)
     for i in range(len(CAPTIONS)):
         image = Image.open(root / f"flickr30k/flickr30k-images/{i}.jpg")
-        states = model.image_encoder(normalise(encoder_view(24).levels(image)[None].copy()))
+        states = model.image_encoder(normalise(encoder_view(24).transform(image)[None].copy()))
         for j, text in enumerate(TEXTS):
             ids, attention_mask = Tokenizer().batch([text], 16)
             joint = model.multimodal(

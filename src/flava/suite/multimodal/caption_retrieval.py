@@ -42,7 +42,7 @@ class MiddleReader(ImageReader):
     """The middle of an image, its shorter side resized: what CLIP sees."""
 
     def read(self, row: LabelledRow, rng: np.random.Generator | None) -> Pixels:  # noqa: ARG002
-        return clip_view(self.size).levels(row_image(row, upright=self.upright))
+        return clip_view(self.size).transform(row_image(row, upright=self.upright))
 
 
 def image_reader(model: Flava | Clip) -> ImageReader:

@@ -166,7 +166,7 @@ def few_of_each(rows: Sequence[LabelledRow], few: int | None, seed: int) -> list
     """About ``few`` rows, drawn by the seed from each class in proportion; all rows if None."""
     if few is None or few >= len(rows):
         return list(rows)
-    return [rows[place] for place in sorted(labelled.drawn(rows, few / len(rows), seed))]
+    return [rows[place] for place in sorted(labelled.draw_validation(rows, few / len(rows), seed))]
 
 
 PairMetric = Callable[[Float[Tensor, "rows classes"], Int[Tensor, " rows"]], float]

@@ -1,4 +1,4 @@
-"""Images of rows found, checked, cropped and made smaller, with their perceptual hash."""
+"""The images of rows: found, checked, cropped, made smaller, and hashed."""
 
 import io
 from dataclasses import dataclass
@@ -14,16 +14,17 @@ from flava.prepare.fetched import Fetched, is_fetched
 from flava.prepare.rows import AnnotationRow
 
 SHOWN = 3
+"""Names that an error lists."""
 
 
 class InRows:
-    """The rows hold their images."""
+    """Images that stand in the rows themselves."""
 
     def read(self, row: AnnotationRow) -> bytes:
         """The row's image file.
 
         Raises:
-            SampleError: it cannot be had.
+            SampleError: the row holds none.
         """
         if row.data is None:
             raise SampleError("image is not there", "the row has none: give --images")
@@ -31,7 +32,7 @@ class InRows:
 
 
 class Folder:
-    """Files by their names below one folder; links out of it are refused."""
+    """Image files below one folder, by the names in the rows; links out of it are refused."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -43,8 +44,8 @@ class Folder:
         if row.data is not None:
             return row.data
         for name in row.names:
-            path = self.root / inside(name)
-            if self._last and self._last[0] == path:  # the next region of the same image
+            path = self.root / relative_path(name)
+            if self._last and self._last[0] == path:  # another region of the same image
                 return self._last[1]
             try:
                 data = path.read_bytes()
@@ -61,8 +62,12 @@ class Folder:
         raise SampleError("image is not there", f"tried {tried} below {self.root}")
 
 
-def inside(name: str) -> PurePosixPath:
-    """Raises SampleError: the name leads out of its folder."""
+def relative_path(name: str) -> PurePosixPath:
+    """A name as a path below a folder.
+
+    Raises:
+        SampleError: the name leads out of the folder.
+    """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.parts:
         raise SampleError("path leaves the folder", name[:200])
@@ -70,15 +75,16 @@ def inside(name: str) -> PurePosixPath:
 
 
 ImageStore = InRows | Folder | Fetched
-"""Where the images of rows are."""
+"""A place from which the images of rows are read."""
 
 
 @lru_cache(maxsize=1)
 def open_images(folder: Path | None, index: Path) -> ImageStore:
-    """The images of a build; once for each process.
+    """The images of a build, opened once in each process.
 
     Args:
-        index: The folder of the table of what was fetched.
+        folder: Where they are; None: in the rows.
+        index: The folder of the index of what img2dataset fetched.
     """
     if folder is None:
         return InRows()
@@ -86,85 +92,91 @@ def open_images(folder: Path | None, index: Path) -> ImageStore:
 
 
 JPEG_QUALITY = 90
-SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Formats that are kept as they are, and how their files are named in a shard."""
+KEPT_FORMATS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Formats whose files go into shards as they are, with their suffix there; images of all other
+formats that are read are written as JPEG."""
 
 PixelBox = tuple[int, int, int, int]
 """Left, top, width, height in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Picture:
-    """An image as it is written."""
+class ShardImage:
+    """An image as it is written to a shard."""
 
     data: bytes
     suffix: str
     width: int
     height: int
-    looks: int
+    phash: int
     """Its perceptual hash, 64 bits."""
 
 
-@lru_cache(maxsize=1)  # the next caption of the same image
-def picture_of(
+@lru_cache(maxsize=1)  # the next row may be another caption of the same image
+def shard_image(
     data: bytes, box: PixelBox | None, *, short_side: int | None, min_side: int
-) -> Picture:
-    """The file as it is if it is small enough and meant whole, else a JPEG of ``short_side``.
+) -> ShardImage:
+    """The file as it is if it is small enough and wanted whole, otherwise a JPEG of ``short_side``.
 
     Args:
-        box: The part that is meant; what of it lies outside the image is cut off.
-        short_side: Pixels of the shorter side of what is written, at most; None: as many as it has.
-        min_side: Pixels that the shorter side must have.
+        box: The part that is wanted, without what lies outside the image; None: all of the image.
+        short_side: The most pixels that the shorter side of the result has; None: any number.
+        min_side: The fewest pixels that the shorter side of the image or part must have.
 
     Raises:
         SampleError: it cannot be decoded, is too large to be, or is smaller than ``min_side``.
     """
-    image = decoded(data)
+    image = decode_cached(data)
     if box is not None:
-        image = cut(image, box)
+        image = cut_box(image, box)
     if min(image.size) < min_side:
         detail = f"{image.width}x{image.height}, and {min_side} pixels a side are asked for"
         raise SampleError("image is tiny", detail)
-    suffix = SUFFIXES.get(stored_format(data))
-    smaller = shrunk(image, short_side)
+    suffix = KEPT_FORMATS.get(stored_format(data))
+    smaller = downscaled(image, short_side)
     if box is None and suffix is not None and smaller is image:
-        return Picture(
-            data=data, suffix=suffix, width=image.width, height=image.height, looks=looks_of(image)
+        return ShardImage(
+            data=data,
+            suffix=suffix,
+            width=image.width,
+            height=image.height,
+            phash=perceptual_hash(image),
         )
     stream = io.BytesIO()
     smaller.save(stream, "JPEG", quality=JPEG_QUALITY)
-    return Picture(
+    return ShardImage(
         data=stream.getvalue(),
         suffix="jpg",
         width=smaller.width,
         height=smaller.height,
-        looks=looks_of(smaller),
+        phash=perceptual_hash(smaller),
     )
 
 
-@lru_cache(maxsize=1)  # the next region of the same image
-def decoded(data: bytes) -> Image.Image:
+@lru_cache(maxsize=1)  # the next row may be another region of the same image
+def decode_cached(data: bytes) -> Image.Image:
     return decode_image(data)
 
 
-def looks_of(image: Image.Image) -> int:
-    """The 64 bits of pHash, as ImageHash computes it: which low frequencies exceed the median."""
+def perceptual_hash(image: Image.Image) -> int:
+    """pHash as ImageHash computes it: 64 bits, which of the low frequencies exceed the median."""
     import imagehash
 
     bits = imagehash.phash(image).hash
     return int.from_bytes(np.packbits(bits).tobytes())
 
 
-def looks_of_file(data: bytes, short_side: int | None) -> int:
-    """That of an image file as it would be written.
+def perceptual_hash_of_file(data: bytes, short_side: int | None) -> int:
+    """The perceptual hash of an image file as it would be written to a shard.
 
     Raises:
         SampleError: it cannot be decoded.
     """
-    return looks_of(shrunk(decode_image(data), short_side))
+    return perceptual_hash(downscaled(decode_image(data), short_side))
 
 
-def cut(image: Image.Image, box: PixelBox) -> Image.Image:
+def cut_box(image: Image.Image, box: PixelBox) -> Image.Image:
+    """Raises SampleError: the box is outside the image."""
     left, top = max(0, box[0]), max(0, box[1])
     right, bottom = min(image.width, box[0] + box[2]), min(image.height, box[1] + box[3])
     if right <= left or bottom <= top:
@@ -172,8 +184,8 @@ def cut(image: Image.Image, box: PixelBox) -> Image.Image:
     return image.crop((left, top, right, bottom))
 
 
-def shrunk(image: Image.Image, short_side: int | None) -> Image.Image:
-    """An image whose shorter side is ``short_side`` at most, its shape kept; None: as it is."""
+def downscaled(image: Image.Image, short_side: int | None) -> Image.Image:
+    """The image with a shorter side of at most ``short_side`` pixels, in its aspect ratio."""
     short = min(image.size)
     if short_side is None or short <= short_side:
         return image
@@ -182,6 +194,6 @@ def shrunk(image: Image.Image, short_side: int | None) -> Image.Image:
 
 
 def stored_format(data: bytes) -> str:
-    """As PIL names it; only called for what it could read."""
+    """PIL's name of the format of a file that PIL can read."""
     with Image.open(io.BytesIO(data)) as image:
         return image.format or ""

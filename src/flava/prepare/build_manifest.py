@@ -1,4 +1,4 @@
-"""manifest.json: what the shards of a folder hold, and all that they were built from and by."""
+"""Writes manifest.json: what the shards of a folder hold, from which files and by which code."""
 
 import hashlib
 import json
@@ -6,36 +6,38 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flava.core.files import write_atomically
 from flava.data.manifest import NAME
 from flava.prepare.blocks import Tally
-from flava.prepare.config import BuildConfig, code
-from flava.prepare.shard_files import SEED, write_whole
+from flava.prepare.config import BuildConfig, code_versions
+from flava.prepare.shard_files import SEED
 from flava.prepare.sources import SOURCES
 
 READ_AT_ONCE = 2**20
+"""Bytes of a file that are hashed at a time."""
 
 EXACT = "duplicate of an earlier sample"
 NEAR = "near-duplicate of an earlier image"
 EVALUATION = "near-duplicate of an image of --against"
 
 
-def about(config: BuildConfig) -> dict[str, Any]:
-    """What must be the same for a build to be gone on with."""
+def build_facts(config: BuildConfig) -> dict[str, Any]:
+    """The facts that must be the same when a build goes on: config, files and code."""
     source = SOURCES[config.source]
     return {
         "source": config.source,
         "config": {
-            "cleaning": asdict(config.cleaning.of(source)),
+            "cleaning": asdict(config.cleaning.with_defaults_of(source)),
             "rows_per_shard": config.rows_in_block,
             "images": None if config.images is None else config.images.name,
             "against": [path.name for path in config.against],
         },
-        "annotations": [described(path) for path in config.annotations],
-        "code": code(),
+        "annotations": [describe_file(path) for path in config.annotations],
+        "code": code_versions(),
     }
 
 
-def described(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
     """A file's name, size and digest; of a folder its name."""
     if path.is_dir():
         return {"name": path.name}
@@ -46,16 +48,16 @@ def described(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest.hexdigest()}
 
 
-def manifest(
+def manifest_content(
     facts: dict[str, Any], tally: Tally, images: int, shards: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """The whole of it.
+    """The content of the manifest.
 
     Args:
-        facts: ``about``.
-        tally: What became of the rows.
-        images: How many different ones the kept pairs have.
-        shards: Name, samples, bytes and sha256 of each.
+        facts: Those of ``build_facts``.
+        tally: The rows that were kept and left out.
+        images: The number of different images of the kept samples.
+        shards: Name, samples, bytes and sha256 of each shard.
     """
     source = SOURCES[facts["source"]]
     return {
@@ -78,6 +80,6 @@ def manifest(
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Write it, whole or not at all."""
+    """Write the manifest of a folder of shards."""
     text = json.dumps(content, indent=2, ensure_ascii=False, sort_keys=False)
-    write_whole(folder / NAME, f"{text}\n".encode(errors="replace"))
+    write_atomically(folder / NAME, f"{text}\n".encode(errors="replace"))

@@ -26,8 +26,8 @@ from torch import nn
 
 from flava.data.stored_images import open_image
 from flava.data.views import encoder_view
-from flava.evaluation.features import Settings
-from flava.evaluation.probe_search import Data, predictions
+from flava.evaluation.linear_probe import LabelledFeatures
+from flava.evaluation.probe_search import predictions
 from flava.evaluation.record import Figure
 from flava.suite.language.glue import SST2, GlueRecipe, GlueTask
 from flava.suite.language.glue_files import missing as missing_splits
@@ -37,7 +37,7 @@ from flava.suite.multimodal import vqa
 from flava.suite.multimodal.labelled_pairs import PairRecipe
 from flava.suite.multimodal.vqa import TRAIN, VALIDATION, read_questions
 from flava.suite.run_suite import evaluate_suite
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 from flava.suite.vision.collection import Collection, from_parts, prepare
 from flava.suite.vision.datasets import DataSet
 from flava.suite.vision.tasks import linear_probe, metric_of
@@ -91,7 +91,9 @@ def pixel_baseline(data: DataSet, settings: Settings) -> float:
     levels = np.stack([view.transform(open_image(images[n])).ravel() for n in range(len(images))])
     levels = (levels / 255).astype(np.float32)
     seen = PCA(COMPONENTS, random_state=0).fit(levels[fold.train]).transform(levels)
-    train, validation = (Data(seen[p], labels[p]) for p in (fold.train, fold.drawn))
+    train, validation = (
+        LabelledFeatures(seen[p], labels[p]) for p in (fold.train, fold.validation)
+    )
     metric = metric_of(data)
     predicted, _ = predictions(train, validation, seen[fold.test], metric)
     return float(metric(labels[fold.test], predicted))

@@ -238,7 +238,7 @@ def test_a_folder_in_use_is_an_error_and_a_finished_run_has_nothing_to_resume(
 def test_long_texts_and_broken_images_are_trained_on_or_reported(
     flava, tmp_path, images, caplog, monkeypatch
 ):
-    monkeypatch.setattr("flava.recipes.start.zero_shot_probe", lambda _: None)
+    monkeypatch.setattr("flava.recipes.start.embedded_validator", lambda _: None)
     files = pair_files(range(8))
     files["00003.png"] = files["00003.png"][:60]
     files["00005.json"] = b'{"captions": ["' + b"word " * 10_000 + b'"]}'

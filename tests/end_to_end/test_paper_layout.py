@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from flava.checkpoints.recognise import load_pretrained
+from flava.core.precision import Precision
 from flava.core.processes import end_with_parent
 from flava.data import mixture
 from flava.data.imagenet import WNIDS, validation_images
 from flava.data.tokenizers import Vocabulary
-from flava.evaluation.features import Settings
 from flava.evaluation.validators import imagenet_validator
 from flava.models import Codebook
 from flava.training.checkpoint import load_progress, save_checkpoint
@@ -192,9 +192,7 @@ def test_the_papers_recipe_from_files_to_the_best_checkpoint(data: Path, tmp_pat
     looked = {row["step"]: row[FIGURE] for row in rows(through) if FIGURE in row}
     assert list(looked) == list(range(LOOK, UPDATES + 1, LOOK))
     images = validation_images((), str(data))
-    validate = imagenet_validator(
-        images, Settings(data_root=data, cache=tmp_path / "cache"), threads=1
-    )
+    validate = imagenet_validator(images, Precision.BF16, threads=1)
     last = load_pretrained(through / "checkpoints" / f"step-{UPDATES:06d}")
     torch.set_num_threads(1)
     assert validate(last, UPDATES) == {FIGURE.removeprefix("validation/"): looked[UPDATES]}

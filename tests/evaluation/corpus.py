@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from flava.data.tokenizers import Tokenizer
-from flava.evaluation.embedded_data import CLASSES, EmbeddedSplit, EvaluatedConfig, HeldOut
+from flava.evaluation.embedded_data import CLASSES, EmbeddedCorpus, EmbeddedSplit, EvaluatedConfig
 from flava.models import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig
 from tests.data.shard_files import encoded, write_tar
 
@@ -97,8 +97,8 @@ def splits(folder: Path) -> dict[str, EmbeddedSplit]:
     }
 
 
-def held_out(folder: Path, config: EvaluatedConfig) -> HeldOut:
-    return HeldOut(splits(folder), config, seed=0)
+def corpus(folder: Path, config: EvaluatedConfig) -> EmbeddedCorpus:
+    return EmbeddedCorpus(splits(folder), config, seed=0)
 
 
 @cache

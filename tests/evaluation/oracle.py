@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.core.batch import unmap_pixels
-from flava.evaluation.embedded_data import tokenizer
+from flava.inference.processor import bert_tokenizer
 from flava.models import Flava, FlavaConfig, ImageConfig, TextConfig
 from tests.evaluation.corpus import STEP, WORDS, word_ids
 from tests.support import denormalise
@@ -79,7 +79,7 @@ class Oracle(Flava):
         self.codebook = Codes()  # type: ignore
         codes, words = torch.arange(CODES), word_ids()
         self.mim_head = self.mmm_image_head = Head(codes, CODES)  # type: ignore
-        self.mlm_head = self.mmm_text_head = Head(words, tokenizer().size)  # type: ignore
+        self.mlm_head = self.mmm_text_head = Head(words, bert_tokenizer().size)  # type: ignore
         self.itm_head = Matches()  # type: ignore
 
     def multimodal(

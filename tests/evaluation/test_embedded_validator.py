@@ -9,10 +9,10 @@ import torch
 from flava.core.precision import Precision
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES
-from flava.evaluation.tasks import SPLITS, TASKS
-from flava.evaluation.validators import zero_shot_probe
+from flava.evaluation.embedded_tasks import SPLITS, TASKS
+from flava.evaluation.validators import embedded_validator
 from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Flava
-from tests.evaluation.corpus import held_out, splits, tiny_geometry
+from tests.evaluation.corpus import corpus, splits, tiny_geometry
 
 
 def flava() -> Flava:
@@ -36,7 +36,7 @@ def test_the_probe_measures_what_one_gets_image_by_image(
 ) -> None:
     """Independently: each image, caption and prompt encoded alone, compared by loops."""
     model = make().train()
-    probe = zero_shot_probe(model.config, splits=splits(tmp_path), precision=Precision.FP32)
+    probe = embedded_validator(model.config, splits=splits(tmp_path), precision=Precision.FP32)
     state = torch.get_rng_state()
     figures = probe(model, 5)
     assert list(figures) == ["zero_shot_accuracy", "retrieval_r@5"]
@@ -47,7 +47,7 @@ def test_the_probe_measures_what_one_gets_image_by_image(
         ids, attention_mask = tokenizer.batch([words], model.config.text.max_length)
         return model.encode_text(ids, attention_mask)[0].detach().numpy()
 
-    pairs = held_out(tmp_path, model.config).pairs("validation")
+    pairs = corpus(tmp_path, model.config).pairs("validation")
     images = [model.encode_image(p[None])[0].detach().numpy() for p in pairs.pixels]
     classes = []
     for each in CLASSES:

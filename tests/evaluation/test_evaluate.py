@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 
 from flava.core.precision import Precision
-from flava.evaluation.embedded_data import HeldOut
+from flava.evaluation.embedded_data import EmbeddedCorpus
+from flava.evaluation.embedded_tasks import SPLITS, TASKS
 from flava.evaluation.evaluate import EvaluationConfig, evaluate, untrained
-from flava.evaluation.features import Evaluated
 from flava.evaluation.masked_tasks import patch_masks
 from flava.evaluation.record import Evaluation, Pictures, load_evaluation, save_evaluation
-from flava.evaluation.tasks import SPLITS, TASKS
 from flava.models import (
     Dino,
     DinoConfig,
+    EncoderModel,
     Flava,
     MaskedImageConfig,
     MaskedImageModel,
@@ -23,7 +23,7 @@ from flava.models import (
     MaskedTextModel,
 )
 from tests.data.shard_files import write_lines
-from tests.evaluation.corpus import held_out, splits, tiny_geometry
+from tests.evaluation.corpus import corpus, splits, tiny_geometry
 
 EXACT = EvaluationConfig(seed=3, precision=Precision.FP32)
 
@@ -34,7 +34,7 @@ def tiny_model(seed: int) -> Flava:
 
 
 def run(
-    model: Evaluated, folder: Path, config: EvaluationConfig = EXACT
+    model: EncoderModel, folder: Path, config: EvaluationConfig = EXACT
 ) -> tuple[Evaluation, Pictures]:
     return evaluate(model, config=config, splits=splits(folder))
 
@@ -140,7 +140,7 @@ def test_examples_name_pictures_that_there_are_and_mark_what_is_right(tmp_path: 
 def test_only_hidden_patches_are_filled_in(tmp_path: Path) -> None:
     model = tiny_model(1)
     evaluation, pictures = run(model, tmp_path)
-    data = held_out(tmp_path, model.config)
+    data = corpus(tmp_path, model.config)
     data.seed = EXACT.seed
     pairs = data.pairs("unseen_style")
     masks = patch_masks(pairs, EXACT.seed).repeat_interleave(8, 1).repeat_interleave(8, 2)
@@ -178,7 +178,7 @@ def test_a_missing_or_damaged_evaluation_is_a_clear_error(tmp_path: Path) -> Non
         load_evaluation(tmp_path)
 
 
-def alone(whole: Flava, part: str) -> Evaluated:
+def alone(whole: Flava, part: str) -> EncoderModel:
     """An encoder of the model, as a run of one modality leaves it."""
     config = whole.config
     if part == "image":
@@ -231,7 +231,7 @@ def test_a_split_after_another_shares_none_of_its_samples(tmp_path: Path) -> Non
     rows = splits(tmp_path)
     rows["first"] = replace(rows["validation"], name="first", limit=20)
     rows["second"] = replace(rows["validation"], name="second", limit=20, after="first")
-    data = HeldOut(rows, tiny_geometry(), seed=4)
+    data = EmbeddedCorpus(rows, tiny_geometry(), seed=4)
     first, second = (set(data.pairs(name).keys) for name in ("first", "second"))
     assert len(first) == len(second) == 20
     assert first.isdisjoint(second)

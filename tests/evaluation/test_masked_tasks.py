@@ -4,31 +4,38 @@ import pytest
 import torch
 from torch import Tensor
 
+from flava.core.precision import Precision
 from flava.evaluation import masked_tasks
-from flava.evaluation.embedded_data import EmbeddedPairs, tokenizer
-from flava.evaluation.features import EvaluatedModel
-from flava.evaluation.record import TaskOutcome
-from tests.evaluation.corpus import WORDS, held_out
+from flava.evaluation.embedded_data import EmbeddedPairs
+from flava.evaluation.embedded_features import EmbeddedFeatures
+from flava.evaluation.record import TaskMetrics
+from flava.inference.features import FeatureExtractor
+from flava.inference.processor import bert_tokenizer
+from tests.evaluation.corpus import WORDS, corpus
 from tests.evaluation.oracle import CODES, Guesser, Oracle
 
 
 @pytest.fixture
-def oracle(tmp_path: Path) -> EvaluatedModel:
+def oracle(tmp_path: Path) -> EmbeddedFeatures:
     model = Oracle()
-    return EvaluatedModel(model, held_out(tmp_path, model.config), batch_size=5)
+    return EmbeddedFeatures(
+        FeatureExtractor(model, Precision.FP32, batch_size=5), corpus(tmp_path, model.config)
+    )
 
 
 @pytest.fixture
-def guesser(tmp_path: Path) -> EvaluatedModel:
+def guesser(tmp_path: Path) -> EmbeddedFeatures:
     model = Guesser()
-    return EvaluatedModel(model, held_out(tmp_path, model.config), batch_size=5)
+    return EmbeddedFeatures(
+        FeatureExtractor(model, Precision.FP32, batch_size=5), corpus(tmp_path, model.config)
+    )
 
 
-def value(outcome: TaskOutcome, metric: str = "accuracy") -> float:
+def value(outcome: TaskMetrics, metric: str = "accuracy") -> float:
     return outcome.metrics[metric].value
 
 
-def test_who_knows_the_answers_is_always_right(oracle: EvaluatedModel) -> None:
+def test_who_knows_the_answers_is_always_right(oracle: EmbeddedFeatures) -> None:
     for measure in (
         masked_tasks.mim,
         masked_tasks.mmm_image,
@@ -41,14 +48,14 @@ def test_who_knows_the_answers_is_always_right(oracle: EvaluatedModel) -> None:
 
 
 def test_who_relies_on_the_other_side_is_never_right_when_it_is_a_wrong_one(
-    oracle: EvaluatedModel,
+    oracle: EmbeddedFeatures,
 ) -> None:
     """The oracle fills in patches from the text, tokens from the image."""
     for measure in (masked_tasks.mmm_image, masked_tasks.mmm_text):
         assert measure(oracle, "unseen_style").metrics["accuracy"].baselines["mismatched"] == 0.0
 
 
-def test_who_guesses_is_right_by_chance(guesser: EvaluatedModel) -> None:
+def test_who_guesses_is_right_by_chance(guesser: EmbeddedFeatures) -> None:
     for measure, n in ((masked_tasks.mim, 48 * 6), (masked_tasks.mmm_image, 48 * 6)):
         measured = measure(guesser, "unseen_concepts_all").metrics["accuracy"]
         assert measured.n == n  # six of sixteen patches are hidden in each of 48 images
@@ -60,7 +67,7 @@ def test_who_guesses_is_right_by_chance(guesser: EvaluatedModel) -> None:
 
 
 def test_the_head_that_always_says_matched_is_right_half_of_the_time(
-    oracle: EvaluatedModel,
+    oracle: EmbeddedFeatures,
 ) -> None:
     oracle.model.itm_head.forward = lambda states: torch.tensor([[0.0, 1.0]]).expand(  # type: ignore
         len(states), 2
@@ -70,8 +77,8 @@ def test_the_head_that_always_says_matched_is_right_half_of_the_time(
     assert value(outcome, "roc_auc") == 0.5
 
 
-def test_majority_is_what_the_best_constant_answer_reaches(oracle: EvaluatedModel) -> None:
-    pairs = oracle.held_out.pairs("unseen_style")
+def test_majority_is_what_the_best_constant_answer_reaches(oracle: EmbeddedFeatures) -> None:
+    pairs = oracle.corpus.pairs("unseen_style")
     patch_mask = masked_tasks.patch_masks(pairs, 0)
     targets = oracle.codes("unseen_style")[patch_mask]
     best = max((targets == code).double().mean().item() for code in range(CODES))
@@ -82,9 +89,9 @@ def test_majority_is_what_the_best_constant_answer_reaches(oracle: EvaluatedMode
 
 @pytest.mark.parametrize("name", ["unseen_style", "unseen_concepts_all"])
 def test_mismatched_captions_are_all_of_another_concept_and_each_once(
-    oracle: EvaluatedModel, name: str
+    oracle: EmbeddedFeatures, name: str
 ) -> None:
-    pairs = oracle.held_out.pairs(name)
+    pairs = oracle.corpus.pairs(name)
     for seed in range(20):
         other = masked_tasks.mismatched(pairs, seed)
         assert other.sort().values.equal(torch.arange(len(pairs)))
@@ -93,22 +100,22 @@ def test_mismatched_captions_are_all_of_another_concept_and_each_once(
     assert not masked_tasks.mismatched(pairs, 0).equal(masked_tasks.mismatched(pairs, 1))
 
 
-def test_pairs_of_one_concept_cannot_be_mismatched(oracle: EvaluatedModel) -> None:
-    pairs: EmbeddedPairs = oracle.held_out.pairs("unseen_style")
+def test_pairs_of_one_concept_cannot_be_mismatched(oracle: EmbeddedFeatures) -> None:
+    pairs: EmbeddedPairs = oracle.corpus.pairs("unseen_style")
     pairs.concepts = ["the same"] * len(pairs)
     with pytest.raises(ValueError, match="too many of them show the same concept"):
         masked_tasks.mismatched(pairs, 0)
 
 
 def test_only_words_are_hidden_at_the_set_rate_whatever_stands_around(
-    oracle: EvaluatedModel,
+    oracle: EmbeddedFeatures,
 ) -> None:
-    texts = oracle.held_out.pairs("unseen_concepts_all").captions
+    texts = oracle.corpus.pairs("unseen_concepts_all").captions
     token_mask = masked_tasks.hidden_tokens(texts, seed=0)
     words = (
         texts.attention_mask
-        & (texts.input_ids != tokenizer().cls)
-        & (texts.input_ids != tokenizer().sep)
+        & (texts.input_ids != bert_tokenizer().cls)
+        & (texts.input_ids != bert_tokenizer().sep)
     )
     assert not (token_mask & ~words).any()
     n = int(words.sum())
@@ -120,6 +127,6 @@ def test_only_words_are_hidden_at_the_set_rate_whatever_stands_around(
 
 def test_word_tokens_are_those_with_a_letter_or_digit() -> None:
     kept: Tensor = masked_tasks.word_tokens()
-    ids = {tokenizer().token(i): i for i in range(tokenizer().size)}
+    ids = {bert_tokenizer().token(i): i for i in range(bert_tokenizer().size)}
     assert all(kept[ids[word]] for word in [*WORDS, "##s", "1"])
     assert not any(kept[ids[sign]] for sign in [",", ".", "[MASK]", "[PAD]", "[CLS]", "!"])

@@ -10,7 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 
 from flava.evaluation import probe_search
-from flava.evaluation.probe_search import Data, Race, fit, fit_and_predict, predictions, search
+from flava.evaluation.linear_probe import LabelledFeatures
+from flava.evaluation.probe_search import (
+    ValidationScorer,
+    fit,
+    fit_and_predict,
+    predictions,
+    search,
+)
 from flava.evaluation.regularisation_path import RegularisationPath
 from tests.evaluation.probing import count_passes, samples
 
@@ -46,13 +53,13 @@ def test_of_ties_the_stronger_regularisation_is_taken() -> None:
     assert search(lambda step: float(step < 20)).step == 19
 
 
-def blobs(seed: int, samples: int, width: int, classes: int, spread: float) -> Data:
+def blobs(seed: int, samples: int, width: int, classes: int, spread: float) -> LabelledFeatures:
     """Overlapping classes around a mean far from zero, as features of an encoder are."""
     centres = np.random.default_rng(0).normal(size=(classes, width)) * spread
     rng = np.random.default_rng(seed)
     labels = rng.integers(classes, size=samples)
     features = centres[labels] + rng.normal(size=(samples, width)) + 5
-    return Data(features.astype(np.float32), labels)
+    return LabelledFeatures(features.astype(np.float32), labels)
 
 
 @pytest.mark.parametrize("step", [-16, 0, 8, 24])
@@ -92,7 +99,9 @@ def test_fits_that_have_lost_end_early_and_change_no_choice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     passes = count_passes(monkeypatch)
-    train, validation = (Data(*samples(seed, size, 20)) for seed, size in ((1, 600), (2, 3000)))
+    train, validation = (
+        LabelledFeatures(*samples(seed, size, 20)) for seed, size in ((1, 600), (2, 3000))
+    )
     whole = RegularisationPath(train.features, train.labels)
 
     def score(step: int) -> float:
@@ -101,7 +110,7 @@ def test_fits_that_have_lost_end_early_and_change_no_choice(
 
     expected = search(score)
     without = len(passes)
-    raced = search(Race(train, validation, accuracy_score).score)
+    raced = search(ValidationScorer(train, validation, accuracy_score).score)
     assert raced.step == expected.step
     assert max(raced.scores.values()) == pytest.approx(max(expected.scores.values()), abs=1e-3)
     assert len(passes) - without < 0.4 * without
@@ -128,7 +137,7 @@ def test_what_cannot_be_fitted_is_said_at_once() -> None:
     data = blobs(1, 50, 3, 3, 1.0)
     bad = data.features.copy()
     bad[7, 1] = np.nan
-    one = Data(bad, np.zeros(50, int))
+    one = LabelledFeatures(bad, np.zeros(50, int))
     with pytest.raises(ValueError, match="training features hold numbers that are not finite") as e:
         predictions(one, data, bad, accuracy_score)
     assert "test features hold" in str(e.value)

@@ -72,18 +72,18 @@ def test_a_component_without_variance_has_no_weight() -> None:
     assert (found.predict(0, features) == expected.predict(features)).all()
 
 
-def test_a_hopeless_fit_ends_at_the_next_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_that_cannot_win_ends_at_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
     passes = count_passes(monkeypatch)
     features, labels = samples(1, 400, 5)
     found = RegularisationPath(features, labels)
     shown: list[np.ndarray] = []
 
-    def hopeless() -> bool:
+    def cannot_win() -> bool:
         shown.append(found.fitted[0])
         return len(shown) == 2
 
-    found.fit(0, 1e-4, hopeless)
-    assert 2 * regularisation_path.LOOK < len(passes) < 3 * regularisation_path.LOOK
+    found.fit(0, 1e-4, cannot_win)
+    assert 2 * regularisation_path.CHECK_EVERY < len(passes) < 3 * regularisation_path.CHECK_EVERY
     assert (shown[0] != shown[1]).any()
     np.testing.assert_array_equal(found.fitted[0], shown[1])
 

@@ -24,10 +24,10 @@ def by_sorting(queries, gallery, query_ids, gallery_ids, k: int) -> float:
     seed=st.integers(0, 10_000),
     concepts=st.integers(1, 7),
     coarse=st.booleans(),
-    held=st.integers(1, 200),
+    block_size=st.integers(1, 200),
 )
 def test_equals_brute_force_in_blocks_of_any_size_with_many_right_ones_and_with_ties(
-    seed: int, concepts: int, coarse: bool, held: int
+    seed: int, concepts: int, coarse: bool, block_size: int
 ) -> None:
     rng = np.random.default_rng(seed)
     query_ids = rng.integers(0, concepts, 9)
@@ -36,10 +36,10 @@ def test_equals_brute_force_in_blocks_of_any_size_with_many_right_ones_and_with_
     queries, gallery = (rng.normal(size=(len(ids), 3)) for ids in (query_ids, gallery_ids))
     if coarse:
         queries, gallery = queries.round(), gallery.round()
-    places = ranks(queries, gallery, query_ids, gallery_ids, held=held)
+    places = ranks(queries, gallery, query_ids, gallery_ids, block_size=block_size)
     for k in (1, 5, 10):
         assert recall(places, k) == by_sorting(queries, gallery, query_ids, gallery_ids, k)
-        first = nearest(queries, gallery, query_ids, gallery_ids, k, held=held)
+        first = nearest(queries, gallery, query_ids, gallery_ids, k, block_size=block_size)
         hits = (gallery_ids[first] == query_ids[:, None]).any(axis=1)
         assert hits.tolist() == (places < k).tolist()
 
@@ -61,7 +61,7 @@ def test_a_model_collapsed_to_any_vector_retrieves_nothing_in_blocks() -> None:
     vector = np.random.default_rng(0).normal(size=512).astype(np.float32)
     ids = np.arange(331)
     same = np.tile(vector / np.linalg.norm(vector), (331, 1))
-    assert recall(ranks(same, same, ids, ids, held=7 * 331), 10) == 0
+    assert recall(ranks(same, same, ids, ids, block_size=7 * 331), 10) == 0
 
 
 def test_the_nearest_are_in_order_and_no_more_than_there_are() -> None:
@@ -76,7 +76,7 @@ def test_memory_does_not_grow_with_the_product() -> None:
     queries, gallery = (rng.normal(size=(3000, 8)).astype(np.float32) for _ in range(2))
     ids = np.arange(3000)
     tracemalloc.start()
-    ranks(queries, gallery, ids, ids, held=30_000)
+    ranks(queries, gallery, ids, ids, block_size=30_000)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     # All similarities at once would take 36 MB, and their masks more.

@@ -21,10 +21,14 @@ from flava.data.decoding import ORIENTATION
 from flava.data.errors import SampleError
 from flava.data.imagenet import WNIDS, validation_images
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
-from flava.evaluation.features import Settings
-from flava.evaluation.image_features import FeatureExtractor
 from flava.evaluation.prompts import Prompts, classify_with_prompts
-from flava.evaluation.validators import held_out_pairs, imagenet_validator, retrieval_validator
+from flava.evaluation.shared_features import image_features
+from flava.evaluation.validators import (
+    imagenet_validator,
+    read_validation_pairs,
+    retrieval_validator,
+)
+from flava.inference.features import FeatureExtractor
 from flava.models import Clip, Flava
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, picture, write_tar
@@ -146,9 +150,8 @@ def few_prompts() -> Prompts:
     )
 
 
-def settings(folder: Path, **changes: Any) -> Settings:
-    made = Settings(data_root=folder, cache=folder / "cache", precision=Precision.FP32)
-    return replace(made, batch_size=4, **changes)
+EXACT: dict[str, Any] = {"precision": Precision.FP32, "batch_size": 4}
+"""How the validators of these tests compute."""
 
 
 @pytest.mark.parametrize("make", [tiny_flava, tiny_clip])
@@ -160,7 +163,7 @@ def test_the_accuracy_is_what_one_gets_image_by_image(
     (folder / IDS[SHOWN[0]] / "zbroken.JPEG").write_bytes(b"no image")
     model = make().train()
     images = validation_images((str(folder),), "nowhere")
-    validate = imagenet_validator(images, settings(tmp_path), threads=2, prompts=few_prompts())
+    validate = imagenet_validator(images, **EXACT, threads=2, prompts=few_prompts())
     figures = validate(model, 3)
     assert list(figures) == ["imagenet_zero_shot_accuracy"]
     assert model.training
@@ -203,9 +206,9 @@ def few_are_right(folder: Path) -> None:
     images = validation_images((str(folder / "val"),), "nowhere")
     labels = json.loads((folder / "labels.json").read_text())
     images = replace(images, labels=np.array(labels))
-    pairs = held_out_pairs([str(folder / "pairs.tar")])
-    found = imagenet_validator(images, settings(folder), threads=1, prompts=few_prompts())(model, 0)
-    found |= retrieval_validator(pairs, settings(folder), threads=1)(model, 0)
+    pairs = read_validation_pairs([str(folder / "pairs.tar")])
+    found = imagenet_validator(images, **EXACT, threads=1, prompts=few_prompts())(model, 0)
+    found |= retrieval_validator(pairs, **EXACT, threads=1)(model, 0)
     name = f"found-{torch.distributed.get_world_size()}-{rank()}.json"
     (folder / name).write_text(json.dumps(found))
 
@@ -219,8 +222,8 @@ def test_the_figures_are_the_same_on_any_number_of_ranks(tmp_path: Path) -> None
         pairs[f"{n:03d}.txt"] = f"picture number {n}".encode()
     write_tar(tmp_path / "pairs.tar", pairs)
     images = validation_images((str(tmp_path / "val"),), "nowhere")
-    extractor = FeatureExtractor(tiny_flava(), settings(tmp_path), shown=False)
-    features = extractor.compute("val", images, np.arange(len(images)))
+    extractor = FeatureExtractor(tiny_flava(), **EXACT)
+    features = image_features(extractor, images).values
     predicted = classify_with_prompts(extractor, features, few_prompts()).tolist()
     labels = [label if n % 2 else (label + 1) % 1000 for n, label in enumerate(predicted)]
     (tmp_path / "labels.json").write_text(json.dumps(labels))
@@ -236,11 +239,13 @@ def test_held_out_pairs_that_cannot_be_used_are_counted(tmp_path: Path, caplog) 
     files = {"b.png": b"broken", "b.txt": b"two", "c.png": encoded(picture(2))}
     for n in range(6):
         files |= {f"{n}.png": encoded(picture(n)), f"{n}.txt": f"number {n}".encode()}
-    pairs = held_out_pairs([str(write_tar(tmp_path / "pairs.tar", files))])
+    pairs = read_validation_pairs([str(write_tar(tmp_path / "pairs.tar", files))])
     assert pairs.captions == [f"number {n}" for n in range(6)]
     assert "2 pairs are left out, first pairs.tar, b: image cannot be decoded" in caplog.text
     with pytest.raises(ValueError, match=r"no usable pair in .*none\.tar"):
-        held_out_pairs([str(write_tar(tmp_path / "none.tar", {"b.png": b"", "b.txt": b"x"}))])
+        read_validation_pairs(
+            [str(write_tar(tmp_path / "none.tar", {"b.png": b"", "b.txt": b"x"}))]
+        )
 
 
 def test_a_handful_of_held_out_images_tells_nothing(tmp_path: Path) -> None:
@@ -249,7 +254,7 @@ def test_a_handful_of_held_out_images_tells_nothing(tmp_path: Path) -> None:
     for n in range(8):
         files |= {f"{n}.png": encoded(picture(n % 5)), f"{n}.txt": f"number {n}".encode()}
     with pytest.raises(ValueError, match=r"few\.tar holds 8 pairs of 5 images.*more than 5 images"):
-        held_out_pairs([str(write_tar(tmp_path / "few.tar", files))])
+        read_validation_pairs([str(write_tar(tmp_path / "few.tar", files))])
 
 
 def test_held_out_pairs_are_seen_upright_as_in_training(tmp_path: Path) -> None:
@@ -263,14 +268,16 @@ def test_held_out_pairs_are_seen_upright_as_in_training(tmp_path: Path) -> None:
         upright.transpose(Image.Transpose.ROTATE_90).save(stream, "PNG", exif=exif)
         turned |= {f"{n}.png": stream.getvalue(), f"{n}.txt": f"number {n}".encode()}
     model, seen = tiny_flava(), []
-    encode = FeatureExtractor.project
+    project = FeatureExtractor.project_images
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            FeatureExtractor, "project", lambda self, f: (seen.append(f), encode(self, f))[1]
+            FeatureExtractor,
+            "project_images",
+            lambda self, f: (seen.append(f), project(self, f))[1],
         )
         for files in (plain, turned):
-            pairs = held_out_pairs([str(write_tar(tmp_path / "pairs.tar", files))])
-            retrieval_validator(pairs, settings(tmp_path), threads=1)(model, 0)
+            pairs = read_validation_pairs([str(write_tar(tmp_path / "pairs.tar", files))])
+            retrieval_validator(pairs, **EXACT, threads=1)(model, 0)
     np.testing.assert_array_equal(*seen)
 
 
@@ -326,7 +333,7 @@ def test_images_that_can_never_be_read_stop_the_start(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "val.parquet")
     images = validation_images((str(tmp_path / "val.parquet"),), "nowhere")
     with pytest.raises(ValueError, match="no image can be read, of 2 images of 2 classes"):
-        imagenet_validator(images, settings(tmp_path), threads=1, prompts=few_prompts())
+        imagenet_validator(images, **EXACT, threads=1, prompts=few_prompts())
 
 
 def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from flava.data.samples import read_samples
 from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES
+from flava.evaluation.embedded_tasks import SPLITS
 from flava.evaluation.record import accuracy, confusion, majority
-from flava.evaluation.tasks import SPLITS
 from flava.inference.zero_shot import class_embeddings, classify
 
 ANIMALS = (("cat", "kitten"), ("dog",))

@@ -371,8 +371,8 @@ def test_bf16_is_bit_for_bit_what_autocast_makes_of_the_weights():
     )
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         expected = model.encode_image(pixels), model.encode_text(input_ids, attention_mask)
-    with lower._passes.computing():
-        computed = lower._passes.model
+    with lower._extractor.computing():
+        computed = lower._extractor.model
         found = computed.encode_image(pixels), computed.encode_text(input_ids, attention_mask)
     assert all(map(torch.equal, found, expected))
     assert not torch.equal(found[0], model.encode_image(pixels))

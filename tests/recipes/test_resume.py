@@ -39,7 +39,7 @@ def quick_probe(monkeypatch) -> None:
     def probe(_model: object, step: int) -> dict[str, float]:
         return {"good": PROBES[step % 3], "drawn": torch.rand(()).item()}
 
-    monkeypatch.setattr("flava.recipes.start.zero_shot_probe", lambda _: probe)
+    monkeypatch.setattr("flava.recipes.start.embedded_validator", lambda _: probe)
 
 
 def flava(folder: Path, workers: int) -> Run:

@@ -194,7 +194,7 @@ def test_what_no_loss_reads_is_not_trained_and_is_said_to_be_absent(run, changes
 def test_clip_is_trained_and_validated(run, monkeypatch, tmp_path):
     """From shards to a checkpoint; the validator is given CLIP's geometry."""
     validated = []
-    monkeypatch.setattr("flava.recipes.start.zero_shot_probe", validated.append)
+    monkeypatch.setattr("flava.recipes.start.embedded_validator", validated.append)
     transformer: dict[str, Any] = {"width": 16, "depth": 1, "heads": 2, "mlp_width": 16}
     model = ClipConfig(
         image=ClipImageConfig(image_size=16, patch_size=8, **transformer),

@@ -11,7 +11,7 @@ import torch
 from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import Batch, ImageBatch, TextBatch
 from flava.core.precision import Precision
-from flava.evaluation.validators import loss_probe
+from flava.evaluation.validators import loss_validator
 from flava.methods import Validator, method_of
 from flava.models import (
     Codebook,
@@ -255,7 +255,7 @@ def test_the_probe_is_the_objectives_loss_with_the_sign_changed():
     objective = MaskedObjective(model)
     batches: list[Batch] = [random_texts(config, [9, 7]), random_texts(config, [4, 6])]
     assert all(isinstance(batch, TextBatch) for batch in batches)
-    found = loss_probe(objective, batches, Precision.FP32)(model, 0)
+    found = loss_validator(objective, batches, Precision.FP32)(model, 0)
     losses = [objective(batch)["mlm"].loss.item() for batch in batches]
     assert next(iter(found)) == "mlm_log_likelihood"
     assert found["mlm_log_likelihood"] == pytest.approx(-sum(losses) / 2)

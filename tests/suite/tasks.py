@@ -4,10 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.suite.results_file import SuiteResult
-from flava.suite.task import Group, SuiteTask
+from flava.suite.task import Group, Settings, SuiteTask
 
 
 def figure(task: str, value: float, metric: str = "accuracy", split: str = "test") -> Figure:

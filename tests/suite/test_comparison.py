@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from flava.evaluation.embedded_tasks import TASKS
 from flava.evaluation.record import Evaluation, Figure
-from flava.evaluation.tasks import TASKS
 from flava.suite import paper
 from flava.suite.comparison import (
     ABLATIONS,

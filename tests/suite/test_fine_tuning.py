@@ -12,7 +12,6 @@ import torch
 from flava.core.precision import Precision
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.finetuning.probe import load_classifier
 from flava.models import Classifier
 from flava.suite.fine_tuning import (
@@ -22,6 +21,7 @@ from flava.suite.fine_tuning import (
     batches_of_step,
     fine_tune_task,
 )
+from flava.suite.task import Settings
 from flava.training.launch import Interrupted
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 from flava.training.trainer import Trainer

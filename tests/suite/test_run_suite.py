@@ -14,12 +14,11 @@ import pytest
 import torch
 
 from flava.checkpoints.digests import weights_digest
-from flava.evaluation.features import Settings
 from flava.inference.export import export
 from flava.models import Codebook, Flava
 from flava.suite.results_file import FILE, add_results, read_results
 from flava.suite.run_suite import evaluate_suite
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 from flava.training.checkpoint import save_checkpoint
 from flava.training.launch import Interrupted
 from tests.evaluation.corpus import tiny_geometry

@@ -7,7 +7,6 @@ import tyro
 
 from flava.core.precision import Precision
 from flava.evaluation.evaluate import evaluate_run, folder_for_figures
-from flava.evaluation.features import Settings
 from flava.inference.load import device_named
 from flava.reports.classifier_report import is_classification, write_classification_report
 from flava.reports.run_report import write_report
@@ -15,6 +14,7 @@ from flava.reports.suite_report import is_suite, report_suite
 from flava.suite.registry import TASKS, print_availability, select
 from flava.suite.results_file import FILE
 from flava.suite.run_suite import evaluate_suite
+from flava.suite.task import Settings
 
 
 def evaluate(

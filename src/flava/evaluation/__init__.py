@@ -1,1 +1,1 @@
-"""Held-out data and a model -> figures beside their baselines, and a report to read them in."""
+"""Evaluation of frozen models: retrieval, zero-shot classes, linear probes, masked prediction."""

@@ -1,4 +1,4 @@
-"""The held-out data of the embedded corpus: its classes, images and captions.
+"""The embedded corpus as evaluation reads it: its splits, classes, images and captions.
 
 The classes are whole subgroups of Unicode's emoji, or a few that say the same thing. They, their
 names and the templates were chosen by looking at the pictures, before any model was evaluated.
@@ -6,7 +6,7 @@ names and the templates were chosen by looking at the pictures, before any model
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from flava.core.randomness import random_generator
 from flava.data.samples import Sample, read_samples
-from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.transforms import CODE_PIXELS, ImageTransformConfig, evaluation_pixels
+from flava.inference.processor import default_tokenizer
 from flava.models import ClipConfig, DinoConfig, FlavaConfig, MaskedImageConfig, MaskedTextConfig
 
 
@@ -83,14 +83,15 @@ TEMPLATES = (
 
 
 EvaluatedConfig = FlavaConfig | ClipConfig | MaskedImageConfig | MaskedTextConfig | DinoConfig
-"""Geometries of what is evaluated."""
+"""Geometries of the models that are evaluated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedSplit:
-    """A row of held-out data. ``limit`` keeps that many samples, drawn by the seed.
+    """Data that tasks are measured on or fitted on.
 
-    ``after`` names another split of the same shards, none of whose samples are kept.
+    ``limit`` keeps that many samples, drawn by the seed. ``after`` names another split of the same
+    shards, none of whose samples are kept.
     """
 
     name: str
@@ -100,20 +101,8 @@ class EmbeddedSplit:
     after: str | None = None
 
 
-@cache
-def tokenizer() -> Tokenizer:
-    """FLAVA's tokeniser: reading its vocabulary takes longer than a batch."""
-    return Tokenizer()
-
-
-@cache
-def clip_tokenizer() -> ClipTokenizer:
-    """CLIP's."""
-    return ClipTokenizer()
-
-
-class Texts:
-    """Texts with their keys, tokenised for the model when that is first asked for.
+class TokenizedTexts:
+    """Texts with their keys, tokenised for a model of that geometry when first asked for.
 
     ``origins`` are the names that the texts have in their shards.
     """
@@ -138,13 +127,12 @@ class Texts:
     @cached_property
     def _tokenised(self) -> tuple[Tensor, Tensor]:
         config = self.config
-        assert not isinstance(config, MaskedImageConfig | DinoConfig)  # `lacking` told
-        made = clip_tokenizer() if isinstance(config, ClipConfig) else tokenizer()
-        return made.batch(self.texts, config.text.max_length)
+        assert not isinstance(config, MaskedImageConfig | DinoConfig)  # tasks name what they need
+        return default_tokenizer(config.text).batch(self.texts, config.text.max_length)
 
 
 class EmbeddedPairs:
-    """Images with what is known of them; the canonical caption is the first of each.
+    """Images with their captions and labels; the canonical caption is the first of each.
 
     Raises:
         ValueError: a sample lacks an image; or, when it is asked for, a field of the embedded
@@ -177,8 +165,8 @@ class EmbeddedPairs:
         return [sample.key for sample in self.samples]
 
     @cached_property
-    def captions(self) -> Texts:
-        return Texts(self.keys, [each[0] for each in self.field("captions")], self.config)
+    def captions(self) -> TokenizedTexts:
+        return TokenizedTexts(self.keys, [each[0] for each in self.field("captions")], self.config)
 
     @cached_property
     def concepts(self) -> list[str]:
@@ -214,14 +202,14 @@ class EmbeddedPairs:
 
 def image_transform(config: EvaluatedConfig) -> ImageTransformConfig:
     """What turns an image into the model's input: eight codebook pixels a side for each patch."""
-    assert not isinstance(config, MaskedTextConfig)  # `lacking` told
+    assert not isinstance(config, MaskedTextConfig)  # tasks name what they need
     return ImageTransformConfig(
         image_size=config.image.image_size, codebook_size=config.image.grid * CODE_PIXELS
     )
 
 
-class HeldOut:
-    """Splits by name, each read when it is first asked for.
+class EmbeddedCorpus:
+    """The splits of the embedded corpus by name, each read when it is first asked for.
 
     Raises (on reading):
         FileNotFoundError: a shard is missing.
@@ -231,19 +219,19 @@ class HeldOut:
     def __init__(
         self, splits: Mapping[str, EmbeddedSplit], config: EvaluatedConfig, seed: int
     ) -> None:
-        self.rows, self.config, self.seed = splits, config, seed
+        self.splits, self.config, self.seed = splits, config, seed
         self._pairs: dict[str, EmbeddedPairs] = {}
-        self._texts: dict[str, Texts] = {}
+        self._texts: dict[str, TokenizedTexts] = {}
 
     def pairs(self, name: str) -> EmbeddedPairs:
         if name not in self._pairs:
             self._pairs[name] = EmbeddedPairs(self._read(name), self.config)
         return self._pairs[name]
 
-    def texts(self, name: str) -> Texts:
+    def texts(self, name: str) -> TokenizedTexts:
         if name not in self._texts:
             samples = self._read(name)
-            self._texts[name] = Texts(
+            self._texts[name] = TokenizedTexts(
                 [f"{i}" for i in range(len(samples))],
                 [sample.meta["text"] for sample in samples],
                 self.config,
@@ -252,11 +240,11 @@ class HeldOut:
         return self._texts[name]
 
     def _read(self, name: str) -> list[Sample]:
-        row = self.rows[name]
-        samples = read_samples(row.shards)
-        if row.limit is None or len(samples) <= row.limit:
+        split = self.splits[name]
+        samples = read_samples(split.shards)
+        if split.limit is None or len(samples) <= split.limit:
             return samples
-        taken = (self.rows[row.after].limit or 0) if row.after else 0
-        rng = random_generator(self.seed, 0, f"subsample of {row.after or name}")
-        drawn = rng.permutation(len(samples))[taken : taken + row.limit]
+        start = (self.splits[split.after].limit or 0) if split.after else 0
+        rng = random_generator(self.seed, 0, f"subsample of {split.after or name}")
+        drawn = rng.permutation(len(samples))[start : start + split.limit]
         return [samples[i] for i in sorted(drawn)]

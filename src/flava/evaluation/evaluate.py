@@ -16,15 +16,10 @@ from flava.checkpoints.recognise import build_model_from, read_checkpoint
 from flava.core.machine import describe_machine
 from flava.core.precision import Precision
 from flava.evaluation.descriptions import headlines
-from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedSplit, HeldOut
+from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedCorpus, EmbeddedSplit
+from flava.evaluation.embedded_features import EmbeddedFeatures, PixelComponents
+from flava.evaluation.embedded_tasks import SPLITS, TASKS, Task
 from flava.evaluation.examples import draw_examples
-from flava.evaluation.features import (
-    Evaluated,
-    EvaluatedModel,
-    PixelComponents,
-    evaluating,
-    missing_parts,
-)
 from flava.evaluation.linear_probe import STRENGTHS
 from flava.evaluation.masked_tasks import TOKEN_PROBABILITY
 from flava.evaluation.record import (
@@ -32,16 +27,16 @@ from flava.evaluation.record import (
     Evaluation,
     Figure,
     Pictures,
-    TaskOutcome,
+    TaskMetrics,
     save_evaluation,
 )
-from flava.evaluation.tasks import SPLITS, TASKS, Task
-from flava.models import Flava, MaskedImageModel
+from flava.inference.features import FeatureExtractor
+from flava.models import EncoderModel, Flava, MaskedImageModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """How a model is evaluated; what is evaluated are the rows of `tasks`."""
+    """How a model is evaluated on the tasks of `flava.evaluation.embedded_tasks`."""
 
     seed: int = 0
     """Draws the masks, the mismatched captions, the subsamples and the untrained model."""
@@ -53,52 +48,50 @@ class EvaluationConfig:
 
 DEFAULT = EvaluationConfig()
 
-Model = TypeVar("Model", bound=Evaluated)
+Model = TypeVar("Model", bound=EncoderModel)
 
 
 def measure(
-    model: Evaluated,
-    held_out: HeldOut,
-    config: EvaluationConfig,
-    tasks: Sequence[Task],
+    features: EmbeddedFeatures, seed: int, tasks: Sequence[Task]
 ) -> tuple[tuple[Figure, ...], tuple[Confusion, ...]]:
     """The figures of every task with their baselines, and the confusion matrices."""
-    subject = EvaluatedModel(model, held_out, config.batch_size)
-    fresh = subject.twin(untrained(model, config.seed))
+    fresh, corpus = features.of_model(untrained(features.model, seed)), features.corpus
 
     @cache
     def components(fitted_on: str) -> PixelComponents:
-        return PixelComponents(held_out, fitted_on, subject.flava.config.image.width)
+        return PixelComponents(corpus, fitted_on, features.model.config.image.width)
 
     figures: list[Figure] = []
     confusions: list[Confusion] = []
-    with evaluating(model, config.precision), progress_bar() as progress:
+    with features.extractor.computing(), progress_bar() as progress:
         bar = progress.add_task("", total=len(tasks), name="")
         for task in tasks:
-            progress.update(bar, name=f"{task.name}, {held_out.rows[task.split].title}")
-            outcome = task.measure(subject, task.split)
-            rivals = {"untrained": task.measure(fresh, task.split)}
+            progress.update(bar, name=f"{task.name}, {corpus.splits[task.split].title}")
+            result = task.measure(features, task.split)
+            baselines = {"untrained": task.measure(fresh, task.split)}
             if task.pca:
-                rivals["pca"] = task.measure(components(task.pca), task.split)
-            figures += figures_of(task, outcome, rivals)
-            confusions += [outcome.confusion] if outcome.confusion else []
+                baselines["pca"] = task.measure(components(task.pca), task.split)
+            figures += figures_of(task, result, baselines)
+            confusions += [result.confusion] if result.confusion else []
             progress.advance(bar)
     return tuple(figures), tuple(confusions)
 
 
-def figures_of(task: Task, outcome: TaskOutcome, rivals: Mapping[str, TaskOutcome]) -> list[Figure]:
-    """A record a metric, the same metric of each rival beside it."""
+def figures_of(
+    task: Task, result: TaskMetrics, baselines: Mapping[str, TaskMetrics]
+) -> list[Figure]:
+    """A figure for each metric, with the same metric of each baseline."""
     return [
         Figure(
             task=task.name,
             split=task.split,
             metric=metric,
-            value=measured.value,
-            n=measured.n,
-            baselines=measured.baselines
-            | {name: rival.metrics[metric].value for name, rival in rivals.items()},
+            value=value.value,
+            n=value.n,
+            baselines=value.baselines
+            | {name: other.metrics[metric].value for name, other in baselines.items()},
         )
-        for metric, measured in outcome.metrics.items()
+        for metric, value in result.metrics.items()
     ]
 
 
@@ -127,7 +120,7 @@ def progress_bar() -> Progress:
 
 
 def evaluate(
-    model: Evaluated,
+    model: EncoderModel,
     *,
     config: EvaluationConfig = DEFAULT,
     tasks: Sequence[Task] = TASKS,
@@ -143,11 +136,13 @@ def evaluate(
         ValueError: samples lack what a task needs, or the model's features are not finite.
     """
     started = time.perf_counter()
-    held_out = HeldOut(splits, model.config, config.seed)
-    tasks = [task for task in tasks if missing_parts(model).isdisjoint(task.needs)]
-    figures, confusions = measure(model, held_out, config, tasks)
-    with evaluating(model, config.precision):
-        examples, pictures = draw_examples(EvaluatedModel(model, held_out, config.batch_size))
+    extractor = FeatureExtractor(model, config.precision, config.batch_size)
+    corpus = EmbeddedCorpus(splits, model.config, config.seed)
+    tasks = [task for task in tasks if model.missing_parts.isdisjoint(task.needs)]
+    features = EmbeddedFeatures(extractor, corpus)
+    figures, confusions = measure(features, config.seed, tasks)
+    with extractor.computing():
+        examples, pictures = draw_examples(features)
     evaluation = Evaluation(
         settings=describe(model, config, splits),
         seconds=time.perf_counter() - started,
@@ -159,7 +154,7 @@ def evaluate(
 
 
 def describe(
-    model: Evaluated, config: EvaluationConfig, splits: Mapping[str, EmbeddedSplit]
+    model: EncoderModel, config: EvaluationConfig, splits: Mapping[str, EmbeddedSplit]
 ) -> dict[str, Any]:
     """What produced the figures, in plain types."""
     return {
@@ -170,7 +165,7 @@ def describe(
         "templates": list(TEMPLATES),
         "linear_probe_strengths": list(STRENGTHS),
         "token_probability": TOKEN_PROBABILITY,
-        "missing_parts": sorted(missing_parts(model)),
+        "missing_parts": sorted(model.missing_parts),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "machine": describe_machine(),
     }
@@ -194,18 +189,18 @@ def evaluate_run(
     folder = folder_for_figures(source, output_dir)
     stored = read_checkpoint(source)
     model = build_model_from(stored)
-    if not isinstance(model, Evaluated):
+    if not isinstance(model, EncoderModel):
         raise ValueError(
             f"{source} holds a {type(model).__name__}: only a FLAVA, a CLIP or an encoder of "
             f"images or texts can be evaluated. For the curves of a run: flava report {source}"
         )
     evaluation, pictures = evaluate(model, config=config)
-    # Where the weights are: in a run "best" stands for one of its updates.
-    place = stored.folder or Path(source)
-    settings = {"checkpoint": place.resolve().name, **evaluation.settings}
+    # Where the weights are: in a run "best" stands for one of its steps.
+    weights = stored.folder or Path(source)
+    settings = {"checkpoint": weights.resolve().name, **evaluation.settings}
     folder.mkdir(parents=True, exist_ok=True)
     path = save_evaluation(replace(evaluation, settings=settings), pictures, folder)
-    return "\n".join([f"evaluated {place}: {path}", *summary(evaluation)])
+    return "\n".join([f"evaluated {weights}: {path}", *summary(evaluation)])
 
 
 def folder_for_figures(source: str | Path, output_dir: Path | None) -> Path:
@@ -231,7 +226,7 @@ def summary(evaluation: Evaluation) -> list[str]:
     """The headlines beside their baselines, a line each."""
     lines = []
     for title, figure in headlines(evaluation):
-        rivals = ", ".join(f"{name} {value:.3f}" for name, value in figure.baselines.items())
-        where = SPLITS[figure.split].title if figure.split in SPLITS else figure.split
-        lines.append(f"  {title:28}  {figure.value:.3f}  {where} ({rivals})")
+        baselines = ", ".join(f"{name} {value:.3f}" for name, value in figure.baselines.items())
+        split = SPLITS[figure.split].title if figure.split in SPLITS else figure.split
+        lines.append(f"  {title:28}  {figure.value:.3f}  {split} ({baselines})")
     return lines

@@ -1,4 +1,4 @@
-"""What the report shows of a model: samples drawn by the seed, never picked by hand."""
+"""The examples of a model's report: samples drawn by the seed, never picked by hand."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from flava.core.batch import unmap_pixels
 from flava.core.randomness import random_generator
-from flava.evaluation.embedded_data import EmbeddedPairs, tokenizer
-from flava.evaluation.features import BOTH, EvaluatedModel, TextStates, missing_parts
+from flava.evaluation.embedded_data import EmbeddedPairs
+from flava.evaluation.embedded_features import EmbeddedFeatures, TextStates
 from flava.evaluation.masked_tasks import hidden_tokens, patch_masks
 from flava.evaluation.record import (
     Examples,
@@ -23,7 +23,9 @@ from flava.evaluation.record import (
 )
 from flava.evaluation.retrieval import ranks
 from flava.inference import fill
+from flava.inference.features import CONTRASTIVE_PARTS
 from flava.inference.fill import HIDDEN_GREY, paste, to_picture
+from flava.inference.processor import bert_tokenizer
 
 QUERIES = 8
 """Samples of each kind of example."""
@@ -33,7 +35,7 @@ SHOWN = 5
 """Retrieved items, and fillings of a hidden token, that are shown."""
 
 
-class Album:
+class PictureStore:
     """Pictures by name, each stored once."""
 
     def __init__(self) -> None:
@@ -52,39 +54,41 @@ MASKED_TEXTS = ("mlm_head", "mmm_text_head")
 
 
 def draw_examples(
-    subject: EvaluatedModel, split: str = "unseen_style"
+    features: EmbeddedFeatures, split: str = "unseen_style"
 ) -> tuple[Examples, Pictures]:
     """Examples of everything that the model has the parts for, and the pictures they name."""
-    album, has = Album(), missing_parts(subject.model).isdisjoint
-    pairs = subject.held_out.pairs(split)
-    rng = random_generator(subject.held_out.seed, 0, "examples")
+    store, has = PictureStore(), features.model.missing_parts.isdisjoint
+    pairs = features.corpus.pairs(split)
+    rng = random_generator(features.corpus.seed, 0, "examples")
     rows = torch.from_numpy(rng.permutation(len(pairs))[:QUERIES])
     examples = Examples(
         images_for_captions=tuple(
-            images_for_captions(subject, split, rows, album) if has(BOTH) else ()
+            images_for_captions(features, split, rows, store) if has(CONTRASTIVE_PARTS) else ()
         ),
         captions_for_images=tuple(
-            captions_for_images(subject, split, rows, album) if has(BOTH) else ()
+            captions_for_images(features, split, rows, store) if has(CONTRASTIVE_PARTS) else ()
         ),
         masked_images=tuple(
-            masked_images(subject, split, rows, album) if has(MASKED_IMAGES) else ()
+            masked_images(features, split, rows, store) if has(MASKED_IMAGES) else ()
         ),
-        masked_texts=tuple(masked_texts(subject, split, rng, album) if has(MASKED_TEXTS) else ()),
-        reconstructions=tuple(reconstructions(subject, split, rng, album) if has(CODEBOOK) else ()),
+        masked_texts=tuple(masked_texts(features, split, rng, store) if has(MASKED_TEXTS) else ()),
+        reconstructions=tuple(
+            reconstructions(features, split, rng, store) if has(CODEBOOK) else ()
+        ),
     )
-    return examples, album.pictures
+    return examples, store.pictures
 
 
 def images_for_captions(
-    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+    features: EmbeddedFeatures, split: str, rows: Int[Tensor, " rows"], store: PictureStore
 ) -> Iterator[RankedExample]:
-    texts, images = subject.caption_embeddings(split), subject.image_embeddings(split)
-    pairs = subject.held_out.pairs(split)
+    texts, images = features.caption_embeddings(split), features.image_embeddings(split)
+    pairs = features.corpus.pairs(split)
     for row, order, rank in nearest(texts, images, pairs, rows):
         yield RankedExample(
-            picture=album.add(f"image-{row}", pairs.images[row]),
+            picture=store.add(f"image-{row}", pairs.images[row]),
             caption=pairs.captions.texts[row],
-            results=tuple(album.add(f"image-{i}", pairs.images[i]) for i in order),
+            results=tuple(store.add(f"image-{i}", pairs.images[i]) for i in order),
             right=tuple(pairs.concepts[i] == pairs.concepts[row] for i in order),
             rank=rank,
             candidates=len(pairs),
@@ -92,13 +96,13 @@ def images_for_captions(
 
 
 def captions_for_images(
-    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+    features: EmbeddedFeatures, split: str, rows: Int[Tensor, " rows"], store: PictureStore
 ) -> Iterator[RankedExample]:
-    texts, images = subject.caption_embeddings(split), subject.image_embeddings(split)
-    pairs = subject.held_out.pairs(split)
+    texts, images = features.caption_embeddings(split), features.image_embeddings(split)
+    pairs = features.corpus.pairs(split)
     for row, order, rank in nearest(images, texts, pairs, rows):
         yield RankedExample(
-            picture=album.add(f"image-{row}", pairs.images[row]),
+            picture=store.add(f"image-{row}", pairs.images[row]),
             caption=pairs.captions.texts[row],
             results=tuple(pairs.captions.texts[i] for i in order),
             right=tuple(pairs.concepts[i] == pairs.concepts[row] for i in order),
@@ -115,39 +119,41 @@ def nearest(
 ) -> Iterator[tuple[int, list[int], int]]:
     """For each row: itself, the best candidates, and the rank from 1 of the first right one."""
     ids = pairs.concept_ids
-    places = ranks(queries[rows].numpy(), gallery.numpy(), ids[rows.numpy()], ids)
+    from_zero = ranks(queries[rows].numpy(), gallery.numpy(), ids[rows.numpy()], ids)
     best = (queries[rows] @ gallery.T).topk(min(SHOWN, len(pairs)), dim=1).indices
-    for row, order, place in zip(rows.tolist(), best.tolist(), places.tolist(), strict=True):
-        yield row, order, place + 1
+    for row, order, rank in zip(rows.tolist(), best.tolist(), from_zero.tolist(), strict=True):
+        yield row, order, rank + 1
 
 
 def masked_images(
-    subject: EvaluatedModel, split: str, rows: Int[Tensor, " rows"], album: Album
+    features: EmbeddedFeatures, split: str, rows: Int[Tensor, " rows"], store: PictureStore
 ) -> Iterator[MaskedImageExample]:
     """The hidden patches as the codebook draws the codes that the model predicts for them."""
-    model, pairs = subject.flava, subject.held_out.pairs(split)
-    patch_mask = patch_masks(pairs, subject.held_out.seed)[rows]
-    states = subject.image_states(pairs.pixels[rows], patch_mask)
-    alone = fill.patches_alone(model, states.to(subject.device), patch_mask).argmax(dim=1).cpu()
-    texts = subject.text_states(pairs.captions)
-    joint = jointly(subject, states, texts, rows)
-    with_text = fill.patches_jointly(model, joint, patch_mask).argmax(dim=1).cpu()
-    codes = subject.codes(split)[rows]
+    model, pairs = features.model, features.corpus.pairs(split)
+    patch_mask = patch_masks(pairs, features.corpus.seed)[rows]
+    states, device = (
+        features.image_states(pairs.pixels[rows], patch_mask),
+        features.extractor.device,
+    )
+    alone = fill.mim_logits(model, states.to(device), patch_mask).argmax(dim=1).cpu()
+    texts = features.text_states(pairs.captions)
+    joint = joint_states(features, states, texts, rows)
+    with_text = fill.mmm_image_logits(model, joint, patch_mask).argmax(dim=1).cpu()
+    codes = features.codes(split)[rows]
     truth = codes[patch_mask]
-    seen = pairs.codebook_pixels[rows]
-    original = unmap_pixels(seen)
+    original = unmap_pixels(pairs.codebook_pixels[rows])
     grey = torch.full_like(original, HIDDEN_GREY)
-    drawn = {
+    pictures = {
         "original": original,
         "masked": paste(original, grey, patch_mask),
-        "codes": decode(subject, codes),
-        "alone": filled_in(subject, original, codes, patch_mask, alone),
-        "caption": filled_in(subject, original, codes, patch_mask, with_text),
+        "codes": decode(features, codes),
+        "alone": filled_in(features, original, codes, patch_mask, alone),
+        "caption": filled_in(features, original, codes, patch_mask, with_text),
     }
     which = patch_mask.nonzero()[:, 0]
     for i, row in enumerate(rows.tolist()):
-        name = {kind: album.add(f"masked-{row}-{kind}", drawn[kind][i]) for kind in drawn}
-        hits = [share(guess[which == i] == truth[which == i]) for guess in (alone, with_text)]
+        name = {kind: store.add(f"masked-{row}-{kind}", each[i]) for kind, each in pictures.items()}
+        right = [share(codes[which == i] == truth[which == i]) for codes in (alone, with_text)]
         yield MaskedImageExample(
             caption=pairs.captions.texts[row],
             original=name["original"],
@@ -155,27 +161,28 @@ def masked_images(
             reconstruction=name["codes"],
             filled_alone=name["alone"],
             filled_with_caption=name["caption"],
-            right_alone=hits[0],
-            right_with_caption=hits[1],
+            right_alone=right[0],
+            right_with_caption=right[1],
         )
 
 
-def jointly(
-    subject: EvaluatedModel,
-    images: Float[Tensor, "n tokens width"],
+def joint_states(
+    features: EmbeddedFeatures,
+    image_states: Float[Tensor, "n tokens width"],
     texts: TextStates,
     rows: Int[Tensor, " n"],
 ) -> Float[Tensor, "n joint_tokens joint_width"]:
     """The multimodal states of images with those rows of the texts."""
-    inputs = (images, texts.hidden[rows], texts.attention_mask[rows])
-    return subject.flava.multimodal(*(each.to(subject.device) for each in inputs))
+    return features.extractor.joint_states(
+        image_states, texts.states[rows], texts.attention_mask[rows]
+    )
 
 
 def decode(
-    subject: EvaluatedModel, codes: Int[Tensor, "n rows columns"]
+    features: EmbeddedFeatures, codes: Int[Tensor, "n rows columns"]
 ) -> Float[Tensor, "n 3 height width"]:
     """What the codebook draws, in [0, 1]."""
-    return subject.flava.codebook.decode(codes.to(subject.device)).float().cpu()
+    return features.model.codebook.decode(codes.to(features.extractor.device)).float().cpu()
 
 
 def share(right: Bool[Tensor, " n"]) -> float:
@@ -183,43 +190,48 @@ def share(right: Bool[Tensor, " n"]) -> float:
 
 
 def filled_in(
-    subject: EvaluatedModel,
+    features: EmbeddedFeatures,
     original: Float[Tensor, "n 3 h w"],
     codes: Int[Tensor, "n rows columns"],
     patch_mask: Bool[Tensor, "n rows columns"],
-    guesses: Int[Tensor, " hidden"],
+    predicted: Int[Tensor, " hidden"],
 ) -> Float[Tensor, "n 3 h w"]:
-    """The originals with their hidden patches decoded from the guessed codes."""
-    guessed = codes.clone()
-    guessed[patch_mask] = guesses
-    return paste(original, decode(subject, guessed), patch_mask)
+    """The originals with their hidden patches decoded from the predicted codes."""
+    filled = codes.clone()
+    filled[patch_mask] = predicted
+    return paste(original, decode(features, filled), patch_mask)
 
 
 def masked_texts(
-    subject: EvaluatedModel, split: str, rng: np.random.Generator, album: Album
+    features: EmbeddedFeatures, split: str, rng: np.random.Generator, store: PictureStore
 ) -> Iterator[MaskedTextExample]:
     """Captions in which the evaluation's masks hide one or two tokens."""
-    pairs, model = subject.held_out.pairs(split), subject.flava
-    hidden = hidden_tokens(pairs.captions, subject.held_out.seed)
+    pairs, model = features.corpus.pairs(split), features.model
+    hidden = hidden_tokens(pairs.captions, features.corpus.seed)
     blanks = hidden.sum(dim=1)
     short = ((blanks > 0) & (blanks <= BLANKS)).nonzero()[:, 0]
     rows = short[torch.from_numpy(rng.permutation(len(short))[:QUERIES])]
-    texts = subject.text_states(pairs.captions, hidden)
-    images = subject.image_states(pairs.pixels[rows])
-    joint = jointly(subject, images, texts, rows)
+    texts = features.text_states(pairs.captions, hidden)
+    images = features.image_states(pairs.pixels[rows])
+    joint = joint_states(features, images, texts, rows)
     for i, row in enumerate(rows.tolist()):
         token_mask, ids = hidden[row : row + 1], pairs.captions.input_ids[row]
-        seeing = fill.tokens_jointly(model, joint[i : i + 1], token_mask)
-        blind = fill.tokens_alone(model, texts.hidden[row : row + 1].to(subject.device), token_mask)
-        shown = ids.masked_fill(token_mask[0], tokenizer().mask)[texts.attention_mask[row]]
+        with_image = fill.mmm_text_logits(model, joint[i : i + 1], token_mask)
+        states = texts.states[row : row + 1].to(features.extractor.device)
+        without_image = fill.mlm_logits(model, states, token_mask)
+        shown = ids.masked_fill(token_mask[0], bert_tokenizer().mask)[texts.attention_mask[row]]
         yield MaskedTextExample(
-            picture=album.add(f"image-{row}", pairs.images[row]),
-            sentence=tokenizer().decode(shown[1:-1].tolist(), keep_special=True),
+            picture=store.add(f"image-{row}", pairs.images[row]),
+            sentence=bert_tokenizer().decode(shown[1:-1].tolist(), keep_special=True),
             blanks=tuple(
                 MaskedTokenExample(
-                    truth=tokenizer().token(t), with_image=top(s), without_image=top(b)
+                    truth=bert_tokenizer().token(token),
+                    with_image=top(seen),
+                    without_image=top(unseen),
                 )
-                for t, s, b in zip(ids[token_mask[0]].tolist(), seeing, blind, strict=True)
+                for token, seen, unseen in zip(
+                    ids[token_mask[0]].tolist(), with_image, without_image, strict=True
+                )
             ),
         )
 
@@ -228,17 +240,17 @@ def top(logits: Float[Tensor, " vocabulary"]) -> tuple[tuple[str, float], ...]:
     """The likeliest tokens with their probabilities."""
     best = logits.softmax(dim=0).topk(SHOWN)
     return tuple(
-        (tokenizer().token(token), probability)
+        (bert_tokenizer().token(token), probability)
         for token, probability in zip(best.indices.tolist(), best.values.tolist(), strict=True)
     )
 
 
 def reconstructions(
-    subject: EvaluatedModel, split: str, rng: np.random.Generator, album: Album
+    features: EmbeddedFeatures, split: str, rng: np.random.Generator, store: PictureStore
 ) -> Iterator[tuple[str, str]]:
-    pairs = subject.held_out.pairs(split)
+    pairs = features.corpus.pairs(split)
     rows = torch.from_numpy(rng.permutation(len(pairs))[: 2 * QUERIES])
-    seen = unmap_pixels(pairs.codebook_pixels[rows])
-    drawn = decode(subject, subject.codes(split)[rows])
-    for row, before, after in zip(rows.tolist(), seen, drawn, strict=True):
-        yield album.add(f"codebook-{row}-seen", before), album.add(f"codebook-{row}-drawn", after)
+    originals = unmap_pixels(pairs.codebook_pixels[rows])
+    decoded = decode(features, features.codes(split)[rows])
+    for row, before, after in zip(rows.tolist(), originals, decoded, strict=True):
+        yield store.add(f"codebook-{row}-seen", before), store.add(f"codebook-{row}-drawn", after)

@@ -1,14 +1,18 @@
-"""Linear probe: how well a logistic regression reads the labels off frozen features.
+"""Linear probes: logistic regression on frozen features, its regularisation chosen on validation.
 
-As CLIP and the paper do: scikit-learn's L-BFGS with at most 1,000 iterations, the regularisation
-chosen on the validation images. Test images are looked at once.
+Two protocols share what is in this module. `fit_probe` tries a few strengths; it measures the
+embedded corpus and one's own data. `flava.evaluation.probe_search` is CLIP's, for the suite. They
+are not one, since their figures would change: here features are divided by their scale, and
+scikit-learn's tolerance is that of the mean loss; there the penalty is on the weights of unscaled
+features, and the tolerance that of the sum of the losses.
 """
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -18,17 +22,51 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1)
 """Candidates for scikit-learn's C, the inverse of the regularisation."""
 
 MAX_ITERATIONS = 1000
-"""The paper's, section B.1 (CLIP's)."""
+"""Of L-BFGS: CLIP (Radford et al. 2021), appendix A.3; FLAVA, section B.1."""
 
-Features = Float[np.ndarray, "samples width"]
+TOLERANCE = 1e-4
+"""Of the gradient: scikit-learn's default."""
+
+FeatureMatrix = Float[np.ndarray, "samples width"]
+Labels = Shaped[np.ndarray, " samples"]
+"""Names or numbers of classes."""
 
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """Features with a class name for each row."""
+    """Features with a class for each row."""
 
-    features: Features
-    labels: np.ndarray
+    features: FeatureMatrix
+    labels: Labels
+
+    def joined(self, other: "LabelledFeatures") -> "LabelledFeatures":
+        """The rows of both."""
+        return LabelledFeatures(
+            np.concatenate([self.features, other.features]),
+            np.concatenate([self.labels, other.labels]),
+        )
+
+
+def fit_logistic_regression(
+    features: Any, labels: Any, strength: float, tolerance: float = TOLERANCE
+) -> LogisticRegression:
+    """scikit-learn's L-BFGS, from zero, with ``strength`` for its C.
+
+    It minimises C * (the sum of the samples' losses) + |w|^2 / 2, without a penalty on the
+    intercepts. Whatever CLIP does not name is scikit-learn's default (openai/CLIP, issue 39).
+    """
+    classifier = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS, tol=tolerance)
+    with warnings.catch_warnings():
+        # Where the limit of iterations is reached, it is part of the protocol.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return classifier.fit(features, labels)
+
+
+def not_finite(features: FeatureMatrix, name: str) -> list[str]:
+    """A line if the features are not finite."""
+    if np.isfinite(features).all():
+        return []
+    return [f"the {name} hold numbers that are not finite: the model has diverged"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +95,8 @@ def fit_probe(train: LabelledFeatures, validation: LabelledFeatures) -> LinearPr
 def try_strengths(
     train: LabelledFeatures, validation: LabelledFeatures
 ) -> list[tuple[LinearProbe, float]]:
-    """A probe on ``train`` for each strength, the strongest first, and its accuracy elsewhere.
+    """A probe on ``train`` for each strength, the strongest regularisation first, with its accuracy
+    on ``validation``.
 
     Raises:
         ValueError: as `fit_at`.
@@ -75,23 +114,19 @@ def fit_at(train: LabelledFeatures, strength: float) -> LinearProbe:
     Raises:
         ValueError: the features are not finite, or there are fewer than two classes.
     """
-    if not np.isfinite(train.features).all():
-        raise ValueError("the features hold numbers that are not finite: the model has diverged")
+    if mistakes := not_finite(train.features, "features"):
+        raise ValueError(mistakes[0])
     mean = train.features.mean(axis=0)
     # Features that are all the same tell nothing, whatever they are divided by.
     scale = float(train.features.std(axis=0).mean()) or 1.0
     scaled = (train.features - mean) / scale
-    classifier = LogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
     # These products are so small that a second thread costs more than it brings, and much more
     # where the processor is shared.
-    with warnings.catch_warnings(), threadpool_limits(1):
-        # Where the limit of iterations is reached, it is part of the protocol.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        classifier.fit(scaled, train.labels)
-    return LinearProbe(mean, scale, classifier)
+    with threadpool_limits(1):
+        return LinearProbe(mean, scale, fit_logistic_regression(scaled, train.labels, strength))
 
 
-def pca_of_pixels(train: Features, components: int, seed: int) -> PCA:
+def pca_of_pixels(train: FeatureMatrix, components: int, seed: int) -> PCA:
     """Principal components of flattened pixels; as many as there are, if ``components`` is more."""
     return PCA(
         n_components=min(components, *train.shape), svd_solver="randomized", random_state=seed

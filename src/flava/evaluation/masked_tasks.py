@@ -16,150 +16,157 @@ from torch import Tensor
 
 from flava.core.randomness import random_generator
 from flava.data.masking import blockwise_mask
-from flava.evaluation.embedded_data import EmbeddedPairs, Texts, tokenizer
-from flava.evaluation.features import EvaluatedModel
-from flava.evaluation.record import Measured, TaskOutcome, accuracy, majority
+from flava.evaluation.embedded_data import EmbeddedPairs, TokenizedTexts
+from flava.evaluation.embedded_features import EmbeddedFeatures
+from flava.evaluation.record import MetricValue, TaskMetrics, accuracy, majority
 from flava.inference import fill
+from flava.inference.features import in_batches
+from flava.inference.processor import bert_tokenizer
 
 TOKEN_PROBABILITY = 0.15
 """The share of tokens to predict, BERT's. All become [MASK] here: those that BERT's 80/10/10 leaves
 as they are would be no question."""
 
 
-def mim(subject: EvaluatedModel, split: str) -> TaskOutcome:
+def mim(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Codes of hidden patches, from the rest of the image."""
-    pairs = subject.held_out.pairs(split)
-    patch_mask = patch_masks(pairs, subject.held_out.seed)
-    states = subject.image_states(pairs.pixels, patch_mask)
-    guesses = guess(states, patch_mask, subject, fill.patches_alone)
-    return image_outcome(subject.codes(split)[patch_mask], guesses)
+    pairs = features.corpus.pairs(split)
+    patch_mask = patch_masks(pairs, features.corpus.seed)
+    states = features.image_states(pairs.pixels, patch_mask)
+    predicted = predict(features, fill.mim_logits, states, patch_mask)
+    return accuracy_of_patches(features.codes(split)[patch_mask], predicted)
 
 
-def mlm(subject: EvaluatedModel, split: str) -> TaskOutcome:
+def mlm(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Hidden tokens of texts alone, from the rest of the text."""
-    return text_alone(subject, subject.held_out.texts(split))
+    return text_alone(features, features.corpus.texts(split))
 
 
-def mlm_captions(subject: EvaluatedModel, split: str) -> TaskOutcome:
+def mlm_captions(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Hidden tokens of captions, from the rest of the caption alone: the MLM head, no image."""
-    return text_alone(subject, subject.held_out.pairs(split).captions)
+    return text_alone(features, features.corpus.pairs(split).captions)
 
 
-def text_alone(subject: EvaluatedModel, texts: Texts) -> TaskOutcome:
-    token_mask = hidden_tokens(texts, subject.held_out.seed)
-    states = subject.text_states(texts, token_mask).hidden
-    guesses = guess(states, token_mask, subject, fill.tokens_alone)
-    return outcome(texts.input_ids[token_mask], guesses)
+def text_alone(features: EmbeddedFeatures, texts: TokenizedTexts) -> TaskMetrics:
+    token_mask = hidden_tokens(texts, features.corpus.seed)
+    states = features.text_states(texts, token_mask).states
+    predicted = predict(features, fill.mlm_logits, states, token_mask)
+    return accuracy_of(texts.input_ids[token_mask], predicted)
 
 
-def mmm_image(subject: EvaluatedModel, split: str) -> TaskOutcome:
+def mmm_image(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Codes of hidden patches, from the rest of the image and the whole caption."""
-    pairs = subject.held_out.pairs(split)
-    patch_mask = patch_masks(pairs, subject.held_out.seed)
-    images = subject.image_states(pairs.pixels, patch_mask)
-    texts = subject.text_states(pairs.captions)
-    own = torch.arange(len(pairs))
+    pairs = features.corpus.pairs(split)
+    patch_mask = patch_masks(pairs, features.corpus.seed)
+    images = features.image_states(pairs.pixels, patch_mask)
+    texts = features.text_states(pairs.captions)
+    in_order = torch.arange(len(pairs))
 
-    def guess_with(captions: Int[Tensor, " images"]) -> Tensor:
-        guesses = torch.zeros(patch_mask.shape, dtype=torch.long)
-        for rows, joint in subject.joint_states(images, texts, own, captions):
-            logits = fill.patches_jointly(subject.flava, joint, patch_mask[rows])
-            guesses[rows] = guesses[rows].masked_scatter(
-                patch_mask[rows], logits.argmax(dim=1).cpu()
-            )
-        return guesses[patch_mask]
+    def predict_with(captions: Int[Tensor, " images"]) -> Int[Tensor, " hidden"]:
+        codes = torch.zeros(patch_mask.shape, dtype=torch.long)
+        for rows, joint in features.joint_states(images, texts, in_order, captions):
+            logits = fill.mmm_image_logits(features.model, joint, patch_mask[rows])
+            codes[rows] = codes[rows].masked_scatter(patch_mask[rows], logits.argmax(dim=1).cpu())
+        return codes[patch_mask]
 
-    other = guess_with(mismatched(pairs, subject.held_out.seed))
-    return image_outcome(subject.codes(split)[patch_mask], guess_with(own), other)
+    other = predict_with(mismatched(pairs, features.corpus.seed))
+    return accuracy_of_patches(features.codes(split)[patch_mask], predict_with(in_order), other)
 
 
-def mmm_text(subject: EvaluatedModel, split: str) -> TaskOutcome:
+def mmm_text(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Hidden tokens of captions, from the rest of the caption and the whole image."""
-    pairs = subject.held_out.pairs(split)
-    token_mask = hidden_tokens(pairs.captions, subject.held_out.seed)
-    images = subject.image_states(pairs.pixels)
-    texts = subject.text_states(pairs.captions, token_mask)
-    own = torch.arange(len(pairs))
+    pairs = features.corpus.pairs(split)
+    token_mask = hidden_tokens(pairs.captions, features.corpus.seed)
+    images = features.image_states(pairs.pixels)
+    texts = features.text_states(pairs.captions, token_mask)
+    in_order = torch.arange(len(pairs))
 
-    def guess_with(pictures: Int[Tensor, " texts"]) -> Tensor:
-        guesses = torch.zeros(token_mask.shape, dtype=torch.long)
-        for rows, joint in subject.joint_states(images, texts, pictures, own):
+    def predict_with(image_rows: Int[Tensor, " texts"]) -> Int[Tensor, " hidden"]:
+        tokens = torch.zeros(token_mask.shape, dtype=torch.long)
+        for rows, joint in features.joint_states(images, texts, image_rows, in_order):
             length = joint.shape[1] - 1 - images.shape[1]
             hidden = token_mask[rows, :length]
-            logits = fill.tokens_jointly(subject.flava, joint, hidden)
-            guesses[rows, :length] = guesses[rows, :length].masked_scatter(
+            logits = fill.mmm_text_logits(features.model, joint, hidden)
+            tokens[rows, :length] = tokens[rows, :length].masked_scatter(
                 hidden, logits.argmax(dim=1).cpu()
             )
-        return guesses[token_mask]
+        return tokens[token_mask]
 
-    other = guess_with(mismatched(pairs, subject.held_out.seed))
-    return outcome(pairs.captions.input_ids[token_mask], guess_with(own), other)
+    other = predict_with(mismatched(pairs, features.corpus.seed))
+    return accuracy_of(pairs.captions.input_ids[token_mask], predict_with(in_order), other)
 
 
-def itm(subject: EvaluatedModel, split: str) -> TaskOutcome:
+def itm(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Each image with its own caption and with another concept's: which belong together?
 
     The accuracy is that of the head's own decision. It was trained on pairs most of which match,
     so it may lean to "matched"; the area under the ROC curve does not depend on that.
     """
-    pairs = subject.held_out.pairs(split)
-    own = torch.arange(len(pairs))
-    captions = torch.cat([own, mismatched(pairs, subject.held_out.seed)])
-    images, texts = subject.image_states(pairs.pixels), subject.text_states(pairs.captions)
+    pairs = features.corpus.pairs(split)
+    in_order = torch.arange(len(pairs))
+    captions = torch.cat([in_order, mismatched(pairs, features.corpus.seed)])
+    images, texts = features.image_states(pairs.pixels), features.text_states(pairs.captions)
     scores = torch.zeros(len(captions))
-    for rows, joint in subject.joint_states(images, texts, own.repeat(2), captions):
-        scores[rows] = fill.matching_scores(subject.flava, joint).cpu()
-    truth = torch.arange(len(scores)) < len(own)
+    for rows, joint in features.joint_states(images, texts, in_order.repeat(2), captions):
+        scores[rows] = features.extractor.matching_scores(joint).cpu()
+    truth = torch.arange(len(scores)) < len(pairs)
     chance = {"chance": 0.5}
-    return TaskOutcome(
+    return TaskMetrics(
         {
-            "accuracy": Measured(accuracy(scores > 0, truth), len(scores), chance),
-            "roc_auc": Measured(float(roc_auc_score(truth, scores)), len(scores), chance),
+            "accuracy": MetricValue(accuracy(scores > 0, truth), len(scores), chance),
+            "roc_auc": MetricValue(float(roc_auc_score(truth, scores)), len(scores), chance),
         }
     )
 
 
-def guess(
+def predict(
+    features: EmbeddedFeatures,
+    head: Callable[[Any, Tensor, Tensor], Tensor],
     states: Float[Tensor, "samples tokens width"],
-    patch_mask: Bool[Tensor, "samples *positions"],
-    subject: EvaluatedModel,
-    predict: Callable[[Any, Tensor, Tensor], Tensor],
+    mask: Bool[Tensor, "samples *positions"],
 ) -> Int[Tensor, " hidden"]:
-    """The likeliest code or token at each hidden position, sample by sample."""
-    batches = torch.arange(len(states)).split(subject.batch_size)
-    logits = (
-        predict(subject.flava, states[rows].to(subject.device), patch_mask[rows])
-        for rows in batches
+    """The likeliest code or token at each hidden position, sample by sample.
+
+    ``head`` gives the logits from the model, its states and the mask.
+    """
+    extractor = features.extractor
+    return in_batches(
+        lambda states, mask: head(extractor.model, states.to(extractor.device), mask).argmax(dim=1),
+        extractor.batch_size,
+        states,
+        mask,
     )
-    return torch.cat([each.argmax(dim=1).cpu() for each in logits])
 
 
-def image_outcome(
+def accuracy_of_patches(
     targets: Int[Tensor, " hidden"],
-    guesses: Int[Tensor, " hidden"],
+    predicted: Int[Tensor, " hidden"],
     mismatched: Int[Tensor, " hidden"] | None = None,
-) -> TaskOutcome:
+) -> TaskMetrics:
     """Of all hidden patches, and of those whose code is not the commonest, the plain background."""
-    drawn = targets != targets.mode().values
-    all_patches = outcome(targets, guesses, mismatched).metrics
-    if not drawn.any():
-        return TaskOutcome(all_patches)
-    others = outcome(
-        targets[drawn], guesses[drawn], None if mismatched is None else mismatched[drawn]
+    is_foreground = targets != targets.mode().values
+    all_patches = accuracy_of(targets, predicted, mismatched).metrics
+    if not is_foreground.any():
+        return TaskMetrics(all_patches)
+    foreground = accuracy_of(
+        targets[is_foreground],
+        predicted[is_foreground],
+        None if mismatched is None else mismatched[is_foreground],
     )
-    return TaskOutcome(all_patches | {"foreground_accuracy": others.metrics["accuracy"]})
+    return TaskMetrics(all_patches | {"foreground_accuracy": foreground.metrics["accuracy"]})
 
 
-def outcome(
+def accuracy_of(
     targets: Int[Tensor, " hidden"],
-    guesses: Int[Tensor, " hidden"],
+    predicted: Int[Tensor, " hidden"],
     mismatched: Int[Tensor, " hidden"] | None = None,
-) -> TaskOutcome:
+) -> TaskMetrics:
     """Accuracy beside the commonest target's and, if given, that with a wrong other side."""
     baselines = {"majority": majority(targets)}
     if mismatched is not None:
         baselines["mismatched"] = accuracy(mismatched, targets)
-    return TaskOutcome({"accuracy": Measured(accuracy(guesses, targets), len(targets), baselines)})
+    value = MetricValue(accuracy(predicted, targets), len(targets), baselines)
+    return TaskMetrics({"accuracy": value})
 
 
 def patch_masks(pairs: EmbeddedPairs, seed: int) -> Bool[Tensor, "images rows columns"]:
@@ -195,7 +202,7 @@ def mismatched(pairs: EmbeddedPairs, seed: int) -> Int[Tensor, " images"]:
 @cache
 def word_tokens() -> Bool[Tensor, " vocabulary"]:
     """The entries of the vocabulary that have a letter or a digit and are no special token."""
-    vocabulary = tokenizer()
+    vocabulary = bert_tokenizer()
     return torch.tensor(
         [
             not special and any(character.isalnum() for character in vocabulary.token(i))
@@ -204,7 +211,7 @@ def word_tokens() -> Bool[Tensor, " vocabulary"]:
     )
 
 
-def hidden_tokens(texts: Texts, seed: int) -> Bool[Tensor, "texts length"]:
+def hidden_tokens(texts: TokenizedTexts, seed: int) -> Bool[Tensor, "texts length"]:
     """The tokens to predict, by each text's own generator. Short texts may have none.
 
     Punctuation is not asked for: a third of the tokens of the captions are commas.

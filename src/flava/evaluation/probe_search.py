@@ -1,12 +1,13 @@
-"""The probe of CLIP's protocol: logistic regression by L-BFGS, its lambda found by a search.
+"""The linear probe of CLIP's protocol (appendix A.3): its lambda is found by a search.
 
-scikit-learn minimises C * (the losses' sum over the samples) + |w|^2 / 2, without a penalty on the
-intercepts. Divided by C, that is the sum + lambda/2 * |w|^2 with lambda = 1 / C.
+The search scores each lambda by a fit of `RegularisationPath`, which is quick, as it starts from
+the fits before. The probe that is reported is fitted from zero by scikit-learn as in
+`flava.evaluation.linear_probe`, so that nothing of the search is left in it but lambda. Lambda
+weighs |w|^2 / 2 against the sum of the samples' losses, so that it is 1 / C.
 """
 
 import math
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,17 +16,20 @@ from typing import Any
 import numpy as np
 import sklearn
 import torch
-from jaxtyping import Float, Int
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from flava.core.distributed import local_device
-from flava.evaluation.features import progress
-from flava.evaluation.regularisation_path import MAX_ITERATIONS, RegularisationPath
+from flava.core.progress import progress
+from flava.evaluation import linear_probe
+from flava.evaluation.linear_probe import (
+    FeatureMatrix,
+    LabelledFeatures,
+    Labels,
+    fit_logistic_regression,
+    not_finite,
+)
+from flava.evaluation.regularisation_path import RegularisationPath
 
-TOLERANCE = 1e-4
-"""Of the gradient of the losses' sum: what scikit-learn's default meant when CLIP used it. Since
-1.4 its default is of the mean, where fits of many samples stop long before lambda tells."""
 PER_DECADE = 8
 LARGEST = 6 * PER_DECADE
 """Lambda is 10^(step / 8), with steps from -48 to 48: 1e-6 to 1e6 in 96 steps (appendix A.3)."""
@@ -34,14 +38,12 @@ COARSE = 2 * PER_DECADE
 MOST_TRIED = 15
 """Of 97 steps: 7 coarse ones, and two in each of the four refinements."""
 
-Features = Float[np.ndarray, "samples width"]
-Labels = Int[np.ndarray, " samples"]
 Metric = Callable[[Labels, Labels], float]
 """(truth, predicted) -> the figure, more is better."""
 
 
 @dataclass(frozen=True)
-class Found:
+class LambdaSearch:
     """The best step, and every step that was tried with its score."""
 
     step: int
@@ -58,7 +60,7 @@ def regularisation(step: int) -> float:
     return 10 ** (step / PER_DECADE)
 
 
-def search(score: Callable[[int], float]) -> Found:
+def search(score: Callable[[int], float]) -> LambdaSearch:
     """CLIP's search (appendix A.3): from the peak of the coarse candidates, in halved intervals.
 
     At most ``MOST_TRIED`` steps are scored, the strongest regularisation first. Where the score
@@ -75,7 +77,7 @@ def search(score: Callable[[int], float]) -> Found:
             if best_of(scores) != peak:
                 break
         interval //= 2
-    return Found(best_of(scores), scores)
+    return LambdaSearch(best_of(scores), scores)
 
 
 def best_of(scores: dict[int, float]) -> int:
@@ -83,29 +85,16 @@ def best_of(scores: dict[int, float]) -> int:
     return max(scores, key=lambda step: (scores[step], step))
 
 
-@dataclass(frozen=True)
-class Data:
-    """Features with a class number for each row."""
+class ValidationScorer:
+    """Scores of lambdas on the validation samples; a fit that cannot win any more is ended early.
 
-    features: Features
-    labels: Labels
-
-    def joined(self, other: "Data") -> "Data":
-        """The rows of both."""
-        return Data(
-            np.concatenate([self.features, other.features]),
-            np.concatenate([self.labels, other.labels]),
-        )
-
-
-class Race:
-    """Scores of lambdas on the validation samples; fits that have lost are not taken to their end.
-
-    One has lost when its score is below the best one by more than twice that one's standard error,
+    It cannot when its score is below the best one by more than twice that one's standard error,
     and did not rise in the last iterations.
     """
 
-    def __init__(self, train: Data, validation: Data, metric: Metric) -> None:
+    def __init__(
+        self, train: LabelledFeatures, validation: LabelledFeatures, metric: Metric
+    ) -> None:
         self.path = RegularisationPath(train.features, train.labels, local_device())
         self.validation, self.metric = validation, metric
         self.best = 0.0
@@ -115,12 +104,12 @@ class Race:
         margin = 2 * math.sqrt(self.best * (1 - self.best) / len(self.validation.labels))
         last = math.inf
 
-        def has_lost() -> bool:
+        def cannot_win() -> bool:
             nonlocal last
             before, last = last, self.current(step)
             return last <= before and last < self.best - margin
 
-        self.path.fit(step, regularisation(step), has_lost)
+        self.path.fit(step, regularisation(step), cannot_win)
         score = self.current(step)
         self.best = max(self.best, score)
         return score
@@ -133,42 +122,38 @@ class Race:
 
 
 def predictions(
-    train: Data,
-    validation: Data,
-    test: Features,
+    train: LabelledFeatures,
+    validation: LabelledFeatures,
+    test: FeatureMatrix,
     metric: Metric,
     *,
-    shown_as: str | None = None,
-) -> tuple[Labels, Found]:
+    title: str | None = None,
+) -> tuple[Labels, LambdaSearch]:
     """The test samples' classes, and how lambda was found: on ``validation`` alone.
 
-    The probe that predicts is fitted on train and validation samples, from zero: the way of the
-    search leaves no trace in it but lambda. With a progress bar of the fits if it has a name.
+    The probe that predicts is fitted on train and validation samples. There is a progress bar of
+    the fits if it has a title.
 
     Raises:
         ValueError: the features are not finite, or there are fewer than two classes.
     """
     check(train, validation, test)
-    race = Race(train, validation, metric)
-    with progress(shown_as, MOST_TRIED + 1) as advance:
+    scorer = ValidationScorer(train, validation, metric)
+    with progress(title, MOST_TRIED + 1) as advance:
 
         def score(step: int) -> float:
             advance(1)
-            return race.score(step)
+            return scorer.score(step)
 
         found = search(score)
         return fit_and_predict(train.joined(validation), found.regularisation, test), found
 
 
-def check(train: Data, validation: Data, test: Features) -> None:
+def check(train: LabelledFeatures, validation: LabelledFeatures, test: FeatureMatrix) -> None:
     mistakes = [
-        f"the {name} features hold numbers that are not finite: the model has diverged"
-        for name, features in (
-            ("training", train.features),
-            ("validation", validation.features),
-            ("test", test),
-        )
-        if not np.isfinite(features).all()
+        *not_finite(train.features, "training features"),
+        *not_finite(validation.features, "validation features"),
+        *not_finite(test, "test features"),
     ]
     if len(np.unique(train.labels)) < 2:
         mistakes.append("the training samples are of fewer than two classes: take more of them")
@@ -176,7 +161,7 @@ def check(train: Data, validation: Data, test: Features) -> None:
         raise ValueError("no probe can be fitted:\n  " + "\n  ".join(mistakes))
 
 
-def fit_and_predict(train: Data, regularisation: float, test: Features) -> Labels:
+def fit_and_predict(train: LabelledFeatures, regularisation: float, test: FeatureMatrix) -> Labels:
     """The classes of ``test`` by the probe with that lambda."""
     # The intercepts are free, so that centring changes no optimum: it is reached sooner.
     mean = train.features.mean(axis=0, dtype=np.float64).astype(train.features.dtype)
@@ -188,15 +173,11 @@ def fit_and_predict(train: Data, regularisation: float, test: Features) -> Label
 def fit(centred: Any, labels: Any, regularisation: float) -> LogisticRegression:
     """Logistic regression with that lambda, from zero.
 
-    Whatever CLIP names is as there, and the rest scikit-learn's default (openai/CLIP, issue 39).
+    Since scikit-learn 1.4 its tolerance is of the gradient of the mean loss, where fits of many
+    samples stop long before lambda tells. When CLIP used it, it was of the sum's.
     """
-    classifier = LogisticRegression(
-        C=1 / regularisation, max_iter=MAX_ITERATIONS, tol=TOLERANCE / len(labels)
-    )
-    with warnings.catch_warnings():
-        # Where the limit of iterations is reached, it is part of the protocol.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return classifier.fit(centred, labels)
+    tolerance = linear_probe.TOLERANCE / len(labels)
+    return fit_logistic_regression(centred, labels, 1 / regularisation, tolerance)
 
 
 def to_numpy(array: Any) -> np.ndarray:

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from torch import Tensor
 
-from flava.core.distributed import compute_across_ranks
-from flava.evaluation.features import evaluating, progress
-from flava.evaluation.image_features import FeatureExtractor
-from flava.inference import zero_shot
+from flava.evaluation.shared_features import prompted_class_embeddings
+from flava.inference.features import FeatureExtractor
+from flava.inference.zero_shot import classify
 
 FILE = Path(__file__).with_name("prompts.json")
 
@@ -43,28 +41,15 @@ PROMPTS = read_prompts(FILE)
 
 
 def classify_with_prompts(
-    extractor: FeatureExtractor, features: Float[np.ndarray, "images width"], prompts: Prompts
+    extractor: FeatureExtractor,
+    features: Float[np.ndarray, "images width"],
+    prompts: Prompts,
+    *,
+    title: str | None = None,
 ) -> Int[np.ndarray, " images"]:
-    """The class of each image whose prompts are nearest to it in the contrastive space."""
-    classes = class_vectors(extractor, prompts)
-    return zero_shot.classify(extractor.project(features), classes).numpy()
+    """The class of each image whose prompts are nearest to it in the contrastive space.
 
-
-def class_vectors(
-    extractor: FeatureExtractor, prompts: Prompts
-) -> Float[Tensor, "classes projection"]:
-    """A unit vector for each class, of whose prompts the ranks encode a part each."""
-    model, settings = extractor.model, extractor.settings
-    device = next(model.parameters()).device
-
-    def vectors(places: range) -> Float[Tensor, "classes width"]:
-        group = prompts.classes[places.start : places.stop]
-        advance(len(group))
-        return zero_shot.class_embeddings(extractor.embed, group, prompts.templates)
-
-    size = max(1, settings.batch_size // len(prompts.templates))
-    with (
-        evaluating(model, settings.precision),
-        progress(extractor.shown_as("classes"), len(prompts.classes)) as advance,
-    ):
-        return compute_across_ranks(len(prompts.classes), size, vectors, device)
+    ``title`` is that of the progress bar of the prompts; without it none is shown.
+    """
+    classes = prompted_class_embeddings(extractor, prompts.classes, prompts.templates, title=title)
+    return classify(extractor.project_images(features), classes).numpy()

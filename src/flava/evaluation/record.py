@@ -1,4 +1,4 @@
-"""What an evaluation measured: one record for each figure, kept as JSON."""
+"""The results of an evaluation: a record for each figure, written to evaluation.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -169,7 +169,7 @@ def load_evaluation(run_folder: Path) -> Evaluation:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricValue:
     """A metric's value over ``n`` predictions, with the baselines that come with it."""
 
     value: float
@@ -178,10 +178,10 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class TaskOutcome:
-    """What a task found of one model: metrics by name."""
+class TaskMetrics:
+    """A task's result for one model: metrics by name."""
 
-    metrics: dict[str, Measured]
+    metrics: dict[str, MetricValue]
     confusion: Confusion | None = None
 
 

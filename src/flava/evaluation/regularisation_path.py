@@ -1,4 +1,4 @@
-"""The fits of the probe's search: logistic regression at many values of lambda, each soon reached.
+"""Logistic regressions on the same features at many values of lambda, for the probe's search.
 
 An encoder's features vary a thousand times more in some directions than in others. L-BFGS, which
 starts from one curvature for all, then takes hundreds of iterations. In the features' principal
@@ -15,21 +15,19 @@ from jaxtyping import Float, Int
 from scipy.optimize import minimize
 from torch import Tensor
 
-MAX_ITERATIONS = 1000
-"""CLIP (Radford et al. 2021), appendix A.3; FLAVA, section B.1."""
+from flava.evaluation.linear_probe import MAX_ITERATIONS, FeatureMatrix, Labels
+
 TOLERANCE = 0.01
 """A fit ends where no entry of the gradient exceeds this share of the mean loss of a sample. In
 units of the curvature the gradient is about the way to the optimum, and where nearly all samples
 are told apart losses, curvature and gradient are small alike."""
-LOOK = 10
-"""Iterations between two looks at whether a fit is worth going on with."""
+CHECK_EVERY = 10
+"""Iterations after which it is asked again whether a fit is worth going on with."""
 HISTORY = 10
-"""Updates that L-BFGS remembers, as scikit-learn's."""
+"""Earlier steps that L-BFGS remembers, as scikit-learn's."""
 BLOCK_LOGITS = 2**22
 """Logits that are in memory at a time: 16 MiB."""
 
-Features = Float[np.ndarray, "samples width"]
-Labels = Int[np.ndarray, " samples"]
 Weights = Float[np.ndarray, "width_and_1 classes"]
 """Of each principal component and, in the last row, of the constant."""
 
@@ -43,7 +41,7 @@ class RegularisationPath:
     """
 
     def __init__(
-        self, features: Features, labels: Labels, device: torch.device | str = "cpu"
+        self, features: FeatureMatrix, labels: Labels, device: torch.device | str = "cpu"
     ) -> None:
         self.device = device
         self.mean = features.mean(axis=0, dtype=np.float64).astype(features.dtype)
@@ -61,12 +59,12 @@ class RegularisationPath:
         self.fitted: dict[int, Weights] = {}
 
     def fit(
-        self, step: int, regularisation: float, hopeless: Callable[[], bool] = lambda: False
+        self, step: int, regularisation: float, cannot_win: Callable[[], bool] = lambda: False
     ) -> None:
         """Fit the probe of that lambda; steps are lambda's logarithm in any unit.
 
-        ``hopeless`` is asked every ``LOOK`` iterations, with the fit as it is then in place: where
-        it says so, the fit ends there.
+        ``cannot_win`` is called every ``CHECK_EVERY`` iterations, with the fit as it is then in
+        place: where it returns True, the fit ends.
         """
         counted = 2 if len(self.classes) == 2 else 1
         penalty = np.full_like(self.curvature, counted * regularisation)
@@ -81,13 +79,13 @@ class RegularisationPath:
             latest = float(abs(gradient).max()), value / len(self.targets)
             return value, gradient
 
-        def look(scaled: np.ndarray) -> None:
+        def check_end(scaled: np.ndarray) -> None:
             steepest, mean_loss = latest
             if steepest < TOLERANCE * mean_loss:
                 raise StopIteration
-            if next(iterations) % LOOK == 0:
+            if next(iterations) % CHECK_EVERY == 0:
                 self.fitted[step] = units * scaled.reshape(self.shape)
-                if hopeless():
+                if cannot_win():
                     raise StopIteration
 
         fitted = minimize(
@@ -95,7 +93,7 @@ class RegularisationPath:
             (self.start(step) / units).ravel(),
             method="L-BFGS-B",
             jac=True,
-            callback=look,
+            callback=check_end,
             options={"maxiter": MAX_ITERATIONS, "maxcor": HISTORY, "gtol": 0.0, "ftol": 0.0},
         )
         self.fitted[step] = units * fitted.x.reshape(self.shape)
@@ -139,7 +137,7 @@ class RegularisationPath:
         value = total.item() + 0.5 * float((penalty * weights**2).sum())
         return value, (units * pulled).ravel()
 
-    def predict(self, step: int, features: Features) -> Labels:
+    def predict(self, step: int, features: FeatureMatrix) -> Labels:
         """Of each row, the class that the fitted probe of that lambda takes it for."""
         weights = self.fitted[step].astype(np.float32)
         logits = (features - self.mean) @ (self.directions @ weights[:-1]) + weights[-1]

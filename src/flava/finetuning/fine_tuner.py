@@ -15,7 +15,8 @@ from flava.checkpoints.reading import find_checkpoint, read_path
 from flava.data.labelled import LabelledRow, LabelledRows
 from flava.data.labelled_loader import LabelledCollator, LabelledLoader
 from flava.data.skips import SkipCounter
-from flava.evaluation.features import Outputs, outputs_of, reader_of
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import RowOutputs, reader_of, row_outputs
 from flava.models import Classifier, ClassifierConfig
 from flava.objectives import FinetuneObjective
 from flava.training.launch import keep_freed_memory
@@ -27,7 +28,7 @@ VALIDATIONS = 10
 """How often a run is validated, the last time after its last step. Few times, since the best of
 many would be luck; and as often as RoBERTa's ten epochs."""
 
-Score = Callable[[Outputs], dict[str, float]]
+Score = Callable[[RowOutputs], dict[str, float]]
 """(outputs of the head for the validation rows) -> metrics.
 
 The first metric chooses the best checkpoint: more is better, and it must be a number whatever the
@@ -78,7 +79,7 @@ def fine_tune(
     reader = reader_of(run.model.encoder, run.crop_scale, upright=upright)
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
-        return score(outputs_of(model, validation, reader, run.precision))
+        return score(row_outputs(FeatureExtractor(model, run.precision), validation, reader))
 
     keep_freed_memory()
     check(run)

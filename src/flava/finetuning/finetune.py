@@ -14,7 +14,6 @@ from torch.nn import functional
 
 from flava.core.constraints import Fraction
 from flava.data.transforms import ImageTransformConfig
-from flava.evaluation.features import Outputs
 from flava.finetuning.fine_tuner import VALIDATIONS, FineTunerConfig, fine_tune, load_best
 from flava.finetuning.own_data import (
     LabelledConfig,
@@ -23,6 +22,7 @@ from flava.finetuning.own_data import (
     load_own_data,
     skipped_notes,
 )
+from flava.inference.row_outputs import RowOutputs
 from flava.models import ClassifierConfig, classifier_of
 from flava.models.classifier import PAIR_HIDDEN_WIDTH
 from flava.training.checkpoint import step_name
@@ -153,7 +153,7 @@ def run_of(config: FinetuneConfig, data: OwnData, model: ClassifierConfig) -> Fi
     )
 
 
-def accuracy_and_loss(outputs: Outputs, classes: Sequence[str]) -> dict[str, float]:
+def accuracy_and_loss(outputs: RowOutputs, classes: Sequence[str]) -> dict[str, float]:
     """Accuracy and cross-entropy of those validation rows that can be decoded.
 
     Raises:

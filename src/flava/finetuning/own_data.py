@@ -20,7 +20,8 @@ from flava.evaluation.classification import (
     save_classification,
     with_examples,
 )
-from flava.evaluation.features import outputs_of, reader_of, vocabulary_misfit
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import reader_of, row_outputs, vocabulary_misfit
 from flava.models import Classifier
 from flava.models.classifier import features_config
 
@@ -197,7 +198,8 @@ def predict_rows(
         ValueError: no row can be decoded.
     """
     reader = reader_of(classifier.config.encoder)
-    outputs = outputs_of(classifier, rows.rows, reader, precision, shown_as=shown_as)
+    extractor = FeatureExtractor(classifier, precision)
+    outputs = row_outputs(extractor, rows.rows, reader, title=shown_as)
     skips = SkipCounter(shown_as, "the data", "correct it")
     skips.add(len(rows), outputs.skipped)
     if not outputs.rows:

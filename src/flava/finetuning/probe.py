@@ -15,7 +15,6 @@ from flava.core.precision import Precision
 from flava.data.labelled import draw_validation, read_rows
 from flava.data.skips import SkipCounter
 from flava.evaluation.classification import save_predictions
-from flava.evaluation.features import Outputs, outputs_of, reader_of
 from flava.evaluation.linear_probe import LabelledFeatures, LinearProbe, fit_at, try_strengths
 from flava.finetuning.own_data import (
     LabelledConfig,
@@ -25,6 +24,8 @@ from flava.finetuning.own_data import (
     predict_rows,
     skipped_notes,
 )
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import RowOutputs, reader_of, row_outputs
 from flava.models import Classifier, classifier_of, features_of
 from flava.models.classifier import features_config
 from flava.training.checkpoint import save_checkpoint, set_link
@@ -78,7 +79,7 @@ def probe(config: ProbeConfig) -> str:
     return f"{summary}\nclassifier: {checkpoints / 'last'}"
 
 
-def train_features(data: OwnData, precision: Precision) -> tuple[Outputs, SkipCounter]:
+def train_features(data: OwnData, precision: Precision) -> tuple[RowOutputs, SkipCounter]:
     """The features of the training rows that can be decoded, and what was left out.
 
     Raises:
@@ -87,7 +88,8 @@ def train_features(data: OwnData, precision: Precision) -> tuple[Outputs, SkipCo
     rows = data.train.rows
     features = features_of(data.model, data.train.kind).to(local_device())
     reader = reader_of(features_config(data.model, data.train.kind))
-    outputs = outputs_of(features, rows, reader, precision, shown_as="embedding")
+    extractor = FeatureExtractor(features, precision)
+    outputs = row_outputs(extractor, rows, reader, title="embedding")
     skips = SkipCounter("embedding", "the training data", "correct it")
     skips.add(len(rows), outputs.skipped)
     if lost := set(data.classes) - {row.label for row in outputs.rows}:
@@ -95,7 +97,7 @@ def train_features(data: OwnData, precision: Precision) -> tuple[Outputs, SkipCo
     return outputs, skips
 
 
-def fit(train: Outputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe, float]]]:
+def fit(train: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe, float]]]:
     """A probe on all rows, and (probe, accuracy) of each strength of regularisation tried."""
     labels = np.array([row.label for row in train.rows])
     features = train.values.numpy()

@@ -1,1 +1,1 @@
-"""What a user calls: a loaded model, and any number of images and texts through it."""
+"""The use of trained models: loading, encoding, classification, matching, search and export."""

@@ -26,7 +26,7 @@ from flava.data.errors import SkippedSample
 from flava.inference.output_files import PartialOutput, ResultColumns, check_output, write_output
 from flava.inference.pretrained import Pretrained
 from flava.inference.row_sources import InputBatch, InputKind, InputSource, batches
-from flava.inference.zero_shot import Classes, class_embeddings
+from flava.inference.zero_shot import Classes, class_embeddings, class_probabilities
 
 EMBEDDING_FORMATS = (".parquet", ".npy")
 TABLE_FORMATS = (".csv", ".parquet", ".jsonl")
@@ -299,12 +299,12 @@ def classifier(pretrained: Pretrained, classes: Classes, top: int) -> ComputeBat
     scale = math.exp(pretrained.logit_scale)
 
     def compute(batch: InputBatch) -> BatchResults:
-        logits = scale * pretrained.encode_image(batch.images) @ vectors.T
-        best = logits.softmax(dim=1).topk(min(top, len(classes.names)), dim=1)
+        probabilities = class_probabilities(pretrained.encode_image(batch.images), vectors, scale)
+        best = probabilities.topk(min(top, len(classes.names)), dim=1)
         return BatchResults(
             columns=[
-                {**row.columns(), **_ranked(classes.names, probabilities, indices)}
-                for row, probabilities, indices in zip(
+                {**row.columns(), **_ranked(classes.names, values, indices)}
+                for row, values, indices in zip(
                     batch.rows, best.values.tolist(), best.indices.tolist(), strict=True
                 )
             ]

@@ -1,9 +1,11 @@
-"""A model's encoders over many inputs: grouped by size, prepared ahead by threads."""
+"""Images and texts of any number, prepared for a model in groups of about equal work.
+
+Images are decoded by threads, one group ahead of the model.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from flava.data.errors import SampleError
 from flava.data.views import View
-from flava.inference.int8 import InferencePrecision, to_precision
+from flava.inference.features import FeatureExtractor
 from flava.inference.processor import (
     ImageLike,
     ImagesLike,
@@ -26,7 +28,6 @@ from flava.inference.processor import (
     usable,
 )
 from flava.inference.results import HiddenStates
-from flava.models import Clip, Flava
 
 THREADS = 2
 """Preparing images. PIL lets go of Python's lock, so they do not wait for each other."""
@@ -50,13 +51,15 @@ def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
         yield group
 
 
-def prepare(function: Callable[[T], U], batches: Iterator[Sequence[T]]) -> Iterator[list[U]]:
-    """The function's results for each batch's items, computed one batch ahead of what is asked for.
+def prepare(
+    function: Callable[[T], U], batches: Iterator[Sequence[T]], threads: int = THREADS
+) -> Iterator[list[U]]:
+    """The function's results for the items of each batch, computed by threads one batch ahead.
 
     Raises:
         Whatever the function raises, when the batch is asked for.
     """
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         waiting: deque[list[Future[U]]] = deque()
 
         def submit(count: int) -> None:
@@ -76,132 +79,100 @@ def prepare(function: Callable[[T], U], batches: Iterator[Sequence[T]]) -> Itera
 GROUP_TOKENS = 8192
 """Padded tokens computed at once. Attention over 512-token texts then takes 200 MB in ViT-B."""
 
-Views = tuple[UInt8[np.ndarray, "height width 3"], ...]
+ViewedImage = tuple[UInt8[np.ndarray, "height width 3"], ...]
+"""One image as each of several views sees it."""
 
 
 @dataclass(frozen=True)
-class ImageRows:
-    """Some of the images, as every view asked for sees them."""
+class ImageGroup:
+    """Some of the images: their indices, and their pixels for each view."""
 
-    rows: list[int]
+    indices: list[int]
     pixels: tuple[Float[Tensor, "batch 3 _ _"], ...]
 
 
 @dataclass(frozen=True)
-class TextRows:
-    """Some of the texts, padded to the longest of them."""
+class TextGroup:
+    """Some of the texts: their indices, and their ids padded to the longest of them."""
 
-    rows: list[int]
+    indices: list[int]
     input_ids: Int[Tensor, "batch length"]
     attention_mask: Bool[Tensor, "batch length"]
 
 
 @dataclass(frozen=True)
-class PairRows:
-    """Some of the pairs: both encoders' states before their norms, and the multimodal ones after
-    theirs."""
+class PairGroup:
+    """Some of the pairs: their indices, and both sides."""
 
-    rows: list[int]
+    indices: list[int]
+    pixels: tuple[Float[Tensor, "batch 3 _ _"], ...]
     input_ids: Int[Tensor, "batch length"]
     attention_mask: Bool[Tensor, "batch length"]
-    pixels: tuple[Float[Tensor, "batch 3 _ _"], ...]
-    image: Float[Tensor, "batch patches image_width"]
-    text: Float[Tensor, "batch length text_width"]
-    joint: Float[Tensor, "batch tokens width"]
 
 
-class Passes:
-    """The encoders of one model; what is yielded is on the model's device, but for masks, on which
-    shapes depend."""
+class InputGroups:
+    """A user's images and texts as a model reads them, in groups of at most `GROUP_TOKENS`.
 
-    def __init__(
-        self, model: Flava | Clip, processor: Processor, precision: InferencePrecision
-    ) -> None:
-        self.model = to_precision(model, precision)
-        self.processor, self.precision = processor, precision
-        self.device = model.logit_scale.device
+    All tensors are on ``device`` but the attention masks, which stay on the CPU.
+    """
 
-    @property
-    def grid(self) -> tuple[int, int]:
+    def __init__(self, processor: Processor, patch_size: int, device: torch.device) -> None:
+        self.processor, self.device = processor, device
+        height, width = processor.image.crop
+        self.grid = height // patch_size, width // patch_size
         """Rows and columns of patches of every image."""
-        height, width = self.processor.image.crop
-        patch = self.model.config.image.patch_size
-        return height // patch, width // patch
 
     @property
     def image_tokens(self) -> int:
-        """The image's states: [CLS] and the patches."""
+        """States of an image: [CLS] and the patches."""
         return 1 + self.grid[0] * self.grid[1]
-
-    @contextmanager
-    def computing(self) -> Iterator[None]:
-        """Everything that is computed must stand within this."""
-        lower = self.precision is not InferencePrecision.FP32
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, self.precision.dtype, enabled=lower),
-        ):
-            yield
 
     def images(
         self,
         images: ImagesLike,
-        *more: View,
+        *more_views: View,
         order: Sequence[list[int]] = (),
-    ) -> Iterator[ImageRows]:
-        """The images as the encoder sees them and as ``more`` views do, in the groups of ``order``.
+    ) -> Iterator[ImageGroup]:
+        """The images as the encoder and ``more_views`` see them, in the groups of ``order``.
 
         Raises:
             ValueError: some images cannot be used; all those of one group are named.
         """
-        listed, views = image_list(images), (self.processor.image, *more)
+        listed, views = image_list(images), (self.processor.image, *more_views)
 
-        def see(row: int) -> Views | SampleError:
-            return attempt(lambda image: look(image, views), listed[row])
+        def view_image(index: int) -> ViewedImage | SampleError:
+            return attempt(lambda image: seen_by(views, image), listed[index])
 
         order = order or list(groups([self.image_tokens] * len(listed), GROUP_TOKENS))
-        for rows, results in zip(order, prepare(see, iter(order)), strict=True):
-            seen = zip(*usable(results, rows, "images"), strict=True)
-            pixels = (v.normalise(levels) for v, levels in zip(views, seen, strict=True))
-            yield ImageRows(rows, tuple(each.to(self.device) for each in pixels))
+        for indices, results in zip(order, prepare(view_image, iter(order)), strict=True):
+            by_view = zip(*usable(results, indices, "images"), strict=True)
+            pixels = (v.normalise(levels) for v, levels in zip(views, by_view, strict=True))
+            yield ImageGroup(indices, tuple(each.to(self.device) for each in pixels))
 
     def texts(
         self, input_ids: Sequence[list[int]], order: Sequence[list[int]] = ()
-    ) -> Iterator[TextRows]:
+    ) -> Iterator[TextGroup]:
         """The texts of these ids, from short to long, or in the groups of ``order``."""
-        for rows in order or groups([len(each) for each in input_ids], GROUP_TOKENS):
-            padded, attention_mask = self.processor.padded([input_ids[row] for row in rows])
-            yield TextRows(rows, padded.to(self.device), attention_mask)
+        for indices in order or groups([len(each) for each in input_ids], GROUP_TOKENS):
+            padded, attention_mask = self.processor.padded([input_ids[i] for i in indices])
+            yield TextGroup(indices, padded.to(self.device), attention_mask)
 
     def pairs(
-        self,
-        model: Flava,
-        images: ImagesLike,
-        input_ids: Sequence[list[int]],
-        *more: View,
-        patch_mask: Bool[Tensor, "pairs rows columns"] | None = None,
-    ) -> Iterator[PairRows]:
-        """The pairs from short texts to long, with the selected patches hidden.
+        self, images: ImagesLike, input_ids: Sequence[list[int]], *more_views: View
+    ) -> Iterator[PairGroup]:
+        """The pairs, from short texts to long.
 
         Raises:
             ValueError: there are not as many images as texts; or as ``images``.
         """
         listed = image_list(images)
         check_pairs(len(listed), len(input_ids))
-        order = list(
-            groups([1 + self.image_tokens + len(each) for each in input_ids], GROUP_TOKENS)
-        )
-        both = zip(
-            self.images(listed, *more, order=order), self.texts(input_ids, order), strict=True
-        )
-        for seen, read in both:
-            hidden = None if patch_mask is None else patch_mask[seen.rows]
-            image = model.image_encoder(seen.pixels[0], hidden)
-            text = model.text_encoder(read.input_ids, read.attention_mask)
-            joint = model.multimodal(image, text, read.attention_mask)
-            yield PairRows(
-                seen.rows, read.input_ids, read.attention_mask, seen.pixels, image, text, joint
-            )
+        lengths = [1 + self.image_tokens + len(each) for each in input_ids]
+        order = list(groups(lengths, GROUP_TOKENS))
+        for image, text in zip(
+            self.images(listed, *more_views, order=order), self.texts(input_ids, order), strict=True
+        ):
+            yield PairGroup(image.indices, image.pixels, text.input_ids, text.attention_mask)
 
 
 def check_pairs(images: int, texts: int) -> None:
@@ -210,81 +181,99 @@ def check_pairs(images: int, texts: int) -> None:
         raise ValueError(f"there are {images} images and {texts} texts: give a text for each image")
 
 
-def look(image: ImageLike, views: Sequence[View]) -> Views:
+def seen_by(views: Sequence[View], image: ImageLike) -> ViewedImage:
     """One image as all views see it; errors as `open_image`."""
     opened = open_image(image)
     return tuple(view.transform(opened) for view in views)
 
 
-def gather(
-    parts: Iterator[tuple[list[int], Tensor]], count: int, width: int
-) -> Float[Tensor, "count width"]:
-    """Rows that come in any order, each in its place, in 32 bits on the CPU."""
-    whole = torch.zeros(count, width)
-    for rows, values in parts:
-        whole[rows] = values.float().cpu()
-    return whole
+@dataclass(frozen=True)
+class PairStates:
+    """Both encoders' states before their norms, and the multimodal ones after theirs."""
+
+    image: Float[Tensor, "batch image_tokens image_width"]
+    text: Float[Tensor, "batch length text_width"]
+    joint: Float[Tensor, "batch tokens width"]
+
+
+def pair_states(
+    extractor: FeatureExtractor,
+    pairs: PairGroup,
+    patch_mask: Bool[Tensor, "batch rows columns"] | None = None,
+) -> PairStates:
+    """All states of a group of pairs, with the selected patches hidden."""
+    image = extractor.image_states(pairs.pixels[0], patch_mask)
+    text = extractor.text_states(pairs.input_ids, pairs.attention_mask)
+    return PairStates(image, text, extractor.joint_states(image, text, pairs.attention_mask))
 
 
 def hidden_states(
-    model: Flava, passes: Passes, images: ImagesLike | None, texts: Sequence[str] | None
+    extractor: FeatureExtractor,
+    inputs: InputGroups,
+    images: ImagesLike | None,
+    texts: Sequence[str] | None,
 ) -> HiddenStates:
     """See `Pretrained.hidden_states`."""
     if texts is None:
         if images is None:
             raise ValueError("give images, texts, or both")
-        with passes.computing():
-            return of_images(model, passes, images)
-    input_ids = passes.processor.input_ids(texts)
-    _, attention_mask = passes.processor.padded(input_ids)
-    with passes.computing():
+        with extractor.computing():
+            return states_of_images(extractor, inputs, images)
+    input_ids = inputs.processor.input_ids(texts)
+    _, attention_mask = inputs.processor.padded(input_ids)
+    with extractor.computing():
         if images is None:
-            return of_texts(model, passes, input_ids, attention_mask)
-        return of_pairs(model, passes, images, input_ids, attention_mask)
+            return states_of_texts(extractor, inputs, input_ids, attention_mask)
+        return states_of_pairs(extractor, inputs, images, input_ids, attention_mask)
 
 
-def of_images(model: Flava, passes: Passes, images: ImagesLike) -> HiddenStates:
+def states_of_images(
+    extractor: FeatureExtractor, inputs: InputGroups, images: ImagesLike
+) -> HiddenStates:
     images = image_list(images)
-    encoder = model.image_encoder
-    image = torch.zeros(len(images), passes.image_tokens, model.config.image.width)
-    for each in passes.images(images):
-        image[each.rows] = encoder.norm(encoder(each.pixels[0])).float().cpu()
+    model = extractor.model
+    image = torch.zeros(len(images), inputs.image_tokens, model.config.image.width)
+    for group in inputs.images(images):
+        states = model.image_encoder.norm(extractor.image_states(group.pixels[0]))
+        image[group.indices] = states.float().cpu()
     return HiddenStates(image=image)
 
 
-def of_texts(
-    model: Flava,
-    passes: Passes,
+def states_of_texts(
+    extractor: FeatureExtractor,
+    inputs: InputGroups,
     input_ids: Sequence[list[int]],
     attention_mask: Bool[Tensor, "texts length"],
 ) -> HiddenStates:
-    encoder = model.text_encoder
+    model = extractor.model
     text = torch.zeros(*attention_mask.shape, model.config.text.width)
-    for each in passes.texts(input_ids):
-        states = encoder.norm(encoder(each.input_ids, each.attention_mask))
-        text[each.rows, : each.attention_mask.shape[1]] = states.float().cpu()
+    for group in inputs.texts(input_ids):
+        states = extractor.text_states(group.input_ids, group.attention_mask)
+        length = group.attention_mask.shape[1]
+        text[group.indices, :length] = model.text_encoder.norm(states).float().cpu()
     return HiddenStates(text=text * attention_mask[..., None], text_attention_mask=attention_mask)
 
 
-def of_pairs(
-    model: Flava,
-    passes: Passes,
+def states_of_pairs(
+    extractor: FeatureExtractor,
+    inputs: InputGroups,
     images: ImagesLike,
     input_ids: Sequence[list[int]],
     attention_mask: Bool[Tensor, "texts length"],
 ) -> HiddenStates:
-    config, count, tokens = model.config, len(input_ids), passes.image_tokens
-    image = torch.zeros(count, tokens, config.image.width)
-    text = torch.zeros(*attention_mask.shape, config.text.width)
+    model, count, tokens = extractor.model, len(input_ids), inputs.image_tokens
+    image = torch.zeros(count, tokens, model.config.image.width)
+    text = torch.zeros(*attention_mask.shape, model.config.text.width)
     joint_attention_mask = torch.cat(
         [attention_mask.new_ones(count, 1 + tokens), attention_mask], dim=1
     )
-    joint = torch.zeros(*joint_attention_mask.shape, config.multimodal.width)
-    for each in passes.pairs(model, images, input_ids):
-        rows, length = each.rows, each.attention_mask.shape[1]
-        image[rows] = model.image_encoder.norm(each.image).float().cpu()
-        text[rows, :length] = model.text_encoder.norm(each.text).float().cpu()
-        joint[rows, : 1 + tokens + length] = each.joint.float().cpu()
+    joint = torch.zeros(*joint_attention_mask.shape, model.config.multimodal.width)
+    for group in inputs.pairs(images, input_ids):
+        states = pair_states(extractor, group)
+        indices, length = group.indices, group.attention_mask.shape[1]
+        image[indices] = model.image_encoder.norm(states.image).float().cpu()
+        text[indices, :length] = model.text_encoder.norm(states.text).float().cpu()
+        joint[indices, : 1 + tokens + length] = states.joint.float().cpu()
     return HiddenStates(
         image=image,
         text=text * attention_mask[..., None],

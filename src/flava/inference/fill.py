@@ -1,6 +1,7 @@
-"""What the model fills in where something is hidden: tokens of texts, patches of images.
+"""Hidden tokens of texts and hidden patches of images, predicted by the heads of masked modelling.
 
-States are those of the encoders before their norms; a joint state is the multimodal encoder's.
+The heads of one modality are given states of the encoders before their norms, those of both
+modalities the multimodal encoder's states.
 """
 
 import sys
@@ -16,7 +17,8 @@ from flava.core.batch import unmap_pixels
 from flava.core.randomness import random_generator
 from flava.data.masking import blockwise_mask
 from flava.data.tokenizers import Tokenizer
-from flava.inference.encoding import Passes
+from flava.inference.encoding import InputGroups, pair_states
+from flava.inference.features import FeatureExtractor
 from flava.inference.processor import ImagesLike, image_list
 from flava.inference.results import Candidate, Reconstruction
 from flava.models import Flava, MaskedImageModel, MaskedTextModel
@@ -42,122 +44,123 @@ def paste(
     return torch.where(mask[:, None], above, below)
 
 
-def patches_alone(
+def mim_logits(
     model: Flava | MaskedImageModel,
-    image: Float[Tensor, "batch tokens width"],
-    patch_mask: Bool[Tensor, "batch r c"],
+    image_states: Float[Tensor, "batch tokens width"],
+    patch_mask: Bool[Tensor, "batch rows columns"],
 ) -> Float[Tensor, "hidden codes"]:
-    """Logits of the hidden patches, image by image, from the image alone (MIM)."""
-    states = image[:, 1:][patch_mask.flatten(1)]
+    """Logits of the hidden patches, image by image, from the image alone."""
+    states = image_states[:, 1:][patch_mask.flatten(1)]
     return model.mim_head(model.image_encoder.norm(states)).float()
 
 
-def patches_jointly(
-    model: Flava, joint: Float[Tensor, "batch tokens width"], patch_mask: Bool[Tensor, "batch r c"]
+def mmm_image_logits(
+    model: Flava,
+    joint_states: Float[Tensor, "batch tokens width"],
+    patch_mask: Bool[Tensor, "batch rows columns"],
 ) -> Float[Tensor, "hidden codes"]:
-    """Logits of the hidden patches, image by image, from image and text (MMM)."""
+    """Logits of the hidden patches, image by image, from image and text."""
     patches = patch_mask.flatten(1)
-    return model.mmm_image_head(joint[:, 2 : 2 + patches.shape[1]][patches]).float()
+    return model.mmm_image_head(joint_states[:, 2 : 2 + patches.shape[1]][patches]).float()
 
 
-def tokens_alone(
+def mlm_logits(
     model: Flava | MaskedTextModel,
-    text: Float[Tensor, "batch tokens width"],
+    text_states: Float[Tensor, "batch tokens width"],
     token_mask: Bool[Tensor, "batch tokens"],
 ) -> Float[Tensor, "hidden vocabulary"]:
-    """Logits of the hidden tokens, text by text, from the text alone (MLM)."""
-    return model.mlm_head(model.text_encoder.norm(text[token_mask])).float()
+    """Logits of the hidden tokens, text by text, from the text alone."""
+    return model.mlm_head(model.text_encoder.norm(text_states[token_mask])).float()
 
 
-def tokens_jointly(
+def mmm_text_logits(
     model: Flava,
-    joint: Float[Tensor, "batch tokens width"],
+    joint_states: Float[Tensor, "batch tokens width"],
     token_mask: Bool[Tensor, "batch length"],
 ) -> Float[Tensor, "hidden vocabulary"]:
-    """Logits of the hidden tokens, text by text, from text and image (MMM)."""
-    return model.mmm_text_head(joint[:, -token_mask.shape[1] :][token_mask]).float()
-
-
-def matching_scores(
-    model: Flava, joint: Float[Tensor, "batch tokens width"]
-) -> Float[Tensor, " batch"]:
-    """The matching head's logit of "matched" over "mismatched"."""
-    logits = model.itm_head(joint).float()
-    return logits[:, 1] - logits[:, 0]
+    """Logits of the hidden tokens, text by text, from text and image."""
+    return model.mmm_text_head(joint_states[:, -token_mask.shape[1] :][token_mask]).float()
 
 
 MASK = "[MASK]"
 
 
 def fill_mask(
-    model: Flava, passes: Passes, texts: Sequence[str], images: ImagesLike | None, top: int
+    extractor: FeatureExtractor,
+    inputs: InputGroups,
+    texts: Sequence[str],
+    images: ImagesLike | None,
+    top: int,
 ) -> list[list[list[Candidate]]]:
     """See `Pretrained.fill_mask`."""
-    tokenizer = passes.processor.tokenizer
+    processor = inputs.processor
+    tokenizer = processor.tokenizer
     assert isinstance(tokenizer, Tokenizer)  # a FLAVA's
-    input_ids = passes.processor.input_ids(texts)
-    check_masks(texts, input_ids, tokenizer, passes.processor.max_length)
+    input_ids = processor.input_ids(texts)
+    check_masks(texts, input_ids, tokenizer, processor.max_length)
     if not 1 <= top <= tokenizer.size:
         raise ValueError(f"top is {top}: use 1 to {tokenizer.size}, the size of the vocabulary")
-    found: list[list[list[Candidate]]] = [[] for _ in input_ids]
-    with passes.computing():
-        for rows, token_mask, logits in mask_logits(
-            model, passes, input_ids, images, tokenizer.mask
+    candidates: list[list[list[Candidate]]] = [[] for _ in input_ids]
+    with extractor.computing():
+        for indices, token_mask, logits in mask_logits(
+            extractor, inputs, input_ids, images, tokenizer.mask
         ):
             # An encoder's vocabulary may be padded beyond the tokeniser's.
             best = logits.softmax(dim=1)[:, : tokenizer.size].topk(top, dim=1)
-            places = [rows[i] for i in token_mask.nonzero()[:, 0].tolist()]
-            for row, tokens, odds in zip(
-                places, best.indices.tolist(), best.values.tolist(), strict=True
+            texts_of_masks = [indices[i] for i in token_mask.nonzero()[:, 0].tolist()]
+            for text, tokens, probabilities in zip(
+                texts_of_masks, best.indices.tolist(), best.values.tolist(), strict=True
             ):
-                found[row].append(
+                candidates[text].append(
                     [
                         Candidate(token=tokenizer.token(token), probability=probability)
-                        for token, probability in zip(tokens, odds, strict=True)
+                        for token, probability in zip(tokens, probabilities, strict=True)
                     ]
                 )
-    return found
+    return candidates
 
 
 def mask_logits(
-    model: Flava,
-    passes: Passes,
+    extractor: FeatureExtractor,
+    inputs: InputGroups,
     input_ids: Sequence[list[int]],
     images: ImagesLike | None,
-    mask: int,
+    mask_id: int,
 ) -> Iterator[tuple[list[int], Bool[Tensor, "batch length"], Float[Tensor, "masks vocabulary"]]]:
-    """For groups of texts: their rows, where their masks are, and each mask's logits."""
+    """For each group of texts: their indices, where their masks are, the logits of each mask."""
+    model = extractor.model
     if images is None:
-        for text in passes.texts(input_ids):
-            hidden, token_mask = (
-                model.text_encoder(text.input_ids, text.attention_mask),
-                text.input_ids == mask,
-            )
-            yield text.rows, token_mask, tokens_alone(model, hidden, token_mask)
+        for group in inputs.texts(input_ids):
+            token_mask = group.input_ids == mask_id
+            states = extractor.text_states(group.input_ids, group.attention_mask)
+            yield group.indices, token_mask, mlm_logits(model, states, token_mask)
     else:
-        for pair in passes.pairs(model, images, input_ids):
-            token_mask = pair.input_ids == mask
-            yield pair.rows, token_mask, tokens_jointly(model, pair.joint, token_mask)
+        for pairs in inputs.pairs(images, input_ids):
+            token_mask = pairs.input_ids == mask_id
+            states = pair_states(extractor, pairs).joint
+            yield pairs.indices, token_mask, mmm_text_logits(model, states, token_mask)
 
 
 def check_masks(
     texts: Sequence[str], input_ids: Sequence[list[int]], tokenizer: Tokenizer, max_length: int
 ) -> None:
     """Raises ValueError, naming every text that has no [MASK], or one that was cut off."""
-    wrong = []
-    for i, (text, own) in enumerate(zip(texts, input_ids, strict=True)):
-        kept = own.count(tokenizer.mask)
+    mistakes = []
+    for i, (text, ids) in enumerate(zip(texts, input_ids, strict=True)):
+        kept = ids.count(tokenizer.mask)
         if kept < tokenizer.encode(text, sys.maxsize).count(tokenizer.mask):
-            wrong.append(f"texts[{i}]: a {MASK} is beyond {max_length} tokens: shorten the text")
+            mistakes.append(f"texts[{i}]: a {MASK} is beyond {max_length} tokens: shorten the text")
         elif not kept:
-            wrong.append(f"texts[{i}]: no {MASK} in {text!r:.60}: write it where a word is to come")
-    if wrong:
-        raise ValueError(f"some texts have no {MASK} to fill:\n  " + "\n  ".join(wrong))
+            mistakes.append(
+                f"texts[{i}]: no {MASK} in {text!r:.60}: write it where a word is to come"
+            )
+    if mistakes:
+        raise ValueError(f"some texts have no {MASK} to fill:\n  " + "\n  ".join(mistakes))
 
 
 def reconstruct(
-    model: Flava,
-    passes: Passes,
+    extractor: FeatureExtractor,
+    inputs: InputGroups,
     images: ImagesLike,
     texts: Sequence[str] | None,
     mask: Bool[Tensor, "*images rows columns"] | None,
@@ -165,45 +168,51 @@ def reconstruct(
 ) -> list[Reconstruction]:
     """See `Pretrained.reconstruct`."""
     images = image_list(images)
-    patch_mask = patches_to_hide(passes.grid, len(images), mask, seed)
-    done: list[Reconstruction | None] = [None] * len(images)
-    with passes.computing():
-        for rows, codebook_pixels, logits in patch_logits(model, passes, images, texts, patch_mask):
-            hidden = patch_mask[rows].to(passes.device)
-            codes = model.codebook.codes(codebook_pixels)
+    patch_mask = patches_to_hide(inputs.grid, len(images), mask, seed)
+    codebook = extractor.model.codebook
+    reconstructions: dict[int, Reconstruction] = {}
+    with extractor.computing():
+        for indices, codebook_pixels, logits in patch_logits(
+            extractor, inputs, images, texts, patch_mask
+        ):
+            hidden = patch_mask[indices].to(extractor.device)
+            codes = codebook.codes(codebook_pixels)
             codes[hidden] = logits.argmax(dim=1)
-            original, decoded = unmap_pixels(codebook_pixels), model.codebook.decode(codes)
+            original, decoded = unmap_pixels(codebook_pixels), codebook.decode(codes)
             grey = torch.full_like(original, HIDDEN_GREY)
-            drawn = (original, paste(original, grey, hidden), paste(original, decoded, hidden))
-            for row, *three in zip(rows, *drawn, strict=True):
-                seen, masked, filled = map(to_picture, three)
-                done[row] = Reconstruction(
-                    original=seen, masked=masked, filled=filled, mask=patch_mask[row]
+            masked, filled = paste(original, grey, hidden), paste(original, decoded, hidden)
+            for index, *pixels in zip(indices, original, masked, filled, strict=True):
+                pictures = [to_picture(each) for each in pixels]
+                reconstructions[index] = Reconstruction(
+                    original=pictures[0],
+                    masked=pictures[1],
+                    filled=pictures[2],
+                    mask=patch_mask[index],
                 )
-    return [each for each in done if each is not None]
+    return [reconstructions[index] for index in range(len(images))]
 
 
 def patch_logits(
-    model: Flava,
-    passes: Passes,
+    extractor: FeatureExtractor,
+    inputs: InputGroups,
     images: ImagesLike,
     texts: Sequence[str] | None,
     patch_mask: Bool[Tensor, "images rows columns"],
 ) -> Iterator[tuple[list[int], Float[Tensor, "batch 3 h w"], Float[Tensor, "hidden codes"]]]:
-    """For groups of images: their rows, the codebook's pixels, each hidden patch's logits."""
-    view = passes.processor.codebook
+    """For each group of images: indices, the codebook's pixels, the logits of each hidden patch."""
+    model, view = extractor.model, inputs.processor.codebook
     assert view is not None  # a FLAVA's
     if texts is None:
-        for image in passes.images(images, view):
-            hidden = patch_mask[image.rows].to(passes.device)
-            states = model.image_encoder(image.pixels[0], hidden)
-            yield image.rows, image.pixels[1], patches_alone(model, states, hidden)
+        for group in inputs.images(images, view):
+            hidden = patch_mask[group.indices].to(extractor.device)
+            states = extractor.image_states(group.pixels[0], hidden)
+            yield group.indices, group.pixels[1], mim_logits(model, states, hidden)
     else:
-        input_ids = passes.processor.input_ids(texts)
-        for pair in passes.pairs(model, images, input_ids, view, patch_mask=patch_mask):
-            hidden = patch_mask[pair.rows].to(passes.device)
-            logits = patches_jointly(model, pair.joint, hidden)
-            yield pair.rows, pair.pixels[1], logits
+        input_ids = inputs.processor.input_ids(texts)
+        for pairs in inputs.pairs(images, input_ids, view):
+            hidden = patch_mask[pairs.indices].to(extractor.device)
+            states = pair_states(extractor, pairs, hidden).joint
+            yield pairs.indices, pairs.pixels[1], mmm_image_logits(model, states, hidden)
 
 
 def patches_to_hide(

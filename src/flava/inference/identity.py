@@ -1,4 +1,4 @@
-"""A name for what makes embeddings, by which those of two models are told apart."""
+"""The identity of a model with its view of images, so that embeddings of two are not mixed."""
 
 import hashlib
 import json
@@ -8,20 +8,20 @@ from flava.checkpoints.digests import digest_chunks
 from flava.inference.processor import Processor
 from flava.models import Clip, Flava
 
-NOT_GEOMETRY = ("init_std", "token_init_std")
+ONLY_INITIAL = ("init_std", "token_init_std")
 """Fields of a model's configuration that only matter before its training."""
 
 
 def identity(model: Flava | Clip, processor: Processor) -> str:
     """The SHA-256, in hexadecimal, of weights, geometry and the image encoder's view.
 
-    It depends neither on the format that the model was loaded from, nor on the device; and not on
-    parts that the checkpoint does not hold.
+    It does not depend on the format that the model was loaded from, on the device, or on parts that
+    the checkpoint does not hold.
     """
-    geometry = {k: v for k, v in asdict(model.config).items() if k not in NOT_GEOMETRY}
+    geometry = {k: v for k, v in asdict(model.config).items() if k not in ONLY_INITIAL}
     settings = {"model": geometry, "image": asdict(processor.image)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    without = tuple(f"{part}." for part in getattr(model, "missing_parts", ()))
+    without = tuple(f"{part}." for part in model.missing_parts)
     state = model.state_dict()
     for part in digest_chunks({n: t for n, t in state.items() if not n.startswith(without)}):
         digest.update(part)

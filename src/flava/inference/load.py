@@ -1,4 +1,4 @@
-"""From a source's name to a model that can be used."""
+"""`flava.load`: from the name of a source to a model that is ready to use."""
 
 from pathlib import Path
 
@@ -7,12 +7,16 @@ from torch import nn
 
 from flava.checkpoints.processor_files import read_image_file, read_tokenizer, read_view
 from flava.checkpoints.recognise import build_model_from, read_checkpoint
-from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.transforms import CODE_PIXELS
-from flava.data.views import View, clip_view, codebook_view, encoder_view
+from flava.data.views import View, codebook_view
 from flava.inference.int8 import InferencePrecision
 from flava.inference.pretrained import Pretrained
-from flava.inference.processor import Processor, TextTokenizer
+from flava.inference.processor import (
+    Processor,
+    TextTokenizer,
+    default_image_view,
+    default_tokenizer,
+)
 from flava.models import Clip, Flava
 
 
@@ -40,16 +44,16 @@ def load(
         ValueError: it is damaged, holds another kind of model, a field is out of range, or
             precision is int8 and the device no CPU.
     """
-    there, computed = device_named(device), precision_named(precision)
+    target_device, target_precision = device_named(device), precision_named(precision)
     model, folder = read_model(source)
     if not isinstance(model, Flava | Clip):
         raise ValueError(
             f"{source} holds a {type(model).__name__}: only a whole FLAVA or CLIP can be used so"
         )
     return Pretrained(
-        model.to(there),
+        model.to(target_device),
         processor_for(model, folder, image_size),
-        precision=computed,
+        precision=target_precision,
         folder=folder,
     )
 
@@ -67,8 +71,8 @@ def device_named(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        said = str(error).splitlines()[0]
-        raise ValueError(f"device is {name!r}, which cannot be used here: {said}") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {name!r}, which cannot be used here: {reason}") from error
     return device
 
 
@@ -107,44 +111,40 @@ def processor_for(
 
 
 def views_for(model: Flava | Clip, folder: Path | None) -> tuple[View, View | None]:
-    config = model.config.image
-    side = config.grid * CODE_PIXELS
-    if isinstance(model, Clip):
-        image, codebook = clip_view(config.image_size), None
-    else:
-        image, codebook = encoder_view(config.image_size), codebook_view((side, side))
-    found = None if folder is None else read_image_file(folder)
-    if found is None:
+    image = default_image_view(model.config)
+    side = model.config.image.grid * CODE_PIXELS
+    codebook = None if isinstance(model, Clip) else codebook_view((side, side))
+    image_file = None if folder is None else read_image_file(folder)
+    if image_file is None:
         return image, codebook
-    path, fields = found
+    path, fields = image_file
     image = read_view(path, fields, "", image)
     return image, codebook and read_view(path, fields, "codebook_", codebook)
 
 
 def tokenizer_for(model: Flava | Clip, folder: Path | None) -> TextTokenizer:
-    if isinstance(model, Clip):
-        return ClipTokenizer()
-    own = None if folder is None else read_tokenizer(folder)
-    return Tokenizer() if own is None else own
+    stored = None if folder is None or isinstance(model, Clip) else read_tokenizer(folder)
+    return default_tokenizer(model.config.text) if stored is None else stored
 
 
 def check_fit(processor: Processor, model: Flava | Clip, folder: Path | None) -> None:
     """Raises ValueError, with every misfit, if the processor is another model's."""
-    patch, words = model.config.image.patch_size, model.config.text.vocabulary_size
+    patch, vocabulary_size = model.config.image.patch_size, model.config.text.vocabulary_size
     height, width = processor.image.crop
     misfits = []
     if height % patch or width % patch:
         misfits.append(f"images of {height}x{width} pixels are not whole patches of {patch}")
     codes = (height // patch * CODE_PIXELS, width // patch * CODE_PIXELS)
     if processor.codebook is not None and processor.codebook.crop != codes:
-        own = "x".join(map(str, processor.codebook.crop))
+        size = "x".join(map(str, processor.codebook.crop))
         misfits.append(
-            f"the codebook's images of {own} pixels do not have a code a patch: that needs "
+            f"the codebook's images of {size} pixels do not have a code a patch: that needs "
             f"{codes[0]}x{codes[1]}"
         )
-    if processor.tokenizer.size > words:
+    if processor.tokenizer.size > vocabulary_size:
         misfits.append(
-            f"the tokeniser knows {processor.tokenizer.size} words, the text encoder {words}"
+            f"the tokeniser knows {processor.tokenizer.size} words, the text encoder "
+            f"{vocabulary_size}"
         )
     if misfits:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A loaded model with its processor: what it can be used for, from whatever a user has."""
+"""What `flava.load` returns: a model with its processor, and the methods that users call."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flava.inference import encoding, export, fill
-from flava.inference.encoding import Passes, check_pairs, gather
+from flava.inference.encoding import InputGroups, check_pairs, pair_states
+from flava.inference.features import FeatureExtractor, gather
 from flava.inference.identity import identity
-from flava.inference.int8 import InferencePrecision
+from flava.inference.int8 import InferencePrecision, to_precision
 from flava.inference.processor import ImagesLike, Processor, image_list
 from flava.inference.results import (
     Candidate,
@@ -20,7 +21,12 @@ from flava.inference.results import (
     Match,
     Reconstruction,
 )
-from flava.inference.zero_shot import TEMPLATES, check_classes, class_embeddings
+from flava.inference.zero_shot import (
+    TEMPLATES,
+    check_classes,
+    class_embeddings,
+    class_probabilities,
+)
 from flava.models import Clip, Flava
 
 
@@ -45,7 +51,9 @@ class Pretrained:
         """``folder`` is where the checkpoint's files are, if it is a folder's."""
         self.model, self.processor, self.precision = model.eval(), processor, precision
         self.folder = folder
-        self._passes = Passes(model, processor, precision)
+        self._extractor = FeatureExtractor(to_precision(model, precision), precision)
+        patch_size = model.config.image.patch_size
+        self._inputs = InputGroups(processor, patch_size, self._extractor.device)
 
     @cached_property
     def identity(self) -> str:
@@ -60,31 +68,31 @@ class Pretrained:
 
     def encode_image(self, images: ImagesLike) -> Float[Tensor, "images width"]:
         """Unit vectors of the contrastive space."""
-        images = image_list(images)
-        with self._passes.computing():
+        images, extractor = image_list(images), self._extractor
+        with extractor.computing():
             encoded = (
-                (each.rows, self._passes.model.encode_image(each.pixels[0]))
-                for each in self._passes.images(images)
+                (group.indices, extractor.image_embeddings(group.pixels[0]))
+                for group in self._inputs.images(images)
             )
             return gather(encoded, len(images), self.model.config.projection_width)
 
     def encode_text(self, texts: Sequence[str]) -> Float[Tensor, "texts width"]:
         """Unit vectors of the contrastive space."""
-        input_ids = self.processor.input_ids(texts)
-        with self._passes.computing():
+        input_ids, extractor = self.processor.input_ids(texts), self._extractor
+        with extractor.computing():
             encoded = (
-                (each.rows, self._passes.model.encode_text(each.input_ids, each.attention_mask))
-                for each in self._passes.texts(input_ids)
+                (group.indices, extractor.text_embeddings(group.input_ids, group.attention_mask))
+                for group in self._inputs.texts(input_ids)
             )
             return gather(encoded, len(input_ids), self.model.config.projection_width)
 
     def encode_pair(self, images: ImagesLike, texts: Sequence[str]) -> Float[Tensor, "pairs width"]:
         """Of each image with its text the multimodal [CLS_M] after the final norm, h_CLS,M."""
-        model, input_ids = self._flava(), self.processor.input_ids(texts)
-        with self._passes.computing():
+        model, input_ids = self._require_flava(), self.processor.input_ids(texts)
+        with self._extractor.computing():
             encoded = (
-                (each.rows, each.joint[:, 0])
-                for each in self._passes.pairs(model, images, input_ids)
+                (pairs.indices, pair_states(self._extractor, pairs).joint[:, 0])
+                for pairs in self._inputs.pairs(images, input_ids)
             )
             return gather(encoded, len(input_ids), model.config.multimodal.width)
 
@@ -96,7 +104,8 @@ class Pretrained:
         Raises:
             ValueError: neither images nor texts are given; or some cannot be used.
         """
-        return encoding.hidden_states(self._flava(), self._passes, images, texts)
+        self._require_flava()
+        return encoding.hidden_states(self._extractor, self._inputs, images, texts)
 
     def match(self, images: ImagesLike, texts: Sequence[str]) -> Match:
         """How well each image goes with its text."""
@@ -105,14 +114,15 @@ class Pretrained:
             check_pairs(len(images), len(texts))
             cosine = (self.encode_image(images) * self.encode_text(texts)).sum(dim=1)
             return Match(cosine=cosine, probability=None)
-        model, input_ids = self._flava("itm_head"), self.processor.input_ids(texts)
+        model, input_ids = self._require_flava("itm_head"), self.processor.input_ids(texts)
         cosine, probability = torch.zeros(2, len(input_ids))
-        with self._passes.computing():
-            for each in self._passes.pairs(model, images, input_ids):
-                image, text = model.project_image(each.image), model.project_text(each.text)
-                cosine[each.rows] = (image * text).sum(dim=1).cpu()
-                logits = model.itm_head(each.joint).float()
-                probability[each.rows] = logits.softmax(dim=1)[:, 1].cpu()
+        with self._extractor.computing():
+            for pairs in self._inputs.pairs(images, input_ids):
+                states = pair_states(self._extractor, pairs)
+                image, text = model.project_image(states.image), model.project_text(states.text)
+                cosine[pairs.indices] = (image * text).sum(dim=1).cpu()
+                logits = self._extractor.matching_logits(states.joint)
+                probability[pairs.indices] = logits.softmax(dim=1)[:, 1].cpu()
         return Match(cosine=cosine, probability=probability)
 
     def classify(
@@ -126,10 +136,11 @@ class Pretrained:
         A class's vector is the mean of the unit vectors of its prompts, as in CLIP.
         """
         check_classes(class_names, templates)
-        named = [(name,) for name in class_names]
-        classes = class_embeddings(self.encode_text, named, templates)
-        logits = self.model.logit_scale.detach().exp().cpu() * self.encode_image(images) @ classes.T
-        return ClassificationResult(names=tuple(class_names), probabilities=logits.softmax(dim=1))
+        names = [(name,) for name in class_names]
+        classes = class_embeddings(self.encode_text, names, templates)
+        scale = self.model.logit_scale.detach().exp().cpu()
+        probabilities = class_probabilities(self.encode_image(images), classes, scale)
+        return ClassificationResult(names=tuple(class_names), probabilities=probabilities)
 
     def fill_mask(
         self, texts: Sequence[str], images: ImagesLike | None = None, *, top: int = 5
@@ -139,8 +150,8 @@ class Pretrained:
         From the text alone by the head of masked language modelling; with an image each, by that of
         masked multimodal modelling, which sees both.
         """
-        model = self._flava("mlm_head" if images is None else "mmm_text_head")
-        return fill.fill_mask(model, self._passes, texts, images, top)
+        self._require_flava("mlm_head" if images is None else "mmm_text_head")
+        return fill.fill_mask(self._extractor, self._inputs, texts, images, top)
 
     def reconstruct(
         self,
@@ -157,8 +168,8 @@ class Pretrained:
         or one each; without it, blocks are drawn by ``seed`` as in pretraining.
         """
         head = "mim_head" if texts is None else "mmm_image_head"
-        model = self._flava(head, "codebook.encoder", "codebook.decoder")
-        return fill.reconstruct(model, self._passes, images, texts, mask, seed)
+        self._require_flava(head, "codebook.encoder", "codebook.decoder")
+        return fill.reconstruct(self._extractor, self._inputs, images, texts, mask, seed)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the model for transformers, with its processor's files, into a new folder.
@@ -177,14 +188,12 @@ class Pretrained:
             self.model, repo_id, licence=licence, private=private, token=token, source=self.folder
         )
 
-    def _flava(self, *parts: str) -> Flava:
-        """The model, if it is a FLAVA whose checkpoint held these parts."""
+    def _require_flava(self, *parts: str) -> Flava:
+        """The model in its precision, if it is a FLAVA whose checkpoint held these parts."""
         if not isinstance(self.model, Flava):
             raise ValueError(
                 f"a {type(self.model).__name__} has no multimodal encoder and no heads: load a "
                 "FLAVA for this, or use encode_image, encode_text, classify or match"
             )
         self.model.require(*parts)
-        model = self._passes.model
-        assert isinstance(model, Flava)
-        return model
+        return self._extractor.model

@@ -1,8 +1,9 @@
-"""Whatever a user has for images and texts, turned into what the encoders read."""
+"""The processor of a loaded model: images and texts of any form to pixels and token ids."""
 
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -14,9 +15,17 @@ from torch import Tensor
 
 from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
-from flava.data.tokenizers import pad
+from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import CODE_PIXELS
-from flava.data.views import Side, View
+from flava.data.views import Side, View, clip_view, encoder_view
+from flava.models import (
+    ClipConfig,
+    ClipTextConfig,
+    DinoConfig,
+    FlavaConfig,
+    MaskedImageConfig,
+    TextConfig,
+)
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes
 """A PIL image, an array or tensor (see ``from_array``), a file's path, or a file's bytes."""
@@ -36,11 +45,11 @@ def image_list(images: ImagesLike) -> Sequence[ImageLike]:
     Raises:
         ValueError: it is one image, not a list of images.
     """
-    one = isinstance(images, Image.Image | str | Path | bytes)
+    is_single = isinstance(images, Image.Image | str | Path | bytes)
     if isinstance(images, np.ndarray | Tensor):
-        one = images.ndim != 4
+        is_single = images.ndim != 4
         images = list(images)
-    if one:
+    if is_single:
         raise ValueError("images is a single image: give a list of images, [image]")
     return images
 
@@ -60,8 +69,8 @@ def open_image(image: ImageLike) -> Image.Image:
             return open_file(Path(image))
         case Tensor():
             # numpy knows no bfloat16.
-            held = image.detach().cpu()
-            return from_array((held.float() if held.is_floating_point() else held).numpy())
+            values = image.detach().cpu()
+            return from_array((values.float() if values.is_floating_point() else values).numpy())
         case np.ndarray():
             return from_array(image)
     raise SampleError(
@@ -90,7 +99,7 @@ def from_array(array: np.ndarray) -> Image.Image:
     Raises:
         SampleError: another shape, or values outside these ranges.
     """
-    levels = to_levels(array)
+    levels = to_uint8(array)
     if levels.ndim == 3 and levels.shape[0] in CHANNELS:
         levels = np.moveaxis(levels, 0, -1)
     if levels.ndim == 2:
@@ -101,12 +110,12 @@ def from_array(array: np.ndarray) -> Image.Image:
             f"its shape is {list(array.shape)}: give one image, [height, width] or with 1, 3 or 4 "
             "channels first or last",
         )
-    grey = levels.shape[-1] == 1
-    return to_rgb(Image.fromarray(np.ascontiguousarray(levels[..., 0] if grey else levels)))
+    is_grey = levels.shape[-1] == 1
+    return to_rgb(Image.fromarray(np.ascontiguousarray(levels[..., 0] if is_grey else levels)))
 
 
-def to_levels(array: np.ndarray) -> UInt8[np.ndarray, "..."]:
-    """Values as levels from 0 to 255."""
+def to_uint8(array: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    """Values as whole numbers from 0 to 255; errors as `from_array`."""
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
@@ -132,7 +141,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class TextTokenizer(Protocol):
-    """What is needed of a tokeniser: BERT's and CLIP's have it."""
+    """A tokeniser as the processor uses it: BERT's and CLIP's are such."""
 
     pad: int
     size: int
@@ -156,7 +165,7 @@ class Processor:
         """The image encoder's pixels.
 
         Raises:
-            ValueError: some cannot be used; each is named with its place and the reason.
+            ValueError: some cannot be used; each is named with its index and the reason.
         """
         return self.image.normalise(self._levels(images, self.image))
 
@@ -172,7 +181,7 @@ class Processor:
         """Ids padded to the longest text, and where they are not padding.
 
         Raises:
-            ValueError: some are not Unicode text; each is named with its place.
+            ValueError: some are not Unicode text; each is named with its index.
         """
         return self.padded(self.input_ids(texts))
 
@@ -196,9 +205,11 @@ class Processor:
         return replace(self, image=self.image.of_size(size), codebook=codebook)
 
     def _levels(self, images: ImagesLike, view: View) -> list[UInt8[np.ndarray, "height width 3"]]:
-        listed = image_list(images)
-        seen = [attempt(lambda image: view.transform(open_image(image)), each) for each in listed]
-        return usable(seen, range(len(listed)), "images")
+        images = image_list(images)
+        results = [
+            attempt(lambda image: view.transform(open_image(image)), each) for each in images
+        ]
+        return usable(results, range(len(images)), "images")
 
     def _encode(self, text: str) -> list[int]:
         if not isinstance(text, str):
@@ -206,23 +217,47 @@ class Processor:
         return self.tokenizer.encode(text, self.max_length)
 
 
+def default_image_view(config: FlavaConfig | ClipConfig | MaskedImageConfig | DinoConfig) -> View:
+    """What an image encoder of that geometry sees: CLIP the image's middle, all others the whole
+    image, squared."""
+    size = config.image.image_size
+    return clip_view(size) if isinstance(config, ClipConfig) else encoder_view(size)
+
+
+def default_tokenizer(config: TextConfig) -> Tokenizer | ClipTokenizer:
+    """The tokeniser that text encoders of that geometry are trained with, made once."""
+    return clip_tokenizer() if isinstance(config, ClipTextConfig) else bert_tokenizer()
+
+
+@cache
+def bert_tokenizer() -> Tokenizer:
+    """FLAVA's: to read its vocabulary takes longer than a batch."""
+    return Tokenizer()
+
+
+@cache
+def clip_tokenizer() -> ClipTokenizer:
+    """CLIP's, made once."""
+    return ClipTokenizer()
+
+
 def attempt(function: Callable[[Value], T], value: Value) -> T | SampleError:
-    """The function's result, or the error that this one sample gave."""
+    """The function's result, or the error if the value cannot be used."""
     try:
         return function(value)
     except SampleError as error:
         return error
 
 
-def usable(results: Sequence[T | SampleError], places: Sequence[int], what: str) -> list[T]:
+def usable(results: Sequence[T | SampleError], indices: Sequence[int], what: str) -> list[T]:
     """The results if none is an error.
 
     Raises:
-        ValueError: some are; all of them, each with its place among the inputs.
+        ValueError: some are; all of them are named, each with its index among the inputs.
     """
     lines = [
-        f"{what}[{place}]: {result}"
-        for place, result in zip(places, results, strict=True)
+        f"{what}[{index}]: {result}"
+        for index, result in zip(indices, results, strict=True)
         if isinstance(result, SampleError)
     ]
     if lines:

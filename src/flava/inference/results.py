@@ -1,4 +1,4 @@
-"""What the methods of a loaded model return."""
+"""Result types of the methods of a loaded model."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from torch import Tensor
 class HiddenStates:
     """States of the encoders after their final norms, 32 bits, on the CPU, zero at padding.
 
-    These are the published `FlavaModel`'s ``image_embeddings``, ``text_embeddings`` and
+    They are the published `FlavaModel`'s ``image_embeddings``, ``text_embeddings`` and
     ``multimodal_embeddings``. What was not given is None.
     """
 
@@ -58,7 +58,7 @@ class ClassificationResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What may stand in the place of a [MASK]."""
+    """A token that the model predicts for a [MASK]."""
 
     token: str
     """An entry of the vocabulary: "##ing" continues the word before it."""

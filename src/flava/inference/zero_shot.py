@@ -1,4 +1,4 @@
-"""The classes of a zero-shot classification, and the prompts that name them."""
+"""Zero-shot classification: class embeddings from names and templates, and their comparison."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ TEMPLATES = ("a photo of a {}.",)
 
 
 def check_classes(names: Sequence[str], templates: Sequence[str]) -> None:
-    """Raises ValueError, with every mistake, if these cannot be classes."""
+    """Raises ValueError, with every mistake, if names or templates cannot be used."""
     mistakes = [
         f"{field} is a single text: give a list"
         for field, value in (("class_names", names), ("templates", templates))
@@ -53,13 +53,22 @@ def class_embeddings(
 def classify(
     images: Float[Tensor, "images width"], classes: Float[Tensor, "classes width"]
 ) -> Int[Tensor, " images"]:
-    """The index of the most similar class."""
+    """The index of the class that is most similar to each image."""
     return (images @ classes.T).argmax(dim=1)
+
+
+def class_probabilities(
+    images: Float[Tensor, "images width"],
+    classes: Float[Tensor, "classes width"],
+    scale: float | Float[Tensor, ""],
+) -> Float[Tensor, "images classes"]:
+    """The softmax of the cosines times ``scale``, which is the exponential of the logit scale."""
+    return (scale * images @ classes.T).softmax(dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classes:
-    """Names, each put in all templates."""
+    """The names of classes, each of which is put in all templates."""
 
     names: tuple[str, ...]
     templates: tuple[str, ...] = TEMPLATES

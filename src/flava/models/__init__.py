@@ -10,6 +10,7 @@ from flava.models.classifier import (
 )
 from flava.models.clip import Clip, ClipConfig, ClipImageConfig, ClipTextConfig
 from flava.models.codebook import Codebook, CodebookConfig
+from flava.models.config import EncoderModel
 from flava.models.dino import Dino, DinoConfig
 from flava.models.encoders import (
     ImageConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "CodebookConfig",
     "Dino",
     "DinoConfig",
+    "EncoderModel",
     "FeatureEncoder",
     "FeaturesConfig",
     "Flava",

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from flava.models.config import Model, ModelConfig
+from flava.models.config import EncoderModel, ModelConfig
 from flava.models.encoders import (
     ImageConfig,
     TextConfig,
@@ -23,7 +23,7 @@ from flava.models.encoders import (
     require_whole_patches,
     resize_positions,
 )
-from flava.models.flava import unit_length
+from flava.models.flava import PARTS, unit_length
 from flava.models.transformer import Activation, Transformer, blocks_of
 
 NORM_EPS = 1e-5
@@ -135,10 +135,12 @@ class ClipTextEncoder(Transformer):
         return self(input_ids, attention_mask, ends)
 
 
-class Clip(Model):
+class Clip(EncoderModel):
     """The model of the paper, both encoders and their projections."""
 
     config: ClipConfig
+
+    missing_parts = PARTS - {"image_encoder", "text_encoder", "projections"}
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

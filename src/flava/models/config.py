@@ -27,6 +27,15 @@ class Model(nn.Module):
     """A `ModelConfig`; each subclass names its own kind."""
 
 
+class EncoderModel(Model):
+    """A model with an encoder of images or of texts, which can be evaluated."""
+
+    missing_parts: frozenset[str]
+    """Of the parts of a FLAVA those that it does not have, or has at initial values only. Their
+    names are in `flava.models.flava.PARTS`."""
+
+
 def model_classes() -> dict[type[ModelConfig], type[Model]]:
     """Every class of models that was imported, by the class of its configuration."""
-    return {each.__annotations__["config"]: each for each in Model.__subclasses__()}
+    classes = {*Model.__subclasses__(), *EncoderModel.__subclasses__()} - {EncoderModel}
+    return {each.__annotations__["config"]: each for each in classes}

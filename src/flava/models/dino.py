@@ -8,9 +8,9 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flava.models.config import Model, ModelConfig
+from flava.models.config import EncoderModel, ModelConfig
 from flava.models.encoders import ImageConfig, ImageEncoder
-from flava.models.flava import initialise_module
+from flava.models.flava import PARTS, initialise_module
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class DinoNetwork(nn.Module):
         return self.head(cls, frozen=frozen).unflatten(0, pixels.shape[:2])
 
 
-class Dino(DinoNetwork, Model):
+class Dino(DinoNetwork, EncoderModel):
     """The teacher, which is what was published as the pretrained model, with its student.
 
     The names outside ``student`` are the teacher's: ``image_encoder`` is what later stages take. It
@@ -88,6 +88,8 @@ class Dino(DinoNetwork, Model):
 
     config: DinoConfig
     center: Tensor
+
+    missing_parts = PARTS - {"image_encoder"}
 
     def __init__(self, config: DinoConfig) -> None:
         super().__init__(replace(config, image=replace(config.image, drop_path=0.0)))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from flava.models.codebook import Codebook, CodebookConfig
-from flava.models.config import Model, ModelConfig
+from flava.models.config import EncoderModel, ModelConfig
 from flava.models.encoders import (
     ImageConfig,
     ImageEncoder,
@@ -39,6 +39,13 @@ OPTIONAL_PARTS = (
 )
 """Parts that some published checkpoints do not have."""
 
+PARTS = frozenset(OPTIONAL_PARTS) - {"logit_scale"} | {
+    "image_encoder",
+    "text_encoder",
+    "projections",
+}
+"""Parts of a FLAVA that evaluation needs: see `EncoderModel.missing_parts`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlavaConfig(ModelConfig):
@@ -59,7 +66,7 @@ class FlavaConfig(ModelConfig):
     """That of [CLS] and mask tokens and of image positions; the published code starts them at 0."""
 
 
-class Flava(Model):
+class Flava(EncoderModel):
     """The model of the paper. Names of parameters convert to the published ones (`published`)."""
 
     config: FlavaConfig

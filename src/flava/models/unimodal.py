@@ -9,9 +9,9 @@ from pydantic import NonNegativeFloat
 from torch import nn
 
 from flava.models.codebook import Codebook, CodebookConfig
-from flava.models.config import Model, ModelConfig
+from flava.models.config import EncoderModel, ModelConfig
 from flava.models.encoders import ImageConfig, ImageEncoder, TextConfig, TextEncoder
-from flava.models.flava import initialise_module
+from flava.models.flava import PARTS, initialise_module
 from flava.models.heads import MaskedHead
 
 
@@ -36,10 +36,12 @@ class MaskedTextConfig(ModelConfig):
     """Standard deviation of initial weights, as `FlavaConfig`'s."""
 
 
-class MaskedImageModel(Model):
+class MaskedImageModel(EncoderModel):
     """The image encoder, the head that predicts codes, and the frozen codebook they come from."""
 
     config: MaskedImageConfig
+
+    missing_parts = PARTS - {"image_encoder", "mim_head", "codebook.encoder", "codebook.decoder"}
 
     def __init__(self, config: MaskedImageConfig) -> None:
         super().__init__()
@@ -55,10 +57,12 @@ class MaskedImageModel(Model):
         self.codebook = Codebook(config.codebook).requires_grad_(False)
 
 
-class MaskedTextModel(Model):
+class MaskedTextModel(EncoderModel):
     """The text encoder and the head that predicts tokens."""
 
     config: MaskedTextConfig
+
+    missing_parts = PARTS - {"text_encoder", "mlm_head"}
 
     def __init__(self, config: MaskedTextConfig) -> None:
         super().__init__()

@@ -15,13 +15,12 @@ from flava.core.distributed import local_world_size, process_group, rank, restar
 from flava.core.processes import cores
 from flava.data.imagenet import PLACES, validation_images
 from flava.data.loader import Loader
-from flava.evaluation.features import Settings
 from flava.evaluation.validators import (
-    held_out_pairs,
+    embedded_validator,
     imagenet_validator,
-    loss_probe,
+    loss_validator,
+    read_validation_pairs,
     retrieval_validator,
-    zero_shot_probe,
 )
 from flava.methods import Validator, method_of
 from flava.objectives.objective import Objective, Validate
@@ -94,25 +93,20 @@ def build_validator(run: Run, objective: Objective) -> Validate | None:
     Raises:
         FileNotFoundError, ValueError: the data that it reads is missing or cannot be used.
     """
-    settings = Settings(
-        data_root=Path(run.data.root),
-        cache=run.output_dir / "cache",  # stays empty, since the weights change
-        precision=run.precision,
-    )
     threads = max(1, cores() // local_world_size())
     match run.validator:
         case Validator.IMAGENET:
             images = validation_images(run.data.located(run.validation), run.data.root)
             if rank() == 0:
                 print(f"validation: {images}")
-            return imagenet_validator(images, settings, threads=threads)
+            return imagenet_validator(images, run.precision, threads=threads)
         case Validator.PAIRS:
-            pairs = held_out_pairs(run.data.located(run.validation))
-            return retrieval_validator(pairs, settings, threads=threads)
+            pairs = read_validation_pairs(run.data.located(run.validation))
+            return retrieval_validator(pairs, run.precision, threads=threads)
         case Validator.EMBEDDED:
-            return zero_shot_probe(objective.model.config)
+            return embedded_validator(objective.model.config)
         case Validator.LOSS:
-            return loss_probe(objective, validation_batches(run), run.precision)
+            return loss_validator(objective, validation_batches(run), run.precision)
         case Validator.NONE:
             return None
 

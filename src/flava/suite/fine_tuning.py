@@ -24,9 +24,11 @@ from flava.core.distributed import local_device
 from flava.core.files import write_atomically
 from flava.data.labelled import LabelledRow, LabelledRows, rows_digest
 from flava.data.skips import SkipCounter
-from flava.evaluation.features import Outputs, Settings, outputs_of, reader_of, vocabulary_misfit
 from flava.finetuning.fine_tuner import VALIDATIONS, FineTunerConfig, fine_tune, load_best
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import RowOutputs, reader_of, row_outputs, vocabulary_misfit
 from flava.models import Classifier, classifier_of
+from flava.suite.task import Settings
 from flava.training.checkpoint import keep_best, load_progress
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
@@ -110,7 +112,8 @@ class FineTuned:
             ValueError: some rows cannot be decoded; they are named.
         """
         reader = reader_of(self.classifier.config.encoder, upright=False)
-        outputs = outputs_of(self.classifier, rows, reader, self.run.precision, shown_as=shown_as)
+        extractor = FeatureExtractor(self.classifier, self.run.precision)
+        outputs = row_outputs(extractor, rows, reader, title=shown_as)
         return complete(outputs, self.run.task)
 
 
@@ -201,7 +204,7 @@ def train(classifier: Classifier, data: FineTuningData, run: SuiteRun, workers: 
         skips=SkipCounter(data.task, "the training data", "correct the data"),
     )
 
-    def score(outputs: Outputs) -> dict[str, float]:
+    def score(outputs: RowOutputs) -> dict[str, float]:
         return data.score(complete(outputs, data.task), outputs.rows)
 
     try:
@@ -214,7 +217,7 @@ def train(classifier: Classifier, data: FineTuningData, run: SuiteRun, workers: 
         ) from error
 
 
-def complete(outputs: Outputs, task: str) -> Float[Tensor, "rows outputs"]:
+def complete(outputs: RowOutputs, task: str) -> Float[Tensor, "rows outputs"]:
     """The outputs of all rows.
 
     Raises:

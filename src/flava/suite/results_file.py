@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from flava.core.files import explain_errors, write_atomically, write_error
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
+from flava.suite.task import Settings
 
 FILE = "results.jsonl"
 

@@ -18,8 +18,8 @@ from flava.checkpoints.digests import weights_digest
 from flava.checkpoints.recognise import load_pretrained
 from flava.core.machine import describe_machine
 from flava.core.progress import duration
-from flava.evaluation.features import Evaluated, Settings
 from flava.evaluation.record import Figure
+from flava.models import EncoderModel
 from flava.suite.registry import missing_data
 from flava.suite.results_file import (
     FILE,
@@ -28,7 +28,7 @@ from flava.suite.results_file import (
     read_results,
     settings_of_results,
 )
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 from flava.training.launch import Interrupted
 
 PACKAGES = (
@@ -179,7 +179,7 @@ def check(settings: Settings) -> None:
         raise ValueError("\n  ".join(mistakes))
 
 
-def load_model(source: str | Path) -> Evaluated:
+def load_model(source: str | Path) -> EncoderModel:
     """A model that can be evaluated.
 
     Raises:
@@ -187,7 +187,7 @@ def load_model(source: str | Path) -> Evaluated:
         ValueError: it is of another kind.
     """
     model = load_pretrained(source)
-    if not isinstance(model, Evaluated):
+    if not isinstance(model, EncoderModel):
         raise ValueError(
             f"{source} holds a {type(model).__name__}: only a FLAVA, a CLIP or an encoder of "
             "images or texts can be evaluated"

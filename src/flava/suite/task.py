@@ -1,4 +1,4 @@
-"""The description of a task of the suite: its data set, and the function that measures it."""
+"""A task of the suite, a row of data, and the settings that all tasks are measured with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,11 +7,30 @@ from typing import Literal
 
 from torch import nn
 
-from flava.evaluation.features import Settings
+from flava.core.precision import Precision
 from flava.evaluation.record import Figure
+from flava.inference.features import BATCH_SIZE
 
 Group = Literal["vision", "nlp", "multimodal"]
 """The groups of Table C.1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How tasks are measured; all of it is written beside their figures."""
+
+    data_root: Path
+    """The folder that holds a folder for each data set."""
+    cache: Path
+    """Where features, extracted text and fine-tuned runs are kept: nothing is done twice."""
+    few: int | None = None
+    """Samples of each split that are used, drawn by the seed; all if not set."""
+    seed: int = 0
+    """Decides all that is drawn."""
+    precision: Precision = Precision.BF16
+    """What matrix products are computed in."""
+    batch_size: int = BATCH_SIZE
+    """Samples that are computed at once; changes no figure of a frozen model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import torch
 
 from flava.core.precision import Precision
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.models import (
     Clip,
@@ -27,6 +26,7 @@ from flava.models import (
 from flava.suite.language.glue import COLA, MNLI, RTE, SST2, STSB, GlueRecipe, GlueTask
 from flava.suite.language.glue_metrics import write_submission
 from flava.suite.language.measure import figures, measure, recipe_for
+from flava.suite.task import Settings
 from tests.suite.language.glue_data import samples, write_all
 from tests.tiny_runs import CODEBOOK
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from flava.core.precision import Precision
-from flava.evaluation.features import Settings
 from flava.models import Clip, ClipConfig, ClipImageConfig, ClipTextConfig, Flava
+from flava.suite.task import Settings
 from tests.support import randomise, tiny_config
 
 COLOURS = ("red", "green", "blue", "yellow")

@@ -103,7 +103,8 @@ def test_ranking_again_follows_the_matching_head_among_the_first_k(root: Path) -
     own = [{j for j, owner in enumerate(OWNERS) if owner == i} for i in range(len(CAPTIONS))]
     benchmark = replace(FLICKR30K, rerank=k)
     found = {
-        f.metric: f.value for f in measure(model, settings(root), benchmark=benchmark, rerank=True)
+        f.metric: f.value
+        for f in measure(model, settings(root), benchmark=benchmark, reranked=True)
     }
     plain = {f.metric: f.value for f in measure(model, settings(root), benchmark=benchmark)}
     for at in (1, 5, 10):
@@ -116,11 +117,11 @@ def test_ranking_again_follows_the_matching_head_among_the_first_k(root: Path) -
 
 def test_only_a_model_with_a_matching_head_can_rank_again(root: Path) -> None:
     with pytest.raises(ValueError, match="CLIP has no matching head"):
-        measure(tiny_clip(), settings(root), benchmark=FLICKR30K, rerank=True)
+        measure(tiny_clip(), settings(root), benchmark=FLICKR30K, reranked=True)
     model = tiny_flava()
     model.missing_parts = frozenset({"itm_head"})
     with pytest.raises(ValueError, match="itm_head"):
-        measure(model, settings(root), benchmark=FLICKR30K, rerank=True)
+        measure(model, settings(root), benchmark=FLICKR30K, reranked=True)
     with pytest.raises(ValueError, match="a Linear has no contrastive space"):
         measure(torch.nn.Linear(1, 1), settings(root), benchmark=FLICKR30K)
 
@@ -154,7 +155,7 @@ def test_cocos_images_are_found_by_their_filepath(tmp_path: Path) -> None:
             "dataset": "coco",
         },
     )
-    task = task_of(COCO, rerank=False)
+    task = task_of(COCO, reranked=False)
     assert task.missing(folder) == [f"{folder / 'val2014'} is missing"]
     with pytest.raises(ValueError, match=r"missing below .*coco: COCO_val2014_000000391895.jpg"):
         task.measure(tiny_flava(), settings(tmp_path))

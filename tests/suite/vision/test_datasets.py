@@ -253,18 +253,23 @@ def test_validation_is_drawn_of_each_class_by_the_seed(
     (fold,) = prepare(collection, "eurosat", seed=0, few=None)
     whole = collection.folds[0]
     labels = collection.samples.labels
-    assert np.bincount(labels[fold.drawn]).tolist() == [2] * 10  # a fifth of ten each
-    assert sorted([*fold.train, *fold.drawn]) == whole.train.tolist()
+    assert np.bincount(labels[fold.validation]).tolist() == [2] * 10  # a fifth of ten each
+    assert sorted([*fold.train, *fold.validation]) == whole.train.tolist()
     (again,) = prepare(collection, "eurosat", seed=0, few=None)
     (other,) = prepare(collection, "eurosat", seed=1, few=None)
-    assert again.drawn.tolist() == fold.drawn.tolist() != other.drawn.tolist()
+    assert again.validation.tolist() == fold.validation.tolist() != other.validation.tolist()
 
 
 def test_few_limits_every_part(on_disk: Callable[[str], DataSet], tmp_path: Path) -> None:
     collection = on_disk("dtd").open(tmp_path, seed=0)
     (fold,) = prepare(collection, "dtd", seed=0, few=5)
     (whole,) = collection.folds
-    for part, of in ((fold.train, whole.train), (fold.drawn, whole.drawn), (fold.test, whole.test)):
+    assert whole.validation is not None
+    for part, of in (
+        (fold.train, whole.train),
+        (fold.validation, whole.validation),
+        (fold.test, whole.test),
+    ):
         assert len(part) == 5
         assert set(part) <= set(of)
     (other,) = prepare(collection, "dtd", seed=1, few=5)

@@ -12,9 +12,10 @@ from PIL import Image
 
 from flava.core.precision import Precision
 from flava.data.transforms import normalise
-from flava.evaluation.features import Settings
-from flava.evaluation.image_features import FeatureExtractor
+from flava.inference.features import FeatureExtractor
 from flava.models import Clip, Flava
+from flava.suite.task import Settings
+from flava.suite.vision.feature_cache import FeatureCache
 from tests.suite.vision.models import tiny_clip, tiny_flava
 
 
@@ -40,6 +41,11 @@ def images(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def cached(model: Flava | Clip, settings: Settings) -> FeatureCache:
+    extractor = FeatureExtractor(model, settings.precision, settings.batch_size)
+    return FeatureCache(extractor, settings.cache)
+
+
 @contextmanager
 def counting(model: Flava | Clip) -> Iterator[list[int]]:
     """The batches that the image encoder has seen."""
@@ -55,7 +61,7 @@ def test_features_are_the_normed_cls_of_what_the_model_should_see(
 ) -> None:
     model = make().train()
     places = np.array([1, 2, 3, 5, 8, 9])
-    features = FeatureExtractor(model, settings).features("noise", images[0].parent, images, places)
+    features = cached(model, settings).features("noise", images[0].parent, images, places)
     for place, feature in zip(places, features, strict=True):
         image = Image.open(images[place])
         if isinstance(model, Clip):  # the shorter side to 24, then the middle
@@ -71,11 +77,11 @@ def test_features_are_the_normed_cls_of_what_the_model_should_see(
 
 def test_what_is_known_is_not_computed_again(settings: Settings, images: list[Path]) -> None:
     model, places, folder = tiny_flava(), np.arange(10), images[0].parent
-    extractor = FeatureExtractor(model, settings)
+    cache = cached(model, settings)
     with counting(model) as seen:
-        first = extractor.features("noise", folder, images, places)
+        first = cache.features("noise", folder, images, places)
         assert seen == [4, 4, 2]
-        again = FeatureExtractor(model, replace(settings, batch_size=3)).features(
+        again = cached(model, replace(settings, batch_size=3)).features(
             "noise", folder, images, places
         )
         assert seen == [4, 4, 2]
@@ -87,7 +93,7 @@ def test_what_has_changed_is_computed_anew(
     change: str, settings: Settings, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, places, folder = tiny_flava(), np.arange(10), images[0].parent
-    FeatureExtractor(model, settings).features("noise", folder, images, places)
+    cached(model, settings).features("noise", folder, images, places)
     match change:
         case "weights":
             with torch.no_grad():
@@ -95,7 +101,7 @@ def test_what_has_changed_is_computed_anew(
         case "precision":
             settings = replace(settings, precision=Precision.BF16)
         case "view":
-            view = FeatureExtractor(model, settings).view
+            view = cached(model, settings).extractor.view
             wide = replace(view, resample=Image.Resampling.NEAREST)
             monkeypatch.setattr(FeatureExtractor, "view", wide)
         case "file":
@@ -105,7 +111,7 @@ def test_what_has_changed_is_computed_anew(
         case "model":
             model = tiny_clip()
     with counting(model) as seen:
-        FeatureExtractor(model, settings).features("noise", folder, images, places)
+        cached(model, settings).features("noise", folder, images, places)
     assert sum(seen) == len(places)
 
 
@@ -113,11 +119,11 @@ def test_other_weights_outside_the_image_encoder_change_nothing(
     settings: Settings, images: list[Path]
 ) -> None:
     model, places, folder = tiny_flava(), np.arange(10), images[0].parent
-    FeatureExtractor(model, settings).features("noise", folder, images, places)
+    cached(model, settings).features("noise", folder, images, places)
     with torch.no_grad():
         model.image_projection.bias.add_(1)
     with counting(model) as seen:
-        FeatureExtractor(model, settings).features("noise", folder, images, places)
+        cached(model, settings).features("noise", folder, images, places)
     assert seen == []
 
 
@@ -128,7 +134,7 @@ def test_images_that_cannot_be_decoded_are_listed_together(
     images[7].write_bytes(images[7].read_bytes()[:200])
     folder = images[0].parent
     with pytest.raises(ValueError, match="some images cannot be used") as caught:
-        FeatureExtractor(tiny_flava(), settings).features("noise", folder, images, np.arange(10))
+        cached(tiny_flava(), settings).features("noise", folder, images, np.arange(10))
     assert str(images[2]) in str(caught.value)
     assert str(images[7]) in str(caught.value)
     assert not list(settings.cache.rglob("*.npy"))

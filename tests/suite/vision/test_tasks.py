@@ -15,7 +15,6 @@ from flava.core.precision import Precision
 from flava.data.tokenizers import ClipTokenizer, Tokenizer
 from flava.data.transforms import normalise
 from flava.evaluation import probe_search
-from flava.evaluation.features import Settings
 from flava.evaluation.prompts import PROMPTS
 from flava.models import (
     Clip,
@@ -25,6 +24,7 @@ from flava.models import (
     MaskedTextConfig,
     MaskedTextModel,
 )
+from flava.suite.task import Settings
 from flava.suite.vision import VISION, ZERO_SHOT
 from flava.suite.vision.datasets import DATA_SETS
 from flava.suite.vision.tasks import figure
@@ -75,7 +75,7 @@ def test_the_figure_of_real_digits_is_scikit_learns(
     write_digits(tmp_path, limit=300)
     model = make()
     monkeypatch.setattr(
-        probe_search, "search", lambda score: probe_search.Found(-16, {-16: score(-16)})
+        probe_search, "search", lambda score: probe_search.LambdaSearch(-16, {-16: score(-16)})
     )
     (result,) = PROBES["mnist"].measure(model, settings)
     train, labels = by_hand(model, tmp_path / "MNIST" / "raw", "train")
@@ -100,7 +100,7 @@ def test_a_second_call_reads_no_image(
     write_digits(tmp_path, limit=60)
     model = tiny_flava()
     first = PROBES["mnist"].measure(model, settings)
-    monkeypatch.setattr("flava.evaluation.image_features.open_image", None)
+    monkeypatch.setattr("flava.evaluation.shared_features.open_image", None)
     assert PROBES["mnist"].measure(model, settings) == first
     ZEROS["zero_shot_mnist"].measure(model, settings)  # the same test features serve
 

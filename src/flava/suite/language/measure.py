@@ -13,12 +13,12 @@ from torch import nn
 
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.suite.fine_tuning import FineTuned, FineTuningData, FineTuningRecipe, fine_tune_task
 from flava.suite.language.glue import GlueRecipe, GlueSplit, GlueTask
 from flava.suite.language.glue_files import files_of, missing, read_splits
 from flava.suite.language.glue_metrics import best_constant, score, truth_of, write_submission
+from flava.suite.task import Settings
 from flava.training.optimizer import Decay, OptimizerConfig, ScheduleConfig
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ has five captions, some of COCO's more, all of which are candidates and queries;
 its own is right.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,22 +15,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from flava.core.batch import ImageInputs, Inputs, TextInputs, to_device
+from flava.core.batch import ImageInputs, Inputs, TextInputs
+from flava.core.progress import counted
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
 from flava.data.labelled_loader import ImageReader, Pixels, RowReader, row_image
 from flava.data.views import clip_view
-from flava.evaluation.features import (
-    PAIR_MAX_LENGTH,
-    Settings,
-    counted,
-    evaluating,
-    outputs_of,
-    text_reader,
-)
 from flava.evaluation.record import Figure
-from flava.evaluation.retrieval import RANKS, chance_recall, nearest, ranks, recall
-from flava.inference.fill import matching_scores
+from flava.evaluation.retrieval import RANKS, chance_recall, nearest, ranks, recall, rerank
+from flava.inference.features import FeatureExtractor
+from flava.inference.row_outputs import PAIR_MAX_LENGTH, row_outputs, text_reader
 from flava.models import Clip, Flava
 from flava.suite.data_mistakes import raise_mistakes_by_kind
 from flava.suite.multimodal.dataset_files import (
@@ -40,7 +34,7 @@ from flava.suite.multimodal.dataset_files import (
     read_split,
     rows_of,
 )
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,127 +52,90 @@ def image_reader(model: Flava | Clip) -> ImageReader:
     return kind(size=model.config.image.image_size, crop_scale=(1.0, 1.0), upright=False)
 
 
-class ImageEmbedding(nn.Module):
-    """Images -> unit vectors of the contrastive space."""
-
-    def __init__(self, model: Flava | Clip) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Inputs) -> Float[Tensor, "batch projection"]:
-        assert isinstance(inputs, ImageInputs)
-        return self.model.encode_image(inputs.pixels)
-
-
-class TextEmbedding(nn.Module):
-    """Texts -> unit vectors of the contrastive space."""
-
-    def __init__(self, model: Flava | Clip) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Inputs) -> Float[Tensor, "batch projection"]:
-        assert isinstance(inputs, TextInputs)
-        return self.model.encode_text(inputs.input_ids, inputs.attention_mask)
-
-
 def embed_images(
-    model: Flava | Clip, rows: Sequence[LabelledRow], settings: Settings
+    extractor: FeatureExtractor, rows: Sequence[LabelledRow], data_root: Path
 ) -> Float[np.ndarray, "images projection"]:
     """Unit vectors; raises ValueError if images cannot be decoded, and names them."""
-    return embed(ImageEmbedding(model), rows, image_reader(model), settings, "images")
+
+    def compute(inputs: Inputs) -> Float[Tensor, "batch projection"]:
+        assert isinstance(inputs, ImageInputs)
+        return extractor.image_embeddings(inputs.pixels)
+
+    return embed(extractor, rows, image_reader(extractor.model), compute, data_root, "images")
 
 
 def embed_texts(
-    model: Flava | Clip, rows: Sequence[LabelledRow], settings: Settings
+    extractor: FeatureExtractor, rows: Sequence[LabelledRow], data_root: Path
 ) -> Float[np.ndarray, "texts projection"]:
     """Unit vectors; raises ValueError if texts cannot be encoded, and names them."""
-    reader = text_reader(model.config.text, PAIR_MAX_LENGTH)
-    return embed(TextEmbedding(model), rows, reader, settings, "texts")
+
+    def compute(inputs: Inputs) -> Float[Tensor, "batch projection"]:
+        assert isinstance(inputs, TextInputs)
+        return extractor.text_embeddings(inputs.input_ids, inputs.attention_mask)
+
+    reader = text_reader(extractor.model.config.text, PAIR_MAX_LENGTH)
+    return embed(extractor, rows, reader, compute, data_root, "texts")
 
 
 def embed(
-    embedding: nn.Module,
+    extractor: FeatureExtractor,
     rows: Sequence[LabelledRow],
     reader: RowReader,
-    settings: Settings,
+    compute: Callable[[Inputs], Tensor],
+    data_root: Path,
     what: str,
 ) -> Float[np.ndarray, "rows projection"]:
-    found = outputs_of(
-        embedding,
-        rows,
-        reader,
-        settings.precision,
-        batch_size=settings.batch_size,
-        shown_as=what,
-    )
+    outputs = row_outputs(extractor, rows, reader, compute, title=what)
+    unreadable = [f"{each.key} ({each.message})" for each in outputs.skipped]
     raise_mistakes_by_kind(
-        settings.data_root,
-        {f"{what} that cannot be read": [f"{each.key} ({each.message})" for each in found.skipped]},
-        "Fetch them anew.",
+        data_root, {f"{what} that cannot be read": unreadable}, "Fetch them anew."
     )
-    return found.values.numpy()
+    return outputs.values.numpy()
 
 
-Pairs = Int[np.ndarray, "pairs 2"]
+PairIndices = Int[np.ndarray, "pairs 2"]
 """Of each pair the image's row, then the text's."""
 
 
 def score_pairs(
-    model: Flava,
+    extractor: FeatureExtractor,
     images: Sequence[LabelledRow],
     texts: Sequence[LabelledRow],
-    pairs: Pairs,
-    settings: Settings,
+    pairs: PairIndices,
 ) -> Float[np.ndarray, " pairs"]:
     """The matching head's logit of "matched" over "mismatched" for each pair.
 
     Image by image, each read and encoded once: only one image's states are in memory. Texts are
     encoded for each image anew, which takes less than joining them with it.
     """
+    model = extractor.model
     scores = np.zeros(len(pairs), dtype=np.float32)
-    batches = counted(one_image(pairs, settings.batch_size), len, len(pairs), "matching")
-    see, read = image_reader(model), text_reader(model.config.text, PAIR_MAX_LENGTH)
-    device = next(model.parameters()).device
-    shown, hidden = -1, torch.empty(0)
-    with evaluating(model, settings.precision):
+    batches = counted(one_image(pairs, extractor.batch_size), len, len(pairs), "matching")
+    image_rows, text_rows = image_reader(model), text_reader(model.config.text, PAIR_MAX_LENGTH)
+    encoded, image_states = -1, torch.empty(0)
+    with extractor.computing():
         for batch in batches:
             image = int(pairs[batch[0], 0])
-            if image != shown:
-                pixels = see.batch([see.read(images[image], None)]).pixels
-                shown, hidden = image, model.image_encoder(pixels.to(device))
-            inputs = read.batch([read.read(texts[row], None) for row in pairs[batch, 1].tolist()])
-            text = to_device(inputs, device)
-            states = model.text_encoder(text.input_ids, text.attention_mask)
-            joint = model.multimodal(hidden.expand(len(batch), -1, -1), states, text.attention_mask)
-            scores[batch] = matching_scores(model, joint).float().cpu().numpy()
+            if image != encoded:
+                pixels = image_rows.batch([image_rows.read(images[image], None)]).pixels
+                encoded, image_states = image, extractor.image_states(pixels)
+            text = text_rows.batch(
+                [text_rows.read(texts[row], None) for row in pairs[batch, 1].tolist()]
+            )
+            text_states = extractor.text_states(text.input_ids, text.attention_mask)
+            joint = extractor.joint_states(
+                image_states.expand(len(batch), -1, -1), text_states, text.attention_mask
+            )
+            scores[batch] = extractor.matching_scores(joint).float().cpu().numpy()
     return scores
 
 
-def one_image(pairs: Pairs, size: int) -> Iterator[Int[np.ndarray, " batch"]]:
-    """The pairs' places in batches of one image each, of no more than ``size``."""
+def one_image(pairs: PairIndices, size: int) -> Iterator[Int[np.ndarray, " batch"]]:
+    """The indices of the pairs in batches of one image each, of no more than ``size``."""
     order = np.argsort(pairs[:, 0], kind="stable")
     for same in np.split(order, np.flatnonzero(np.diff(pairs[order, 0])) + 1):
         for start in range(0, len(same), size):
             yield same[start : start + size]
-
-
-def ranks_again(
-    places: Int[np.ndarray, " queries"],
-    candidates: Int[np.ndarray, "queries k"],
-    scores: Float[np.ndarray, "queries k"],
-    query_ids: Int[np.ndarray, " queries"],
-    gallery_ids: Int[np.ndarray, " gallery"],
-) -> Int[np.ndarray, " queries"]:
-    """The place, from 0, of the best right one when the first k are put in the order of scores.
-
-    Where none of them is right it stays at its place among all, ``places``. A wrong candidate with
-    exactly the same score counts as better, as in `flava.evaluation.retrieval.ranks`.
-    """
-    right = gallery_ids[candidates] == query_ids[:, None]
-    best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
-    again = ((scores >= best) & ~right).sum(axis=1)
-    return np.where(right.any(axis=1), again, places)
 
 
 WAYS = ("text_retrieval", "image_retrieval")
@@ -238,57 +195,56 @@ class Side:
 
 
 def measure(
-    model: nn.Module, settings: Settings, *, benchmark: Benchmark, rerank: bool = False
+    model: nn.Module, settings: Settings, *, benchmark: Benchmark, reranked: bool = False
 ) -> list[Figure]:
-    """R@k both ways on the test split; with ``rerank``, of the first candidates put in the order of
+    """R@k both ways on the test split; with ``reranked``, of the first candidates in the order of
     the matching head.
 
     Raises:
         FileNotFoundError, ValueError: the data does not hold; or the model has no contrastive
             space, or is to rank again and has no matching head.
     """
-    checked = able(model, rerank=rerank)
+    check_model(model, reranked=reranked)
+    extractor = FeatureExtractor(model, settings.precision, settings.batch_size)
     folder = settings.data_root / benchmark.name
     captioned = read_split(folder / benchmark.splits, folder / benchmark.images)
     few = subsample(captioned, settings.few, settings.seed, benchmark.name)
     images, captions, owners = rows_of(few, str(folder))
     sides = (
-        Side(embed_images(checked, images, settings), np.arange(len(images))),
-        Side(embed_texts(checked, captions, settings), np.array(owners)),
+        Side(embed_images(extractor, images, settings.data_root), np.arange(len(images))),
+        Side(embed_texts(extractor, captions, settings.data_root), np.array(owners)),
     )
-    found: list[Figure] = []
+    measured: list[Figure] = []
     for way, (queries, gallery) in zip(WAYS, (sides, sides[::-1]), strict=True):
-        four = queries.vectors, gallery.vectors, queries.ids, gallery.ids
-        places = ranks(*four)
-        if rerank:
-            assert isinstance(checked, Flava)
-            first = nearest(*four, benchmark.rerank)
+        inputs = queries.vectors, gallery.vectors, queries.ids, gallery.ids
+        right_ranks = ranks(*inputs)
+        if reranked:
+            first = nearest(*inputs, benchmark.rerank)
             pairs = np.stack([np.indices(first.shape)[0].ravel(), first.ravel()], axis=1)
             pairs = pairs if way == WAYS[0] else pairs[:, ::-1]
-            scores = score_pairs(checked, images, captions, pairs, settings).reshape(first.shape)
-            places = ranks_again(places, first, scores, queries.ids, gallery.ids)
-        name = f"{benchmark.name}_reranked" if rerank else benchmark.name
-        found += figures(name, way, places, queries.ids, gallery.ids)
-    return found
+            scores = score_pairs(extractor, images, captions, pairs).reshape(first.shape)
+            right_ranks = rerank(right_ranks, first, scores, queries.ids, gallery.ids)
+        name = f"{benchmark.name}_reranked" if reranked else benchmark.name
+        measured += figures(name, way, right_ranks, queries.ids, gallery.ids)
+    return measured
 
 
-def able(model: nn.Module, *, rerank: bool) -> Flava | Clip:
+def check_model(model: nn.Module, *, reranked: bool) -> None:
     """Raises ValueError: the model cannot be measured so."""
     if not isinstance(model, Flava | Clip):
         raise ValueError(
             f"a {type(model).__name__} has no contrastive space: give a whole FLAVA or CLIP"
         )
-    if rerank and not isinstance(model, Flava):
+    if reranked and not isinstance(model, Flava):
         raise ValueError("a CLIP has no matching head: leave the re-ranked tasks out")
-    if rerank and isinstance(model, Flava):
+    if reranked and isinstance(model, Flava):
         model.require("itm_head")
-    return model
 
 
 def figures(
     task: str,
     way: str,
-    places: Int[np.ndarray, " queries"],
+    right_ranks: Int[np.ndarray, " queries"],
     query_ids: Int[np.ndarray, " queries"],
     gallery_ids: Int[np.ndarray, " candidates"],
 ) -> list[Figure]:
@@ -297,8 +253,8 @@ def figures(
             task=task,
             split=TEST,
             metric=f"{way}_r@{k}",
-            value=recall(places, k),
-            n=len(places),
+            value=recall(right_ranks, k),
+            n=len(right_ranks),
             baselines={"chance": chance_recall(query_ids, gallery_ids, k)},
         )
         for k in RANKS
@@ -310,24 +266,24 @@ def missing(folder: Path, *, benchmark: Benchmark) -> list[str]:
     return missing_paths([folder / each for each in (benchmark.splits, *benchmark.folders)])
 
 
-def task_of(benchmark: Benchmark, *, rerank: bool) -> SuiteTask:
+def task_of(benchmark: Benchmark, *, reranked: bool) -> SuiteTask:
     """The task; it fills rows of Table C.1 unless it is ranked again, which the paper does not."""
     table = [(w, short, k) for w, short in zip(WAYS, ("TR", "IR"), strict=True) for k in (1, 5)]
     return SuiteTask(
-        name=f"{benchmark.name}_reranked" if rerank else benchmark.name,
+        name=f"{benchmark.name}_reranked" if reranked else benchmark.name,
         group="multimodal",
         rows=()
-        if rerank
+        if reranked
         else tuple((f"{benchmark.title} {short} R@{k}", f"{way}_r@{k}") for way, short, k in table),
         folder=benchmark.name,
         source=benchmark.source,
         licence=benchmark.licence,
         missing=partial(missing, benchmark=benchmark),
-        measure=partial(measure, benchmark=benchmark, rerank=rerank),
+        measure=partial(measure, benchmark=benchmark, reranked=reranked),
     )
 
 
-RETRIEVAL = tuple(task_of(each, rerank=False) for each in (FLICKR30K, COCO))
+RETRIEVAL = tuple(task_of(each, reranked=False) for each in (FLICKR30K, COCO))
 
-RERANKED = tuple(task_of(each, rerank=True) for each in (FLICKR30K, COCO))
+RERANKED = tuple(task_of(each, reranked=True) for each in (FLICKR30K, COCO))
 """The same ranked again by the matching head; asked for by name, and no row of the table."""

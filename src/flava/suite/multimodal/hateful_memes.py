@@ -17,11 +17,11 @@ from jaxtyping import Float, Int
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from flava.core.progress import counted
 from flava.data.decoding import decode_image
 from flava.data.errors import SampleError
 from flava.data.labelled import LabelledRow
 from flava.data.tables import Record, read_table
-from flava.evaluation.features import Settings, counted
 from flava.evaluation.record import Figure
 from flava.suite.data_mistakes import raise_mistakes_by_kind, read_all
 from flava.suite.multimodal.dataset_files import missing_paths
@@ -34,7 +34,7 @@ from flava.suite.multimodal.labelled_pairs import (
     measure_pairs,
     read_pairs,
 )
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 
 LIBRARY = "rapidocr"
 

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from flava.data import labelled
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure, accuracy, majority
 from flava.models import Clip, Flava
 from flava.models.classifier import PAIR_HIDDEN_WIDTH
 from flava.suite.data_mistakes import duplicates, missing_names, raise_mistakes_by_kind
 from flava.suite.fine_tuning import FineTuningData, FineTuningRecipe, fine_tune_task
 from flava.suite.multimodal.dataset_files import read_json_lines
+from flava.suite.task import Settings
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 
 BATCH_SIZE = 256

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import nn
 
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.suite.data_mistakes import read_all
 from flava.suite.multimodal.dataset_files import FLICKR_IMAGES, images_in, missing_paths
@@ -18,7 +17,7 @@ from flava.suite.multimodal.labelled_pairs import (
     measure_pairs,
     read_pairs,
 )
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 
 NAME = "snli_ve"
 

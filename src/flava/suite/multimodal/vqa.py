@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from flava.core.files import write_atomically
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
-from flava.evaluation.features import Settings
 from flava.evaluation.record import Figure
 from flava.suite.data_mistakes import (
     duplicates,
@@ -31,7 +30,7 @@ from flava.suite.fine_tuning import FineTuned, FineTuningData, fine_tune_task
 from flava.suite.multimodal.dataset_files import images_in, missing_paths, read_json
 from flava.suite.multimodal.labelled_pairs import PairRecipe, recipe_for
 from flava.suite.multimodal.vqa_answers import AnswerScorer, answer_scorer, soft_targets, vocabulary
-from flava.suite.task import SuiteTask
+from flava.suite.task import Settings, SuiteTask
 
 TRAIN, VALIDATION, TEST_DEV = "train2014", "val2014", "test-dev2015"
 

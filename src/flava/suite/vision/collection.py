@@ -1,7 +1,7 @@
-"""A data set of images on disk: its splits, and its files decoded."""
+"""A data set of images on disk: its samples, its folds, and what may be wrong with them."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from flava.core.randomness import random_generator
 from flava.data.stored_images import Places, StoredImages, shortened
 
 VALIDATION_SHARE = 1 / 5
-"""Share of each class that validates where the data set does not say. CLIP (appendix A.3) splits
-the training samples then, and does not tell how."""
+"""Share of each class that validates where the data set has no validation part. CLIP (appendix A.3)
+splits the training samples then, and does not tell how."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,23 @@ class Samples:
 
 @dataclass(frozen=True)
 class Fold:
-    """Which samples train, validate and test; ``validation`` is None where it is to be drawn."""
+    """The places of the samples that train, validate and test.
+
+    ``validation`` is None where the data set does not define it, and `prepare` draws it.
+    """
 
     train: Places
     validation: Places | None
     test: Places
 
-    @property
-    def drawn(self) -> Places:
-        """Those of the validation part, which by then is known."""
-        assert self.validation is not None
-        return self.validation
+
+@dataclass(frozen=True)
+class PreparedFold:
+    """A fold whose validation part is known."""
+
+    train: Places
+    validation: Places
+    test: Places
 
 
 @dataclass(frozen=True)
@@ -61,23 +67,29 @@ def from_parts(train: Samples, test: Samples, validation: Samples | None = None)
     return Collection(samples, (Fold(places[0], middle, places[-1]),))
 
 
-def prepare(collection: Collection, name: str, seed: int, few: int | None) -> tuple[Fold, ...]:
+def prepare(
+    collection: Collection, name: str, seed: int, few: int | None
+) -> tuple[PreparedFold, ...]:
     """The folds with a validation part each, and no part larger than ``few``; drawn by the seed."""
     labels = collection.samples.labels
     folds = []
     for number, fold in enumerate(collection.folds):
-        if fold.validation is None:
+        train, validation = fold.train, fold.validation
+        if validation is None:
             rng = random_generator(seed, number, f"validation of {name}")
-            held = draw(labels, fold.train, VALIDATION_SHARE, rng)
-            fold = replace(fold, train=np.setdiff1d(fold.train, held), validation=held)
+            validation = draw_share(labels, train, VALIDATION_SHARE, rng)
+            train = np.setdiff1d(train, validation)
+        parts = [train, validation, fold.test]
         if few is not None:
             rng = random_generator(seed, number, f"few of {name}")
-            fold = Fold(*(few_of(part, few, rng) for part in (fold.train, fold.drawn, fold.test)))
-        folds.append(fold)
+            parts = [np.sort(rng.permutation(part)[:few]) for part in parts]
+        folds.append(PreparedFold(*parts))
     return tuple(folds)
 
 
-def draw(labels: np.ndarray, places: Places, share: float, rng: np.random.Generator) -> Places:
+def draw_share(
+    labels: np.ndarray, places: Places, share: float, rng: np.random.Generator
+) -> Places:
     """That share of each class, rounded, but one at least where there are two."""
     drawn = []
     for label in np.unique(labels[places]):
@@ -87,40 +99,34 @@ def draw(labels: np.ndarray, places: Places, share: float, rng: np.random.Genera
     return np.sort(np.concatenate(drawn))
 
 
-def few_of(places: Places, few: int, rng: np.random.Generator) -> Places:
-    """As many of them, or all if there are not so many."""
-    return np.sort(rng.permutation(places)[:few])
+def missing_images(samples: Samples) -> list[str]:
+    """A line for each image that the data set's lists name and that is not there."""
+    return [f"{path} is missing" for path in image_paths(samples) if not path.is_file()]
 
 
-def absent(samples: Samples) -> list[str]:
-    """The images that are named by the data set's lists and are not there."""
-    lost = [path for path in images_on_disk(samples) if not path.is_file()]
-    return [f"{path} is missing" for path in lost]
-
-
-def repeated(samples: Samples) -> list[str]:
-    """The images that stand in the lists more than once, in one part or in two."""
-    counts = Counter(images_on_disk(samples))
+def repeated_images(samples: Samples) -> list[str]:
+    """A line for each image that is listed more than once, in one part or in two."""
+    counts = Counter(image_paths(samples))
     return [f"{path} is listed {count} times" for path, count in counts.items() if count > 1]
 
 
-def images_on_disk(samples: Samples) -> list[Path]:
-    """The paths, of a data set that has one for each image; others have few large files."""
+def image_paths(samples: Samples) -> list[Path]:
+    """The files of the images; none of a data set that keeps many images in one file."""
     images = samples.images
     parts = images.datasets if isinstance(images, ConcatDataset) else [images]
     return [path for part in parts if isinstance(part, list) for path in part]
 
 
 def mistakes(collection: Collection, classes: int) -> list[str]:
-    """What keeps a figure from being that of the protocol, a line each."""
+    """Why a figure of this collection would not be that of the protocol, a line each."""
     samples = collection.samples
     labels = samples.labels
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    found = shortened(absent(samples)) + shortened(repeated(samples))
-    found += shortened(
+    lines = shortened(missing_images(samples)) + shortened(repeated_images(samples))
+    lines += shortened(
         [
-            f"{named(samples, place)} has the label {labels[place]}: there are {classes} classes, "
-            "numbered from 0"
+            f"{image_name(samples, place)} has the label {labels[place]}: there are {classes} "
+            "classes, numbered from 0"
             for place in wrong.tolist()
         ]
     )
@@ -130,10 +136,10 @@ def mistakes(collection: Collection, classes: int) -> list[str]:
         for part, places in parts.items():
             if places is not None and (empty := np.setdiff1d(range(classes), labels[places])).size:
                 listed = ", ".join(map(str, empty.tolist()))
-                found.append(f"the {part} part{where} has no sample of the classes {listed}")
-    return found
+                lines.append(f"the {part} part{where} has no sample of the classes {listed}")
+    return lines
 
 
-def named(samples: Samples, place: int) -> str:
+def image_name(samples: Samples, place: int) -> str:
     image = samples.images[place]
     return str(image) if isinstance(image, Path) else f"sample {place}"

@@ -1,4 +1,4 @@
-"""The 22 data sets as rows: where each lies, what it holds, and who may use it.
+"""The 22 data sets of the vision tasks: where each is, what it holds, and who may use it.
 
 ``Settings.data_root`` is what torchvision's readers call ``root``, for all of them. Sizes and
 metrics are those of CLIP's table 9 (Radford et al. 2021, appendix A), which the paper follows. A
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flava.data.stored_images import shortened
 from flava.suite.vision import protocols, torchvision_readers
-from flava.suite.vision.collection import Collection, absent, mistakes
-from flava.suite.vision.torchvision_readers import Read
+from flava.suite.vision.collection import Collection, missing_images, mistakes
+from flava.suite.vision.torchvision_readers import ReadCollection
 
 RESEARCH = "for research that is not commercial"
 OWNERS = "not stated; the images belong to their owners"
@@ -30,7 +30,7 @@ class DataSet:
     files: tuple[str, ...]
     """What is below it; "a|b" is either."""
     classes: int
-    read: Read
+    read: ReadCollection
     indexed: bool = False
     """Whether its lists name its images, so that one can be missing."""
     mean_per_class: bool = False
@@ -43,24 +43,24 @@ class DataSet:
         return "mean_per_class" if self.mean_per_class else "accuracy"
 
     def missing(self, folder: Path) -> list[str]:
-        """What is not there of what is read, a line each."""
-        lost = self.missing_files(folder)
-        if lost or not self.indexed:
-            return lost
+        """A line for each file and image that is not there."""
+        missing = self.missing_files(folder)
+        if missing or not self.indexed:
+            return missing
         try:
-            return shortened(absent(self.listing(folder.parent, seed=0).samples))
+            return shortened(missing_images(self.read_all(folder.parent, seed=0).samples))
         except ValueError as error:
             return [str(error)]
 
     def missing_files(self, folder: Path) -> list[str]:
-        """The same without the images that its lists name."""
+        """The same for the files that ``files`` names, without the images of its lists."""
         return [
             f"{folder / files.replace('|', ' or ')} is missing"
             for files in self.files
             if not any((folder / file).exists() for file in files.split("|"))
         ]
 
-    def listing(self, root: Path, seed: int) -> Collection:
+    def read_all(self, root: Path, seed: int) -> Collection:
         """All its samples.
 
         Raises:
@@ -82,13 +82,15 @@ class DataSet:
             ValueError: it does not hold; images that are missing or listed twice, labels out of
                 range and empty classes are all listed.
         """
-        if lost := self.missing_files(root / self.folder):
+        if missing := self.missing_files(root / self.folder):
             raise FileNotFoundError(
-                f"{self.row} is not whole:\n  " + "\n  ".join(lost) + f"\nTo be had: {self.source}"
+                f"{self.row} is not whole:\n  "
+                + "\n  ".join(missing)
+                + f"\nTo be had: {self.source}"
             )
-        collection = self.listing(root, seed)
-        if wrong := mistakes(collection, self.classes):
-            raise ValueError(f"{self.row} does not hold:\n  " + "\n  ".join(wrong))
+        collection = self.read_all(root, seed)
+        if lines := mistakes(collection, self.classes):
+            raise ValueError(f"{self.row} does not hold:\n  " + "\n  ".join(lines))
         return collection
 
 

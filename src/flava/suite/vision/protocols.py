@@ -1,4 +1,4 @@
-"""The data sets whose labels or splits torchvision's readers do not give."""
+"""Readers of the data sets whose labels or splits torchvision does not give."""
 
 import csv
 from collections import defaultdict
@@ -9,8 +9,8 @@ import numpy as np
 
 from flava.core.randomness import random_generator
 from flava.data.stored_images import Places
-from flava.suite.vision.collection import Collection, Fold, Samples, draw, from_parts
-from flava.suite.vision.torchvision_readers import class_folders, listed
+from flava.suite.vision.collection import Collection, Fold, Samples, draw_share, from_parts
+from flava.suite.vision.torchvision_readers import class_folders, samples_of
 
 CALTECH_TRAINING = 30
 """Training images of each class (CLIP, table 9: 3,060 of 102 classes; the other 6,085 test)."""
@@ -52,9 +52,9 @@ def eurosat(root: Path, seed: int) -> Collection:
     (samples,) = class_folders(root / "eurosat" / "2750", classes=10)
     rng = random_generator(seed, 0, "splits of eurosat")
     every = np.arange(len(samples.labels))
-    test = draw(samples.labels, every, EUROSAT_TEST, rng)
+    test = draw_share(samples.labels, every, EUROSAT_TEST, rng)
     rest = np.setdiff1d(every, test)
-    train = draw(samples.labels, rest, EUROSAT_TRAINING / (1 - EUROSAT_TEST), rng)
+    train = draw_share(samples.labels, rest, EUROSAT_TRAINING / (1 - EUROSAT_TEST), rng)
     return Collection(samples, (Fold(train, None, test),))
 
 
@@ -63,18 +63,18 @@ def sun397(root: Path, _seed: int) -> Collection:
     table 9: 19,850 each)."""
     folder = root / "SUN397"
     classes = {name: n for n, name in enumerate(lines_of(folder / "ClassName.txt"))}
-    lost = []
+    of_no_class = []
 
     def part(file: str) -> Iterator[tuple[Path, int]]:
         for line in lines_of(folder / file):
             name = line.rpartition("/")[0]
             if name not in classes:
-                lost.append(f"{file}: {line} is of no class of ClassName.txt")
+                of_no_class.append(f"{file}: {line} is of no class of ClassName.txt")
             yield folder / line.lstrip("/"), classes.get(name, -1)
 
-    train, test = (listed(part(f"{name}_01.txt")) for name in ("Training", "Testing"))
-    if lost:
-        raise ValueError("; ".join(lost[:20]))
+    train, test = (samples_of(part(f"{name}_01.txt")) for name in ("Training", "Testing"))
+    if of_no_class:
+        raise ValueError("; ".join(of_no_class[:20]))
     return from_parts(train, test)
 
 
@@ -89,11 +89,13 @@ def ucf101(root: Path, _seed: int) -> Collection:
         for part in ("train", "test")
     ]
     videos = sorted({name for split in splits for name in split})
-    if strange := {name.split("/")[0] for name in videos} - set(classes):
-        raise ValueError(f"videos of classes that classInd.txt has not: {sorted(strange)}")
+    if unknown := {name.split("/")[0] for name in videos} - set(classes):
+        raise ValueError(f"videos of classes that classInd.txt does not have: {sorted(unknown)}")
     place = {name: n for n, name in enumerate(videos)}
     places: list[Places] = [np.array(sorted({place[n] for n in each}), int) for each in splits]
-    samples = listed((folder / "UCF-101" / name, classes[name.split("/")[0]]) for name in videos)
+    samples = samples_of(
+        (folder / "UCF-101" / name, classes[name.split("/")[0]]) for name in videos
+    )
     pairs = zip(places[::2], places[1::2], strict=True)
     return Collection(samples, tuple(Fold(train, None, test) for train, test in pairs))
 
@@ -109,8 +111,10 @@ def fer2013(root: Path, _seed: int) -> Collection:
             levels = np.array(row["pixels"].split(), np.uint8)
             images[row["Usage"]].append(levels.reshape(FER_SIDE, FER_SIDE))
             labels[row["Usage"]].append(int(row["emotion"]))
-    if strange := set(FER_PARTS) ^ set(images):
-        raise ValueError(f"{path.name}: Usage is to be one of {FER_PARTS}; see {sorted(strange)}")
+    if unexpected := set(FER_PARTS) ^ set(images):
+        raise ValueError(
+            f"{path.name}: Usage is to be one of {FER_PARTS}; see {sorted(unexpected)}"
+        )
     return from_parts(
         *(Samples(np.stack(images[part]), np.array(labels[part], int)) for part in FER_PARTS)
     )
@@ -140,10 +144,13 @@ def kitti(root: Path, _seed: int) -> Collection:
     by_name = {Path(image).stem: (image, Path(labels)) for image, labels in pairs}
     parts = drives(raw / "mapping")
     names = [[f"{number:06d}" for number in part] for part in parts]
-    if lost := [name for part in names for name in part if name not in by_name]:
-        raise ValueError(f"the mapping tells of images that are not there: {lost[:20]}")
+    if missing := [name for part in names for name in part if name not in by_name]:
+        raise ValueError(f"the mapping names images that are not there: {missing[:20]}")
     return from_parts(
-        *(listed((by_name[name][0], nearest(by_name[name][1])) for name in part) for part in names)
+        *(
+            samples_of((by_name[name][0], nearest(by_name[name][1])) for name in part)
+            for part in names
+        )
     )
 
 
@@ -170,8 +177,8 @@ def drives(mapping: Path) -> tuple[list[int], list[int], list[int]]:
     names = sorted(images)
     test = set(rng.choice(names, max(1, TEST_DRIVES * len(names) // 100), replace=False))
     rest = [name for name in names if name not in test]
-    held = set(rng.choice(rest, max(1, VALIDATION_DRIVES * len(names) // 100), replace=False))
-    chosen = {"test": test, "validation": held, "train": set(names) - test - held}
+    validation = set(rng.choice(rest, max(1, VALIDATION_DRIVES * len(names) // 100), replace=False))
+    chosen = {"test": test, "validation": validation, "train": set(names) - test - validation}
     parts = {part: sorted(n for name in of for n in images[name]) for part, of in chosen.items()}
     return parts["train"], parts["test"], parts["validation"]
 

@@ -1,4 +1,4 @@
-"""The rows of the suite: a linear probe of each data set, and zero-shot classification."""
+"""The vision tasks: a linear probe of each data set, and zero-shot classification."""
 
 from functools import partial
 
@@ -7,13 +7,15 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import nn
 
 from flava.evaluation import probe_search
-from flava.evaluation.features import BOTH, Evaluated, Settings, missing_parts
-from flava.evaluation.image_features import FeatureExtractor
+from flava.evaluation.linear_probe import LabelledFeatures
 from flava.evaluation.prompts import PROMPTS, Prompts, classify_with_prompts
 from flava.evaluation.record import Figure
-from flava.suite.task import SuiteTask
-from flava.suite.vision.collection import Collection, Fold, prepare
+from flava.inference.features import CONTRASTIVE_PARTS, FeatureExtractor
+from flava.models import EncoderModel
+from flava.suite.task import Settings, SuiteTask
+from flava.suite.vision.collection import Collection, PreparedFold, prepare
 from flava.suite.vision.datasets import DATA_SETS, DataSet
+from flava.suite.vision.feature_cache import FeatureCache
 
 TEST = "test"
 
@@ -28,39 +30,49 @@ def linear_probe(data: DataSet, model: nn.Module, settings: Settings) -> list[Fi
     extractor = extractor_of(model, settings, "image_encoder")
     collection = data.open(settings.data_root, settings.seed)
     folds = prepare(collection, data.name, settings.seed, settings.few)
-    measured = [np.concatenate([fold.train, fold.drawn]) for fold in folds], [f.test for f in folds]
-    fitted, tested = (
-        Pool(extractor, data, collection, np.unique(np.concatenate(parts))) for parts in measured
+    fitted = np.concatenate([part for fold in folds for part in (fold.train, fold.validation)])
+    tested = np.concatenate([fold.test for fold in folds])
+    fit_samples, test_samples = (
+        FeaturesOfPlaces(extractor, settings, data, collection, np.unique(places))
+        for places in (fitted, tested)
     )
-    pairs = [probed(data, fold, fitted, tested) for fold in folds]
+    pairs = [probed(data, fold, fit_samples, test_samples) for fold in folds]
     return [figure(data, data.name, pairs)]
 
 
-class Pool:
-    """The features of some places of a data set."""
+class FeaturesOfPlaces:
+    """The features and labels of some places of a data set."""
 
     def __init__(
-        self, extractor: FeatureExtractor, data: DataSet, collection: Collection, places: np.ndarray
+        self,
+        extractor: FeatureExtractor,
+        settings: Settings,
+        data: DataSet,
+        collection: Collection,
+        places: np.ndarray,
     ) -> None:
-        folder = extractor.settings.data_root / data.folder
+        folder = settings.data_root / data.folder
+        cache = FeatureCache(extractor, settings.cache)
         self.places, self.labels = places, collection.samples.labels
-        self.features = extractor.features(data.name, folder, collection.samples.images, places)
+        self.features = cache.features(data.name, folder, collection.samples.images, places)
 
-    def at(self, places: np.ndarray) -> probe_search.Data:
-        """The features and labels of some of the places."""
+    def at(self, places: np.ndarray) -> LabelledFeatures:
+        """Those of some of the places."""
         rows = np.searchsorted(self.places, places)
-        return probe_search.Data(self.features[rows], self.labels[places])
+        return LabelledFeatures(self.features[rows], self.labels[places])
 
 
-def probed(data: DataSet, fold: Fold, fitted: Pool, tested: Pool) -> tuple[np.ndarray, np.ndarray]:
+def probed(
+    data: DataSet, fold: PreparedFold, fit_samples: FeaturesOfPlaces, test_samples: FeaturesOfPlaces
+) -> tuple[np.ndarray, np.ndarray]:
     """The labels of the fold's test part, and what the probe takes them for."""
-    test = tested.at(fold.test)
+    test = test_samples.at(fold.test)
     predicted, _ = probe_search.predictions(
-        fitted.at(fold.train),
-        fitted.at(fold.drawn),
+        fit_samples.at(fold.train),
+        fit_samples.at(fold.validation),
         test.features,
         metric_of(data),
-        shown_as=f"{data.name}: probes",
+        title=f"{data.name}: probes",
     )
     return test.labels, predicted
 
@@ -73,11 +85,12 @@ def zero_shot(
     Raises:
         FileNotFoundError, ValueError: as `linear_probe`.
     """
-    extractor = extractor_of(model, settings, *BOTH)
+    extractor = extractor_of(model, settings, *CONTRASTIVE_PARTS)
     collection = data.open(settings.data_root, settings.seed)
     folds = prepare(collection, data.name, settings.seed, settings.few)
-    tested = Pool(extractor, data, collection, np.unique(np.concatenate([f.test for f in folds])))
-    predicted = classify_with_prompts(extractor, tested.features, prompts)
+    places = np.unique(np.concatenate([fold.test for fold in folds]))
+    tested = FeaturesOfPlaces(extractor, settings, data, collection, places)
+    predicted = classify_with_prompts(extractor, tested.features, prompts, title="classes")
     pairs = []
     # STL10's ten folds have one test part, which is predicted once.
     for test in {fold.test.tobytes(): fold.test for fold in folds}.values():
@@ -111,12 +124,12 @@ def metric_of(data: DataSet) -> probe_search.Metric:
 
 def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> FeatureExtractor:
     """Raises ValueError: the model has not all these parts, or has them at initial values only."""
-    if not isinstance(model, Evaluated):
+    if not isinstance(model, EncoderModel):
         raise ValueError(f"an encoder of images can be probed, not a {type(model).__name__}")
-    if lost := sorted(missing_parts(model).intersection(needed)):
-        kind, parts = type(model).__name__, ", ".join(lost)
+    if missing := sorted(model.missing_parts.intersection(needed)):
+        kind, parts = type(model).__name__, ", ".join(missing)
         raise ValueError(f"this {kind} has no trained {parts}: give a FLAVA or a CLIP")
-    return FeatureExtractor(model, settings)
+    return FeatureExtractor(model, settings.precision, settings.batch_size)
 
 
 VISION = tuple(

@@ -1,4 +1,4 @@
-"""The data sets whose splits are those of torchvision's readers.
+"""Readers of the data sets whose splits torchvision gives.
 
 Each reader takes the folder that torchvision calls ``root``, and a seed for what it draws.
 torchvision is imported when it is needed: that takes two seconds. Its readers are asked for paths,
@@ -14,14 +14,14 @@ import numpy as np
 from flava.data.stored_images import Places, StoredImages
 from flava.suite.vision.collection import Collection, Fold, Samples, from_parts
 
-Read = Callable[[Path, int], Collection]
+ReadCollection = Callable[[Path, int], Collection]
 """(root, seed) -> all samples."""
 
 CLEVR_FEWEST = 3
 """Objects in a scene: 3 to 10 (VTAB's count_all subtracts 3: task_adaptation, data/clevr.py)."""
 
 
-def listed(pairs: Iterable[tuple[Any, int]]) -> Samples:
+def samples_of(pairs: Iterable[tuple[Any, int]]) -> Samples:
     """Samples from pairs of a path and a label."""
     paths, labels = [], []
     for path, label in pairs:
@@ -43,20 +43,20 @@ def class_folders(*folders: Path, classes: int) -> list[Samples]:
     """
     from torchvision.datasets import ImageFolder
 
-    found = [ImageFolder(folder, loader=Path, allow_empty=True) for folder in folders]
-    wrong = [
+    readers = [ImageFolder(folder, loader=Path, allow_empty=True) for folder in folders]
+    mistakes = [
         f"{folder} has {len(each.classes)} subfolders, not one for each of the {classes} classes"
-        for folder, each in zip(folders, found, strict=True)
+        for folder, each in zip(folders, readers, strict=True)
         if len(each.classes) != classes
     ]
-    wrong += [
-        f"{folder} has other classes than {folders[0]}: {sorted(lone)}"
-        for folder, each in zip(folders, found, strict=True)
-        if (lone := set(each.classes) ^ set(found[0].classes))
+    mistakes += [
+        f"{folder} has other classes than {folders[0]}: {sorted(unshared)}"
+        for folder, each in zip(folders, readers, strict=True)
+        if (unshared := set(each.classes) ^ set(readers[0].classes))
     ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
-    return [listed(each.samples) for each in found]
+    if mistakes:
+        raise ValueError("; ".join(mistakes))
+    return [samples_of(each.samples) for each in readers]
 
 
 def imagenet(root: Path, _seed: int) -> Collection:
@@ -73,7 +73,7 @@ def food101(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import Food101
 
     return from_parts(
-        *(listed(entries(Food101(root, part, loader=Path))) for part in ("train", "test"))
+        *(samples_of(entries(Food101(root, part, loader=Path))) for part in ("train", "test"))
     )
 
 
@@ -105,7 +105,9 @@ def cars(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import StanfordCars
 
     parts = ("train", "test")
-    return from_parts(*(listed(entries(StanfordCars(root, part, loader=Path))) for part in parts))
+    return from_parts(
+        *(samples_of(entries(StanfordCars(root, part, loader=Path))) for part in parts)
+    )
 
 
 def aircraft(root: Path, _seed: int) -> Collection:
@@ -113,7 +115,9 @@ def aircraft(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import FGVCAircraft
 
     parts = ("train", "test", "val")
-    return from_parts(*(listed(entries(FGVCAircraft(root, part, loader=Path))) for part in parts))
+    return from_parts(
+        *(samples_of(entries(FGVCAircraft(root, part, loader=Path))) for part in parts)
+    )
 
 
 def dtd(root: Path, _seed: int) -> Collection:
@@ -122,7 +126,7 @@ def dtd(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import DTD
 
     return from_parts(
-        *(listed(entries(DTD(root, part, loader=Path))) for part in ("train", "test", "val"))
+        *(samples_of(entries(DTD(root, part, loader=Path))) for part in ("train", "test", "val"))
     )
 
 
@@ -131,14 +135,14 @@ def pets(root: Path, _seed: int) -> Collection:
 
     # Its public interface decodes every image to tell a label.
     parts = [OxfordIIITPet(root, part) for part in ("trainval", "test")]
-    return from_parts(*(listed(zip(p._images, p._labels, strict=True)) for p in parts))
+    return from_parts(*(samples_of(zip(p._images, p._labels, strict=True)) for p in parts))
 
 
 def flowers102(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import Flowers102
 
     parts = ("train", "test", "val")
-    return from_parts(*(listed(entries(Flowers102(root, part, loader=Path))) for part in parts))
+    return from_parts(*(samples_of(entries(Flowers102(root, part, loader=Path))) for part in parts))
 
 
 def stl10(root: Path, _seed: int) -> Collection:
@@ -163,7 +167,7 @@ def gtsrb(root: Path, _seed: int) -> Collection:
 
     # Its public interface decodes every image to tell a label.
     parts = [GTSRB(root, part)._samples for part in ("train", "test")]
-    return from_parts(*map(listed, parts))
+    return from_parts(*map(samples_of, parts))
 
 
 def clevr(root: Path, seed: int) -> Collection:
@@ -178,7 +182,7 @@ def clevr(root: Path, seed: int) -> Collection:
 
     parts = [CLEVRClassification(root, part, loader=Path) for part in ("train", "val")]
     samples = [
-        listed((path, label - CLEVR_FEWEST) for path, label in entries(part)) for part in parts
+        samples_of((path, label - CLEVR_FEWEST) for path, label in entries(part)) for part in parts
     ]
     rngs = [random_generator(seed, 0, f"{part} scenes of clevr") for part in ("train", "val")]
     drawn = [

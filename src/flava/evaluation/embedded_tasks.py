@@ -9,45 +9,53 @@ import torch
 
 from flava.evaluation import masked_tasks
 from flava.evaluation.embedded_data import CLASS_OF, CLASSES, TEMPLATES, EmbeddedSplit
-from flava.evaluation.features import BOTH, EvaluatedModel, PixelComponents
+from flava.evaluation.embedded_features import EmbeddedFeatures, PixelComponents
 from flava.evaluation.linear_probe import LabelledFeatures, fit_probe
-from flava.evaluation.record import Confusion, Measured, TaskOutcome, accuracy, confusion, majority
+from flava.evaluation.record import (
+    Confusion,
+    MetricValue,
+    TaskMetrics,
+    accuracy,
+    confusion,
+    majority,
+)
 from flava.evaluation.retrieval import RANKS, chance_recall, ranks, recall
+from flava.inference.features import CONTRASTIVE_PARTS
 from flava.inference.zero_shot import class_embeddings, classify
 
 PROBE_TRAIN, VALIDATION = "probe_train", "validation"
 """The splits that the linear probe is fitted on and its regularisation chosen on."""
 
 
-def retrieval(subject: EvaluatedModel, split: str) -> TaskOutcome:
+def retrieval(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """R@k both ways among all of the split's pairs, by cosine similarity."""
-    ids = subject.held_out.pairs(split).concept_ids
-    images = subject.image_embeddings(split).numpy()
-    texts = subject.caption_embeddings(split).numpy()
-    places = {
+    ids = features.corpus.pairs(split).concept_ids
+    images = features.image_embeddings(split).numpy()
+    texts = features.caption_embeddings(split).numpy()
+    ranks_by_direction = {
         "image_to_text": ranks(images, texts, ids, ids),
         "text_to_image": ranks(texts, images, ids, ids),
     }
-    return TaskOutcome(
+    return TaskMetrics(
         {
-            f"{way}_r@{k}": Measured(
-                recall(found, k), len(ids), {"chance": chance_recall(ids, ids, k)}
+            f"{direction}_r@{k}": MetricValue(
+                recall(right, k), len(ids), {"chance": chance_recall(ids, ids, k)}
             )
-            for way, found in places.items()
+            for direction, right in ranks_by_direction.items()
             for k in RANKS
         }
     )
 
 
-def zero_shot(subject: EvaluatedModel, split: str) -> TaskOutcome:
+def zero_shot(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Accuracy over ``CLASSES`` among the images that belong to one."""
-    rows, truth = in_classes(subject.held_out.pairs(split).subgroups)
-    classes = class_embeddings(subject.embed, [each.names for each in CLASSES], TEMPLATES)
-    predicted = classify(subject.image_embeddings(split)[rows], classes)
+    rows, truth = in_classes(features.corpus.pairs(split).subgroups)
+    classes = class_embeddings(features.embed, [each.names for each in CLASSES], TEMPLATES)
+    predicted = classify(features.image_embeddings(split)[rows], classes)
     counts = confusion(truth, predicted, len(CLASSES)).tolist()
-    measured = Measured(accuracy(predicted, truth), len(truth), {"majority": majority(truth)})
-    return TaskOutcome(
-        {"accuracy": measured},
+    value = MetricValue(accuracy(predicted, truth), len(truth), {"majority": majority(truth)})
+    return TaskMetrics(
+        {"accuracy": value},
         Confusion(
             split=split,
             classes=tuple(each.names[0] for each in CLASSES),
@@ -81,50 +89,50 @@ class ProbeTask:
     train: str = PROBE_TRAIN
     validation: str = VALIDATION
 
-    def __call__(self, subject: EvaluatedModel | PixelComponents, split: str) -> TaskOutcome:
+    def __call__(self, features: EmbeddedFeatures | PixelComponents, split: str) -> TaskMetrics:
         """Accuracy."""
-        if self.name not in subject.probes:
-            train, validation = (self.labelled(subject, s) for s in (self.train, self.validation))
-            subject.probes[self.name] = fit_probe(train, validation)
-        test = self.labelled(subject, split)
+        if self.name not in features.probes:
+            train, validation = (self.labelled(features, s) for s in (self.train, self.validation))
+            features.probes[self.name] = fit_probe(train, validation)
+        test = self.labelled(features, split)
         counts = np.unique(test.labels, return_counts=True)[1]
         baselines = {"majority": float(counts.max() / counts.sum())}
-        value = subject.probes[self.name].accuracy(test)
-        return TaskOutcome({"accuracy": Measured(value, len(test.labels), baselines)})
+        value = features.probes[self.name].accuracy(test)
+        return TaskMetrics({"accuracy": MetricValue(value, len(test.labels), baselines)})
 
 
-def image_groups(subject: EvaluatedModel | PixelComponents, split: str) -> LabelledFeatures:
+def image_groups(features: EmbeddedFeatures | PixelComponents, split: str) -> LabelledFeatures:
     """Images, and the groups of Unicode's that they belong to."""
-    return LabelledFeatures(subject.features(split), np.array(subject.held_out.pairs(split).groups))
+    return LabelledFeatures(features.features(split), np.array(features.corpus.pairs(split).groups))
 
 
-def digits(subject: EvaluatedModel | PixelComponents, split: str) -> LabelledFeatures:
+def digits(features: EmbeddedFeatures | PixelComponents, split: str) -> LabelledFeatures:
     """Images, and the digits they show."""
     return LabelledFeatures(
-        subject.features(split), np.array(subject.held_out.pairs(split).field("digit"))
+        features.features(split), np.array(features.corpus.pairs(split).field("digit"))
     )
 
 
-def caption_groups(subject: EvaluatedModel, split: str) -> LabelledFeatures:
+def caption_groups(features: EmbeddedFeatures, split: str) -> LabelledFeatures:
     """Canonical captions, and the groups of what they name."""
-    pairs = subject.held_out.pairs(split)
-    return LabelledFeatures(subject.text_features(pairs.captions), np.array(pairs.groups))
+    pairs = features.corpus.pairs(split)
+    return LabelledFeatures(features.text_features(pairs.captions), np.array(pairs.groups))
 
 
-def parts_of_speech(subject: EvaluatedModel, split: str) -> LabelledFeatures:
+def parts_of_speech(features: EmbeddedFeatures, split: str) -> LabelledFeatures:
     """Dictionary texts, and whether they explain a noun, verb, adjective or adverb.
 
     Raises:
         ValueError: a text's key is not that of a synset.
     """
-    texts = subject.held_out.texts(split)
+    texts = features.corpus.texts(split)
     labels = [PART_OF_SPEECH.get(origin[:1]) for origin in texts.origins]
     if None in labels:
         raise ValueError(
             f"text {texts.origins[labels.index(None)]} of {split} is of no WordNet synset: its key "
             f"begins with none of {', '.join(PART_OF_SPEECH)}"
         )
-    return LabelledFeatures(subject.text_features(texts), np.array(labels))
+    return LabelledFeatures(features.text_features(texts), np.array(labels))
 
 
 PART_OF_SPEECH = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
@@ -214,22 +222,22 @@ SPLITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A row: what is measured on which split. Every figure gets the untrained model's beside it."""
+    """What is measured on which split. Every figure gets the untrained model's beside it."""
 
     name: str
     split: str
-    measure: Callable[[Any, str], TaskOutcome]
-    """Of a `EvaluatedModel`."""
+    measure: Callable[[Any, str], TaskMetrics]
+    """(`EmbeddedFeatures`, name of the split) -> metrics."""
     needs: tuple[str, ...] = ()
-    """Parts of the model that not every checkpoint holds: without them the row is left out."""
+    """Parts of the model that not every checkpoint holds: without them the task is left out."""
     pca: str | None = None
     """The split on whose pixels the principal components are fitted that can stand in for the
     model's features."""
 
 
-def rows(
+def on_splits(
     name: str,
-    measure: Callable[[Any, str], TaskOutcome],
+    measure: Callable[[Any, str], TaskMetrics],
     splits: str,
     *,
     needs: tuple[str, ...] = (),
@@ -261,44 +269,44 @@ PARTS_OF_SPEECH = ProbeTask(
 )
 
 TASKS = (
-    *rows(
+    *on_splits(
         "retrieval",
         retrieval,
         "unseen_style unseen_style_hard unseen_concepts unseen_both",
-        needs=BOTH,
+        needs=CONTRASTIVE_PARTS,
     ),
-    *rows(
+    *on_splits(
         "zero_shot",
         zero_shot,
         "unseen_style unseen_style_hard unseen_concepts_all unseen_both",
-        needs=BOTH,
+        needs=CONTRASTIVE_PARTS,
     ),
-    *rows(
+    *on_splits(
         "linear_probe",
         GROUPS,
         "unseen_concepts_all unseen_both",
         needs=IMAGE,
         pca=GROUPS.train,
     ),
-    *rows("digits", DIGITS, "digits", needs=IMAGE, pca=DIGITS.train),
-    *rows("caption_groups", CAPTION_GROUPS, "unseen_concepts", needs=TEXT),
-    *rows("parts_of_speech", PARTS_OF_SPEECH, "wordnet", needs=TEXT),
-    *rows("itm", masked_tasks.itm, "unseen_style unseen_concepts", needs=("itm_head",)),
-    *rows(
+    *on_splits("digits", DIGITS, "digits", needs=IMAGE, pca=DIGITS.train),
+    *on_splits("caption_groups", CAPTION_GROUPS, "unseen_concepts", needs=TEXT),
+    *on_splits("parts_of_speech", PARTS_OF_SPEECH, "wordnet", needs=TEXT),
+    *on_splits("itm", masked_tasks.itm, "unseen_style unseen_concepts", needs=("itm_head",)),
+    *on_splits(
         "mmm_text", masked_tasks.mmm_text, "unseen_style unseen_concepts", needs=("mmm_text_head",)
     ),
-    *rows(
+    *on_splits(
         "mlm_captions",
         masked_tasks.mlm_captions,
         "unseen_style unseen_concepts",
         needs=("mlm_head",),
     ),
-    *rows("mlm", masked_tasks.mlm, "wordnet", needs=("mlm_head",)),
-    *rows(
+    *on_splits("mlm", masked_tasks.mlm, "wordnet", needs=("mlm_head",)),
+    *on_splits(
         "mmm_image",
         masked_tasks.mmm_image,
         "unseen_style unseen_concepts",
         needs=("mmm_image_head", *CODES),
     ),
-    *rows("mim", masked_tasks.mim, "unseen_style unseen_concepts", needs=("mim_head", *CODES)),
+    *on_splits("mim", masked_tasks.mim, "unseen_style unseen_concepts", needs=("mim_head", *CODES)),
 )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flava.core.batch import CodedImageBatch, ImageBatch, PairBatch, TextBatch, map_pixels
-from flava.data.collate import TextExample, text_batch
+from flava.data.collate import TextExample, _text_batch
 from flava.data.masking import TokenMasker, blockwise_mask
 from flava.data.paths import CORPUS
 from flava.data.tokenizers import Tokenizer
@@ -68,7 +68,7 @@ def masker() -> TokenMasker:
 def masked_texts(input_ids: list[list[int]]) -> TextBatch:
     rng, draws = np.random.default_rng(1), masker().draws
     examples = [TextExample(str(i), row, draws(rng, len(row))) for i, row in enumerate(input_ids)]
-    return text_batch(examples, tokenizer().pad, masker())
+    return _text_batch(examples, tokenizer().pad, masker())
 
 
 def padded(batch: TextBatch, length: int) -> TextBatch:

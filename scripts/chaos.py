@@ -31,7 +31,7 @@ from flava.core.distributed import rank
 from flava.data import streaming
 from flava.training import launch
 from flava.training.checkpoint import load_progress
-from flava.training.state import stored_tensors
+from flava.training.state import _stored_tensors
 from flava.training.trainer import Trainer
 
 SEED = 0
@@ -208,7 +208,7 @@ def load(checkpoint: Path) -> dict[str, torch.Tensor]:
     """All tensors of a checkpoint, by name; an incomplete checkpoint raises errors."""
     progress = load_progress(checkpoint)
     assert progress.step == int(checkpoint.name.removeprefix("step-"))
-    return stored_tensors(checkpoint) | load_pretrained(checkpoint).state_dict()
+    return _stored_tensors(checkpoint) | load_pretrained(checkpoint).state_dict()
 
 
 def equal(first: Path, second: Path) -> bool:

@@ -35,12 +35,12 @@ from flava.suite.language.glue_files import read_splits
 from flava.suite.language.measure import measure as measure_text
 from flava.suite.multimodal import vqa
 from flava.suite.multimodal.labelled_pairs import PairRecipe
-from flava.suite.multimodal.vqa import TRAIN, VALIDATION, read_questions
+from flava.suite.multimodal.vqa import TRAIN, VALIDATION, _read_questions
 from flava.suite.run_suite import evaluate_suite
 from flava.suite.task import Settings, SuiteTask
 from flava.suite.vision.collection import Collection, from_parts, prepare
 from flava.suite.vision.datasets import DataSet
-from flava.suite.vision.tasks import linear_probe, metric_of
+from flava.suite.vision.tasks import _linear_probe, _metric_of
 from flava.suite.vision.torchvision_readers import class_folders
 from real.layout import SNIPPETS, lay_out
 
@@ -72,7 +72,7 @@ def image_task(name: str, classes: int) -> SuiteTask:
     )
 
     def measure(model: nn.Module, settings: Settings) -> list[Figure]:
-        (figure,) = linear_probe(data, model, settings)
+        (figure,) = _linear_probe(data, model, settings)
         return [with_baseline(figure, "pca", pixel_baseline(data, settings))]
 
     return task_of(name, "vision", data.missing, measure)
@@ -94,7 +94,7 @@ def pixel_baseline(data: DataSet, settings: Settings) -> float:
     train, validation = (
         LabelledFeatures(seen[p], labels[p]) for p in (fold.train, fold.validation)
     )
-    metric = metric_of(data)
+    metric = _metric_of(data)
     predicted, _ = predictions(train, validation, seen[fold.test], metric)
     return float(metric(labels[fold.test], predicted))
 
@@ -135,16 +135,16 @@ def shape_task(name: str) -> SuiteTask:
 
     def measure(model: nn.Module, settings: Settings) -> list[Figure]:
         below = replace(settings, data_root=settings.data_root / name)
-        (figure,) = vqa.measure(model, below, recipe=SHAPES)
+        (figure,) = vqa._measure(model, below, recipe=SHAPES)
         parts = (
-            read_questions(below.data_root / vqa.NAME, part, answered=True)
+            _read_questions(below.data_root / vqa.NAME, part, answered=True)
             for part in (TRAIN, VALIDATION)
         )
         train, test = ([(each.text, each.commonest) for each in part] for part in parts)
         figure = with_baseline(figure, "tf-idf of the question", accuracy_of_words(train, test))
         return [replace(figure, task=name)]
 
-    return task_of(name, "multimodal", lambda folder: vqa.missing(folder / vqa.NAME), measure)
+    return task_of(name, "multimodal", lambda folder: vqa._missing(folder / vqa.NAME), measure)
 
 
 def with_baseline(figure: Figure, name: str, value: float) -> Figure:

@@ -11,7 +11,7 @@ import torch
 
 from flava.core.batch import Batch, ImageBatch, map_pixels
 from flava.core.precision import Precision
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
 from flava.models import (
     Codebook,

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any, Protocol, runtime_checkable
 
 from flava.core.batch import Kind
-from flava.data.config import DataConfig
+from flava.data.data_config import DataConfig
 from flava.data.tokenizers import Vocabulary
 from flava.models import (
     Clip,

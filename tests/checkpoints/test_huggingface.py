@@ -12,7 +12,7 @@ from transformers import FlavaConfig as PublishedConfig
 from transformers import FlavaForPreTraining
 
 from flava.checkpoints import flava_huggingface
-from flava.checkpoints.flava_huggingface import read_config, write_config
+from flava.checkpoints.flava_huggingface import _read_config, _write_config
 from flava.checkpoints.recognise import load_pretrained
 from flava.models import CodebookConfig, Flava, FlavaConfig
 from flava.models.flava import OPTIONAL_PARTS
@@ -212,27 +212,27 @@ def test_a_config_that_disagrees_with_its_tensors(folder, tmp_path) -> None:
 
 
 def test_defaults_are_transformers_own() -> None:
-    assert read_config({}, "x") == BASE
-    assert read_config(PublishedConfig().to_dict(), "x") == BASE
-    assert read_config(PublishedConfig().to_diff_dict(), "x") == BASE
+    assert _read_config({}, "x") == BASE
+    assert _read_config(PublishedConfig().to_dict(), "x") == BASE
+    assert _read_config(PublishedConfig().to_diff_dict(), "x") == BASE
 
 
 def test_only_what_differs_may_be_present() -> None:
     config = GEOMETRIES["odd-everything"]
     small = published_config(config).to_diff_dict()
-    found = read_config(
+    found = _read_config(
         {**small, "text_config": {"hidden_size": 45, "num_attention_heads": 5}}, "x"
     )
     assert found.text.vocabulary_size == 30_522
     assert (found.text.width, found.text.heads, found.text.depth) == (45, 5, 12)
-    assert read_config(small, "x") == config
+    assert _read_config(small, "x") == config
 
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_a_config_there_and_back(name) -> None:
     config = GEOMETRIES[name]
-    written = write_config(config)
-    assert read_config(written, "x") == config
+    written = _write_config(config)
+    assert _read_config(written, "x") == config
     theirs = PublishedConfig(**{k: v for k, v in written.items() if k != "model_type"}).to_dict()
     expected = published_config(config).to_dict()
     assert without_dtype(theirs) == without_dtype(expected)
@@ -248,14 +248,14 @@ def without_dtype(config: dict[str, Any]) -> dict[str, Any]:
 
 def test_older_nested_dictionaries_go_first() -> None:
     config = {"text_config": {"vocab_size": 9}, "text_config_dict": {"vocab_size": 8}}
-    assert read_config(config, "x").text.vocabulary_size == 8
+    assert _read_config(config, "x").text.vocabulary_size == 8
     config["text_config_dict"] = None  # type: ignore[assignment]
-    assert read_config(config, "x").text.vocabulary_size == 9
+    assert _read_config(config, "x").text.vocabulary_size == 9
 
 
 def test_a_square_image_may_be_two_numbers() -> None:
     config = {"image_config": {"image_size": [112, 112], "patch_size": [8, 8]}}
-    found = read_config(config, "x")
+    found = _read_config(config, "x")
     assert (found.image.image_size, found.image.patch_size) == (112, 8)
 
 
@@ -283,7 +283,7 @@ UNSUPPORTED = {
 
 def test_settings_that_ours_cannot_compute_are_refused_together() -> None:
     with pytest.raises(ValueError, match=r"the config\.json of that is refused") as error:
-        read_config(UNSUPPORTED, "that")
+        _read_config(UNSUPPORTED, "that")
     for name, section in UNSUPPORTED.items():
         for setting in section if isinstance(section, dict) else ():
             assert f"{name}.{setting} is " in str(error.value) or setting == "vocab_size"
@@ -293,17 +293,17 @@ def test_settings_that_ours_cannot_compute_are_refused_together() -> None:
 
 @pytest.mark.parametrize("setting", ["hidden_dropout_prob", "attention_probs_dropout_prob"])
 def test_dropout_does_not_matter(setting) -> None:
-    assert read_config({"image_config": {setting: 0.1}}, "x") == BASE
+    assert _read_config({"image_config": {setting: 0.1}}, "x") == BASE
 
 
 def test_a_section_that_is_no_object() -> None:
     with pytest.raises(ValueError, match="text_config is no object"):
-        read_config({"text_config": "base"}, "x")
+        _read_config({"text_config": "base"}, "x")
 
 
 def test_heads_that_do_not_divide_the_width() -> None:
     with pytest.raises(ValueError, match=r"text\.heads is 7, which does not divide"):
-        read_config({"text_config": {"num_attention_heads": 7}}, "x")
+        _read_config({"text_config": {"num_attention_heads": 7}}, "x")
 
 
 # No config: the geometry is in the tensors
@@ -314,10 +314,10 @@ def test_geometry_from_the_tensors_alone(tmp_path) -> None:
     pair = twins("two-pixel-patches")
     torch.save(pair.published.state_dict(), tmp_path / "weights.pt")
     model = loaded(tmp_path)
-    expected = write_config(pair.ours.config)
+    expected = _write_config(pair.ours.config)
     for name in ("image_config", "text_config", "multimodal_config"):
         expected[name]["num_attention_heads"] = 1
-    assert write_config(model.config) == expected
+    assert _write_config(model.config) == expected
     assert in_parts("codebook.decoder.")(differing(model, pair.ours))
 
 
@@ -428,6 +428,6 @@ def test_some_heads_of_five_are_refused(tmp_path) -> None:
 def test_the_base_model_has_the_published_config() -> None:
     with torch.device("meta"):
         published = FlavaForPreTraining(PublishedConfig())
-    assert without_dtype(write_config(BASE)["image_config"]).items() <= (
+    assert without_dtype(_write_config(BASE)["image_config"]).items() <= (
         published.config.to_dict()["image_config"].items()
     )

@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from flava.cli.recipes import recipe_json, recipe_table
+from flava.cli.recipes import _recipe_json, _recipe_table
 from flava.recipes import RECIPES
 from flava.recipes.columns import COLUMNS
 from flava.training.run import RUN
@@ -22,7 +22,7 @@ def rows() -> dict[str, list[str]]:
     """The cells of each recipe's row."""
     console = Console(width=400)
     with console.capture() as capture:
-        console.print(recipe_table())
+        console.print(_recipe_table())
     lines = [line.strip("│").split("│") for line in capture.get().splitlines() if "│" in line]
     return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines}
 
@@ -62,8 +62,8 @@ def test_the_command_lists_them_and_shows_one(flava: Command) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_shown_with_every_field(name: str) -> None:
-    assert RUN.validate_json(recipe_json(name)) == RECIPES[name]()
-    assert json.loads(recipe_json(name))["recipe"] == name
+    assert RUN.validate_json(_recipe_json(name)) == RECIPES[name]()
+    assert json.loads(_recipe_json(name))["recipe"] == name
 
 
 def test_an_unknown_recipe_is_an_error_that_lists_the_known(flava: Command) -> None:

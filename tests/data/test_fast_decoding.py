@@ -16,9 +16,9 @@ from flava.data import fast_decoding as reader
 from flava.data.collate import CodedImageCollator, ImageCollator
 from flava.data.decoding import ORIENTATION, decode_image
 from flava.data.errors import SampleError
-from flava.data.fast_decoding import decode_uint8, torchvision_jpeg_decoder
+from flava.data.fast_decoding import _torchvision_jpeg_decoder, decode_uint8
 from flava.data.shards import RawSample
-from flava.data.transforms import ImageTransformConfig, random_crop, shortest_side
+from flava.data.transforms import ImageTransformConfig, _random_crop, _shortest_side
 from tests.data.shard_files import picture
 
 SIZES = [(1, 1), (7, 5), (33, 47), (100, 61)]
@@ -55,14 +55,14 @@ def same_as_pils(data: bytes) -> bool:
 @pytest.fixture
 def by_torchvision(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each file that it was asked for whether torchvision decoded it."""
-    found, decode = [], reader.decode_jpeg
+    found, decode = [], reader._decode_jpeg
 
     def watched(data: bytes) -> Any:
         levels = decode(data)
         found.append(levels is not None)
         return levels
 
-    monkeypatch.setattr(reader, "decode_jpeg", watched)
+    monkeypatch.setattr(reader, "_decode_jpeg", watched)
     return found
 
 
@@ -140,10 +140,10 @@ def test_damaged_jpegs_are_read_or_refused_as_by_pil():
 
 
 def test_pil_reads_jpegs_where_torchvision_no_longer_does(monkeypatch):
-    monkeypatch.setattr(reader, "torchvision_jpeg_decoder", lambda: None)
+    monkeypatch.setattr(reader, "_torchvision_jpeg_decoder", lambda: None)
     assert same_as_pils(file_of(grainy(60, 45)))
     monkeypatch.delattr("torchvision.io.decode_jpeg")
-    assert torchvision_jpeg_decoder.__wrapped__() is None
+    assert _torchvision_jpeg_decoder.__wrapped__() is None
 
 
 def test_what_is_cut_off_is_read_where_pil_was_told_to(monkeypatch):
@@ -167,9 +167,9 @@ def test_too_many_pixels_are_refused_though_fewer_would_be_decoded(monkeypatch):
 @pytest.mark.parametrize("scale", [(0.9, 1.0), (0.08, 1.0), (1.0, 1.0)])
 def test_no_crop_is_smaller_than_was_reckoned_with(scale):
     for size in ((300, 300), (640, 480), (90, 700)):
-        shortest = shortest_side(size[0], size[1], scale)
+        shortest = _shortest_side(size[0], size[1], scale)
         rng = np.random.default_rng(0)
-        boxes = (random_crop(rng, size, scale) for _ in range(500))
+        boxes = (_random_crop(rng, size, scale) for _ in range(500))
         sides = [min(right - left, bottom - top) for left, top, right, bottom in boxes]
         assert shortest - 1 < min(sides) < 1.3 * shortest + 1
 
@@ -182,7 +182,7 @@ def test_no_crop_is_smaller_than_was_reckoned_with(scale):
 def test_twice_the_pixels_that_the_views_have_are_left(size, factor):
     width, height = size
     assert BIG.reduction(width, height) == factor
-    left = shortest_side(width, height, BIG.crop_scale) / factor
+    left = _shortest_side(width, height, BIG.crop_scale) / factor
     assert factor == 1 or left >= 2 * BIG.image_size
     assert factor == 8 or left < 4 * BIG.image_size
     assert ImageTransformConfig().reduction(width, height) == 1

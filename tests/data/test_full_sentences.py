@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from flava.core.batch import TextBatch
 from flava.data import streaming
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.errors import SkippedSample
-from flava.data.full_sentences import Document, Packed, PackedReader, pack
+from flava.data.full_sentences import Document, Packed, PackedReader, _pack
 from flava.data.loader import Loader
 from flava.data.tokenizers import Tokenizer
 from tests.data.shard_files import pair_files, write_lines, write_tar
@@ -31,7 +31,7 @@ def named(every: list[list[list[int]]]) -> list[Document]:
 
 
 def packed(documents: list[Document], length: int) -> list[tuple[str, list[int]]]:
-    return list(pack(documents, length, CLS, SEP))
+    return list(_pack(documents, length, CLS, SEP))
 
 
 def words(documents: list[Document]) -> list[int]:

@@ -26,7 +26,7 @@ from flava.core.batch import (
 )
 from flava.data import workers
 from flava.data.collate import Collated
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.loader import Loader, _collator
 from flava.data.mixture import choose
 from flava.data.shards import read_shard, resolve_all
@@ -549,9 +549,9 @@ def test_workers_outlive_an_interrupt_of_the_process_group(config):
 def test_more_shards_than_files_may_be_open_are_refused_at_the_start(config, monkeypatch):
     """And not first when a batch on its way from a worker finds no place."""
     monkeypatch.setattr("flava.data.streaming.IN_MEMORY_BYTES", 0)
-    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.OTHER_FILES)
+    monkeypatch.setattr(workers, "_allow_open_files", lambda: workers.OTHER_FILES)
     with pytest.raises(ValueError, match=r"data\.\w+ cannot be loaded: a process reads 1 shards"):
         Loader(config, seed=0)
-    monkeypatch.setattr(workers, "allow_open_files", lambda: workers.OTHER_FILES + 1)
+    monkeypatch.setattr(workers, "_allow_open_files", lambda: workers.OTHER_FILES + 1)
     with Loader(config, seed=0) as batches:
         next(batches)

@@ -18,7 +18,7 @@ from torch import Tensor
 from flava.core.batch import CropBatch
 from flava.core.randomness import random_generator
 from flava.data import multi_crop
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.loader import Loader
 from flava.data.multi_crop import CropCollator, CropConfig
 from flava.data.shards import RawSample
@@ -177,9 +177,9 @@ def without_changes() -> Iterator[None]:
             patch.setattr(multi_crop, name, 0.0)
         for name in ("BLUR", "SOLARISE"):
             patch.setattr(multi_crop, name, (0.0, 0.0))
-        multi_crop.transforms.cache_clear()
+        multi_crop._transforms.cache_clear()
         yield
-    multi_crop.transforms.cache_clear()
+    multi_crop._transforms.cache_clear()
 
 
 @pytest.fixture

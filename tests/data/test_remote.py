@@ -14,7 +14,7 @@ import fsspec
 import pytest
 
 from flava.data import remote
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.errors import SkippedSample
 from flava.data.loader import Loader
 from flava.data.remote import Remote

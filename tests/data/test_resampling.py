@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from flava.data.transforms import bicubic, lanczos, lanczos_matrix
+from flava.data.transforms import _bicubic, _lanczos, _lanczos_matrix
 from tests.data.shard_files import picture
 
-FILTERS = [(bicubic, Image.Resampling.BICUBIC), (lanczos, Image.Resampling.LANCZOS)]
+FILTERS = [(_bicubic, Image.Resampling.BICUBIC), (_lanczos, Image.Resampling.LANCZOS)]
 
 
 @pytest.mark.parametrize(("ours", "pils"), FILTERS)
@@ -48,6 +48,6 @@ def noise(height: int, width: int, low: int, high: int, seed: int) -> Image.Imag
 
 @given(st.integers(1, 700), st.integers(1, 300))
 def test_the_weights_of_a_new_pixel_add_up_to_one(old, new):
-    matrix = lanczos_matrix(old, new)
+    matrix = _lanczos_matrix(old, new)
     assert matrix.shape == (new, old)
     assert np.allclose(matrix.sum(axis=1), 1, atol=1e-6)

@@ -126,7 +126,7 @@ def test_many_shards_may_be_open_at_once(tmp_path: Path) -> None:
     held = []
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
-        assert workers.allow_open_files() == before[1]
+        assert workers._allow_open_files() == before[1]
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
         with pytest.raises(OSError, match=r"no more files can be opened.*--data\.streams") as error:

@@ -21,9 +21,9 @@ from flava.data.streaming import (
     StreamLayout,
     StreamPosition,
     WorkerShare,
+    _shuffled,
     batches_of_small_source,
     fits_in_memory,
-    shuffled,
 )
 from tests.data.shard_files import write_lines
 
@@ -302,7 +302,7 @@ def test_the_shuffle_holds_no_more_than_its_buffer():
             yield content("a", str(taken))
 
     drawn = [
-        item.key for item in itertools.islice(shuffled(contents(), random_generator(0, 0, "")), 50)
+        item.key for item in itertools.islice(_shuffled(contents(), random_generator(0, 0, "")), 50)
     ]
     assert taken <= 50 + 6
     assert drawn != [str(n) for n in range(1, 51)]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
-from flava.data.tokenizers import VOCABULARY, Tokenizer, cut_pair, pad
+from flava.data.tokenizers import VOCABULARY, Tokenizer, _cut_pair, pad
 
 DIRTY = [
     "",
@@ -141,7 +141,7 @@ def cut_one_at_a_time(
     st.lists(st.integers(), max_size=12), st.lists(st.integers(), max_size=12), st.integers(2, 20)
 )
 def test_two_texts_are_cut_as_by_bert(first, second, room):
-    assert cut_pair(first, second, room) == cut_one_at_a_time(first, second, room)
+    assert _cut_pair(first, second, room) == cut_one_at_a_time(first, second, room)
 
 
 def test_two_texts_are_joined_as_published(tokenizer, published):

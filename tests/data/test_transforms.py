@@ -14,7 +14,7 @@ from flava.core.batch import unmap_pixels
 from flava.core.constraints import config_errors
 from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
-from flava.data.transforms import ImageTransformConfig, evaluation_pixels, random_crop, resize
+from flava.data.transforms import ImageTransformConfig, _random_crop, evaluation_pixels, resize
 from tests.data.shard_files import encoded, picture
 from tests.support import denormalise, same_but_for_rounding
 
@@ -25,7 +25,7 @@ SMALL = ImageTransformConfig(image_size=12, codebook_size=16)
 def test_crops_are_distributed_as_torchvisions(size):
     image = Image.new("RGB", size)
     rng = np.random.default_rng(0)
-    ours = np.array([random_crop(rng, size, (0.5, 1.0)) for _ in range(2000)])
+    ours = np.array([_random_crop(rng, size, (0.5, 1.0)) for _ in range(2000)])
     torch.manual_seed(0)
     reference = v2.RandomResizedCrop(8, scale=(0.5, 1.0))
     drawn = [reference.make_params([v2.functional.pil_to_tensor(image)]) for _ in range(2000)]
@@ -40,13 +40,13 @@ def test_crops_are_distributed_as_torchvisions(size):
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 99))
 def test_crops_lie_within_the_image(width, height, seed):
     rng = np.random.default_rng(seed)
-    left, top, right, bottom = random_crop(rng, (width, height), (0.9, 1.0))
+    left, top, right, bottom = _random_crop(rng, (width, height), (0.9, 1.0))
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
 
 
 def test_crops_cover_the_range_of_areas():
-    boxes = [random_crop(np.random.default_rng(i), (500, 500), (0.9, 1.0)) for i in range(300)]
+    boxes = [_random_crop(np.random.default_rng(i), (500, 500), (0.9, 1.0)) for i in range(300)]
     areas = [(right - left) * (bottom - top) / 250_000 for left, top, right, bottom in boxes]
     assert 0.895 < min(areas) < 0.905
     assert 0.99 < max(areas) <= 1

@@ -12,7 +12,7 @@ from tests.data.shard_files import write_lines
 KILLED = """
 import os, signal, sys
 import psutil
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.loader import Loader
 
 text = SourceConfig(shards=(sys.argv[1],), weight=1.0, batch_size=2)

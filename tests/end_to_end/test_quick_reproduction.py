@@ -8,10 +8,10 @@ import torch
 
 from flava.checkpoints.recognise import load_pretrained
 from flava.cli import main
-from flava.data.config import SourceConfig
+from flava.data.data_config import SourceConfig
 from flava.data.loader import Loader
 from flava.methods import method_of
-from flava.recipes.start import validation_batches
+from flava.recipes.start import _validation_batches
 from flava.reproduction.trials import STAGES, Trial, trained_columns, trials
 from flava.training.run import Run
 
@@ -29,7 +29,7 @@ def held_out_loss(run: Run, *, trained: bool) -> float:
         objective.model.load_state_dict(load_pretrained(run.output_dir).state_dict())
     with torch.inference_mode():
         if run.validation:
-            losses = [objective(batch) for batch in validation_batches(run)]
+            losses = [objective(batch) for batch in _validation_batches(run)]
         else:
             pairs = SourceConfig(shards=(UNSEEN_STYLE,), weight=1.0, batch_size=128)
             data = replace(run.data, pairs=pairs, images=None, text=None, workers=0)

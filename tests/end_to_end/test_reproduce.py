@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from flava.evaluation.record import FILE
-from flava.reproduction.reproduce import ReproduceConfig, report, run_trials
+from flava.reproduction.reproduce import ReproduceConfig, _run_trials, report
 from flava.reproduction.trials import Trial, trials
 from tests.end_to_end.test_stopped import wait_for_row
 
@@ -30,7 +30,7 @@ def test_trials_are_trained_measured_and_then_skipped_and_a_failure_leaves_the_o
 ) -> None:
     config = ReproduceConfig(output_dir=tmp_path, jobs=2)
     fine, fails = short("mlm", tmp_path), short("flava-c-dino", tmp_path)
-    (problem,) = run_trials([], [fails, fine], config)
+    (problem,) = _run_trials([], [fails, fine], config)
     assert problem.startswith(f"{fails.folder}: flava train failed (")
     assert str(tmp_path / "seed-0" / "image-dino") in problem
     assert fine.is_trained
@@ -41,7 +41,7 @@ def test_trials_are_trained_measured_and_then_skipped_and_a_failure_leaves_the_o
 
     log = (fine.folder / "log.txt").read_text()
     assert log.count("$ flava train") == log.count("$ flava evaluate") == 1
-    assert run_trials([fine], [], config) == []
+    assert _run_trials([fine], [], config) == []
     assert (fine.folder / "log.txt").read_text() == log
 
 

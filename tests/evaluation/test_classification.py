@@ -12,10 +12,10 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_r
 from flava.data.labelled import LabelledRow
 from flava.evaluation.classification import (
     Predictions,
+    _wilson_interval,
     evaluate_predictions,
     load_classification,
     save_classification,
-    wilson_interval,
     with_examples,
 )
 from flava.reports.classifier_report import write_classification_report
@@ -68,7 +68,7 @@ def test_figures_are_scikit_learns():
 def test_the_interval_is_scipys(case):
     right, n = case
     expected = binomtest(right, n).proportion_ci(method="wilson")
-    assert wilson_interval(right, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert _wilson_interval(right, n) == pytest.approx((expected.low, expected.high), abs=1e-6)
 
 
 def test_examples_are_the_surest_mistakes_and_right_ones():

@@ -9,7 +9,7 @@ from PIL import Image
 from flava.core.precision import Precision
 from flava.evaluation.embedded_data import EmbeddedCorpus
 from flava.evaluation.embedded_tasks import SPLITS, TASKS
-from flava.evaluation.evaluate import EvaluationConfig, evaluate, untrained
+from flava.evaluation.evaluate import EvaluationConfig, _evaluate, _untrained
 from flava.evaluation.masked_tasks import patch_masks
 from flava.evaluation.record import Evaluation, Pictures, load_evaluation, save_evaluation
 from flava.models import (
@@ -36,12 +36,12 @@ def tiny_model(seed: int) -> Flava:
 def run(
     model: EncoderModel, folder: Path, config: EvaluationConfig = EXACT
 ) -> tuple[Evaluation, Pictures]:
-    return evaluate(model, config=config, splits=splits(folder))
+    return _evaluate(model, config=config, splits=splits(folder))
 
 
 def test_the_untrained_model_is_its_own_baseline(tmp_path: Path) -> None:
     """Whatever goes into a figure goes into its baseline: they are equal where the models are."""
-    model = untrained(tiny_model(0), EXACT.seed)
+    model = _untrained(tiny_model(0), EXACT.seed)
     evaluation, _ = run(model, tmp_path)
     assert len(evaluation.figures) > 30
     for figure in evaluation.figures:
@@ -224,7 +224,7 @@ def test_texts_of_no_synset_are_named(tmp_path: Path) -> None:
     rows = splits(tmp_path / "corpus")
     rows["wordnet_train"] = replace(rows["wordnet_train"], shards=(str(text),))
     with pytest.raises(ValueError, match="of wordnet_train is of no WordNet synset"):
-        evaluate(tiny_model(1), config=EXACT, splits=rows)
+        _evaluate(tiny_model(1), config=EXACT, splits=rows)
 
 
 def test_a_split_after_another_shares_none_of_its_samples(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flava.evaluation import evaluate as evaluating
-from flava.evaluation.evaluate import evaluate, evaluate_run, summary
+from flava.evaluation.evaluate import _evaluate, _summary, evaluate_run
 from flava.evaluation.record import load_evaluation
 from flava.inference.export import export
 from flava.models import Codebook, Flava
@@ -35,7 +35,7 @@ def test_a_file_of_weights_is_evaluated_to_another_folder(tmp_path, monkeypatch)
     """The figures of the run that it was written from; a file has no folder of its own."""
     torch.manual_seed(0)
     model = Flava(tiny_geometry())
-    monkeypatch.setattr(evaluating, "evaluate", partial(evaluate, splits=splits(tmp_path)))
+    monkeypatch.setattr(evaluating, "_evaluate", partial(_evaluate, splits=splits(tmp_path)))
     save_checkpoint(tmp_path / "run" / "checkpoints", "last", model)
     export(model, tmp_path / "published", "flava")
     evaluate_run(tmp_path / "run")
@@ -50,7 +50,7 @@ def test_a_file_of_weights_is_evaluated_to_another_folder(tmp_path, monkeypatch)
 
 def test_the_summary_gives_each_headline_beside_its_baselines() -> None:
     found, _ = evaluation()
-    lines = summary(found)
+    lines = _summary(found)
     assert len(lines) == 1
     assert "0.321" in lines[0]
     assert "chance 0.004, untrained 0.005" in lines[0]

@@ -93,18 +93,18 @@ def test_mismatched_captions_are_all_of_another_concept_and_each_once(
 ) -> None:
     pairs = oracle.corpus.pairs(name)
     for seed in range(20):
-        other = masked_tasks.mismatched(pairs, seed)
+        other = masked_tasks._mismatched(pairs, seed)
         assert other.sort().values.equal(torch.arange(len(pairs)))
         assert all(pairs.concepts[i] != pairs.concepts[j] for i, j in enumerate(other.tolist()))
-    assert masked_tasks.mismatched(pairs, 0).equal(masked_tasks.mismatched(pairs, 0))
-    assert not masked_tasks.mismatched(pairs, 0).equal(masked_tasks.mismatched(pairs, 1))
+    assert masked_tasks._mismatched(pairs, 0).equal(masked_tasks._mismatched(pairs, 0))
+    assert not masked_tasks._mismatched(pairs, 0).equal(masked_tasks._mismatched(pairs, 1))
 
 
 def test_pairs_of_one_concept_cannot_be_mismatched(oracle: EmbeddedFeatures) -> None:
     pairs: EmbeddedPairs = oracle.corpus.pairs("unseen_style")
     pairs.concepts = ["the same"] * len(pairs)
     with pytest.raises(ValueError, match="too many of them show the same concept"):
-        masked_tasks.mismatched(pairs, 0)
+        masked_tasks._mismatched(pairs, 0)
 
 
 def test_only_words_are_hidden_at_the_set_rate_whatever_stands_around(
@@ -126,7 +126,7 @@ def test_only_words_are_hidden_at_the_set_rate_whatever_stands_around(
 
 
 def test_word_tokens_are_those_with_a_letter_or_digit() -> None:
-    kept: Tensor = masked_tasks.word_tokens()
+    kept: Tensor = masked_tasks._word_tokens()
     ids = {bert_tokenizer().token(i): i for i in range(bert_tokenizer().size)}
     assert all(kept[ids[word]] for word in [*WORDS, "##s", "1"])
     assert not any(kept[ids[sign]] for sign in [",", ".", "[MASK]", "[PAD]", "[CLS]", "!"])

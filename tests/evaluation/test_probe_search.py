@@ -13,10 +13,10 @@ from flava.evaluation import probe_search
 from flava.evaluation.linear_probe import LabelledFeatures
 from flava.evaluation.probe_search import (
     ValidationScorer,
-    fit,
-    fit_and_predict,
+    _fit,
+    _fit_and_predict,
+    _search,
     predictions,
-    search,
 )
 from flava.evaluation.regularisation_path import RegularisationPath
 from tests.evaluation.probing import count_passes, samples
@@ -29,7 +29,7 @@ def test_search_finds_a_single_peak_in_15_steps(peak: int, left: float, right: f
     def score(step: int) -> float:
         return (step - peak) * left if step < peak else (peak - step) * right
 
-    found = search(score)
+    found = _search(score)
     assert found.step == max(STEPS, key=score) == peak
     assert found.regularisation == pytest.approx(10 ** (peak / 8))
     assert len(found.scores) <= 15
@@ -42,15 +42,15 @@ def test_search_starts_with_clips_candidates_and_halves_to_8_steps_a_decade() ->
         tried.append(step)
         return -abs(step - 3.2)
 
-    assert search(score).step == 3
+    assert _search(score).step == 3
     first = [10 ** (step / 8) for step in tried[:7]]
     assert first == pytest.approx([1e6, 1e4, 1e2, 1, 1e-2, 1e-4, 1e-6])
     assert tried[7:] == [8, -8, 4, 6, 2, 5, 3]  # not -4, since 4 is better than 0
 
 
 def test_of_ties_the_stronger_regularisation_is_taken() -> None:
-    assert search(lambda _: 0.5).step == 48
-    assert search(lambda step: float(step < 20)).step == 19
+    assert _search(lambda _: 0.5).step == 48
+    assert _search(lambda step: float(step < 20)).step == 19
 
 
 def blobs(seed: int, samples: int, width: int, classes: int, spread: float) -> LabelledFeatures:
@@ -67,7 +67,7 @@ def test_lambda_weighs_half_the_squared_weights_against_the_sum_of_losses(step: 
     """At the optimum, the gradient of: sum of cross entropies + lambda / 2 * |w|^2."""
     data = blobs(1, 400, 4, 3, 0.5)
     features = data.features.astype(np.float64) - data.features.mean(axis=0)
-    fitted = fit(features, data.labels, 10 ** (step / 8))
+    fitted = _fit(features, data.labels, 10 ** (step / 8))
     logits = features @ fitted.coef_.T + fitted.intercept_
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     error = odds / odds.sum(axis=1, keepdims=True) - np.eye(3)[data.labels]
@@ -108,9 +108,9 @@ def test_fits_that_have_lost_end_early_and_change_no_choice(
         whole.fit(step, 10 ** (step / 8))
         return accuracy_score(validation.labels, whole.predict(step, validation.features))
 
-    expected = search(score)
+    expected = _search(score)
     without = len(passes)
-    raced = search(ValidationScorer(train, validation, accuracy_score).score)
+    raced = _search(ValidationScorer(train, validation, accuracy_score).score)
     assert raced.step == expected.step
     assert max(raced.scores.values()) == pytest.approx(max(expected.scores.values()), abs=1e-3)
     assert len(passes) - without < 0.4 * without
@@ -119,17 +119,17 @@ def test_fits_that_have_lost_end_early_and_change_no_choice(
 def test_the_array_api_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """On torch's tensors, here on the CPU."""
     data, other = blobs(1, 300, 8, 4, 0.6), blobs(2, 300, 8, 4, 0.6)
-    expected = fit_and_predict(data, 1.0, other.features)
-    dispatching, kinds = probe_search.dispatching, []
+    expected = _fit_and_predict(data, 1.0, other.features)
+    dispatching, kinds = probe_search._dispatching, []
 
     def fitted(centred: Any, labels: Any, regularisation: float) -> LogisticRegression:
-        classifier = fit(centred, labels, regularisation)
+        classifier = _fit(centred, labels, regularisation)
         kinds.append(type(classifier.coef_).__module__)
         return classifier
 
-    monkeypatch.setattr(probe_search, "dispatching", lambda: dispatching("cpu"))
-    monkeypatch.setattr(probe_search, "fit", fitted)
-    assert fit_and_predict(data, 1.0, other.features).tolist() == expected.tolist()
+    monkeypatch.setattr(probe_search, "_dispatching", lambda: dispatching("cpu"))
+    monkeypatch.setattr(probe_search, "_fit", fitted)
+    assert _fit_and_predict(data, 1.0, other.features).tolist() == expected.tolist()
     assert kinds == ["torch"]
 
 

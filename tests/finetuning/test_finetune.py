@@ -16,13 +16,13 @@ from flava.core.batch import Kind
 from flava.core.precision import Precision
 from flava.evaluation.classification import load_classification
 from flava.finetuning.finetune import FinetuneConfig, FinetuneRun, finetune
-from flava.finetuning.probe import PredictConfig, load_classifier, predict
+from flava.finetuning.probe import PredictConfig, _load_classifier, predict
 from flava.models import Codebook
 from flava.reports.classifier_report import write_classification_report
 from flava.training.checkpoint import save_checkpoint
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
-from flava.training.state import stored_tensors
+from flava.training.state import _stored_tensors
 from flava.training.trainer import Trainer
 from flava.training.trainer_config import load_config
 from tests.data.shard_files import encoded, picture
@@ -86,7 +86,7 @@ def test_the_saved_classifier_predicts_what_was_reported(bench, tmp_path):
         line["key"]: line
         for line in map(json.loads, (tmp_path / "run" / "predictions.jsonl").open())
     }
-    assert load_classifier(tmp_path / "run").config.classes == SUBGROUPS
+    assert _load_classifier(tmp_path / "run").config.classes == SUBGROUPS
     asked = PredictConfig(
         model=str(tmp_path / "run"),
         data=bench / "images",
@@ -138,7 +138,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(bench, tmp_path, monkeypat
         ours, theirs = (load_pretrained(each / "checkpoints" / link) for each in (first, second))
         state, other = ours.state_dict(), theirs.state_dict()
         assert all(torch.equal(state[name], other[name]) for name in state | other)
-        kept = (stored_tensors(each / "checkpoints" / link) for each in (first, second))
+        kept = (_stored_tensors(each / "checkpoints" / link) for each in (first, second))
         random = [tensors["random.0.cpu"] for tensors in kept]
         assert torch.equal(*random)
     for name in ("predictions.jsonl", "classification.json"):

@@ -10,7 +10,7 @@ from flava.data.labelled import read_rows, split
 from flava.data.tokenizers import Tokenizer
 from flava.evaluation.classification import load_classification
 from flava.evaluation.linear_probe import try_strengths
-from flava.finetuning.probe import ProbeConfig, load_classifier, probe
+from flava.finetuning.probe import ProbeConfig, _load_classifier, probe
 from flava.models import Flava
 from tests.finetuning.labelled_files import write_model, write_table
 
@@ -59,7 +59,7 @@ def test_the_probe_is_scikit_learns_on_features_computed_one_by_one(bench, tmp_p
     assert found.accuracy.value > found.accuracy.baselines["majority"] + 0.1
     assert found.headline() in said
     ids, attention_mask = tokenizer.batch([row.text or "" for row in validation.rows], 24)
-    classifier = load_classifier(tmp_path)
+    classifier = _load_classifier(tmp_path)
     assert classifier.config.classes == tuple(fitted.classes_)
     with torch.inference_mode():
         probabilities = (

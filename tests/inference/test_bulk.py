@@ -15,9 +15,9 @@ from PIL import Image
 from flava.data.decoding import decode_image
 from flava.inference.bulk import (
     BulkResult,
+    _embedder,
     classify_rows,
     embed_rows,
-    embedder,
     match_rows,
     preview_rows,
 )
@@ -311,7 +311,7 @@ def test_matching_gives_both_scores_of_each_pair(tmp_path, folder):
 
 def test_a_look_at_the_first_rows(folder):
     (folder / "0" / "00.png").write_bytes(b"")
-    rows, skipped = preview_rows(images(folder), embedder(ENCODER, InputKind.IMAGES))
+    rows, skipped = preview_rows(images(folder), _embedder(ENCODER, InputKind.IMAGES))
     assert len(rows) == 20
     assert rows[0] == {"path": "0/03.png"}
     assert [each.key for each in skipped] == ["0/00.png"]

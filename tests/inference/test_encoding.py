@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.inference.encoding import groups, prepare
+from flava.inference.encoding import _groups, prepare
 
 
 @given(st.lists(st.integers(1, 60), max_size=80), st.integers(1, 200))
 def test_every_index_comes_once_from_short_to_long_within_the_bound(lengths, tokens):
-    found = list(groups(lengths, tokens))
+    found = list(_groups(lengths, tokens))
     flat = [index for group in found for index in group]
     assert sorted(flat) == list(range(len(lengths)))
     assert [lengths[i] for i in flat] == sorted(lengths)
@@ -22,7 +22,7 @@ def test_every_index_comes_once_from_short_to_long_within_the_bound(lengths, tok
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(60, 200))
 def test_no_two_neighbouring_groups_could_be_one(lengths, tokens):
-    found = list(groups(lengths, tokens))
+    found = list(_groups(lengths, tokens))
     for first, second in itertools.pairwise(found):
         # One more from the next group would not have fitted.
         assert (len(first) + 1) * lengths[second[0]] > tokens
@@ -30,7 +30,7 @@ def test_no_two_neighbouring_groups_could_be_one(lengths, tokens):
 
 def test_padding_costs_a_few_percent_in_a_corpus_of_mixed_lengths():
     lengths = [2 + (i * i) % 500 for i in range(3000)]
-    padded = sum(len(g) * max(lengths[i] for i in g) for g in groups(lengths, 8192))
+    padded = sum(len(g) * max(lengths[i] for i in g) for g in _groups(lengths, 8192))
     assert padded < 1.06 * sum(lengths)
     # In the order given, in batches of 32, it would be over a half.
     naive = sum(32 * max(lengths[i : i + 32]) for i in range(0, 3000, 32))

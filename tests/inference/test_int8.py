@@ -11,8 +11,8 @@ from flava.inference.int8 import (
     ROWS_AT_ONCE,
     InferencePrecision,
     Int8Linear,
-    quantizable_layers,
-    quantize_rows,
+    _quantizable_layers,
+    _quantize_rows,
     to_precision,
 )
 from flava.inference.pretrained import Pretrained
@@ -98,7 +98,7 @@ def test_a_product_is_that_of_rows_rounded_to_whole_numbers(tokens: tuple[int, .
 def test_a_row_of_zeros_gives_the_bias() -> None:
     matrix = nn.Linear(8, 3)
     zeros = torch.zeros(2, 8)
-    whole, step = quantize_rows(zeros)
+    whole, step = _quantize_rows(zeros)
     assert not whole.any()
     assert (step > 0).all()  # what dividing by zero makes of a whole number is for nobody to say
     with torch.inference_mode():
@@ -107,7 +107,7 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
 
 def test_all_matrices_of_blocks_are_whole_but_those_that_are_read_in_parts() -> None:
     model = Flava(tiny_config())
-    whole = {id(each) for each in quantizable_layers(model)}
+    whole = {id(each) for each in _quantizable_layers(model)}
     left = [
         name
         for name, module in model.named_modules()

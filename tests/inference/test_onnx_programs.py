@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flava.data.tokenizers import Tokenizer
 from flava.inference.export import export
-from flava.inference.onnx_programs import programs_of
+from flava.inference.onnx_programs import _programs_of
 from flava.models import Clip, Flava
 from tests.inference.models import tiny_clip
 from tests.support import random_texts, randomise, tiny_config, tiny_model
@@ -152,7 +152,7 @@ def test_the_readmes_example_runs_without_pytorch_and_without_flava(written: Wri
 def test_without_its_head_a_pairs_program_tells_no_match() -> None:
     model = tiny_model()
     model.missing_parts = frozenset({"itm_head"})
-    pair = programs_of(model)[-1]
+    pair = _programs_of(model)[-1]
     input_ids = torch.ones(2, 5, dtype=torch.int64)
     assert pair.outputs == ("multimodal_embeds",)
     assert len(pair.module(torch.randn(2, 3, 24, 24), input_ids, input_ids)) == 1

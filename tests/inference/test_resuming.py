@@ -14,7 +14,7 @@ import pytest
 from flava.inference import bulk
 from flava.inference.bulk import BulkResult, embed_rows
 from flava.inference.int8 import InferencePrecision
-from flava.inference.output_files import PartialOutput, partial_folder
+from flava.inference.output_files import PartialOutput, _partial_folder
 from flava.inference.row_sources import InputKind, InputSource, open_source
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.inference.encoders import KnownEncoder
@@ -46,7 +46,7 @@ def start(kind: str, *sources: Path) -> subprocess.Popen[str]:
 
 
 def consumed(output: Path) -> int:
-    journal = partial_folder(output) / "journal.json"
+    journal = _partial_folder(output) / "journal.json"
     return json.loads(journal.read_text())["consumed"] if journal.exists() else 0
 
 
@@ -75,7 +75,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path, folder):
     for name in ("{}.parquet", "{}.skipped.jsonl"):
         first, second = (tmp_path / name.format(stem) for stem in ("out", "whole"))
         assert first.read_bytes() == second.read_bytes(), name
-    assert not partial_folder(output).exists()
+    assert not _partial_folder(output).exists()
 
 
 class Stopping(KnownEncoder):
@@ -105,7 +105,7 @@ def test_what_was_written_after_the_last_commit_is_cut_off(tmp_path, folder):
     with pytest.raises(KeyboardInterrupt):
         embed(images(folder), output, Stopping(10, KeyboardInterrupt()))
     for name in ("rows.jsonl", "vectors.f32", "skipped.jsonl"):
-        with (partial_folder(output) / name).open("ab") as file:
+        with (_partial_folder(output) / name).open("ab") as file:
             file.write(b'{"path": "half a row')
     embed(images(folder), output)
     embed(images(folder), whole)
@@ -118,7 +118,7 @@ def test_it_does_not_go_on_with_another_model_precision_or_input(tmp_path, folde
         embed(images(folder), output, Stopping(10, KeyboardInterrupt()))
     with pytest.raises(ValueError, match="model: model-a then, model-b now") as caught:
         embed(images(folder), output, KnownEncoder("model-b"))
-    assert str(partial_folder(output)) in str(caught.value)
+    assert str(_partial_folder(output)) in str(caught.value)
     lower = KnownEncoder()
     lower.precision = InferencePrecision.INT8
     with pytest.raises(ValueError, match="precision: fp32 then, int8 now"):
@@ -138,10 +138,10 @@ def test_damaged_leftovers_are_refused_with_what_to_do(tmp_path, folder, name):
     output = tmp_path / "out.parquet"
     with pytest.raises(KeyboardInterrupt):
         embed(images(folder), output, Stopping(10, KeyboardInterrupt()))
-    left = partial_folder(output) / name
+    left = _partial_folder(output) / name
     left.write_bytes(left.read_bytes()[:-9])
     with pytest.raises(
-        ValueError, match=rf"{name} is .*: delete {partial_folder(output)} to begin"
+        ValueError, match=rf"{name} is .*: delete {_partial_folder(output)} to begin"
     ):
         embed(images(folder), output)
 

@@ -11,7 +11,7 @@ from flava.checkpoints.native import write_model
 from flava.checkpoints.recognise import load_pretrained
 from flava.models import Flava
 from flava.models.packing import Packing
-from flava.models.transformer import Block, Transformer, TransformerConfig, drop_samples
+from flava.models.transformer import Block, Transformer, TransformerConfig, _drop_samples
 from tests.support import randomise, tiny_config, tiny_model
 
 
@@ -34,7 +34,7 @@ def test_the_rate_rises_linearly_from_none_in_the_first_block() -> None:
 
 def test_the_expectation_is_the_branch_and_the_share_is_the_rate() -> None:
     branch = torch.randn(1, 2, 3).expand(20_000, 2, 3)
-    dropped = drop_samples(branch, 0.25, None)
+    dropped = _drop_samples(branch, 0.25, None)
     # Five standard errors of a share of 20,000 draws.
     assert (dropped == 0).all(dim=(1, 2)).float().mean().item() == pytest.approx(0.25, abs=0.016)
     torch.testing.assert_close(dropped.mean(0), branch[0], atol=0.02 * 3, rtol=0.02)
@@ -42,7 +42,7 @@ def test_the_expectation_is_the_branch_and_the_share_is_the_rate() -> None:
 
 def test_a_sample_is_kept_or_dropped_as_a_whole() -> None:
     branch = torch.rand(50, 4, 3) + 1
-    factors = drop_samples(branch, 0.5, None) / branch
+    factors = _drop_samples(branch, 0.5, None) / branch
     assert sorted(set(factors.flatten().tolist())) == pytest.approx([0.0, 2.0])
     assert (factors == factors[:, :1, :1]).all()
 
@@ -52,7 +52,7 @@ def test_of_packed_texts_a_whole_text_is_kept_or_dropped() -> None:
     packing = Packing.of(torch.arange(7) < lengths[:, None], lengths)
     packed = packing.pack(torch.rand(40, 7, 3) + 1)
     whose = (packing.indices // 7).tolist()
-    factors = (drop_samples(packed, 0.5, packing) / packed).tolist()
+    factors = (_drop_samples(packed, 0.5, packing) / packed).tolist()
     found: dict[int, set[float]] = {}
     for text, factor in zip(whose, factors, strict=True):
         found.setdefault(text, set()).update(factor)

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
 from flava.models import attention, packing
-from flava.models.attention import attend_by_length, can_use_varlen, should_group_by_length
+from flava.models.attention import _attend_by_length, _can_use_varlen, _should_group_by_length
 from flava.models.packing import Packing
 from flava.models.transformer import Transformer, TransformerConfig
-from flava.planning.costs import as_on_gpu, fake_tensor
+from flava.planning.costs import _as_on_gpu, _fake_tensor
 from flava.training.parallel import prepare_blocks
 
 LENGTHS = torch.tensor([21, 1, 5, 7, 5, 2, 11, 7, 5])
@@ -89,7 +89,7 @@ def send_to_kernel(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor
 
     monkeypatch.setattr(packing, "TOKEN_MULTIPLE", 1)
     monkeypatch.setattr(Packing, "of", staticmethod(of))
-    monkeypatch.setattr(attention, "can_use_varlen", always)
+    monkeypatch.setattr(attention, "_can_use_varlen", always)
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
 
 
@@ -99,7 +99,7 @@ def test_segments_are_attended_to_as_padded_samples_are(
     output_positions: Tensor | None, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer, calls = some_transformer(depth), []
-    monkeypatch.setattr(attention, "should_group_by_length", never)
+    monkeypatch.setattr(attention, "_should_group_by_length", never)
     expected = values_and_gradients(transformer, output_positions)
 
     def kernel(*args: Any) -> Tensor:
@@ -148,15 +148,15 @@ def test_lengths_are_attended_to_as_padded_samples_are(
     causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformer, calls = some_transformer(depth=3), []
-    monkeypatch.setattr(attention, "should_group_by_length", never)
+    monkeypatch.setattr(attention, "_should_group_by_length", never)
     expected = values_and_gradients(transformer, None, causal=causal)
 
     def counted(*args: Any, **more: Any) -> Tensor:
         calls.append(args)
-        return attend_by_length(*args, **more)
+        return _attend_by_length(*args, **more)
 
-    monkeypatch.setattr(attention, "should_group_by_length", always)
-    monkeypatch.setattr(attention, "attend_by_length", counted)
+    monkeypatch.setattr(attention, "_should_group_by_length", always)
+    monkeypatch.setattr(attention, "_attend_by_length", counted)
     torch.testing.assert_close(values_and_gradients(transformer, None, causal=causal), expected)
     assert len(calls) == 3
 
@@ -176,15 +176,15 @@ def test_lengths_are_taken_where_padding_costs_more_than_calls(
 ) -> None:
     attention_mask = torch.arange(200) < torch.tensor(lengths)[:, None]
     query = torch.empty(sum(lengths), 3, 8, dtype=dtype)
-    assert should_group_by_length(query, Packing.of(attention_mask, query)) is taken
-    on_gpu = fake_tensor(query)
-    with as_on_gpu():
-        assert not should_group_by_length(on_gpu, Packing.of(attention_mask, on_gpu))
+    assert _should_group_by_length(query, Packing.of(attention_mask, query)) is taken
+    on_gpu = _fake_tensor(query)
+    with _as_on_gpu():
+        assert not _should_group_by_length(on_gpu, Packing.of(attention_mask, on_gpu))
 
 
 def on_paper(tokens: int, size: int, dtype: torch.dtype) -> Tensor:
-    """A query that seems to be on a GPU within `as_on_gpu`."""
-    return fake_tensor(torch.empty(tokens, 3, size, dtype=dtype))
+    """A query that seems to be on a GPU within `_as_on_gpu`."""
+    return _fake_tensor(torch.empty(tokens, 3, size, dtype=dtype))
 
 
 PADDING = torch.ones(2, 1, 1, 9, dtype=torch.bool)
@@ -205,5 +205,5 @@ CAUSAL = PADDING & torch.ones(9, 9, dtype=torch.bool).tril()
     ids=["bf16", "fp16", "fp32", "heads of 12", "no query", "causal", "on the CPU"],
 )
 def test_what_the_kernel_takes(query: Tensor, mask: Tensor, taken: bool) -> None:
-    with as_on_gpu():
-        assert can_use_varlen(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken
+    with _as_on_gpu():
+        assert _can_use_varlen(query, Packing.of(PADDING[:, 0, 0], query), mask) is taken

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flava.models.packing import TOKEN_MULTIPLE, Packing, select_masked
-from flava.planning.costs import as_on_gpu, fake_tensor
+from flava.planning.costs import _as_on_gpu, _fake_tensor
 
 
 @given(st.integers(1, 40), st.integers(1, 9), st.floats(0, 1))
@@ -21,8 +21,8 @@ def test_packing_keeps_the_real_tokens_and_unpacking_puts_them_back(
     from_short_to_long = sorted(range(batch), key=lambda i: int(attention_mask[i].sum()))
     each = [padded[i][attention_mask[i]].tolist() for i in from_short_to_long]
     assert packed[:count].tolist() == [token for tokens in each for token in tokens]
-    with as_on_gpu():
-        on_gpu = Packing.of(attention_mask, fake_tensor(padded)).cu_seqlens
+    with _as_on_gpu():
+        on_gpu = Packing.of(attention_mask, _fake_tensor(padded)).cu_seqlens
     assert on_gpu is None or on_gpu.tolist() == [0, *accumulate(map(len, each))]
     assert [length for length, n in packing.groups for _ in range(n)] == list(map(len, each))
     assert len(packed) == min(-(-count // TOKEN_MULTIPLE) * TOKEN_MULTIPLE, attention_mask.numel())

@@ -9,7 +9,7 @@ from torch import distributions
 from flava.core.batch import ImageBatch, map_pixels
 from flava.models import Codebook, CodebookConfig
 from flava.objectives import CodebookObjective, CodebookObjectiveConfig
-from flava.objectives.codebook import anneal, divergence_from_uniform, logit_laplace
+from flava.objectives.codebook import _anneal, _divergence_from_uniform, _logit_laplace
 from tests.support import random_images, random_texts, tiny_config
 
 
@@ -20,7 +20,7 @@ def test_logit_laplace_is_a_laplace_through_a_sigmoid() -> None:
         distributions.Laplace(statistics[:, :3], statistics[:, 3:].exp()),
         [distributions.SigmoidTransform()],
     )
-    torch.testing.assert_close(logit_laplace(statistics, pixels), -expected.log_prob(pixels))
+    torch.testing.assert_close(_logit_laplace(statistics, pixels), -expected.log_prob(pixels))
 
 
 def test_logit_laplace_is_a_density() -> None:
@@ -29,7 +29,7 @@ def test_logit_laplace_is_a_density() -> None:
     grid = pixels.expand(1, 3, 1, -1)
     statistics = torch.tensor([0.3, -1.0, 0.0, -0.5, 0.2, -1.0], dtype=torch.float64)
     density = (
-        -logit_laplace(statistics.view(1, 6, 1, 1).expand(1, 6, 1, grid.shape[-1]), grid)
+        -_logit_laplace(statistics.view(1, 6, 1, 1).expand(1, 6, 1, grid.shape[-1]), grid)
     ).exp()
     area = torch.trapezoid(density[0, :, 0], pixels)
     torch.testing.assert_close(area, torch.ones_like(area), rtol=0, atol=1e-4)
@@ -41,24 +41,24 @@ def test_divergence_is_torchs() -> None:
         distributions.Categorical(logits=logits.movedim(1, -1)),
         distributions.Categorical(logits=torch.zeros(11, dtype=torch.float64)),
     )
-    torch.testing.assert_close(divergence_from_uniform(logits), expected)
+    torch.testing.assert_close(_divergence_from_uniform(logits), expected)
 
 
 def test_divergence_at_its_ends() -> None:
-    assert divergence_from_uniform(torch.zeros(1, 8, 1, 1)).item() == pytest.approx(0, abs=1e-6)
+    assert _divergence_from_uniform(torch.zeros(1, 8, 1, 1)).item() == pytest.approx(0, abs=1e-6)
     certain = torch.zeros(1, 8, 1, 1)
     certain[0, 3] = 100
-    assert divergence_from_uniform(certain).item() == pytest.approx(math.log(8))
+    assert _divergence_from_uniform(certain).item() == pytest.approx(math.log(8))
 
 
 def test_annealing() -> None:
     """Half a cosine: the ends, the middle, the slope at the ends, and what lies behind."""
-    assert anneal(1.0, 0.2, 0, 100) == 1.0
-    assert anneal(1.0, 0.2, 50, 100) == pytest.approx(0.6)
-    assert anneal(1.0, 0.2, 100, 100) == pytest.approx(0.2)
-    assert anneal(1.0, 0.2, 1000, 100) == pytest.approx(0.2)
-    assert anneal(1.0, 0.2, 0, 0) == pytest.approx(0.2)
-    values = [anneal(0.0, 6.6, step, 50) for step in range(51)]
+    assert _anneal(1.0, 0.2, 0, 100) == 1.0
+    assert _anneal(1.0, 0.2, 50, 100) == pytest.approx(0.6)
+    assert _anneal(1.0, 0.2, 100, 100) == pytest.approx(0.2)
+    assert _anneal(1.0, 0.2, 1000, 100) == pytest.approx(0.2)
+    assert _anneal(1.0, 0.2, 0, 0) == pytest.approx(0.2)
+    values = [_anneal(0.0, 6.6, step, 50) for step in range(51)]
     assert values == sorted(values)
     assert values[1] < 0.1 < 6.6 / 50
 

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from flava.core.distributed import Gather
 from flava.objectives import losses
-from flava.objectives.losses import contrastive, log_sums, log_sums_both_ways
+from flava.objectives.losses import _log_sums, _log_sums_both_ways, contrastive
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -34,8 +34,8 @@ def test_sums_and_largest_of_rows_and_columns(n, m, scale):
     questions, answers = vectors(n, 1), vectors(m, 2)
     logits = scale * questions @ answers.T
     factor = torch.tensor(scale, dtype=torch.float64)
-    alone = log_sums(questions, answers, factor)
-    rows, columns = log_sums_both_ways(questions, answers, factor)
+    alone = _log_sums(questions, answers, factor)
+    rows, columns = _log_sums_both_ways(questions, answers, factor)
     torch.testing.assert_close(alone.values, logits.logsumexp(1), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(rows.values, logits.logsumexp(1), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(columns.values, logits.logsumexp(0), rtol=1e-12, atol=1e-12)
@@ -49,10 +49,10 @@ def test_gradients_by_finite_differences(scale):
     inputs = vectors(7, 1), vectors(5, 2), torch.tensor(scale, dtype=torch.float64).requires_grad_()
 
     def one(*each: Tensor) -> Tensor:
-        return log_sums(*each).values
+        return _log_sums(*each).values
 
     def both(*each: Tensor) -> tuple[Tensor, ...]:
-        return tuple(sums.values for sums in log_sums_both_ways(*each))
+        return tuple(sums.values for sums in _log_sums_both_ways(*each))
 
     assert torch.autograd.gradcheck(one, inputs)
     assert torch.autograd.gradcheck(both, inputs)
@@ -122,8 +122,8 @@ def test_no_more_than_blocks_is_held(monkeypatch, both):
     image, text, scale = vectors(n, 1), vectors(n, 2), torch.tensor(2.0, dtype=torch.float64)
     with Watch():
         if both:
-            found = torch.stack([each.values for each in log_sums_both_ways(image, text, scale)])
+            found = torch.stack([each.values for each in _log_sums_both_ways(image, text, scale)])
         else:
-            found = log_sums(image, text, scale).values
+            found = _log_sums(image, text, scale).values
         found.sum().backward()
     assert largest <= 8 * max(side * side, 2 * n, n * width)

@@ -17,7 +17,7 @@ from flava.core.batch import CropBatch
 from flava.core.constraints import config_errors
 from flava.models import Dino
 from flava.objectives import DinoObjective, DinoObjectiveConfig, LossOutput
-from flava.objectives.dino import cross_entropy, mean_entropy
+from flava.objectives.dino import _cross_entropy, _mean_entropy
 from flava.training.optimizer import OptimizerConfig, build_optimizer
 from tests.dino import OUTPUTS, dino_config, dino_model, random_crops
 from tests.support import random_images, tiny_config
@@ -125,17 +125,17 @@ def test_the_two_terms_are_entropy_and_divergence() -> None:
                 ratio = (targets[t] / predicted[p]).log()
                 divergences.append((targets[t] * ratio).sum(-1).mean())
                 entropies.append(-(targets[t] * targets[t].log()).sum(-1).mean())
-    entropy = mean_entropy(targets)
+    entropy = _mean_entropy(targets)
     assert entropy.item() == pytest.approx(torch.stack(entropies).mean().item(), rel=1e-5)
-    divergence = cross_entropy(targets, predicted.log()) - entropy
+    divergence = _cross_entropy(targets, predicted.log()) - entropy
     assert divergence.item() == pytest.approx(torch.stack(divergences).mean().item(), rel=1e-4)
 
 
 def test_what_has_no_probability_adds_nothing() -> None:
     targets = torch.zeros(2, 3, OUTPUTS)
     targets[..., 4] = 1
-    assert mean_entropy(targets).item() == 0
-    assert mean_entropy(torch.full((2, 3, OUTPUTS), 1 / OUTPUTS)).item() == pytest.approx(
+    assert _mean_entropy(targets).item() == 0
+    assert _mean_entropy(torch.full((2, 3, OUTPUTS), 1 / OUTPUTS)).item() == pytest.approx(
         math.log(OUTPUTS)
     )
 
@@ -145,9 +145,9 @@ def test_the_loss_is_computed_in_32_bits_under_autocast() -> None:
         torch.randn(2, 64, 500).softmax(-1),
         torch.randn(5, 64, 500).log_softmax(-1),
     )
-    expected = cross_entropy(targets, predicted)
+    expected = _cross_entropy(targets, predicted)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(cross_entropy(targets, predicted), expected)
+        assert torch.equal(_cross_entropy(targets, predicted), expected)
 
 
 def test_no_gradient_reaches_the_teacher_or_the_center() -> None:

@@ -22,7 +22,7 @@ from flava.core.batch import (
 )
 from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
-from flava.planning.costs import aten, fake_tensor, make_parameters_fake
+from flava.planning.costs import _fake_tensor, _make_parameters_fake, aten
 from tests.support import random_images, random_pairs, random_texts, tiny_config
 
 CONFIG = tiny_config()
@@ -55,7 +55,7 @@ def on_device(batch: Batch, *, masks: bool = False) -> Batch:
     """As `to_device` moves it; or with its masks."""
 
     def move(value: Tensor) -> Tensor:
-        return value if value.dtype == torch.bool and not masks else fake_tensor(value)
+        return value if value.dtype == torch.bool and not masks else _fake_tensor(value)
 
     return map_tensors(batch, move)
 
@@ -86,7 +86,7 @@ def batches() -> dict[str, Batch]:
 def step(batch: Batch) -> None:
     with torch.device("meta"):
         objective = FlavaObjective(FlavaObjectiveConfig(), Flava(CONFIG))
-    make_parameters_fake(objective.model)
+    _make_parameters_fake(objective.model)
     with NoWaiting():
         with torch.autocast("cpu", torch.bfloat16):
             terms = objective(batch)

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from flava.core.batch import Batch, PairBatch
 from flava.models import Flava, attention, transformer
-from flava.models.attention import attend_unfused
+from flava.models.attention import _attend_unfused
 from flava.models.packing import Packing
 from flava.models.transformer import Transformer
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
@@ -53,7 +53,7 @@ def compute_padding(patch: pytest.MonkeyPatch) -> None:
     def everything(attention_mask: torch.Tensor, *given: Any) -> Packing:
         return replace(without(attention_mask, *given), rows=torch.arange(attention_mask.numel()))
 
-    patch.setattr(attention, "should_group_by_length", lambda *_: False)
+    patch.setattr(attention, "_should_group_by_length", lambda *_: False)
     patch.setattr(Packing, "of", staticmethod(everything))
 
 
@@ -76,7 +76,7 @@ def pass_twice(patch: pytest.MonkeyPatch) -> None:
             masked_text=model.text_encoder(text.input_ids_masked, text.attention_mask),
         )
 
-    patch.setattr(objectives, "encode_pairs", one_after_the_other)
+    patch.setattr(objectives, "_encode_pairs", one_after_the_other)
 
 
 def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
     def attend(query, key, value, mask):
         query, key, value = (each.transpose(1, 2) for each in (query, key, value))
         if query.dtype == torch.float32:
-            return attend_unfused(query, key, value, mask).transpose(1, 2)
+            return _attend_unfused(query, key, value, mask).transpose(1, 2)
         mixed = scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return mixed.transpose(1, 2)
 
@@ -95,8 +95,8 @@ def attend_otherwise(patch: pytest.MonkeyPatch) -> None:
 
 def pad_otherwise(patch: pytest.MonkeyPatch) -> None:
     """Padded where lengths are taken one by one, and one by one where they are padded."""
-    takes = attention.should_group_by_length
-    patch.setattr(attention, "should_group_by_length", lambda *given: not takes(*given))
+    takes = attention._should_group_by_length
+    patch.setattr(attention, "_should_group_by_length", lambda *given: not takes(*given))
 
 
 TAKEN_BACK = [pad_otherwise, compute_padding, compute_all_states, pass_twice, attend_otherwise]

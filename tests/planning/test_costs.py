@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flava.core.batch import Batch
 from flava.core.precision import Precision
-from flava.data.config import DataConfig
+from flava.data.data_config import DataConfig
 from flava.models import (
     CodebookConfig,
     Flava,
@@ -23,7 +23,7 @@ from flava.models import (
 )
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.objectives.accumulation import accumulated_losses
-from flava.planning.costs import cost_of, fake_batch, make_parameters_fake
+from flava.planning.costs import _make_parameters_fake, cost_of, fake_batch
 from flava.training.parallel import prepare_blocks
 from flava.training.run import Run
 from tests.support import random_images, random_pairs, random_texts
@@ -62,7 +62,7 @@ def attention_mask(run: Run) -> FlavaObjective:
 def on_paper(run: Run, config: FlavaConfig = CONFIG) -> FlavaObjective:
     with torch.device("meta"):
         objective = FlavaObjective(FlavaObjectiveConfig(), Flava(config))
-    make_parameters_fake(objective.model)
+    _make_parameters_fake(objective.model)
     prepare_blocks(objective.model, checkpointed=run.checkpoint_blocks, compiled=False)
     return objective
 

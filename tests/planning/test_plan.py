@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flava.core.precision import Precision
-from flava.data.config import DataConfig
+from flava.data.data_config import DataConfig
 from flava.methods import method_of
 from flava.models import FlavaConfig
 from flava.objectives.accumulation import accumulated_losses
-from flava.planning.costs import cost_of, fake_batch, fake_objective, fake_process_group
+from flava.planning.costs import _fake_process_group, cost_of, fake_batch, fake_objective
 from flava.planning.plan import Hardware, ParameterShards, plan
 from flava.recipes import RECIPES
 from flava.training.optimizer import build_optimizer
@@ -69,7 +69,7 @@ def test_sharded_weights_are_as_large_as_planned(ranks):
     run = replace(RUN, parallel=Parallel.FSDP)
     built = method_of(run.model).build(run)
     planned = ParameterShards.of(built.model, run, gpus=ranks).memory()["parameters"]
-    with fake_process_group(ranks):
+    with _fake_process_group(ranks):
         model = ParallelModel(run, method_of(run.model).build(run), torch.device("cpu")).model
     own = [p.to_local() if isinstance(p, DTensor) else p for p in model.parameters()]
     # Rank 0 has the longer parts of what cannot be cut equally.
@@ -101,7 +101,7 @@ class Received(TorchDispatchMode):
 def test_fsdp_receives_what_is_planned(kind, accumulate):
     run, ranks = replace(RUN, parallel=Parallel.FSDP, accumulate=accumulate), 2
     batch = batch_of(kind)
-    with fake_process_group(ranks):
+    with _fake_process_group(ranks):
         objective = method_of(run.model).build(run)
         parallel = ParallelModel(run, objective, CPU)
         with Received() as received:

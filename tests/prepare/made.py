@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from flava.prepare.build import build
-from flava.prepare.config import BuildConfig, CleaningConfig
+from flava.prepare.build_config import BuildConfig, CleaningConfig
 from flava.prepare.shard_files import read_back
 from tests.data.shard_files import encoded, picture, write_tar
 

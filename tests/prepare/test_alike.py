@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from flava.data.manifest import read_manifest
+from flava.prepare.build_config import CleaningConfig
 from flava.prepare.build_manifest import EVALUATION, NEAR
-from flava.prepare.config import CleaningConfig
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.prepare.made import built, captions, photo, write_coco
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flava.prepare.build_config import CleaningConfig
 from flava.prepare.build_manifest import EXACT
-from flava.prepare.config import CleaningConfig
-from flava.prepare.images import perceptual_hash
+from flava.prepare.images import _perceptual_hash
 from flava.prepare.inspection import check
 from tests.data.shard_files import encoded, picture
 from tests.prepare.made import (
@@ -147,9 +147,9 @@ def test_what_img2dataset_could_not_fetch_is_counted_by_its_status(tmp_path: Pat
 def test_the_perceptual_hash_is_phash_in_its_published_order() -> None:
     for seed in range(20):
         image = picture(seed, 70, 50)
-        assert f"{perceptual_hash(image):016x}" == str(imagehash.phash(image))
+        assert f"{_perceptual_hash(image):016x}" == str(imagehash.phash(image))
     solid = Image.new("RGB", (40, 40))
-    assert perceptual_hash(solid) == int(str(imagehash.phash(solid)), 16)
+    assert _perceptual_hash(solid) == int(str(imagehash.phash(solid)), 16)
 
 
 def test_all_mistakes_of_a_command_are_told_at_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from flava.cli import main
 from flava.core.batch import CodedImageBatch, ImageBatch, PairBatch
 from flava.core.constraints import config_errors
 from flava.core.precision import Precision
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.loader import Loader
 from flava.data.samples import image_of
 from flava.data.shards import RawSample, read_shard
@@ -22,7 +22,7 @@ from flava.data.transforms import ImageTransformConfig, evaluation_pixels
 from flava.models import Codebook
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.prepare.codes import load_codebook, tokenize
-from flava.recipes.start import check_codes
+from flava.recipes.start import _check_codes
 from flava.training.trainer import Trainer
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.support import tiny_config, tiny_model
@@ -234,7 +234,7 @@ def test_other_codes_are_refused(tmp_path: Path, shard: Path, codebook: Codebook
     ):
         model = torch.nn.Module()
         model.codebook = codebook
-        check_codes(flava_run(tmp_path / "run", data), model)
+        _check_codes(flava_run(tmp_path / "run", data), model)
 
 
 def test_stored_codes_are_of_whole_images() -> None:

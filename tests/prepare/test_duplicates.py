@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flava.prepare.duplicates import (
-    hamming_distance,
+    _hamming_distance,
+    _partitions,
     keys,
     near_any,
     near_earlier,
-    partitions,
     repeated,
 )
 
@@ -78,7 +78,7 @@ def test_repeated_are_all_but_the_first(contents: list[int], part: int) -> None:
 @given(st.lists(st.tuples(*[st.integers(0, 2**64 - 1)] * 2), max_size=20))
 def test_differing_counts_bits(pairs: list[tuple[int, int]]) -> None:
     left, right = (np.array([pair[i] for pair in pairs], np.uint64) for i in range(2))
-    assert hamming_distance(left, right).tolist() == [(a ^ b).bit_count() for a, b in pairs]
+    assert _hamming_distance(left, right).tolist() == [(a ^ b).bit_count() for a, b in pairs]
 
 
 def test_a_picture_published_many_times_costs_no_more(tmp_path: Path) -> None:
@@ -103,6 +103,6 @@ def test_no_part_holds_much_more_than_its_share(distance: int) -> None:
     """Whichever bits a pass looks at."""
     looks = np.random.default_rng(0).integers(0, 2**64, 40_000, np.uint64)
     for key in keys(distance):
-        sizes = [len(chosen) for chosen in partitions(looks, key, 10_000)]
+        sizes = [len(chosen) for chosen in _partitions(looks, key, 10_000)]
         assert (len(sizes), sum(sizes)) == (4, 40_000)
         assert max(sizes) < 12_500

@@ -103,7 +103,7 @@ def test_a_whole_build_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mon
     def never(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(blocks, "image_sample", never)
+    monkeypatch.setattr(blocks, "_image_sample", never)
     assert built(config) == done
 
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flava.core.randomness import random_generator
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.errors import SkippedSample
 from flava.data.samples import text_of
 from flava.data.shards import RawSample, read_shard
-from flava.prepare.config import BuildConfig, CleaningConfig
-from flava.prepare.texts import packed_lines, token_count
+from flava.prepare.build_config import BuildConfig, CleaningConfig
+from flava.prepare.texts import _token_count, packed_lines
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.prepare.made import built, captions, samples
 
@@ -167,9 +167,9 @@ def test_packing_loses_no_word_and_keeps_the_length(words: list[list[str]], toke
     found = list(packed_lines(sentences, tokens))
     assert " ".join(found).split() == " ".join(sentences).split()
     for line in found:
-        assert token_count(line) <= tokens - 2 or len(line.split()) == 1
+        assert _token_count(line) <= tokens - 2 or len(line.split()) == 1
     for line, following in pairwise(found):  # none could hold another word
-        assert token_count(line) + token_count(following) > tokens - 2
+        assert _token_count(line) + _token_count(following) > tokens - 2
 
 
 def test_documents_stay_whole_if_asked(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from flava.data.loader import Loader
 from flava.prepare.sources import SOURCES
 from flava.recipes import RECIPES
-from flava.recipes.start import how_to_build
+from flava.recipes.start import _how_to_build
 from tests.prepare.made import built, write_pairs
 
 
@@ -24,7 +24,7 @@ def test_a_recipe_of_the_paper_finds_what_was_built_below_its_root(tmp_path: Pat
 
 def test_without_them_the_error_lists_the_commands(tmp_path: Path) -> None:
     data = replace(RECIPES["flava"]().data, root=str(tmp_path))
-    pairs, images, text, books = data.problems(partial(how_to_build, data.root))
+    pairs, images, text, books = data.problems(partial(_how_to_build, data.root))
     for name, source in SOURCES.items():
         if source.pairs is not None:
             assert f"flava data build {name} --annotations FILES --images FOLDER" in pairs

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flava.data import streaming
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.loader import Loader
 from flava.data.manifest import read_manifest
 from flava.data.transforms import ImageTransformConfig

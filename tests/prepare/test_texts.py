@@ -11,7 +11,7 @@ import pytest
 
 from flava.core.batch import TextBatch
 from flava.data import streaming
-from flava.data.config import DataConfig
+from flava.data.data_config import DataConfig
 from flava.data.full_sentences import PackedReader
 from flava.data.loader import Loader
 from flava.data.shards import resolve_all
@@ -20,7 +20,7 @@ from flava.models import Flava
 from flava.objectives import FlavaObjective, FlavaObjectiveConfig
 from flava.prepare.texts import PASSAGE
 from flava.recipes import RECIPES
-from flava.recipes.start import how_to_build
+from flava.recipes.start import _how_to_build
 from tests.commands import Command, in_this_process
 from tests.support import tiny_config
 
@@ -65,7 +65,7 @@ def root(flava: Command, tmp_path: Path) -> Path:
     printed = set[str]()
     for name in NAMES:
         data = replace(RECIPES[name]().data, root=str(tmp_path / "data"), images=None, pairs=None)
-        problems = "\n".join(data.problems(partial(how_to_build, data.root)))
+        problems = "\n".join(data.problems(partial(_how_to_build, data.root)))
         commands = [line for line in problems.split("\n") if "data build" in line]
         assert len(commands) == 2
         printed |= {line.split("  (")[0].strip() for line in commands}

@@ -13,7 +13,7 @@ import torch
 
 from flava.checkpoints.recognise import load_pretrained
 from flava.core.precision import Precision
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.loader import Loader
 from flava.data.multi_crop import CropConfig
 from flava.methods import method_of

@@ -14,7 +14,7 @@ import torch
 
 from flava.checkpoints.recognise import load_pretrained
 from flava.core.batch import Batch
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.loader import Loader
 from flava.data.shards import read_shard
 from flava.methods import Validator
@@ -25,7 +25,7 @@ from flava.training.checkpoint import load_progress, save_checkpoint
 from flava.training.initialization import InitConfig
 from flava.training.launch import Interrupted
 from flava.training.run import RUN, Run
-from flava.training.state import stored_tensors
+from flava.training.state import _stored_tensors
 from tests.data.shard_files import encoded, picture, write_tar
 from tests.tiny_runs import CODEBOOK, IMAGE, codebook_run, figures, flava_data, flava_run
 
@@ -72,7 +72,7 @@ def assert_same(first: Path, second: Path) -> None:
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
             ours, theirs = (load_progress(path) for path in checkpoints)
             assert ours.step == theirs.step
-            ours, theirs = (stored_tensors(path) for path in checkpoints)
+            ours, theirs = (_stored_tensors(path) for path in checkpoints)
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 

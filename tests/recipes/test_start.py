@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flava.checkpoints.recognise import load_pretrained
-from flava.data.config import SourceConfig
+from flava.data.data_config import SourceConfig
 from flava.data.loader import Loader
 from flava.data.tokenizers import Vocabulary
 from flava.data.transforms import ImageTransformConfig

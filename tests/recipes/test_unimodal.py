@@ -24,7 +24,7 @@ from flava.models import (
 )
 from flava.objectives import CodebookObjectiveConfig, MaskedObjective, MaskedObjectiveConfig
 from flava.recipes import RECIPES
-from flava.recipes.start import start, validation_batches
+from flava.recipes.start import _validation_batches, start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
 from flava.training.launch import Interrupted
@@ -224,10 +224,10 @@ def test_the_codebook_is_that_of_the_file_and_stays_so(tmp_path):
 
 def test_every_rank_holds_out_all_batches(tmp_path, monkeypatch):
     run = image_run(tmp_path)
-    alone = validation_batches(run)
+    alone = _validation_batches(run)
     monkeypatch.setattr("flava.core.distributed.rank", lambda: 1)
     monkeypatch.setattr("flava.core.distributed.world_size", lambda: 2)
-    for batch, expected in zip(validation_batches(run), alone, strict=True):
+    for batch, expected in zip(_validation_batches(run), alone, strict=True):
         assert isinstance(batch, ImageBatch)
         assert isinstance(expected, ImageBatch)
         assert batch.keys == expected.keys
@@ -236,9 +236,9 @@ def test_every_rank_holds_out_all_batches(tmp_path, monkeypatch):
 
 def test_held_out_images_are_whole_and_always_the_same(tmp_path):
     run = image_run(tmp_path)
-    first, second = validation_batches(run), validation_batches(run)
+    first, second = _validation_batches(run), _validation_batches(run)
     plain = replace(run.data.image, flip_probability=0.0, colour_jitter=0.0)
-    unjittered = validation_batches(replace(run, data=replace(run.data, image=plain)))
+    unjittered = _validation_batches(replace(run, data=replace(run.data, image=plain)))
     for ours, again, other in zip(first, second, unjittered, strict=True):
         assert isinstance(ours, ImageBatch)
         for batch in (again, other):

@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flava.reports.charts import PAGE_COLOURS, line_chart, smooth
+from flava.reports.charts import PAGE_COLOURS, _smooth, line_chart
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=300), st.floats(-1e3, 1e3))
@@ -13,17 +13,17 @@ def test_smoothing_stays_within_the_values_and_moves_with_them(
     values: list[float], by: float
 ) -> None:
     curve = np.array(values)
-    found = smooth(curve)
+    found = _smooth(curve)
     assert found.shape == curve.shape
     assert (found >= curve.min() - 1e-6).all()
     assert (found <= curve.max() + 1e-6).all()
-    np.testing.assert_allclose(smooth(curve + by), found + by, atol=1e-6)
-    np.testing.assert_allclose(smooth(curve[::-1]), found[::-1], atol=1e-6)
+    np.testing.assert_allclose(_smooth(curve + by), found + by, atol=1e-6)
+    np.testing.assert_allclose(_smooth(curve[::-1]), found[::-1], atol=1e-6)
 
 
 def test_smoothing_takes_noise_away() -> None:
     noise = np.random.default_rng(0).normal(size=2000)
-    assert smooth(noise).std() < 0.2
+    assert _smooth(noise).std() < 0.2
 
 
 def test_a_drawing_is_one_element_in_the_colours_of_the_page() -> None:

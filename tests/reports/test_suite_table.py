@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from flava.reports.suite_report import bar_chart, is_suite, report_suite
+from flava.reports.suite_report import _bar_chart, is_suite, report_suite
 from flava.reports.suite_table import (
+    _difference_colour,
     as_csv,
     as_markdown,
-    difference_colour,
     make_table,
     percent,
     points,
@@ -153,7 +153,7 @@ def test_figures_are_printed_as_the_paper_does(value, text):
 )
 def test_differences_have_a_sign_and_a_colour(value, text, colour):
     assert points(value) == text
-    assert difference_colour(value) == colour
+    assert _difference_colour(value) == colour
 
 
 def plain_number(text: str) -> float | None:
@@ -338,7 +338,7 @@ def test_hostile_names_are_text(tmp_path):
 def test_bars_are_as_long_as_their_figures_and_the_mark_stands_at_the_papers():
     """In the coordinates of the drawing, whatever they are: lengths from the left axis."""
     table = make_table([result("MNIST", 0.5), result("SST", 0.25)], "flava")
-    svg = bar_chart("vision", table.sections[0].lines)
+    svg = _bar_chart("vision", table.sections[0].lines)
     assert svg is not None
     bars = [
         [float(x) for x in re.findall(r"[ML] ([\d.]+) ", path)]

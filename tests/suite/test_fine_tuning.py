@@ -12,13 +12,13 @@ import torch
 from flava.core.precision import Precision
 from flava.core.randomness import subsample
 from flava.data.labelled import LabelledRow
-from flava.finetuning.probe import load_classifier
+from flava.finetuning.probe import _load_classifier
 from flava.models import Classifier
 from flava.suite.fine_tuning import (
     FineTuningData,
     FineTuningRecipe,
     SuiteRun,
-    batches_of_step,
+    _batches_of_step,
     fine_tune_task,
 )
 from flava.suite.task import Settings
@@ -99,7 +99,7 @@ def test_every_kind_of_target_is_learnt(tmp_path, make, target):
     assert found.score(outputs, found.validation)["right"] >= 0.9
     if target == "score":
         with pytest.raises(ValueError, match="predicts a score and no classes"):
-            load_classifier(tuned.run.output_dir)
+            _load_classifier(tuned.run.output_dir)
     if target == "answers":  # the shares themselves are predicted, each class for itself
         right = torch.tensor([int(each.key) % 2 for each in found.validation])
         assert (outputs.sigmoid().gather(1, right[:, None]) > 0.6).float().mean() > 0.9
@@ -182,7 +182,7 @@ def test_a_batch_in_parts_gives_the_same_update(tmp_path, monkeypatch):
     ("batch_size", "at_once", "parts"), [(256, 64, 4), (256, 256, 1), (7, 3, 7), (30, 8, 5)]
 )
 def test_a_batch_falls_into_the_fewest_equal_parts_that_fit(batch_size, at_once, parts):
-    assert batches_of_step(batch_size, at_once) == parts
+    assert _batches_of_step(batch_size, at_once) == parts
 
 
 def test_samples_that_cannot_be_decoded_are_all_named(tmp_path):

@@ -47,17 +47,17 @@ def test_every_cell_is_the_files():
         there = {}
         for row in paper.rows():
             cell = TABLE.loc[row.task, column]
-            assert paper.value(row.task, column) == (None if pd.isna(cell) else cell)
+            assert paper._value(row.task, column) == (None if pd.isna(cell) else cell)
             there |= {} if pd.isna(cell) else {row.task: cell}
         assert paper.values(column) == there
 
 
 def test_known_cells():
     """Read off the supplement by eye."""
-    assert paper.value("ImageNet", "flava-dino") == 75.54
-    assert paper.value("MNLI", "mim") is None
-    assert paper.value("COCO IR R@5", "clip-400m") == 58.37
-    assert paper.value("Hateful Memes", "flava") == 77.45
+    assert paper._value("ImageNet", "flava-dino") == 75.54
+    assert paper._value("MNLI", "mim") is None
+    assert paper._value("COCO IR R@5", "clip-400m") == 58.37
+    assert paper._value("Hateful Memes", "flava") == 77.45
 
 
 def test_columns_are_the_recipes():
@@ -88,7 +88,7 @@ def disagreements(name: str, computed: dict[str, Decimal | None]) -> set[str]:
         column
         for column, mean in computed.items()
         if mean is not None
-        and abs(float(mean) - (paper.printed_average(name, column) or 0)) > TOLERANCE
+        and abs(float(mean) - (paper._printed_average(name, column) or 0)) > TOLERANCE
     }
 
 
@@ -102,7 +102,7 @@ def test_exactly_three_printed_group_averages_are_not_the_mean_of_their_rows():
         ("flava-dino", 78.19, 77.61),
         ("clip-pmd", 46.44, 46.70),
     ):
-        assert paper.printed_average("NLP Avg.", column) == printed
+        assert paper._printed_average("NLP Avg.", column) == printed
         assert float(recomputed(column, "nlp") or 0) == pytest.approx(mean, abs=0.0051)
 
 
@@ -114,7 +114,7 @@ def test_two_more_differ_in_their_last_digit():
         for column in paper.columns()
         for group, (name, _) in GROUPS.items()
         if (mean := recomputed(column, group)) is not None
-        and float(mean.quantize(cent, ROUND_HALF_EVEN)) != paper.printed_average(name, column)
+        and float(mean.quantize(cent, ROUND_HALF_EVEN)) != paper._printed_average(name, column)
     }
     mistaken = {("flava-beit", "nlp"), ("flava-dino", "nlp"), ("clip-pmd", "nlp")}
     assert differ - mistaken == {("flava-c-dino", "nlp"), ("flava-c-dino", "vision")}
@@ -124,7 +124,7 @@ def test_printed_macro_averages_are_those_of_vision_and_nlp_as_printed():
     """And so three of them are not those of the rows; a missing group counts as 0."""
     from_printed, from_rows = {}, {}
     for column in paper.columns():
-        pair = [paper.printed_average(name, column) for name in ("Vision Avg.", "NLP Avg.")]
+        pair = [paper._printed_average(name, column) for name in ("Vision Avg.", "NLP Avg.")]
         from_printed[column] = sum(Decimal(str(mean or 0)) for mean in pair) / 2
         means = [recomputed(column, group) for group in ("vision", "nlp")]
         from_rows[column] = sum((mean or Decimal(0)) for mean in means) / 2
@@ -133,14 +133,14 @@ def test_printed_macro_averages_are_those_of_vision_and_nlp_as_printed():
 
 
 def test_table_d1_averages_all_three_groups():
-    for line in paper.table("table_d1.csv"):
+    for line in paper._table("table_d1.csv"):
         printed = [float(line[f"{group}_avg"]) for group in GROUPS]
         names = [name for name, _ in GROUPS.values()]
-        assert printed == [paper.printed_average(name, line["column"]) for name in names]
+        assert printed == [paper._printed_average(name, line["column"]) for name in names]
         assert float(line["macro_avg"]) == pytest.approx(sum(printed) / 3, abs=TOLERANCE)
     computed = {
         line["column"]: averages(paper.values(line["column"]))[4].value
-        for line in paper.table("table_d1.csv")
+        for line in paper._table("table_d1.csv")
     }
     assert computed["flava-c-local"] == pytest.approx(68.51, abs=TOLERANCE)
     # The printed NLP average of this column is the one that is not its rows' mean.
@@ -159,11 +159,11 @@ def test_averages_of_part_of_a_column_say_so():
 
 def test_an_unknown_row_or_column_lists_what_there_is():
     with pytest.raises(ValueError, match=r"no row 'Food'.*Food101, CIFAR10"):
-        paper.value("Food", "flava")
+        paper._value("Food", "flava")
     with pytest.raises(ValueError, match=r"no row 'NLP Avg\.'"):
-        paper.value("NLP Avg.", "flava")
+        paper._value("NLP Avg.", "flava")
     with pytest.raises(ValueError, match=r"no column 'flava_dino'.*flava-dino, clip-pmd"):
-        paper.value("Food101", "flava_dino")
+        paper._value("Food101", "flava_dino")
 
 
 def test_the_wheel_holds_the_tables():

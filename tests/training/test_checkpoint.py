@@ -23,7 +23,7 @@ from flava.training.checkpoint import (
     save_checkpoint,
     set_link,
 )
-from flava.training.state import restore_state, stored_tensors
+from flava.training.state import _stored_tensors, restore_state
 from tests.support import randomise, tiny_model
 from tests.tiny_runs import CODEBOOK, content, folders
 from tests.training.trainers import trained, trainer_of
@@ -83,7 +83,7 @@ def test_what_is_written_is_what_was_when_writing_began(tmp_path):
         writer.write("step-1", model, weights, {"moments": moments}, TrainingProgress(), ["last"])
         moments.zero_()
         randomise(model)
-    assert torch.equal(stored_tensors(tmp_path / "last")["moments"], torch.arange(5.0))
+    assert torch.equal(_stored_tensors(tmp_path / "last")["moments"], torch.arange(5.0))
     found = load_file(tmp_path / "last" / "model.safetensors")
     assert all(torch.equal(found[name], value) for name, value in weights.items())
 
@@ -91,7 +91,7 @@ def test_what_is_written_is_what_was_when_writing_began(tmp_path):
 def test_the_state_comes_back(tmp_path):
     path = saved(tmp_path)
     assert load_progress(path) == TrainingProgress(step=3, best=0.25)
-    assert torch.equal(stored_tensors(path)["moments"], MOMENTS)
+    assert torch.equal(_stored_tensors(path)["moments"], MOMENTS)
 
 
 @pytest.mark.parametrize("content", [Path.cwd, {"step": 3}])

@@ -22,8 +22,8 @@ from flava.training import run_folder as folder_module
 from flava.training.checkpoint import load_progress
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run_folder import check, disagreements, lines_of_ranks, unshared
-from flava.training.state import state_tensors, stored_tensors
+from flava.training.run_folder import _disagreements, _lines_of_ranks, _unshared, check
+from flava.training.state import _stored_tensors, state_tensors
 from flava.training.trainer import Trainer
 from flava.training.trainer_config import Parallel, TrainerConfig
 from tests.support import tiny_model
@@ -125,11 +125,11 @@ def look_at_each_other(folder: Path) -> None:
     run = config(folder / "apart", seed=rank(), accumulate=1 + rank())
     folder_module.PATIENCE = 0.2
     said = {
-        "configs": disagreements(run),
-        "same": disagreements(config(folder / "apart")),
-        "shared": unshared(folder / "shared"),
-        "unshared": unshared(folder / f"machine-{rank()}"),
-        "lines": lines_of_ranks(["of all", f"of rank {rank()}"]),
+        "configs": _disagreements(run),
+        "same": _disagreements(config(folder / "apart")),
+        "shared": _unshared(folder / "shared"),
+        "unshared": _unshared(folder / f"machine-{rank()}"),
+        "lines": _lines_of_ranks(["of all", f"of rank {rank()}"]),
     }
     (folder / f"said-{rank()}.json").write_text(json.dumps(said))
 
@@ -206,7 +206,7 @@ def test_any_number_of_ranks_goes_on_with_what_two_wrote(
     found = load_pretrained(last).state_dict()
     for name, value in alone.model.state_dict().items():
         torch.testing.assert_close(found[name], value, **TOLERANCE, msg=name)
-    moments = stored_tensors(last)
+    moments = _stored_tensors(last)
     for name, value in state_tensors(alone.model, alone.optimizer).items():
         if name.startswith("optimizer"):
             torch.testing.assert_close(moments[name], value, **TOLERANCE, msg=name)

@@ -20,7 +20,7 @@ from flava.objectives import (
 )
 from flava.training.launch import Interrupted
 from flava.training.run_folder import check
-from flava.training.state import stored_tensors
+from flava.training.state import _stored_tensors
 from flava.training.trainer import Trainer
 from flava.training.trainer_config import Parallel, TrainerConfig
 from tests.support import randomise, tiny_config
@@ -93,7 +93,7 @@ def test_ranks_that_go_on_draw_as_if_they_had_not_stopped(
     )
     ours, theirs = (load_pretrained(path).state_dict() for path in (through, parts))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    ours, theirs = (stored_tensors(path) for path in (through, parts))
+    ours, theirs = (_stored_tensors(path) for path in (through, parts))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     # Each rank draws numbers of its own: the same dropped in all of them would be less noise.

@@ -58,12 +58,12 @@ BUFFERS = (
 """Constants 0, 1, 2, ... that older versions of transformers saved with the weights."""
 
 
-def matches(checkpoint: Checkpoint) -> bool:
+def _matches(checkpoint: Checkpoint) -> bool:
     names = ("vision_model.pre_layrnorm.weight", "text_model.final_layer_norm.weight")
     return all(name in checkpoint.state_dict for name in names)
 
 
-def build(checkpoint: Checkpoint) -> Clip:
+def _build(checkpoint: Checkpoint) -> Clip:
     if checkpoint.config is None:
         raise ValueError(
             f"{checkpoint.origin} has no config.json beside it, which tells its activation: copy "
@@ -72,13 +72,13 @@ def build(checkpoint: Checkpoint) -> Clip:
     patches = "vision_model.embeddings.patch_embedding.weight"
     image = read_image_geometry(checkpoint, patches, POSITIONS, 2)
     text, projections = geometry(checkpoint, image)
-    vision_config = nested_config(checkpoint, "vision_config")
-    text_config = nested_config(checkpoint, "text_config")
+    vision_config = _nested_config(checkpoint, "vision_config")
+    text_config = _nested_config(checkpoint, "text_config")
     raise_if_any(
         config_mismatches(
             checkpoint.config, "", {"projection_dim": "width"}, {"width": projections}
         )
-        + end_token_mismatch(text_config, text["vocabulary_size"]),
+        + _end_token_mismatch(text_config, text["vocabulary_size"]),
         f"the config of {checkpoint.origin} does not fit",
     )
     image_heads = vision_config.get("num_attention_heads", 12)
@@ -140,7 +140,7 @@ def geometry(checkpoint: Checkpoint, image: dict[str, Any]) -> tuple[dict[str, A
     return text, projection[0]
 
 
-def nested_config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+def _nested_config(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     """A part of the config; fields of an old ``NAME_dict`` have precedence, as in transformers."""
     return {
         **config_section(checkpoint, checkpoint.config, name),
@@ -153,7 +153,7 @@ WRONG_EOS = 2
 the largest id."""
 
 
-def end_token_mismatch(config: Config, vocabulary_size: int) -> list[str]:
+def _end_token_mismatch(config: Config, vocabulary_size: int) -> list[str]:
     """Why the state at a text's largest id, which ours takes, is not the published embedding."""
     end = config.get("eos_token_id", vocabulary_size - 1)
     if end in (WRONG_EOS, vocabulary_size - 1):
@@ -171,11 +171,11 @@ def write(model: Clip, folder: Path) -> None:
     state = {name: tensor.contiguous() for name, tensor in state.items()}
     # transformers refuses a safetensors file that does not say this.
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.dumps(published_config(model), indent=2)
+    config = json.dumps(_published_config(model), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
 
 
-def published_config(model: Clip) -> dict[str, Any]:
+def _published_config(model: Clip) -> dict[str, Any]:
     """The ``config.json`` of transformers for our configuration."""
     image, text, width = model.config.image, model.config.text, model.config.projection_width
     return {
@@ -184,14 +184,14 @@ def published_config(model: Clip) -> dict[str, Any]:
         "projection_dim": width,
         "logit_scale_init_value": INITIAL_LOGIT_SCALE,
         "vision_config": {
-            **published_clip_encoder(image),
+            **_published_clip_encoder(image),
             "model_type": "clip_vision_model",
             "projection_dim": width,
             "image_size": image.image_size,
             "patch_size": image.patch_size,
         },
         "text_config": {
-            **published_clip_encoder(text),
+            **_published_clip_encoder(text),
             "model_type": "clip_text_model",
             "projection_dim": width,
             "vocab_size": text.vocabulary_size,
@@ -204,7 +204,7 @@ def published_config(model: Clip) -> dict[str, Any]:
     }
 
 
-def published_clip_encoder(config: TransformerConfig) -> dict[str, Any]:
+def _published_clip_encoder(config: TransformerConfig) -> dict[str, Any]:
     return {
         **published_encoder(config),
         "hidden_act": config.activation.value,
@@ -212,4 +212,4 @@ def published_clip_encoder(config: TransformerConfig) -> dict[str, Any]:
     }
 
 
-LAYOUTS = (Layout(name="Hugging Face CLIPModel", matches=matches, build=build),)
+LAYOUTS = (Layout(name="Hugging Face CLIPModel", matches=_matches, build=_build),)

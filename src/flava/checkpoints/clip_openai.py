@@ -68,31 +68,31 @@ OPEN_CLIP_SUPPORTED: dict[str, tuple[Any, ...]] = {
 """Fields that the tensors do not show, and the values of them that our model computes."""
 
 
-def matches(checkpoint: Checkpoint) -> bool:
+def _matches(checkpoint: Checkpoint) -> bool:
     return "visual.conv1.weight" in checkpoint.state_dict and any(
         f"{prefix}token_embedding.weight" in checkpoint.state_dict for prefix in ("", "text.")
     )
 
 
-def build(checkpoint: Checkpoint) -> Clip:
+def _build(checkpoint: Checkpoint) -> Clip:
     # open_clip's CustomTextCLIP has the text encoder under this prefix.
     prefix = "text." if "text.token_embedding.weight" in checkpoint.state_dict else ""
     positions = "visual.positional_embedding"
     image = read_image_geometry(checkpoint, "visual.conv1.weight", positions, 2)
     image["depth"] = count_blocks(checkpoint.state_dict, r"visual\.transformer\.resblocks\.(\d+)\.")
     text, projections = geometry(checkpoint, image, prefix)
-    config = open_clip_config(checkpoint)
+    config = _open_clip_config(checkpoint)
     vision_cfg = config_section(checkpoint, config, "vision_cfg")
     text_cfg = config_section(checkpoint, config, "text_cfg")
     raise_if_any(
         [
-            *open_clip_mismatches(vision_cfg, "vision_cfg.", image),
-            *open_clip_mismatches(text_cfg, "text_cfg.", text),
+            *_open_clip_mismatches(vision_cfg, "vision_cfg.", image),
+            *_open_clip_mismatches(text_cfg, "text_cfg.", text),
         ],
         f"{OPEN_CLIP_CONFIG} of {checkpoint.origin} does not fit",
     )
-    activation = openai_activation(checkpoint, config)
-    given_heads = open_clip_heads(vision_cfg, image["width"])
+    activation = _openai_activation(checkpoint, config)
+    given_heads = _open_clip_heads(vision_cfg, image["width"])
     image_heads = head_count(checkpoint, image["width"], given_heads)
     text_heads = head_count(checkpoint, text["width"], text_cfg.get("heads"))
     model = empty_clip(
@@ -145,7 +145,7 @@ def geometry(
     return text, image_projection[1]
 
 
-def open_clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
+def _open_clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
     """The ``model_cfg`` of open_clip's config beside the weights; empty if there is none.
 
     Raises:
@@ -160,7 +160,7 @@ def open_clip_config(checkpoint: Checkpoint) -> dict[str, Any]:
         raise ValueError(f"{path} holds no model_cfg ({error}): copy it anew") from error
 
 
-def open_clip_mismatches(config: Config, where: str, geometry: Mapping[str, Any]) -> list[str]:
+def _open_clip_mismatches(config: Config, where: str, geometry: Mapping[str, Any]) -> list[str]:
     return config_mismatches(config, where, OPEN_CLIP_FIELDS, geometry) + [
         f"{where}{key} is {config[key]!r}, which ours do not compute"
         for key, computed in OPEN_CLIP_SUPPORTED.items()
@@ -168,7 +168,7 @@ def open_clip_mismatches(config: Config, where: str, geometry: Mapping[str, Any]
     ]
 
 
-def open_clip_heads(config: Config, width: int) -> object:
+def _open_clip_heads(config: Config, width: int) -> object:
     """The heads of an image encoder. The config of open_clip gives their width, by default 64."""
     if not config:
         return WIDE_VIT_HEADS.get(width)
@@ -176,7 +176,7 @@ def open_clip_heads(config: Config, width: int) -> object:
     return width // head_width if isinstance(head_width, int) and head_width > 0 else head_width
 
 
-def openai_activation(checkpoint: Checkpoint, config: Config) -> Activation:
+def _openai_activation(checkpoint: Checkpoint, config: Config) -> Activation:
     """Quick GELU for OpenAI's weights and for those of open_clip that say so, else GELU.
 
     Raises:
@@ -194,4 +194,4 @@ def openai_activation(checkpoint: Checkpoint, config: Config) -> Activation:
     )
 
 
-LAYOUTS = (Layout(name="CLIP of OpenAI or open_clip", matches=matches, build=build),)
+LAYOUTS = (Layout(name="CLIP of OpenAI or open_clip", matches=_matches, build=_build),)

@@ -41,7 +41,7 @@ TorchMultimodal of which the file holds only the codebook."""
 DECODER_PREFIX = "decoder."
 
 
-def encoder_prefix(checkpoint: Checkpoint) -> str | None:
+def _encoder_prefix(checkpoint: Checkpoint) -> str | None:
     """The prefix of the encoder's keys; None if there is no encoder."""
     return next(
         (
@@ -54,17 +54,17 @@ def encoder_prefix(checkpoint: Checkpoint) -> str | None:
     )
 
 
-def matches(checkpoint: Checkpoint) -> bool:
-    prefix = encoder_prefix(checkpoint)
+def _matches(checkpoint: Checkpoint) -> bool:
+    prefix = _encoder_prefix(checkpoint)
     prefixes = (f"{prefix}blocks.", f"{DECODER_PREFIX}blocks.")
     return prefix is not None and all(key.startswith(prefixes) for key in checkpoint.state_dict)
 
 
-def build(checkpoint: Checkpoint) -> Codebook:
-    prefix = encoder_prefix(checkpoint) or ""
+def _build(checkpoint: Checkpoint) -> Codebook:
+    prefix = _encoder_prefix(checkpoint) or ""
     openai = f"{prefix}blocks.input.w" in checkpoint.state_dict
     with_decoder = any(name.startswith(DECODER_PREFIX) for name in checkpoint.state_dict)
-    config = geometry(checkpoint, prefix, "w" if openai else "weight", with_decoder)
+    config = _geometry(checkpoint, prefix, "w" if openai else "weight", with_decoder)
     model = Codebook(config)
     mapping = (*(OPENAI_MAPPING if openai else HUGGING_FACE_MAPPING), (r"^encoder\.", prefix))
     keys = published_keys(model.state_dict(), mapping)
@@ -75,7 +75,7 @@ def build(checkpoint: Checkpoint) -> Codebook:
     return model.eval()
 
 
-def geometry(
+def _geometry(
     checkpoint: Checkpoint, prefix: str, weight: str, with_decoder: bool
 ) -> CodebookConfig:
     """The configuration of a codebook from the shapes of its tensors.
@@ -118,6 +118,6 @@ FIELDS = {"hidden_size": "width", "vocab_size": "codes", "num_blocks_per_group":
 
 LAYOUTS = (
     Layout(
-        name="Hugging Face FlavaImageCodebook, OpenAI DALL-E dVAE", matches=matches, build=build
+        name="Hugging Face FlavaImageCodebook, OpenAI DALL-E dVAE", matches=_matches, build=_build
     ),
 )

@@ -48,7 +48,7 @@ def assemble(
     Raises:
         ValueError: tensors are missing, unexpected or of another shape; all of them in one error.
     """
-    decoder = read_decoder(checkpoint.folder)
+    decoder = _read_decoder(checkpoint.folder)
     if decoder:
         width = len(decoder.get(f"{DECODER_PREFIX}input.bias", ()))
         codebook = replace(config.codebook, decoder_input_width=max(1, width))
@@ -63,11 +63,11 @@ def assemble(
     }
     load_weights(model, {**state_dict, **decoder}, keys, origin=checkpoint.origin)
     for part in model.missing_parts:
-        initialise_part(model, part)
+        _initialise_part(model, part)
     return model.eval()
 
 
-def initialise_part(model: Flava, part: str) -> None:
+def _initialise_part(model: Flava, part: str) -> None:
     """Give a missing part the initial values that a new model has."""
     if part == "logit_scale":
         nn.init.constant_(model.logit_scale, INITIAL_LOGIT_SCALE)
@@ -93,7 +93,7 @@ def published_state_dict(model: Flava, mapping: KeyMapping) -> dict[str, Tensor]
     return {key: tensor.contiguous() for key, tensor in export_state_dict(ours, mapping).items()}
 
 
-def read_decoder(folder: Path | None) -> dict[str, Tensor]:
+def _read_decoder(folder: Path | None) -> dict[str, Tensor]:
     """The tensors of the codebook's decoder under our keys; empty if its file is not there."""
     if folder is None or not (folder / DECODER_FILE).is_file():
         return {}
@@ -153,16 +153,16 @@ def infer_flava_config(
         kind: {
             "width": (width := shapes.size(f"{kind}_encoder.norm.weight", 0)),
             "depth": shapes.depth(f"{kind}_encoder.blocks.{{}}.norm_before.weight"),
-            "heads": heads[kind] if heads else infer_heads(kind, width, shapes),
+            "heads": heads[kind] if heads else _infer_heads(kind, width, shapes),
             "mlp_width": shapes.size(f"{kind}_encoder.blocks.0.mlp_in.weight", 0),
         }
         for kind in ("image", "text", "multimodal")
     }
-    patch, grid = shapes.size("image_encoder.patches.weight", -1), infer_grid(shapes)
+    patch, grid = shapes.size("image_encoder.patches.weight", -1), _infer_grid(shapes)
     vocabulary_size = shapes.size("text_encoder.words.weight", 0)
     max_length = shapes.size("text_encoder.positions.weight", 0)
     projection_width = shapes.size("image_projection.weight", 0)
-    codebook = infer_codebook(shapes)
+    codebook = _infer_codebook(shapes)
     raise_if_any(shapes.problems, f"the weights of {origin} do not fit")
     return FlavaConfig(
         image=ImageConfig(image_size=patch * grid, patch_size=patch, **encoders["image"]),
@@ -173,7 +173,7 @@ def infer_flava_config(
     )
 
 
-def infer_heads(kind: str, width: int, shapes: ShapeReader) -> int:
+def _infer_heads(kind: str, width: int, shapes: ShapeReader) -> int:
     if width > 1 and width % HEAD_WIDTH:
         shapes.problems.append(
             f"the number of attention heads is not in the tensors, and the {kind} encoder's width "
@@ -183,7 +183,7 @@ def infer_heads(kind: str, width: int, shapes: ShapeReader) -> int:
     return max(1, width // HEAD_WIDTH)
 
 
-def infer_grid(shapes: ShapeReader) -> int:
+def _infer_grid(shapes: ShapeReader) -> int:
     """Patches on a side of the image."""
     patches = shapes.size("image_encoder.positions", 1) - 1
     if patches > 0 and isqrt(patches) ** 2 != patches:
@@ -191,7 +191,7 @@ def infer_grid(shapes: ShapeReader) -> int:
     return isqrt(max(0, patches))
 
 
-def infer_codebook(shapes: ShapeReader) -> CodebookConfig:
+def _infer_codebook(shapes: ShapeReader) -> CodebookConfig:
     """The published codebook's configuration, but for what the tensors tell otherwise."""
     known: dict[str, int] = {}
     if shapes.has("mim_head.decoder.weight"):

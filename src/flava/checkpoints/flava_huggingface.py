@@ -67,18 +67,18 @@ REQUIRED = {
 Dropout is not among them, since evaluation does not apply it."""
 
 
-def read_config(config: Config, origin: str) -> FlavaConfig:
+def _read_config(config: Config, origin: str) -> FlavaConfig:
     """Our configuration from a ``config.json`` of transformers.
 
     Raises:
         ValueError: settings that our model cannot compute, or that are no number; all in one
             error.
     """
-    given = {name: sub_config(config, name) for name in DEFAULTS}
+    given = {name: _sub_config(config, name) for name in DEFAULTS}
     if odd := [name for name, values in given.items() if not isinstance(values, Mapping)]:
         raise ValueError(f"the config.json of {origin} is refused: {', '.join(odd)} is no object")
     settings = {name: {**DEFAULTS[name], **values} for name, values in given.items()}
-    problems = unsupported(given) + not_whole_numbers(settings)
+    problems = _unsupported(given) + _not_whole_numbers(settings)
     image, text = settings["image_config"], settings["text_config"]
     codebook = settings["image_codebook_config"]
     if image["vocab_size"] != codebook["vocab_size"]:
@@ -95,16 +95,16 @@ def read_config(config: Config, origin: str) -> FlavaConfig:
     raise_if_any(problems, f"the config.json of {origin} is refused")
     return FlavaConfig(
         image=ImageConfig(
-            **encoder_config(image),
-            image_size=square_side(image["image_size"]),
-            patch_size=square_side(image["patch_size"]),
+            **_encoder_config(image),
+            image_size=_square_side(image["image_size"]),
+            patch_size=_square_side(image["patch_size"]),
         ),
         text=TextConfig(
-            **encoder_config(text),
+            **_encoder_config(text),
             vocabulary_size=text["vocab_size"],
             max_length=text["max_position_embeddings"],
         ),
-        multimodal=MultimodalConfig(**encoder_config(settings["multimodal_config"])),
+        multimodal=MultimodalConfig(**_encoder_config(settings["multimodal_config"])),
         projection_width=projection,
         codebook=CodebookConfig(
             codes=codebook["vocab_size"],
@@ -115,13 +115,13 @@ def read_config(config: Config, origin: str) -> FlavaConfig:
     )
 
 
-def sub_config(config: Config, name: str) -> Any:
+def _sub_config(config: Config, name: str) -> Any:
     """A nested config as the file has it; the ``name_dict`` of older files has precedence."""
     older = config.get(f"{name}_dict")
     return (config.get(name) or {}) if older is None else older
 
 
-def unsupported(given: Mapping[str, Config]) -> list[str]:
+def _unsupported(given: Mapping[str, Config]) -> list[str]:
     return [
         f"{name}.{key} is {value!r}: {REQUIRED[key][1]} ({REQUIRED[key][0]!r})"
         for name, values in given.items()
@@ -130,23 +130,23 @@ def unsupported(given: Mapping[str, Config]) -> list[str]:
     ]
 
 
-def not_whole_numbers(settings: Mapping[str, Config]) -> list[str]:
+def _not_whole_numbers(settings: Mapping[str, Config]) -> list[str]:
     return [
         f"{name}.{key} is {values[key]!r}: a whole number is needed"
         for name, values in settings.items()
         for key in DEFAULTS[name]
-        if type(square_side(values[key])) is not int
+        if type(_square_side(values[key])) is not int
     ]
 
 
-def square_side(value: Any) -> Any:
+def _square_side(value: Any) -> Any:
     """The side of a square that a config gives as one number or as two equal ones."""
     if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
         return value[0]
     return value
 
 
-def encoder_config(settings: Config) -> dict[str, Any]:
+def _encoder_config(settings: Config) -> dict[str, Any]:
     return {
         "width": settings["hidden_size"],
         "depth": settings["num_hidden_layers"],
@@ -155,7 +155,7 @@ def encoder_config(settings: Config) -> dict[str, Any]:
     }
 
 
-def write_config(config: FlavaConfig) -> dict[str, Any]:
+def _write_config(config: FlavaConfig) -> dict[str, Any]:
     """The ``config.json`` of transformers for our configuration, defaults written out."""
     image, text, codebook = config.image, config.text, config.codebook
     init = {"initializer_range": config.init_std}
@@ -245,7 +245,7 @@ BUFFERS = ("position_ids", "token_type_ids")
 """Suffixes of constants that older versions of transformers saved with the weights."""
 
 
-def normalise_keys(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _normalise_keys(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The state dict under the keys of `FlavaForPreTraining`, without tied keys and buffers.
 
     The keys of a `FlavaModel` lack the prefix ``flava.``.
@@ -259,23 +259,23 @@ def normalise_keys(checkpoint: Checkpoint) -> dict[str, Tensor]:
     return drop_tied_keys(named, TIED_KEYS, checkpoint.origin)
 
 
-def matches(checkpoint: Checkpoint) -> bool:
+def _matches(checkpoint: Checkpoint) -> bool:
     return any(
         name.removeprefix("flava.").startswith("multimodal_model.encoder.layer.")
         for name in checkpoint.state_dict
     )
 
 
-def build(checkpoint: Checkpoint) -> Flava:
-    state_dict = normalise_keys(checkpoint)
+def _build(checkpoint: Checkpoint) -> Flava:
+    state_dict = _normalise_keys(checkpoint)
     if checkpoint.config is None:
         config = infer_flava_config(state_dict, KEY_MAPPING, checkpoint.origin)
     else:
-        config = read_config(checkpoint.config, checkpoint.origin)
-    return assemble(config, state_dict, KEY_MAPPING, find_missing_parts(checkpoint), checkpoint)
+        config = _read_config(checkpoint.config, checkpoint.origin)
+    return assemble(config, state_dict, KEY_MAPPING, _find_missing_parts(checkpoint), checkpoint)
 
 
-def find_missing_parts(checkpoint: Checkpoint) -> set[str]:
+def _find_missing_parts(checkpoint: Checkpoint) -> set[str]:
     """A `FlavaModel` lacks heads and codebook; a `FlavaForPreTraining` may lack the codebook."""
     config = checkpoint.config or {"init_codebook": False}
     without = not any(name.startswith("image_codebook.") for name in checkpoint.state_dict)
@@ -290,7 +290,7 @@ def write(model: Flava, folder: Path) -> None:
     Raises:
         ValueError: transformers' model cannot hold this one; every reason is listed.
     """
-    raise_if_any(unwritable_reasons(model), "this model cannot be written for transformers")
+    raise_if_any(_unwritable_reasons(model), "this model cannot be written for transformers")
     with_heads = not model.missing_parts.issuperset(HEADS)
     state = published_state_dict(model, KEY_MAPPING)
     if not with_heads:
@@ -299,14 +299,14 @@ def write(model: Flava, folder: Path) -> None:
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = {
         "architectures": ["FlavaForPreTraining" if with_heads else "FlavaModel"],
-        **write_config(model.config),
+        **_write_config(model.config),
         "init_codebook": "codebook.encoder" not in model.missing_parts,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     write_decoder(model, folder)
 
 
-def unwritable_reasons(model: Flava) -> list[str]:
+def _unwritable_reasons(model: Flava) -> list[str]:
     """The reasons why transformers' model cannot hold this one."""
     missing_heads = model.missing_parts.intersection(HEADS)
     if not missing_heads:
@@ -330,5 +330,5 @@ def width_mismatches(config: FlavaConfig) -> list[str]:
 
 
 LAYOUTS = (
-    Layout(name="Hugging Face FlavaForPreTraining or FlavaModel", matches=matches, build=build),
+    Layout(name="Hugging Face FlavaForPreTraining or FlavaModel", matches=_matches, build=_build),
 )

@@ -75,29 +75,29 @@ WITHOUT_LOSS = {*HEADS, "codebook.encoder", "logit_scale"}
 """The parts that `flava_model` lacks."""
 
 
-def normalise_keys(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _normalise_keys(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """The state dict under the keys of the model for pretraining, without tied keys."""
     pattern = re.compile(r"^(?=(image|text|mm)_(encoder|projection|to_mm_projection)\.)")
     named = {pattern.sub("model.", name): tensor for name, tensor in checkpoint.state_dict.items()}
     return drop_tied_keys(named, TIED_KEYS, checkpoint.origin)
 
 
-def matches(checkpoint: Checkpoint) -> bool:
+def _matches(checkpoint: Checkpoint) -> bool:
     return any(
         name.removeprefix("model.").startswith("mm_encoder.encoder.layer.")
         for name in checkpoint.state_dict
     )
 
 
-def build(checkpoint: Checkpoint) -> Flava:
-    state_dict = normalise_keys(checkpoint)
-    config = read_geometry(state_dict, checkpoint)
+def _build(checkpoint: Checkpoint) -> Flava:
+    state_dict = _normalise_keys(checkpoint)
+    config = _read_geometry(state_dict, checkpoint)
     for_pretraining = any(name.startswith(("loss.", "image_codebook.")) for name in state_dict)
     missing_parts = set() if for_pretraining else WITHOUT_LOSS
     return assemble(config, state_dict, KEY_MAPPING, missing_parts, checkpoint)
 
 
-def read_geometry(state_dict: dict[str, Tensor], checkpoint: Checkpoint) -> FlavaConfig:
+def _read_geometry(state_dict: dict[str, Tensor], checkpoint: Checkpoint) -> FlavaConfig:
     """The configuration from the tensors, and the numbers of heads from ``config.json``.
 
     Only checkpoints that we wrote have that file: it holds the arguments of `flava_model`.
@@ -113,7 +113,7 @@ def read_geometry(state_dict: dict[str, Tensor], checkpoint: Checkpoint) -> Flav
     raise_if_any(
         [
             f"{name} is {given[name]} in config.json, {value} in the tensors"
-            for name, value in model_arguments(config).items()
+            for name, value in _model_arguments(config).items()
             if name in given and given[name] != value
         ],
         f"the config.json of {checkpoint.origin} does not fit",
@@ -124,7 +124,7 @@ def read_geometry(state_dict: dict[str, Tensor], checkpoint: Checkpoint) -> Flav
 KINDS = ("image", "text", "multimodal")
 
 
-def model_arguments(config: FlavaConfig) -> dict[str, Any]:
+def _model_arguments(config: FlavaConfig) -> dict[str, Any]:
     """The keyword arguments of `flava_model` that make a model of this configuration."""
     encoders = {kind: getattr(config, kind) for kind in KINDS}
     return {
@@ -154,7 +154,7 @@ def write(model: Flava, folder: Path) -> None:
     Raises:
         ValueError: TorchMultimodal's model cannot hold this one; every reason is listed.
     """
-    raise_if_any(unwritable_reasons(model), "this model cannot be written for TorchMultimodal")
+    raise_if_any(_unwritable_reasons(model), "this model cannot be written for TorchMultimodal")
     state = published_state_dict(model, KEY_MAPPING)
     state |= {second: state[first] for second, first in TIED_KEYS.items() if first in state}
     for_pretraining = not model.missing_parts.issuperset(WITHOUT_LOSS)
@@ -163,12 +163,12 @@ def write(model: Flava, folder: Path) -> None:
     torch.save(
         state, folder / ("flava_for_pretraining.pt" if for_pretraining else "flava_model.pt")
     )
-    config = json.dumps(model_arguments(model.config), indent=2)
+    config = json.dumps(_model_arguments(model.config), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
     write_decoder(model, folder)
 
 
-def unwritable_reasons(model: Flava) -> list[str]:
+def _unwritable_reasons(model: Flava) -> list[str]:
     """The reasons why TorchMultimodal's model cannot hold this one."""
     missing_parts = model.missing_parts & WITHOUT_LOSS
     if missing_parts == WITHOUT_LOSS:
@@ -180,7 +180,7 @@ def unwritable_reasons(model: Flava) -> list[str]:
 LAYOUTS = (
     Layout(
         name="TorchMultimodal flava_model_for_pretraining or flava_model",
-        matches=matches,
-        build=build,
+        matches=_matches,
+        build=_build,
     ),
 )

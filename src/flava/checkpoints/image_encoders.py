@@ -125,11 +125,11 @@ HUGGING_FACE = ViTNaming(
 )
 
 
-def is_timm(checkpoint: Checkpoint) -> bool:
+def _is_timm(checkpoint: Checkpoint) -> bool:
     return TIMM.prefix(checkpoint) is not None
 
 
-def is_hugging_face(checkpoint: Checkpoint) -> bool:
+def _is_hugging_face(checkpoint: Checkpoint) -> bool:
     prefix = HUGGING_FACE.prefix(checkpoint)
     if prefix is None:
         return False
@@ -139,16 +139,18 @@ def is_hugging_face(checkpoint: Checkpoint) -> bool:
     )
 
 
-def build_timm(checkpoint: Checkpoint) -> ImageEncoder:
+def _build_timm(checkpoint: Checkpoint) -> ImageEncoder:
     model_args = config_section(checkpoint, checkpoint.config, "model_args")
-    return build(checkpoint, TIMM, {"norm_eps": TIMM_EPS}, model_args.get("num_heads"))
+    return _build(checkpoint, TIMM, {"norm_eps": TIMM_EPS}, model_args.get("num_heads"))
 
 
-def build_hugging_face(checkpoint: Checkpoint) -> ImageEncoder:
-    return build(checkpoint, HUGGING_FACE, {}, image_config(checkpoint).get("num_attention_heads"))
+def _build_hugging_face(checkpoint: Checkpoint) -> ImageEncoder:
+    return _build(
+        checkpoint, HUGGING_FACE, {}, _image_config(checkpoint).get("num_attention_heads")
+    )
 
 
-def image_config(checkpoint: Checkpoint) -> Config:
+def _image_config(checkpoint: Checkpoint) -> Config:
     """The config of the image encoder, which in that of a whole FLAVA is a part."""
     return config_section(checkpoint, checkpoint.config, "image_config") or checkpoint.config or {}
 
@@ -156,20 +158,20 @@ def image_config(checkpoint: Checkpoint) -> Config:
 NO_POSITIONS = "it has no absolute position embeddings"
 
 
-def build(
+def _build(
     checkpoint: Checkpoint, naming: ViTNaming, settings: Mapping[str, Any], given_heads: object
 ) -> ImageEncoder:
     """``settings`` and ``given_heads`` are what the layout or its config says of an encoder."""
     prefix = naming.prefix(checkpoint) or ""
-    state_dict = without_heads(checkpoint, naming, prefix)
+    state_dict = _without_heads(checkpoint, naming, prefix)
     raise_if_any(
         [reason for pattern, reason in REFUSED if any(re.search(pattern, k) for k in state_dict)]
         + ([] if prefix + rename("positions", naming.mapping) in state_dict else [NO_POSITIONS]),
         f"{checkpoint.origin} computes what our image encoders cannot",
     )
-    geometry = read_geometry(checkpoint, naming, prefix)
+    geometry = _read_geometry(checkpoint, naming, prefix)
     if naming is HUGGING_FACE:
-        settings = activation_and_eps(checkpoint, image_config(checkpoint), "", geometry)
+        settings = activation_and_eps(checkpoint, _image_config(checkpoint), "", geometry)
     width = geometry["width"]
     if given_heads is None:
         given_heads = WIDE_VIT_HEADS.get(width)
@@ -177,11 +179,11 @@ def build(
     config = ImageConfig(**geometry, heads=heads, **settings)
     check_config(checkpoint, config, "image")
     model = ImageEncoder(config)
-    load_image_encoder(model, state_dict, naming, prefix, checkpoint.origin)
+    _load_image_encoder(model, state_dict, naming, prefix, checkpoint.origin)
     return model.eval()
 
 
-def without_heads(checkpoint: Checkpoint, naming: ViTNaming, prefix: str) -> dict[str, Tensor]:
+def _without_heads(checkpoint: Checkpoint, naming: ViTNaming, prefix: str) -> dict[str, Tensor]:
     """The state dict without the heads."""
     if prefix == "beit.":
         # A BEiT for masked images has, beside its own norm, one in its head.
@@ -193,7 +195,7 @@ def without_heads(checkpoint: Checkpoint, naming: ViTNaming, prefix: str) -> dic
     }
 
 
-def read_geometry(checkpoint: Checkpoint, naming: ViTNaming, prefix: str) -> dict[str, Any]:
+def _read_geometry(checkpoint: Checkpoint, naming: ViTNaming, prefix: str) -> dict[str, Any]:
     patches, positions, mlp = (
         prefix + rename(name, naming.mapping)
         for name in ("patches.weight", "positions", "blocks.0.mlp_in.weight")
@@ -204,7 +206,7 @@ def read_geometry(checkpoint: Checkpoint, naming: ViTNaming, prefix: str) -> dic
     return geometry
 
 
-def load_image_encoder(
+def _load_image_encoder(
     model: ImageEncoder, state_dict: dict[str, Tensor], naming: ViTNaming, prefix: str, origin: str
 ) -> None:
     """Load the weights; layer scales, if there are any, are multiplied into what they scale.
@@ -217,13 +219,13 @@ def load_image_encoder(
         mapping = (*mapping, (r"\.gamma_(\d)$", r".ls\1.gamma"))
     blocks = [module for module in model.modules() if isinstance(module, Block)]
     if any(re.search(r"\.(gamma_\d|ls\d\.gamma|lambda_\d)$", key) for key in state_dict):
-        add_layer_scales(blocks)
+        _add_layer_scales(blocks)
     mask_token = prefix + rename("mask_token", mapping)
     if mask_token in state_dict and state_dict[mask_token].ndim == 2:  # as in DINOv2
         state_dict[mask_token] = state_dict[mask_token][None]
     state_dict[NO_KEY_BIAS] = model.norm.bias.new_zeros(model.norm.bias.shape)
     keys = published_keys(
-        model.state_dict(), mapping, lambda key: qkv_keys(prefix + key, state_dict)
+        model.state_dict(), mapping, lambda key: _qkv_keys(prefix + key, state_dict)
     )
     model.missing_parts = frozenset(
         part
@@ -232,10 +234,10 @@ def load_image_encoder(
     )
     present = {n: k for n, k in keys.items() if not n.startswith(tuple(model.missing_parts))}
     load_weights(model, state_dict, present, origin=origin, ignored=(NO_KEY_BIAS,))
-    fold_layer_scales(blocks)
+    _fold_layer_scales(blocks)
 
 
-def qkv_keys(key: str, state_dict: Mapping[str, Tensor]) -> list[str]:
+def _qkv_keys(key: str, state_dict: Mapping[str, Tensor]) -> list[str]:
     """The published keys of a renamed key: three for a ``qkv`` that the file has in parts."""
     if ".attention.qkv." in key:  # Hugging Face
         parts = [key.replace("qkv", part) for part in ("query", "key", "value")]
@@ -250,7 +252,7 @@ def qkv_keys(key: str, state_dict: Mapping[str, Tensor]) -> list[str]:
     ]
 
 
-def add_layer_scales(blocks: list[Block]) -> None:
+def _add_layer_scales(blocks: list[Block]) -> None:
     """Add parameters into which `load_weights` loads the layer scales."""
     for block in blocks:
         for name in LAYER_SCALES:
@@ -258,7 +260,7 @@ def add_layer_scales(blocks: list[Block]) -> None:
 
 
 @torch.no_grad()
-def fold_layer_scales(blocks: list[Block]) -> None:
+def _fold_layer_scales(blocks: list[Block]) -> None:
     """Multiply layer scales into weights: s * (W x + b) is (s * W) x + s * b."""
     for block in blocks:
         for name, layer_name in LAYER_SCALES.items():
@@ -271,10 +273,10 @@ def fold_layer_scales(blocks: list[Block]) -> None:
 
 
 LAYOUTS = (
-    Layout(name="ViT of timm, DINO, DINOv2 or BEiT", matches=is_timm, build=build_timm),
+    Layout(name="ViT of timm, DINO, DINOv2 or BEiT", matches=_is_timm, build=_build_timm),
     Layout(
         name="Hugging Face ViTModel, FlavaImageModel, BeitModel",
-        matches=is_hugging_face,
-        build=build_hugging_face,
+        matches=_is_hugging_face,
+        build=_build_hugging_face,
     ),
 )

@@ -112,7 +112,7 @@ def load_weights(
     problems += [
         f"{key} is {list(state_dict[key].shape)} in the file, {list(part.shape)} in the model"
         for name, parts in complete.items()
-        for key, part in zip(parts, row_parts(ours[name], len(parts)), strict=True)
+        for key, part in zip(parts, _row_parts(ours[name], len(parts)), strict=True)
         if state_dict[key].shape != part.shape
     ]
     raise_if_any(problems, f"the weights of {origin} do not fit")
@@ -122,7 +122,7 @@ def load_weights(
             ours[name].copy_(torch.cat(tensors) if len(tensors) > 1 else tensors[0])
 
 
-def row_parts(tensor: Tensor, count: int) -> Sequence[Tensor]:
+def _row_parts(tensor: Tensor, count: int) -> Sequence[Tensor]:
     """Equal pieces of a tensor's rows; the tensor itself for one, since a scalar has no rows."""
     return tensor.chunk(count) if count > 1 else (tensor,)
 
@@ -162,7 +162,7 @@ def export_state_dict(
     """Our tensors under the published keys; query, key and value are views of our one matrix."""
     published: dict[str, Tensor] = {}
     for name, keys in published_keys(state_dict, mapping, parts).items():
-        published |= dict(zip(keys, row_parts(state_dict[name], len(keys)), strict=True))
+        published |= dict(zip(keys, _row_parts(state_dict[name], len(keys)), strict=True))
     return published
 
 

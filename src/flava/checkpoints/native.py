@@ -54,7 +54,7 @@ def fill_own(model: nn.Module, checkpoint: Checkpoint) -> None:
     load_weights(model, checkpoint.state_dict, keys, origin=checkpoint.origin)
 
 
-def matches(checkpoint: Checkpoint) -> bool:
+def _matches(checkpoint: Checkpoint) -> bool:
     if checkpoint.config is not None and isinstance(checkpoint.config.get("model"), dict):
         return True
     # A checkpoint without its config is recognised too: the error then says what is missing.
@@ -66,7 +66,7 @@ def matches(checkpoint: Checkpoint) -> bool:
     )
 
 
-def build(checkpoint: Checkpoint) -> Model:
+def _build(checkpoint: Checkpoint) -> Model:
     file = _read_config(checkpoint)
     model = empty_model(lambda: model_classes()[type(file.model)](file.model))
     restore_own(model, checkpoint)
@@ -123,4 +123,4 @@ def _read_config(checkpoint: Checkpoint) -> ModelFile:
         ) from error
 
 
-LAYOUTS = (Layout(name="flava", matches=matches, build=build),)
+LAYOUTS = (Layout(name="flava", matches=_matches, build=_build),)

@@ -18,7 +18,7 @@ from flava.checkpoints.reading import read_json
 from flava.core.files import explain_errors
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, read_merges, read_vocabulary
 from flava.data.transforms import CLIP_MEAN, CLIP_STD, CODE_PIXELS
-from flava.data.views import Channels, Side, View
+from flava.data.views import Channels, Size, View
 from flava.models import Clip, Flava, FlavaConfig
 
 log = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ class ViewFile:
         Raises:
             ValueError: images would keep their own sizes, and could not be batched.
         """
-        size = default.size if self.size is None else size_of(self.size)
-        crop = default.crop if self.crop_size is None else square(self.crop_size)
+        size = default.size if self.size is None else _size_of(self.size)
+        crop = default.crop if self.crop_size is None else _square(self.crop_size)
         if not self.do_center_crop and isinstance(size, tuple):
             crop = size
         elif not self.do_center_crop or not self.do_resize:
@@ -90,11 +90,11 @@ class ViewFile:
 VIEW_FILE = TypeAdapter(ViewFile)
 
 
-def size_of(size: Rectangle | ShortestEdge | int) -> Side | int:
-    return size.shortest_edge if isinstance(size, ShortestEdge) else square(size)
+def _size_of(size: Rectangle | ShortestEdge | int) -> Size | int:
+    return size.shortest_edge if isinstance(size, ShortestEdge) else _square(size)
 
 
-def square(size: Rectangle | int) -> Side:
+def _square(size: Rectangle | int) -> Size:
     return (size, size) if isinstance(size, int) else (size.height, size.width)
 
 
@@ -137,7 +137,7 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
     Raises:
         ValueError: a file is damaged, or holds a tokeniser that is not BERT's.
     """
-    words = read_words(folder)
+    words = _read_words(folder)
     if words is None:
         return None
     settings = folder / "tokenizer_config.json"
@@ -148,7 +148,7 @@ def read_tokenizer(folder: Path) -> Tokenizer | None:
         raise ValueError(f"the vocabulary in {folder} does not hold: {error}") from error
 
 
-def read_words(folder: Path) -> list[str] | None:
+def _read_words(folder: Path) -> list[str] | None:
     if (folder / "vocab.txt").is_file():
         return read_vocabulary(folder / "vocab.txt")
     path = folder / "tokenizer.json"
@@ -190,10 +190,10 @@ def write_image_processor(model: Flava | Clip, folder: Path, source: Path | None
     if found is not None:
         fields = dict(found[1])
     elif isinstance(model, Clip):
-        fields = clip_image_processor(model.config.image.image_size)
+        fields = _clip_image_processor(model.config.image.image_size)
     else:
-        fields = flava_image_processor(model.config)
-    write_json(folder / "preprocessor_config.json", fields)
+        fields = _flava_image_processor(model.config)
+    _write_json(folder / "preprocessor_config.json", fields)
 
 
 def write_tokenizer(model: Flava | Clip, folder: Path, source: Path | None, *, ours: bool) -> None:
@@ -213,19 +213,19 @@ def write_tokenizer(model: Flava | Clip, folder: Path, source: Path | None, *, o
                 tokenizer.size,
             )
         elif isinstance(tokenizer, ClipTokenizer):
-            write_clip_tokenizer(tokenizer, folder, model.config.text.max_length)
+            _write_clip_tokenizer(tokenizer, folder, model.config.text.max_length)
         else:
-            write_bert_tokenizer(tokenizer, folder, model.config.text.max_length)
+            _write_bert_tokenizer(tokenizer, folder, model.config.text.max_length)
 
 
-def write_bert_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+def _write_bert_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     """Write BERT's uncased WordPiece tokeniser as the files of transformers."""
     words = "".join(f"{tokenizer.token(index)}\n" for index in range(tokenizer.size))
     (folder / "vocab.txt").write_text(words, encoding="utf-8")
     (folder / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
     names = ("pad", "unk", "cls", "sep", "mask")
     special = {f"{name}_token": f"[{name.upper()}]" for name in names}
-    write_json(folder / "special_tokens_map.json", special)
+    _write_json(folder / "special_tokens_map.json", special)
     settings = {
         "tokenizer_class": "BertTokenizer",
         "processor_class": "FlavaProcessor",
@@ -235,18 +235,18 @@ def write_bert_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) ->
         "model_max_length": max_length,
         **special,
     }
-    write_json(folder / "tokenizer_config.json", settings)
+    _write_json(folder / "tokenizer_config.json", settings)
 
 
-def write_clip_tokenizer(tokenizer: ClipTokenizer, folder: Path, max_length: int) -> None:
+def _write_clip_tokenizer(tokenizer: ClipTokenizer, folder: Path, max_length: int) -> None:
     """Write CLIP's byte-pair encoding as the files of transformers, with their special tokens."""
     start, end = "<|startoftext|>", "<|endoftext|>"
     words = (*tokenizer.words[: tokenizer.start], start, end)
-    write_json(folder / "vocab.json", {word: index for index, word in enumerate(words)})
+    _write_json(folder / "vocab.json", {word: index for index, word in enumerate(words)})
     lines = ["#version: 0.2", *(" ".join(merge) for merge in read_merges())]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     special = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
-    write_json(folder / "special_tokens_map.json", special)
+    _write_json(folder / "special_tokens_map.json", special)
     settings = {
         "tokenizer_class": "CLIPTokenizer",
         "processor_class": "CLIPProcessor",
@@ -254,10 +254,10 @@ def write_clip_tokenizer(tokenizer: ClipTokenizer, folder: Path, max_length: int
         "model_max_length": max_length,
         **special,
     }
-    write_json(folder / "tokenizer_config.json", settings)
+    _write_json(folder / "tokenizer_config.json", settings)
 
 
-def clip_image_processor(side: int) -> dict[str, Any]:
+def _clip_image_processor(side: int) -> dict[str, Any]:
     """The config of transformers' ``CLIPImageProcessor`` for an image size in pixels."""
     return {
         "image_processor_type": "CLIPImageProcessor",
@@ -266,19 +266,19 @@ def clip_image_processor(side: int) -> dict[str, Any]:
         "size": {"shortest_edge": side},
         "resample": BICUBIC,
         "do_center_crop": True,
-        "crop_size": square_size(side),
+        "crop_size": _square_size(side),
         **NORMALISED,
         "do_convert_rgb": True,
     }
 
 
-def flava_image_processor(config: FlavaConfig) -> dict[str, Any]:
+def _flava_image_processor(config: FlavaConfig) -> dict[str, Any]:
     """The config of transformers' ``FlavaImageProcessor`` for a model's image size.
 
     It masks the published share of patches: 75 of 196, in blocks of at least 16.
     """
     image = config.image
-    size, codes = square_size(image.image_size), square_size(CODE_PIXELS * image.grid)
+    size, codes = _square_size(image.image_size), _square_size(CODE_PIXELS * image.grid)
     patches = image.grid**2
     return {
         "image_processor_type": "FlavaImageProcessor",
@@ -308,9 +308,9 @@ def flava_image_processor(config: FlavaConfig) -> dict[str, Any]:
     }
 
 
-def square_size(side: int) -> dict[str, int]:
+def _square_size(side: int) -> dict[str, int]:
     return {"height": side, "width": side}
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

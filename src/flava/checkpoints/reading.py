@@ -49,10 +49,10 @@ def find_checkpoint(source: Path) -> Path:
 
     Raises:
         FileNotFoundError: there are no weights.
-        ValueError: as `find_weights`.
+        ValueError: as `_find_weights`.
     """
     for folder in (source, source / "checkpoints" / "best", source / "checkpoints" / "last"):
-        if folder.is_dir() and find_weights(folder):
+        if folder.is_dir() and _find_weights(folder):
             return folder
     raise FileNotFoundError(
         f"no checkpoint at {source}: give a file of weights, a folder that holds "
@@ -60,7 +60,7 @@ def find_checkpoint(source: Path) -> Path:
     )
 
 
-def find_weights(folder: Path) -> Path | None:
+def _find_weights(folder: Path) -> Path | None:
     """The file of weights in a folder, or the index of its shards; None if there is none.
 
     Raises:
@@ -91,12 +91,12 @@ def read_path(path: Path) -> Checkpoint:
         ValueError: a file is damaged, or reading it would run code.
     """
     folder = path.parent if path.is_file() else find_checkpoint(path)
-    weights = path if path.is_file() else find_weights(folder)
+    weights = path if path.is_file() else _find_weights(folder)
     assert weights is not None
     return Checkpoint(
         origin=str(path),
         state_dict=(
-            read_shards(weights) if weights.name.endswith(INDEX_SUFFIX) else read_tensors(weights)
+            _read_shards(weights) if weights.name.endswith(INDEX_SUFFIX) else read_tensors(weights)
         ),
         config=read_json(folder / "config.json") if (folder / "config.json").is_file() else None,
         folder=folder,
@@ -118,7 +118,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path) -> dict[str, Tensor]:
     """The tensors of all shards that an index file names.
 
     Raises:
@@ -159,10 +159,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged ({error}): copy or download it anew") from error
-    return dict(unwrap(read_pickle(path), path))
+    return dict(_unwrap(_read_pickle(path), path))
 
 
-def read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path) -> Any:
     """The content of a torch pickle; its unpickler allows only tensors and plain values.
 
     Raises:
@@ -176,7 +176,7 @@ def read_pickle(path: Path) -> Any:
     except UnpicklingError as error:
         raise ValueError(
             f"{path} is refused: it is damaged, or holds objects whose reading runs code "
-            f"({shortened(error)}). Where you trust it, save its tensors alone, by safetensors or "
+            f"({_shortened(error)}). Where you trust it, save its tensors alone, by safetensors or "
             "torch.save(model.state_dict(), ...)"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError) as error:
@@ -186,19 +186,19 @@ def read_pickle(path: Path) -> Any:
                 "trust it: torch.save(torch.jit.load(...).state_dict(), ...), and give that file"
             ) from error
         raise ValueError(
-            f"{path} is damaged, or no file of weights ({shortened(error)}): copy or download it "
+            f"{path} is damaged, or no file of weights ({_shortened(error)}): copy or download it "
             "anew"
         ) from error
 
 
-def shortened(error: Exception) -> str:
+def _shortened(error: Exception) -> str:
     """The part of torch's long error message that says what was found in the file."""
     text = str(error)
     found = [line for line in text.splitlines() if "Unsupported" in line or "GLOBAL" in line]
     return " ".join((found or text.splitlines() or ["unreadable"])[0].split())[:200]
 
 
-def unwrap(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
+def _unwrap(content: Any, path: Path) -> Iterator[tuple[str, Tensor]]:
     """The state dict inside the object that a training script saved.
 
     Raises:
@@ -236,7 +236,7 @@ def download(repo_id: str) -> Path:
     try:
         patterns = [*SAFE_PATTERNS]
         folder = Path(snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=["*/*"]))
-        if find_weights(folder) is None:
+        if _find_weights(folder) is None:
             patterns += PICKLE_PATTERNS
             snapshot_download(repo_id, allow_patterns=patterns, ignore_patterns=["*/*"])
     except GatedRepoError as error:

@@ -69,50 +69,52 @@ BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 """Constants that older versions of transformers saved with the weights."""
 
 
-def find_prefix(checkpoint: Checkpoint, key: str, prefixes: tuple[str, ...]) -> str | None:
+def _find_prefix(checkpoint: Checkpoint, key: str, prefixes: tuple[str, ...]) -> str | None:
     return next((prefix for prefix in prefixes if prefix + key in checkpoint.state_dict), None)
 
 
-def flava_prefix(checkpoint: Checkpoint) -> str | None:
+def _flava_prefix(checkpoint: Checkpoint) -> str | None:
     name = "encoder.layer.0.attention.attention.query.weight"
-    prefix = find_prefix(checkpoint, name, FLAVA_PREFIXES)
+    prefix = _find_prefix(checkpoint, name, FLAVA_PREFIXES)
     if prefix is None or f"{prefix}embeddings.word_embeddings.weight" not in checkpoint.state_dict:
         return None
     # The text encoder inside a whole FLAVA is not meant.
     return prefix if all(name.startswith(prefix) for name in checkpoint.state_dict) else None
 
 
-def pre_layer_norm_prefix(checkpoint: Checkpoint) -> str | None:
+def _pre_layer_norm_prefix(checkpoint: Checkpoint) -> str | None:
     name = "encoder.layer.0.attention.LayerNorm.weight"
-    return find_prefix(checkpoint, name, PRE_LAYER_NORM_PREFIXES)
+    return _find_prefix(checkpoint, name, PRE_LAYER_NORM_PREFIXES)
 
 
-def post_norm_prefix(checkpoint: Checkpoint) -> str | None:
+def _post_norm_prefix(checkpoint: Checkpoint) -> str | None:
     endings = ("weight", "gamma")  # "gamma" in the first files of BERT
     names = [f"encoder.layer.0.attention.output.LayerNorm.{ending}" for ending in endings]
-    found = (find_prefix(checkpoint, name, POST_NORM_PREFIXES) for name in names)
+    found = (_find_prefix(checkpoint, name, POST_NORM_PREFIXES) for name in names)
     return next((prefix for prefix in found if prefix is not None), None)
 
 
-def build_flava(checkpoint: Checkpoint) -> TextEncoder:
-    return build(checkpoint, FLAVA_MAPPING, flava_prefix(checkpoint) or "")
+def _build_flava(checkpoint: Checkpoint) -> TextEncoder:
+    return _build(checkpoint, FLAVA_MAPPING, _flava_prefix(checkpoint) or "")
 
 
-def build_pre_layer_norm(checkpoint: Checkpoint) -> TextEncoder:
+def _build_pre_layer_norm(checkpoint: Checkpoint) -> TextEncoder:
     """RoBERTa's positions begin after the row of the padding id: the rows up to it are left out.
 
     Its token ids are of RoBERTa's vocabulary, for which we have no tokeniser.
     """
     padding = (checkpoint.config or {}).get("pad_token_id", 1)
     first = padding + 1 if isinstance(padding, int) else 0
-    return build(checkpoint, PRE_LAYER_NORM_MAPPING, pre_layer_norm_prefix(checkpoint) or "", first)
+    return _build(
+        checkpoint, PRE_LAYER_NORM_MAPPING, _pre_layer_norm_prefix(checkpoint) or "", first
+    )
 
 
-def build(
+def _build(
     checkpoint: Checkpoint, mapping: KeyMapping, prefix: str, first_position: int = 0
 ) -> TextEncoder:
     config = config_section(checkpoint, checkpoint.config, "text_config") or checkpoint.config or {}
-    geometry = read_geometry(checkpoint, mapping, prefix)
+    geometry = _read_geometry(checkpoint, mapping, prefix)
     settings = activation_and_eps(checkpoint, config, "", geometry)
     geometry["max_length"] -= first_position
     heads = head_count(checkpoint, geometry["width"], config.get("num_attention_heads"))
@@ -135,7 +137,7 @@ def build(
     return model.eval()
 
 
-def read_geometry(checkpoint: Checkpoint, mapping: KeyMapping, prefix: str) -> dict[str, Any]:
+def _read_geometry(checkpoint: Checkpoint, mapping: KeyMapping, prefix: str) -> dict[str, Any]:
     mlp = prefix + rename("blocks.0.mlp_in.weight", mapping)
     embeddings = [f"{prefix}{key}" for key in (WORDS, POSITIONS, TYPES)]
     words, positions, _, mlp_in = tensor_shapes(checkpoint, dict.fromkeys([*embeddings, mlp], 2))
@@ -150,9 +152,9 @@ def read_geometry(checkpoint: Checkpoint, mapping: KeyMapping, prefix: str) -> d
     }
 
 
-def refuse_post_norm(checkpoint: Checkpoint) -> NoReturn:
+def _refuse_post_norm(checkpoint: Checkpoint) -> NoReturn:
     """Raises ValueError: always, with the reasons."""
-    prefix = post_norm_prefix(checkpoint) or ""
+    prefix = _post_norm_prefix(checkpoint) or ""
     words = checkpoint.state_dict.get(f"{prefix}{WORDS}")
     reasons = [
         "its blocks are post-norm: they normalise after each residual sum, ours before each layer, "
@@ -175,17 +177,17 @@ def refuse_post_norm(checkpoint: Checkpoint) -> NoReturn:
 LAYOUTS = (
     Layout(
         name="Hugging Face FlavaTextModel",
-        matches=lambda checkpoint: flava_prefix(checkpoint) is not None,
-        build=build_flava,
+        matches=lambda checkpoint: _flava_prefix(checkpoint) is not None,
+        build=_build_flava,
     ),
     Layout(
         name="Hugging Face RobertaPreLayerNormModel",
-        matches=lambda checkpoint: pre_layer_norm_prefix(checkpoint) is not None,
-        build=build_pre_layer_norm,
+        matches=lambda checkpoint: _pre_layer_norm_prefix(checkpoint) is not None,
+        build=_build_pre_layer_norm,
     ),
     Layout(
         name="BERT and RoBERTa (refused)",
-        matches=lambda checkpoint: post_norm_prefix(checkpoint) is not None,
-        build=refuse_post_norm,
+        matches=lambda checkpoint: _post_norm_prefix(checkpoint) is not None,
+        build=_refuse_post_norm,
     ),
 )

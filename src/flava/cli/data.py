@@ -15,7 +15,7 @@ from rich.table import Table
 
 from flava.core.processes import cores
 from flava.prepare.build import build
-from flava.prepare.config import BuildConfig, CleaningConfig
+from flava.prepare.build_config import BuildConfig, CleaningConfig
 from flava.prepare.inspection import Described, built_folders, check, describe, mean_words
 from flava.prepare.sources import SOURCES, PublishedSource
 from flava.prepare.url_list import write_urls
@@ -118,25 +118,25 @@ def data(action: Annotated[DataCommand, tyro.conf.arg(name="")]) -> None:
     """Build the paper's data, or one's own, into shards that train; check and describe them."""
     match action:
         case ShowSources():
-            print(listing())
+            print(_listing())
         case BuildShards():
-            build_shards(action)
+            _build_shards(action)
         case ListUrls():
-            list_urls(action)
+            _list_urls(action)
         case CheckShards():
-            check_shards(action)
+            _check_shards(action)
         case ShowStats():
-            show_stats(action)
+            _show_stats(action)
         case TokenizeShards():
-            tokenize_shards(action)
+            _tokenize_shards(action)
 
 
-def listing() -> str:
+def _listing() -> str:
     """A few lines about each source."""
-    return "\n".join(described(name, source) for name, source in SOURCES.items())
+    return "\n".join(_described(name, source) for name, source in SOURCES.items())
 
 
-def described(name: str, source: PublishedSource) -> str:
+def _described(name: str, source: PublishedSource) -> str:
     count = "" if source.pairs is None else f", {source.pairs:.1f} M pairs in the paper"
     images = source.images
     if source.fetched:
@@ -149,21 +149,21 @@ def described(name: str, source: PublishedSource) -> str:
     )
 
 
-def build_shards(action: BuildShards) -> None:
-    processes = processes_of(action.processes)
+def _build_shards(action: BuildShards) -> None:
+    processes = _processes_of(action.processes)
     done = build(action, processes=processes, cluster=action.cluster)
-    print(summary(done))
+    print(_summary(done))
     print(f"built: {action.output}. Next: flava data stats {action.output}")
 
 
-def processes_of(given: int | None) -> int:
+def _processes_of(given: int | None) -> int:
     """Raises ValueError: fewer than one are given."""
     if given is not None and given < 1:
         raise ValueError(f"--processes is {given}: use at least 1")
     return given or cores()
 
 
-def list_urls(action: ListUrls) -> None:
+def _list_urls(action: ListUrls) -> None:
     """Write the list, and show the command that fetches the images."""
     config = BuildConfig(
         source=action.source,
@@ -171,13 +171,13 @@ def list_urls(action: ListUrls) -> None:
         output=action.output.parent,
         cleaning=action.cleaning,
     )
-    rows, urls = write_urls(config, action.output, processes=processes_of(action.processes))
+    rows, urls = write_urls(config, action.output, processes=_processes_of(action.processes))
     print(f"{urls:,} URLs of {rows:,} rows: {action.output}. Next, in an environment of its own:")
     cleaning = config.cleaning.with_defaults_of(SOURCES[config.source])
     print(FETCH.format(urls=action.output, size=cleaning.short_side))
 
 
-def tokenize_shards(action: TokenizeShards) -> None:
+def _tokenize_shards(action: TokenizeShards) -> None:
     """Write the shards, and say how to train on them."""
     from flava.checkpoints.digests import codebook_digest
     from flava.prepare.codes import load_codebook, tokenize
@@ -192,7 +192,7 @@ def tokenize_shards(action: TokenizeShards) -> None:
     )
 
 
-def summary(done: dict[str, Any]) -> str:
+def _summary(done: dict[str, Any]) -> str:
     """The numbers of rows that a build kept and left out."""
     kept, rows = f"{done['kept']:,}", f"{done['rows']:,} rows"
     # Where sentences become passages, or a narrative several pairs, samples are not rows.
@@ -207,9 +207,9 @@ def summary(done: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def check_shards(action: CheckShards) -> None:
+def _check_shards(action: CheckShards) -> None:
     """Raises ValueError: some shards are damaged."""
-    processes = processes_of(action.processes)
+    processes = _processes_of(action.processes)
     folders = list(built_folders(action.shards))
     mistakes = [m for folder in folders for m in check(folder, processes=processes)]
     for folder in folders:
@@ -221,19 +221,19 @@ def check_shards(action: CheckShards) -> None:
     print("all shards are as their manifests tell")
 
 
-def show_stats(action: ShowStats) -> None:
+def _show_stats(action: ShowStats) -> None:
     """Print the table, and write the page if one is wanted."""
     from flava.reports.data_report import PICTURES, write_data_report
 
     pick = PICTURES if action.html else 0
-    found = describe(action.shards, pick=pick, processes=processes_of(action.processes))
-    Console().print(stats_table(found))
+    found = describe(action.shards, pick=pick, processes=_processes_of(action.processes))
+    Console().print(_stats_table(found))
     if action.html is not None:
         write_data_report(found, action.html)
         print(f"page: {action.html}")
 
 
-def stats_table(found: list[Described]) -> Table:
+def _stats_table(found: list[Described]) -> Table:
     """A table with a row for each folder."""
     from flava.reports.formatting import readable_bytes
 

@@ -101,7 +101,7 @@ def classify(
         check_output(output, TABLE_FORMATS)
     pretrained = load(model, device=device, precision=precision)
     if output is None:
-        show(*preview_rows(source, classifier(pretrained, named, top)))
+        _show(*preview_rows(source, classifier(pretrained, named, top)))
     else:
         print(classify_rows(pretrained, source, output, named, top=top, batch_size=batch_size))
 
@@ -134,7 +134,7 @@ def match(
         check_output(output, TABLE_FORMATS)
     pretrained = load(model, device=device, precision=precision)
     if output is None:
-        show(*preview_rows(source, matcher(pretrained)))
+        _show(*preview_rows(source, matcher(pretrained)))
     else:
         print(match_rows(pretrained, source, output, batch_size=batch_size))
 
@@ -155,7 +155,7 @@ def one_source(
     return open_source(*given[0])
 
 
-def show(rows: Sequence[ResultColumns], skipped: Sequence[SkippedSample]) -> None:
+def _show(rows: Sequence[ResultColumns], skipped: Sequence[SkippedSample]) -> None:
     """Print the first rows as a table, and the first rows that were skipped."""
     table = Table(title=f"the first {len(rows)} rows; --output FILE computes all", title_style="")
     for name in _cells(rows[0]):

@@ -54,7 +54,7 @@ def reconstruct(
     texts = None if text is None else [text]
     (reconstruction,) = load(model).reconstruct([image], texts, seed=seed)
     try:
-        side_by_side(reconstruction).save(output)
+        _side_by_side(reconstruction).save(output)
     except OSError as error:
         raise OSError(
             f"{output} could not be written ({error}): choose another --output"
@@ -64,7 +64,7 @@ def reconstruct(
     print(f"{output}: the original; {hidden} hidden; the same filled in")
 
 
-def side_by_side(reconstruction: Reconstruction) -> Image.Image:
+def _side_by_side(reconstruction: Reconstruction) -> Image.Image:
     """The three images in a row on white, enlarged by a whole factor if they are small."""
     images = (reconstruction.original, reconstruction.masked, reconstruction.filled)
     factor = max(1, -(-SIDE // images[0].height))

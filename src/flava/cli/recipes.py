@@ -34,12 +34,12 @@ Action = (
 def recipes(action: Annotated[Action, tyro.conf.arg(name="")] = List()) -> None:
     """List the recipes of flava train, or show one of them with all of its fields."""
     if isinstance(action, Show):
-        print(recipe_json(action.name))
+        print(_recipe_json(action.name))
     else:
-        Console().print(recipe_table())
+        Console().print(_recipe_table())
 
 
-def recipe_json(name: str) -> str:
+def _recipe_json(name: str) -> str:
     """Every field of a recipe's run.
 
     Raises:
@@ -55,7 +55,7 @@ def recipe_json(name: str) -> str:
     return RUN.dump_json(RECIPES[name](), indent=2).decode()
 
 
-def recipe_table() -> Table:
+def _recipe_table() -> Table:
     """A row for each recipe."""
     table = Table(title="Recipes of flava train", title_style="")
     for heading in ("recipe", "trains", "on", "from"):
@@ -66,17 +66,19 @@ def recipe_table() -> Table:
         run = recipe()
         column = COLUMNS.get(name.removesuffix("-tiny"), "")
         about = (recipe.__doc__ or "").splitlines()[0].removeprefix("Small twin: ")
-        table.add_row(name, about, data_of(run), sources_of(run), f"{run.max_steps:,}", str(column))
+        table.add_row(
+            name, about, _data_of(run), _sources_of(run), f"{run.max_steps:,}", str(column)
+        )
     released = "OpenAI's CLIP ViT-B/16, evaluated only."
     table.add_row(RELEASED, released, "OpenAI's pairs", "released weights", "", "14")
     table.caption = "column: of Table C.1. NAME-tiny: a small twin"
     return table
 
 
-def data_of(run: Run) -> str:
+def _data_of(run: Run) -> str:
     """The folders of the shards, with the weight of each source if there are several."""
     named = {
-        name: " + ".join(dict.fromkeys(folder_of(shard) for shard in source.shards))
+        name: " + ".join(dict.fromkeys(_folder_of(shard) for shard in source.shards))
         for name, source in run.data.sources.items()
     }
     if len(named) == 1:
@@ -84,7 +86,7 @@ def data_of(run: Run) -> str:
     return ", ".join(f"{run.data.weights[name]:.2f} {where}" for name, where in named.items())
 
 
-def folder_of(shard: str) -> str:
+def _folder_of(shard: str) -> str:
     """A short name of a shard's folder: "pmd" for "data/pmd/*/*.tar", "embedded:pairs" for a shard
     of the embedded corpus."""
     folder = Path(shard).parent
@@ -93,7 +95,7 @@ def folder_of(shard: str) -> str:
     return str(folder) if shard.startswith("embedded:") else folder.name
 
 
-def sources_of(run: Run) -> str:
+def _sources_of(run: Run) -> str:
     """The runs that the model's parts are initialised from, or "scratch"."""
     given = (source.removeprefix("runs/") for source in run.init.given.values())
     return ", ".join(given) or "scratch"

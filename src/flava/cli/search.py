@@ -69,12 +69,12 @@ SearchAction = (
 def search(action: Annotated[SearchAction, tyro.conf.arg(name="")]) -> None:
     """Find images or texts by text or image: first index them, then query the index."""
     if isinstance(action, BuildIndex):
-        run_index(action)
+        _run_index(action)
     else:
-        run_query(action)
+        _run_query(action)
 
 
-def run_index(given: BuildIndex) -> None:
+def _run_index(given: BuildIndex) -> None:
     check_no_index(given.output)
     if given.embeddings is not None:
         if given.images or given.texts:
@@ -92,7 +92,7 @@ def run_index(given: BuildIndex) -> None:
     print(f'next: flava search query {given.output} --text "..."')
 
 
-def run_query(given: QueryIndex) -> None:
+def _run_query(given: QueryIndex) -> None:
     index = Index(given.index)
     if (given.text is None) == (given.image is None):
         raise ValueError("give one of --text and --image")

@@ -43,15 +43,15 @@ def train(run: Run, processes: int = 1, max_restarts: int = 0) -> None:
             of them fails.
     """
     if processes == 1:
-        train_rank(run)
+        _train_rank(run)
         return
-    if errors := launch_errors(processes, max_restarts):
+    if errors := _launch_errors(processes, max_restarts):
         raise ValueError("flava train cannot start:\n  " + "\n  ".join(errors))
-    with sigterm_ends_well():
-        launch(train_in_child, run, processes, max_restarts)
+    with _sigterm_ends_well():
+        launch(_train_in_child, run, processes, max_restarts)
 
 
-def launch_errors(processes: int, max_restarts: int) -> list[str]:
+def _launch_errors(processes: int, max_restarts: int) -> list[str]:
     """What is wrong with the options for several processes, one line each."""
     found = []
     if processes < 1:
@@ -66,10 +66,10 @@ def launch_errors(processes: int, max_restarts: int) -> list[str]:
     return found
 
 
-def train_in_child(run: Run) -> None:
+def _train_in_child(run: Run) -> None:
     """Train in a process that `launch` started; it reports errors as the command itself does."""
     try:
-        status = exit_status_of(lambda: train_rank(run))
+        status = exit_status_of(lambda: _train_rank(run))
     except Exception:  # unexpected: the launcher only tells that the process ended, not why
         traceback.print_exc()
         status = 1
@@ -77,9 +77,9 @@ def train_in_child(run: Run) -> None:
         sys.exit(status)
 
 
-def train_rank(run: Run) -> None:
+def _train_rank(run: Run) -> None:
     """Train alone, or as one of several ranks."""
-    with sigterm_ends_well():
+    with _sigterm_ends_well():
         start(run)
         if rank_from_environment() == 0:
             following = method_of(run.model).next_command
@@ -87,7 +87,7 @@ def train_rank(run: Run) -> None:
 
 
 @contextmanager
-def sigterm_ends_well() -> Iterator[None]:
+def _sigterm_ends_well() -> Iterator[None]:
     """SIGTERM, with which schedulers end a job, is no failure: a checkpoint has been written."""
     try:
         yield

@@ -138,10 +138,10 @@ def process_group(timeout: int) -> Iterator[None]:
     except RuntimeError as error:
         if not is_connection_error(error):
             raise
-        missing = format_ranks(unresponsive_ranks(store)) if store else "another rank"
+        missing = _format_ranks(_unresponsive_ranks(store)) if store else "another rank"
         raise ConnectionError(
             f"rank {rank_from_environment()}: {missing} ended, or gave no answer within the "
-            f"timeout of {timeout} s: what it said is above ({first_line(error)})"
+            f"timeout of {timeout} s: what it said is above ({_first_line(error)})"
         ) from error
     dist.destroy_process_group()
 
@@ -157,7 +157,7 @@ def connect(device: torch.device, timeout: timedelta) -> Store:
     return store
 
 
-def unresponsive_ranks(store: Store) -> list[int]:
+def _unresponsive_ranks(store: Store) -> list[int]:
     """The ranks that do not report in time, as this one does, that another rank is missing."""
     try:
         store.set(f"alive: {rank_from_environment()}", "")
@@ -168,7 +168,7 @@ def unresponsive_ranks(store: Store) -> list[int]:
         return []
 
 
-def format_ranks(ranks: Sequence[int]) -> str:
+def _format_ranks(ranks: Sequence[int]) -> str:
     """The ranks for a message, such as "ranks 1, 3"."""
     if not ranks:
         return "another rank"
@@ -181,7 +181,7 @@ def is_connection_error(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(each in message for each in GLOO_ERRORS)
 
 
-def first_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0]
 
 

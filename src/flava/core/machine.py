@@ -13,7 +13,7 @@ from flava.core.processes import cores
 def describe_machine() -> dict[str, str | int]:
     """The processor, the cores that this process may use, the accelerator, and versions."""
     return {
-        "processor": processor_name(),
+        "processor": _processor_name(),
         "cores": cores(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": platform.system(),
@@ -22,7 +22,7 @@ def describe_machine() -> dict[str, str | int]:
     }
 
 
-def processor_name() -> str:
+def _processor_name() -> str:
     """The processor's name. On Linux it is read from /proc, as Python does not tell it there."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

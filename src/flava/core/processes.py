@@ -77,15 +77,15 @@ def process_pool(
         OSError: a process was ended from outside.
     """
     if cluster is not None:
-        with on_ray(cluster) as pool:
+        with _on_ray(cluster) as pool:
             yield pool
     elif processes == 1:
-        yield run_here, 1
+        yield _run_here, 1
     else:
         # Not by fork: this process has threads, of Arrow and of torch.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["flava.prepare.blocks", *modules])
-        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=initialise_worker)
+        pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_initialise_worker)
         try:
             yield pool.submit, processes
         except BrokenProcessPool as error:
@@ -97,7 +97,7 @@ def process_pool(
             pool.shutdown(cancel_futures=True)
 
 
-def initialise_worker() -> None:
+def _initialise_worker() -> None:
     """Ignore Ctrl-C, which reaches all processes and which the parent acts on; end with the parent.
 
     Otherwise the workers of a killed build would wait for ever, or write into the next build.
@@ -106,7 +106,7 @@ def initialise_worker() -> None:
     end_with_parent()
 
 
-def run_here(function: Callable[..., U], *arguments: Any) -> "Future[U]":
+def _run_here(function: Callable[..., U], *arguments: Any) -> "Future[U]":
     """The function's result, computed in this process at once."""
     future: Future[U] = Future()
     future.set_result(function(*arguments))
@@ -114,14 +114,14 @@ def run_here(function: Callable[..., U], *arguments: Any) -> "Future[U]":
 
 
 @contextmanager
-def on_ray(address: str) -> Iterator[tuple[Submit, int]]:
+def _on_ray(address: str) -> Iterator[tuple[Submit, int]]:
     """As ``process_pool``, on a Ray cluster: each call is a task of Ray."""
     try:
         import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("--cluster needs Ray: pip install 'flava[cluster]'") from error
     try:
-        require_answer(address)
+        _require_answer(address)
         ray.init(address=address, log_to_driver=False)
     except (OSError, RuntimeError) as error:
         raise ValueError(
@@ -138,7 +138,7 @@ def on_ray(address: str) -> Iterator[tuple[Submit, int]]:
         ray.shutdown()
 
 
-def require_answer(address: str) -> None:
+def _require_answer(address: str) -> None:
     """Check that a server listens at an address: Ray itself would keep trying for minutes.
 
     Args:

@@ -24,7 +24,7 @@ BAR_WIDTH = 24
 SHARES = 1_000_000
 """Steps of a bar that shows a share between 0 and 1."""
 SECONDS_BETWEEN_LINES = 15
-"""Where there is no terminal to draw a bar on, ``share_progress`` prints a line this often."""
+"""Where there is no terminal to draw a bar on, ``_share_progress`` prints a line this often."""
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ def counted(
 
 
 @contextmanager
-def share_progress(title: str) -> Iterator[Callable[[float, int, str], None]]:
+def _share_progress(title: str) -> Iterator[Callable[[float, int, str], None]]:
     """A bar for rows whose number is not known before they are read; it stays when it is done.
 
     Yields a function of the share done (0 to 1), the rows done, and a note to show behind them.

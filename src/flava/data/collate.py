@@ -138,7 +138,9 @@ class TextExample:
     draws: Float[np.ndarray, "3 length"]
 
 
-def augmented(raw: RawSample, config: ImageTransformConfig, rng: np.random.Generator) -> Uint8Image:
+def _augmented(
+    raw: RawSample, config: ImageTransformConfig, rng: np.random.Generator
+) -> Uint8Image:
     """The sample's image, jittered and flipped if the config says so, and cropped at random."""
     image = decode_sample(raw, config.reduction)
     if config.colour_jitter or config.flip_probability:
@@ -155,7 +157,7 @@ class ImageCollator(Collator[RawSample, ImageExample]):
     mask_fraction: float
 
     def decode(self, raw: RawSample, rng: np.random.Generator) -> ImageExample:
-        pixels, codebook_pixels = resize(augmented(raw, self.config, rng), self.config)
+        pixels, codebook_pixels = resize(_augmented(raw, self.config, rng), self.config)
         grid = self.config.grid
         patch_mask = blockwise_mask(rng, grid, grid, self.mask_fraction)
         return ImageExample(raw.key, pixels, codebook_pixels, patch_mask)
@@ -219,7 +221,7 @@ class TextCollator(Collator[RawSample, TextExample]):
         return TextExample(raw.key, input_ids, self.masker.draws(rng, len(input_ids)))
 
     def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
-        return text_batch(examples, self.tokenizer.pad, self.masker)
+        return _text_batch(examples, self.tokenizer.pad, self.masker)
 
 
 @dataclass(frozen=True)
@@ -234,10 +236,10 @@ class PackedCollator(Collator[Packed, TextExample]):
         return TextExample(packed.key, input_ids, self.masker.draws(rng, len(input_ids)))
 
     def collate(self, examples: Sequence[TextExample], _rng: np.random.Generator) -> TextBatch:
-        return text_batch(examples, self.padding, self.masker)
+        return _text_batch(examples, self.padding, self.masker)
 
 
-def text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMasker) -> TextBatch:
+def _text_batch(examples: Sequence[TextExample], padding: int, masker: TokenMasker) -> TextBatch:
     """Texts padded to the longest of them, each masked by its own random numbers."""
     input_ids, attention_mask = pad([example.input_ids for example in examples], padding)
     draws = np.zeros((3, *input_ids.shape))
@@ -295,7 +297,7 @@ class WholePairCollator(Collator[RawSample, WholePairExample]):
     max_length: int
 
     def decode(self, raw: RawSample, rng: np.random.Generator) -> WholePairExample:
-        pixels = resize_for_encoder(augmented(raw, self.config, rng), self.config.image_size)
+        pixels = resize_for_encoder(_augmented(raw, self.config, rng), self.config.image_size)
         input_ids = self.tokenizer.encode(caption_of(raw, rng), self.max_length)
         return WholePairExample(raw.key, pixels, input_ids)
 

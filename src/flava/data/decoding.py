@@ -64,7 +64,7 @@ def open_image(data: bytes) -> Image.Image:
         raise SampleError("image is too large", str(error)) from error
     except Exception as error:  # PIL's plugins raise almost any type when a file is malformed.
         raise SampleError("image cannot be decoded", str(error)) from error
-    check_size(image)
+    _check_size(image)
     return image
 
 
@@ -73,7 +73,7 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
 
     If not ``upright``, it stays as it is stored.
 
-    Every mode becomes RGB as by PIL's ``convert("RGB")``, which is what the published processors
+    Every mode becomes RGB as by PIL's ``_convert("RGB")``, which is what the published processors
     do with files: transparency is dropped, not composited. Sixteen-bit greys are scaled to eight
     first. Larger files than PIL's limit are refused, not reduced while decoding, which would give
     other pixels, and in a progressive JPEG would need the memory all the same.
@@ -82,17 +82,17 @@ def to_rgb(image: Image.Image, *, upright: bool = True) -> Image.Image:
         SampleError: it is read from a file, and that is truncated or too large; or it has no pixel,
             or a mode that PIL cannot convert.
     """
-    check_size(image)
+    _check_size(image)
     try:
         image.load()
         turn = UPRIGHT_BY.get(orientation(image)) if upright else None
-        rgb = image if image.mode == "RGB" else convert(image)
+        rgb = image if image.mode == "RGB" else _convert(image)
         return rgb if turn is None else rgb.transpose(turn)
     except Exception as error:  # PIL raises any type here too.
         raise SampleError("image cannot be decoded", str(error)) from error
 
 
-def check_size(image: Image.Image) -> None:
+def _check_size(image: Image.Image) -> None:
     """Raises SampleError: it has no pixel; or it is a file, and has more than PIL's limit."""
     if 0 in image.size:
         raise SampleError("image has no pixels", f"{image.width}x{image.height}")
@@ -114,8 +114,8 @@ def orientation(image: Image.Image) -> int:
         return 1
 
 
-def convert(image: Image.Image) -> Image.Image:
-    """As PIL's ``convert("RGB")``, but for sixteen-bit greys."""
+def _convert(image: Image.Image) -> Image.Image:
+    """As PIL's ``_convert("RGB")``, but for sixteen-bit greys."""
     if image.mode.startswith("I"):  # convert() would clip sixteen bits at 255, not scale them
         image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:  # the same colours, without a warning

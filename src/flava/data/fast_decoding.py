@@ -44,25 +44,25 @@ def decode_uint8(
     image = open_image(data)
     if reduction is not None and (factor := reduction(*image.size)) > 1:
         image.draft(None, (image.width // factor, image.height // factor))
-    elif is_plain_jpeg(image, upright) and (pixels := decode_jpeg(data)) is not None:
+    elif _is_plain_jpeg(image, upright) and (pixels := _decode_jpeg(data)) is not None:
         return pixels
     return np.array(to_rgb(image, upright=upright))
 
 
-def is_plain_jpeg(image: Image.Image, upright: bool) -> bool:
+def _is_plain_jpeg(image: Image.Image, upright: bool) -> bool:
     """Whether a file is a JPEG in RGB or grey, of a single picture, that need not be turned."""
     if image.format != "JPEG" or image.mode not in ("RGB", "L"):
         return False
     return not upright or orientation(image) not in UPRIGHT_BY
 
 
-def decode_jpeg(data: bytes) -> Uint8Image | None:
+def _decode_jpeg(data: bytes) -> Uint8Image | None:
     """A JPEG by torchvision, or None if it cannot decode it.
 
     PIL reads some damaged files that torchvision does not, and says what is wrong with others.
     Where both read a damaged file they agree, and libjpeg writes a line about it to stderr.
     """
-    decode = torchvision_jpeg_decoder()
+    decode = _torchvision_jpeg_decoder()
     if decode is None:
         return None
     try:
@@ -73,7 +73,7 @@ def decode_jpeg(data: bytes) -> Uint8Image | None:
 
 
 @lru_cache
-def torchvision_jpeg_decoder() -> Callable[[Tensor], Any] | None:
+def _torchvision_jpeg_decoder() -> Callable[[Tensor], Any] | None:
     """A function from a JPEG's bytes to a tensor (3, height, width), channels last in memory.
 
     None if torchvision has none: its release 0.29 announces the end of it. PIL then does the same,

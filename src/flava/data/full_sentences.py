@@ -62,7 +62,7 @@ class PackedReader:
         skipped: list[SkippedSample] = []
         documents = self._documents(read_shard(path), skipped)
         empty = True
-        for key, ids in pack(documents, self.length, self.tokenizer.cls, self.tokenizer.sep):
+        for key, ids in _pack(documents, self.length, self.tokenizer.cls, self.tokenizer.sep):
             yield from _emptied(skipped)
             yield Packed(shard=path.name, key=key, ids=np.array(ids, dtype=np.int32))
             empty = False
@@ -90,7 +90,7 @@ class PackedReader:
                 yield ids
 
 
-def pack(
+def _pack(
     documents: Iterable[Document], length: int, cls: int, sep: int
 ) -> Iterator[tuple[str, list[int]]]:
     """Sequences of at most ``length`` tokens with their keys; ``length`` must be at least 3.

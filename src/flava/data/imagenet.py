@@ -182,7 +182,7 @@ def _of_folder(folder: Path) -> Iterator[tuple[InFile, int]]:
                 f"{inside} is in no class's folder: the images of each class must be in one, named "
                 f"by its WordNet id (n01440764)"
             )
-        label = label_of(inside.name, inside)
+        label = _label_of(inside.name, inside)
         for name in walk_images(inside):
             # An unreadable file counts as an image, and is reported when it is to be read.
             yield InFile(inside / (name.key if isinstance(name, SkippedSample) else name)), label
@@ -203,7 +203,7 @@ def _of_parquet(path: Path) -> Iterator[tuple[InParquet, int]]:
                 labels = file.read_row_group(group, columns=["label"]).column("label").to_pylist()
                 for row, label in enumerate(labels):
                     where = f"{path}, row {row} of row group {group}"
-                    yield InParquet(path, group, row), label_of(label, where)
+                    yield InParquet(path, group, row), _label_of(label, where)
     except pa.ArrowException as error:
         raise ValueError(f"{path} cannot be read as Parquet: {error}") from error
 
@@ -250,7 +250,7 @@ def _of_sample(
             image = stored
         elif suffix in ("json", "cls") and label is None:
             label = _stored_label(suffix, stored)
-    return None if image is None else (image, label_of(label, f"{path}, sample {key}"))
+    return None if image is None else (image, _label_of(label, f"{path}, sample {key}"))
 
 
 def _stored_label(suffix: str, file: InFile) -> Any:
@@ -264,14 +264,14 @@ def _stored_label(suffix: str, file: InFile) -> Any:
     return fields.get("class", fields.get("label")) if isinstance(fields, dict) else None
 
 
-def label_of(named: Any, where: object) -> int:
+def _label_of(named: Any, where: object) -> int:
     """The number of a class from its number or its WordNet id.
 
     Raises:
         ValueError: there is no such class.
     """
     is_number = isinstance(named, int) and not isinstance(named, bool)
-    number = named if is_number else numbers().get(str(named))
+    number = named if is_number else _numbers().get(str(named))
     if number is None or not 0 <= number < CLASSES:
         raise ValueError(
             f"{where}: {named!r} is no class of ImageNet-1k, which has WordNet ids such as "
@@ -281,7 +281,7 @@ def label_of(named: Any, where: object) -> int:
 
 
 @cache
-def numbers() -> dict[str, int]:
+def _numbers() -> dict[str, int]:
     """The number of each class by its WordNet id, and by itself as text."""
     ids = WNIDS.read_text().split()
     return {wnid: number for number, wnid in enumerate(ids)} | {

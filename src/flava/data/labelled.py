@@ -95,18 +95,18 @@ def read_rows(path: Path, *, labelled: bool = True) -> LabelledRows:
         ValueError: it is no such folder or table, or most of its samples cannot be used.
     """
     if path.is_dir():
-        found = list(folder_rows(path) if labelled else unlabelled_rows(path))
+        found = list(_folder_rows(path) if labelled else _unlabelled_rows(path))
     elif not path.exists():
         raise FileNotFoundError(f"no data at {path}: give a folder or a table")
     elif is_table(path) and path.suffix != ".txt":
-        found = list(table_rows(path, labelled=labelled))
+        found = list(_table_rows(path, labelled=labelled))
     else:
         known = ", ".join(ending for ending in TABLE_READERS if ending != ".txt")
         raise ValueError(f"{path} is no table that can be read: it must end in {known}")
-    return rows_of_commonest_kind(path, found)
+    return _rows_of_commonest_kind(path, found)
 
 
-def rows_of_commonest_kind(
+def _rows_of_commonest_kind(
     path: Path, found: Sequence[LabelledRow | SkippedSample]
 ) -> LabelledRows:
     """The rows as samples of the commonest kind.
@@ -121,7 +121,7 @@ def rows_of_commonest_kind(
     has = Counter((row.image is not None, row.text is not None) for row in rows)
     if not has:
         skips.add(len(found), [each for each in found if isinstance(each, SkippedSample)])
-        raise skips.failure() if found else no_samples(path)
+        raise skips.failure() if found else _no_samples(path)
     image, text = has.most_common(1)[0][0]
     kept: list[LabelledRow] = []
     skipped: list[SkippedSample] = []
@@ -141,14 +141,14 @@ def rows_of_commonest_kind(
     return LabelledRows(kind=KINDS[image, text], rows=tuple(kept), skips=skips)
 
 
-def no_samples(path: Path) -> ValueError:
+def _no_samples(path: Path) -> ValueError:
     return ValueError(f"{path} holds no sample: give a folder or a table with some")
 
 
 # Folders
 
 
-def folder_rows(folder: Path) -> Iterator[LabelledRow | SkippedSample]:
+def _folder_rows(folder: Path) -> Iterator[LabelledRow | SkippedSample]:
     """Rows of the subfolders, whose names are the classes.
 
     Raises:
@@ -166,17 +166,17 @@ def folder_rows(folder: Path) -> Iterator[LabelledRow | SkippedSample]:
         )
     for each in inside:
         if each in classes:
-            yield from samples_below(each, label=each.name)
+            yield from _samples_below(each, label=each.name)
         else:
-            yield skipped_file(folder, each, "file is in no class's folder")
+            yield _skipped_file(folder, each, "file is in no class's folder")
 
 
-def unlabelled_rows(folder: Path) -> Iterator[LabelledRow | SkippedSample]:
+def _unlabelled_rows(folder: Path) -> Iterator[LabelledRow | SkippedSample]:
     """Rows of everything below a folder."""
-    return samples_below(folder, label=None)
+    return _samples_below(folder, label=None)
 
 
-def samples_below(folder: Path, label: str | None) -> Iterator[LabelledRow | SkippedSample]:
+def _samples_below(folder: Path, label: str | None) -> Iterator[LabelledRow | SkippedSample]:
     """Rows of the files below a folder; files of one name but for the ending are one sample."""
     root = folder if label is None else folder.parent
     files = [
@@ -184,28 +184,28 @@ def samples_below(folder: Path, label: str | None) -> Iterator[LabelledRow | Ski
         for path in folder.rglob("*")
         if path.is_file() and not any(p.startswith(".") for p in path.relative_to(root).parts)
     ]
-    stems = groupby(sorted(files, key=lambda path: (str(path.with_suffix("")), path.name)), stem)
+    stems = groupby(sorted(files, key=lambda path: (str(path.with_suffix("")), path.name)), _stem)
     for name, group in stems:
         by_suffix = {path.suffix.lower(): path for path in group}
         images = [by_suffix[suffix] for suffix in IMAGE_SUFFIXES if suffix in by_suffix]
         text = by_suffix.get(TEXT_SUFFIX)
         if not images and text is None:
             for path in by_suffix.values():
-                yield skipped_file(root, path, "file is neither image nor text")
+                yield _skipped_file(root, path, "file is neither image nor text")
             continue
         key = Path(name).relative_to(root).as_posix()
         # Two images may share a name: each is a sample, under its whole name.
         for image in images or [None]:
             name = key if image is None or len(images) == 1 else key + image.suffix
             row = LabelledRow(shard=str(root), key=name, image=image, label=label)
-            yield row if text is None else with_text(row, text)
+            yield row if text is None else _with_text(row, text)
 
 
-def stem(path: Path) -> str:
+def _stem(path: Path) -> str:
     return str(path.with_suffix(""))
 
 
-def with_text(row: LabelledRow, path: Path) -> LabelledRow | SkippedSample:
+def _with_text(row: LabelledRow, path: Path) -> LabelledRow | SkippedSample:
     try:
         return replace(row, text=usable_text(path.read_bytes()))
     except SampleError as error:
@@ -214,7 +214,7 @@ def with_text(row: LabelledRow, path: Path) -> LabelledRow | SkippedSample:
         return skip_sample(row, SampleError("file cannot be read", str(error.strerror)))
 
 
-def skipped_file(root: Path, path: Path, reason: str) -> SkippedSample:
+def _skipped_file(root: Path, path: Path, reason: str) -> SkippedSample:
     name = path.relative_to(root).as_posix()
     return SkippedSample(shard=str(root), key=name, reason=reason, message=reason)
 
@@ -222,7 +222,7 @@ def skipped_file(root: Path, path: Path, reason: str) -> SkippedSample:
 # Tables
 
 
-def table_rows(path: Path, *, labelled: bool) -> Iterator[LabelledRow | SkippedSample]:
+def _table_rows(path: Path, *, labelled: bool) -> Iterator[LabelledRow | SkippedSample]:
     """Rows of a table.
 
     Raises:
@@ -230,7 +230,7 @@ def table_rows(path: Path, *, labelled: bool) -> Iterator[LabelledRow | SkippedS
     """
     columns = table_columns(path)
     # A table without a readable head is reported by the reader, in its first record.
-    missing = [] if columns is None else missing_columns(columns, labelled=labelled)
+    missing = [] if columns is None else _missing_columns(columns, labelled=labelled)
     if columns and missing:
         raise ValueError(
             f"{path} has no column {' and no column '.join(missing)}; its columns are "
@@ -245,22 +245,22 @@ def table_rows(path: Path, *, labelled: bool) -> Iterator[LabelledRow | SkippedS
         try:
             yield replace(
                 row,
-                image=image_cell(record.find(IMAGE_COLUMNS), path.parent),
-                text=text_cell(record.find(TEXT_COLUMNS)),
-                label=label_cell(record.find(LABEL_COLUMNS)) if labelled else None,
+                image=_image_cell(record.find(IMAGE_COLUMNS), path.parent),
+                text=_text_cell(record.find(TEXT_COLUMNS)),
+                label=_label_cell(record.find(LABEL_COLUMNS)) if labelled else None,
             )
         except SampleError as error:
             yield skip_sample(row, error)
 
 
-def missing_columns(columns: Sequence[str], *, labelled: bool) -> list[str]:
+def _missing_columns(columns: Sequence[str], *, labelled: bool) -> list[str]:
     """The columns that a table lacks, as they stand in an error."""
     names = set(columns)
     missing = [] if names & {*IMAGE_COLUMNS, *TEXT_COLUMNS} else ['"image" or "text"']
     return missing + (['"label"'] if labelled and not names & set(LABEL_COLUMNS) else [])
 
 
-def image_cell(cell: Any, folder: Path) -> Path | bytes | None:
+def _image_cell(cell: Any, folder: Path) -> Path | bytes | None:
     """A path; or a file's bytes, alone or as Hugging Face's ``datasets`` stores them."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
@@ -276,7 +276,7 @@ def image_cell(cell: Any, folder: Path) -> Path | bytes | None:
     return path
 
 
-def text_cell(cell: Any) -> str | None:
+def _text_cell(cell: Any) -> str | None:
     """A text; of several captions the first."""
     if isinstance(cell, list) and cell:
         cell = cell[0]
@@ -287,7 +287,7 @@ def text_cell(cell: Any) -> str | None:
     return usable_text(cell)
 
 
-def label_cell(cell: Any) -> str:
+def _label_cell(cell: Any) -> str:
     """A class's name: any text or number, without white space around it."""
     if isinstance(cell, float) and cell.is_integer():
         cell = int(cell)  # what a column of integers becomes where one is missing
@@ -328,11 +328,11 @@ def draw_validation(rows: Sequence[LabelledRow], fraction: float, seed: int) -> 
     chosen: set[int] = set()
     for indices in members.values():
         count = min(max(1, round(fraction * len(indices))), len(indices) - 1)
-        chosen.update(sorted(indices, key=lambda i: draw_order(seed, rows[i].key))[:count])
+        chosen.update(sorted(indices, key=lambda i: _draw_order(seed, rows[i].key))[:count])
     return chosen
 
 
-def draw_order(seed: int, key: str) -> bytes:
+def _draw_order(seed: int, key: str) -> bytes:
     return hashlib.blake2b(f"{seed}\0split\0{key}".encode(errors="replace")).digest()
 
 

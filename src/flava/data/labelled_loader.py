@@ -62,10 +62,10 @@ def row_image(row: LabelledRow, *, upright: bool = True) -> Image.Image:
     Raises:
         SampleError: the file cannot be read or decoded.
     """
-    return to_rgb(open_image(row_file(row)), upright=upright)
+    return to_rgb(open_image(_row_file(row)), upright=upright)
 
 
-def row_file(row: LabelledRow) -> bytes:
+def _row_file(row: LabelledRow) -> bytes:
     """Raises SampleError: the row's image cannot be read."""
     assert row.image is not None
     try:
@@ -87,7 +87,7 @@ class ImageReader(RowReader[Pixels]):
     torchvision's readers, and those of the published code, do not turn them."""
 
     def read(self, row: LabelledRow, rng: np.random.Generator | None) -> Pixels:
-        image = decode_uint8(row_file(row), upright=self.upright)
+        image = decode_uint8(_row_file(row), upright=self.upright)
         if rng is not None and self.crop_scale != WHOLE:
             image = cropped(rng, image, self.crop_scale)
         return resize_for_encoder(image, self.size)

@@ -16,7 +16,7 @@ from flava.data.collate import (
     TextCollator,
     WholePairCollator,
 )
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.errors import SkippedSample
 from flava.data.full_sentences import PackedReader
 from flava.data.masking import TokenMasker

@@ -93,22 +93,22 @@ class CropCollator(Collator[RawSample, CropExample]):
         with torch.random.fork_rng(devices=[]):
             # Only the CPU's generator is seeded: torch.manual_seed would seed a GPU's too.
             torch.default_generator.manual_seed(int(rng.integers(2**63)))
-            first, second, local = transforms(config)
+            first, second, local = _transforms(config)
             return CropExample(
                 raw.key,
-                stacked([first(image), second(image)], config.global_size),
-                stacked([local(image) for _ in range(config.local_crops)], config.local_size),
+                _stacked([first(image), second(image)], config.global_size),
+                _stacked([local(image) for _ in range(config.local_crops)], config.local_size),
             )
 
     def collate(self, examples: Sequence[CropExample], _rng: np.random.Generator) -> CropBatch:
         return CropBatch(
             keys=tuple(example.key for example in examples),
-            global_crops=batched([example.global_crops for example in examples]),
-            local_crops=batched([example.local_crops for example in examples]),
+            global_crops=_batched([example.global_crops for example in examples]),
+            local_crops=_batched([example.local_crops for example in examples]),
         )
 
 
-def stacked(crops: Sequence[Image.Image], size: int) -> CropPixels:
+def _stacked(crops: Sequence[Image.Image], size: int) -> CropPixels:
     """The crops' pixels in one array; ``size`` gives its shape if there are none."""
     return (
         np.stack([np.asarray(crop) for crop in crops])
@@ -117,7 +117,7 @@ def stacked(crops: Sequence[Image.Image], size: int) -> CropPixels:
     )
 
 
-def batched(images: Sequence[CropPixels]) -> Float[Tensor, "crops batch 3 size size"]:
+def _batched(images: Sequence[CropPixels]) -> Float[Tensor, "crops batch 3 size size"]:
     """An image's crops from each item -> normalised, with the crops in front of the batch."""
     pixels = np.stack(images, axis=1)
     flat = pixels.reshape(-1, *pixels.shape[2:])
@@ -125,17 +125,17 @@ def batched(images: Sequence[CropPixels]) -> Float[Tensor, "crops batch 3 size s
 
 
 @lru_cache
-def transforms(config: CropConfig) -> tuple["v2.Transform", "v2.Transform", "v2.Transform"]:
+def _transforms(config: CropConfig) -> tuple["v2.Transform", "v2.Transform", "v2.Transform"]:
     """The transforms that make the first global crop, the second, and a local crop."""
     size, scale = config.global_size, config.global_scale
     return (
-        view(size, scale, BLUR[0], SOLARISE[0]),
-        view(size, scale, BLUR[1], SOLARISE[1]),
-        view(config.local_size, config.local_scale, LOCAL_BLUR, LOCAL_SOLARISE),
+        _view(size, scale, BLUR[0], SOLARISE[0]),
+        _view(size, scale, BLUR[1], SOLARISE[1]),
+        _view(config.local_size, config.local_scale, LOCAL_BLUR, LOCAL_SOLARISE),
     )
 
 
-def view(
+def _view(
     size: int, scale: tuple[float, float], blur_probability: float, solarise: float
 ) -> "v2.Transform":
     # Imported here because it takes a second, and most commands make no such crops.
@@ -147,13 +147,13 @@ def view(
             v2.RandomHorizontalFlip(FLIP),
             v2.RandomApply([v2.ColorJitter(**STRENGTHS)], JITTER),
             v2.RandomGrayscale(GREY),
-            v2.RandomApply([v2.Lambda(blur)], blur_probability),
+            v2.RandomApply([v2.Lambda(_blur)], blur_probability),
             v2.RandomSolarize(SOLARISE_FROM, solarise),
         ]
     )
 
 
-def blur(image: Image.Image) -> Image.Image:
+def _blur(image: Image.Image) -> Image.Image:
     """PIL's Gaussian blur with a random radius, as published; torchvision's has a fixed window."""
     radius = torch.empty(()).uniform_(*BLUR_RADII).item()
     return image.filter(ImageFilter.GaussianBlur(radius))

@@ -27,14 +27,14 @@ def open_image(image: Path | bytes | np.ndarray, *, upright: bool = False) -> Im
     if isinstance(image, bytes):
         return decoding.to_rgb(decoding.open_image(image), upright=upright)
     if image.suffix == VIDEO_SUFFIX:
-        return middle_frame(image)
+        return _middle_frame(image)
     try:
         return open_image(image.read_bytes(), upright=upright)
     except OSError as error:
         raise SampleError("image cannot be read", f"{image}: {error.strerror}") from error
 
 
-def middle_frame(path: Path) -> Image.Image:
+def _middle_frame(path: Path) -> Image.Image:
     """Of a video of n frames, counted from 0, frame n // 2.
 
     It is decoded by PyAV, which uses FFmpeg; torchvision no longer decodes videos. Headers of AVI

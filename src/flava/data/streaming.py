@@ -312,7 +312,7 @@ class _Stream(Iterator[StreamItem[Streamed]]):
             self.position = StreamPosition(shard=shard, samples=self.taken)
             epoch, place = divmod(shard, len(self._paths))
             contents = self._read(self._paths[_order(self._seed, epoch, len(self._paths))[place]])
-            for content in shuffled(
+            for content in _shuffled(
                 contents, random_generator(self._seed, epoch, f"buffer {place}")
             ):
                 yield StreamItem(epoch, content)
@@ -369,7 +369,7 @@ class _StreamGroup(Generic[Streamed]):
                         yield item
 
 
-def shuffled(
+def _shuffled(
     contents: Iterable[Streamed | SkippedSample], rng: np.random.Generator
 ) -> Iterator[Streamed | SkippedSample]:
     """The same contents, shuffled in a buffer of ``BUFFER_BYTES``."""

@@ -67,11 +67,11 @@ class Tokenizer:
 
         Raises:
             ValueError: ``max_length`` leaves no room for [CLS] and [SEP], or the text is not
-                Unicode (a `SampleError`, see ``check_unicode``).
+                Unicode (a `SampleError`, see ``_check_unicode``).
         """
         if max_length < 2:
             raise ValueError(f"max_length must be at least 2 ([CLS] and [SEP]), not {max_length}")
-        check_unicode(text)
+        _check_unicode(text)
         ids = self._backend.encode(text).ids
         return ids if len(ids) <= max_length else [*ids[: max_length - 1], self.sep]
 
@@ -83,7 +83,7 @@ class Tokenizer:
         """
         if max_length < 5:
             raise ValueError(f"max_length must be at least 5 for two texts, not {max_length}")
-        left, right = cut_pair(self.pieces(first), self.pieces(second), max_length - 3)
+        left, right = _cut_pair(self.pieces(first), self.pieces(second), max_length - 3)
         return [self.cls, *left, self.sep, *right, self.sep]
 
     def pieces(self, text: str) -> list[int]:
@@ -92,7 +92,7 @@ class Tokenizer:
         Raises:
             SampleError: the text is not Unicode.
         """
-        check_unicode(text)
+        _check_unicode(text)
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def batch(
@@ -122,7 +122,7 @@ class Tokenizer:
         return self._backend.to_str()
 
 
-def cut_pair(
+def _cut_pair(
     first: Sequence[int], second: Sequence[int], room: int
 ) -> tuple[Sequence[int], Sequence[int]]:
     """Two texts' ids cut at their ends to ``room`` tokens in all, the longer text first.
@@ -135,7 +135,7 @@ def cut_pair(
     return first[:left], second[:right]
 
 
-def check_unicode(text: str) -> None:
+def _check_unicode(text: str) -> None:
     """Raises SampleError if half of a surrogate pair stands alone: no tokeniser can encode it."""
     try:
         text.encode()
@@ -198,7 +198,7 @@ class ClipTokenizer:
 
     def __init__(self) -> None:
         merges = read_merges()
-        alphabet = byte_characters()
+        alphabet = _byte_characters()
         words = [*alphabet, *(character + END_OF_WORD for character in alphabet)]
         words += ["".join(merge) for merge in merges]
         words += CLIP_SPECIAL_TOKENS
@@ -226,7 +226,7 @@ class ClipTokenizer:
         """
         if max_length < 2:
             raise ValueError(f"max_length must be at least 2 (start and end), not {max_length}")
-        ids = self._backend.encode(clean_text(text)).ids
+        ids = self._backend.encode(_clean_text(text)).ids
         return [self.start, *ids[: max_length - 2], self.end]
 
     def encode_pair(self, first: str, second: str, max_length: int) -> list[int]:
@@ -241,8 +241,8 @@ class ClipTokenizer:
         """
         if max_length < 5:
             raise ValueError(f"max_length must be at least 5 for two texts, not {max_length}")
-        both = (self._backend.encode(clean_text(text)).ids for text in (first, second))
-        left, right = cut_pair(*both, room=max_length - 3)
+        both = (self._backend.encode(_clean_text(text)).ids for text in (first, second))
+        left, right = _cut_pair(*both, room=max_length - 3)
         return [self.start, *left, self.start, *right, self.end]
 
     def batch(
@@ -257,7 +257,7 @@ class ClipTokenizer:
         return torch.from_numpy(ids), torch.from_numpy(attention_mask)
 
 
-def clean_text(text: str) -> str:
+def _clean_text(text: str) -> str:
     """The text as OpenAI's code cleans it: repaired, unescaped, in single spaces and small letters.
 
     It is unescaped twice, since much of the web is escaped twice.
@@ -273,7 +273,7 @@ def read_merges() -> list[tuple[str, str]]:
     return [(left, right) for left, right in pairs]
 
 
-def byte_characters() -> list[str]:
+def _byte_characters() -> list[str]:
     """GPT-2's visible stand-ins for bytes, in the vocabulary's order.
 
     Printable bytes stand for themselves and come first; the others are the characters from 256 on.

@@ -34,7 +34,7 @@ KEPT = 256
 """Resampling matrices that are kept: photos have few sizes, and random crops of them many."""
 
 
-def bicubic(
+def _bicubic(
     image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
     """An image resized to a square by torch's antialiased cubic filter (a = -0.5) in 8 bits."""
@@ -43,28 +43,28 @@ def bicubic(
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def lanczos(
+def _lanczos(
     image: UInt8[np.ndarray, "height width 3"], size: int
 ) -> UInt8[np.ndarray, "size size 3"]:
     """An image resized to a square by Lanczos' antialiased filter: each row, then each column."""
     height, width, _ = image.shape
     # Transposed as a matrix, channels with columns: numpy is slow where an axis has three elements.
     columns = np.ascontiguousarray(image.reshape(height, -1).T)
-    across = resample(columns.reshape(width, -1), size)
+    across = _resample(columns.reshape(width, -1), size)
     rows = np.ascontiguousarray(across.reshape(-1, height).T)
-    return resample(rows, size).reshape(size, size, 3)
+    return _resample(rows, size).reshape(size, size, 3)
 
 
-def resample(
+def _resample(
     pixels: UInt8[np.ndarray, "old others"], size: int
 ) -> UInt8[np.ndarray, "size others"]:
     """The first axis resized; values are rounded and clipped after each axis, as in PIL."""
-    resized = lanczos_matrix(len(pixels), size) @ pixels.astype(np.float32)
+    resized = _lanczos_matrix(len(pixels), size) @ pixels.astype(np.float32)
     return np.rint(resized, out=resized).clip(0, 255, out=resized).astype(np.uint8)
 
 
 @lru_cache(KEPT)
-def lanczos_matrix(old: int, new: int) -> csr_array:
+def _lanczos_matrix(old: int, new: int) -> csr_array:
     """The weights, (new, old), with which the old pixels of a line make up each new pixel.
 
     A new pixel's weights are the filter around its centre, as wide as the larger of the two pixels,
@@ -159,7 +159,7 @@ class ImageTransformConfig:
         if not self.reduced_decoding:
             return 1
         least = REDUCING_GAP * max(self.image_size, self.codebook_size)
-        shortest = shortest_side(width, height, self.crop_scale)
+        shortest = _shortest_side(width, height, self.crop_scale)
         return next((factor for factor in REDUCTIONS if shortest >= factor * least), 1)
 
     def mistakes(self, prefix: str) -> list[str]:
@@ -184,12 +184,14 @@ class ImageTransformConfig:
         return found
 
 
-def shortest_side(width: int, height: int, scale: tuple[float, float]) -> float:
-    """The shortest side of all boxes that ``random_crop`` may draw, in pixels."""
+def _shortest_side(width: int, height: int, scale: tuple[float, float]) -> float:
+    """The shortest side of all boxes that ``_random_crop`` may draw, in pixels."""
     return min(float(width), float(height), math.sqrt(width * height * scale[0] * CROP_RATIO[0]))
 
 
-def random_crop(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]) -> Box:
+def _random_crop(
+    rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float]
+) -> Box:
     """A box drawn as torchvision's ``RandomResizedCrop`` draws it, but from a sample's own ``rng``.
 
     ``size`` is the image's width and height. The area is uniform in ``scale``, the aspect ratio
@@ -214,9 +216,9 @@ def random_crop(rng: np.random.Generator, size: tuple[int, int], scale: tuple[fl
 def cropped(
     rng: np.random.Generator, image: Uint8Image, scale: tuple[float, float]
 ) -> UInt8[np.ndarray, "crop_height crop_width 3"]:
-    """The part of the image in a box that ``random_crop`` draws."""
+    """The part of the image in a box that ``_random_crop`` draws."""
     height, width, _ = image.shape
-    left, top, right, bottom = random_crop(rng, (width, height), scale)
+    left, top, right, bottom = _random_crop(rng, (width, height), scale)
     return np.ascontiguousarray(image[top:bottom, left:right])
 
 
@@ -230,12 +232,12 @@ def resize(
 
 def resize_for_codebook(image: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The codebook's view of one RGB image: straight to a square of ``size`` pixels, Lanczos."""
-    return lanczos(image, size)
+    return _lanczos(image, size)
 
 
 def resize_for_encoder(image: Uint8Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """The encoder's view of one RGB image: straight to a square of ``size`` pixels, bicubic."""
-    return bicubic(image, size)
+    return _bicubic(image, size)
 
 
 def normalise(pixels: UInt8[np.ndarray, "batch h w 3"]) -> Float[Tensor, "batch 3 h w"]:

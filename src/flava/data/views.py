@@ -13,7 +13,7 @@ from flava.core.batch import LOGIT_LAPLACE_EPS
 from flava.data.errors import SampleError
 from flava.data.transforms import CLIP_MEAN, CLIP_STD
 
-Side = tuple[int, int]
+Size = tuple[int, int]
 """Height and width in pixels."""
 Channels = tuple[float, float, float]
 
@@ -28,9 +28,9 @@ class View:
     In the order of Hugging Face's image processors, and equal to them (PIL backend).
     """
 
-    size: Side | int
+    size: Size | int
     """Height and width to resize to; or the shorter side alone, which keeps the aspect ratio."""
-    crop: Side
+    crop: Size
     """Height and width of the part that is cut out of the middle, which the model sees. If the
     resized image is smaller, it is padded with black."""
     resample: Image.Resampling = Image.Resampling.BICUBIC
@@ -62,7 +62,7 @@ class View:
             view = view.crop((left, top, left + self.crop[1], top + self.crop[0]))
         return np.asarray(view)
 
-    def resized(self, image: Image.Image) -> Side:
+    def resized(self, image: Image.Image) -> Size:
         """The height and width that an image is resized to."""
         if isinstance(self.size, tuple):
             return self.size
@@ -83,7 +83,7 @@ class View:
             slope, offset = shrink * slope, shrink * offset + LOGIT_LAPLACE_EPS
         return pixels.mul_(slope.float()).add_(offset.float())
 
-    def of_size(self, size: Side) -> "View":
+    def of_size(self, size: Size) -> "View":
         """The same view for a model that sees images of another size."""
         return replace(self, size=size if isinstance(self.size, tuple) else min(size), crop=size)
 
@@ -93,7 +93,7 @@ def encoder_view(size: int) -> View:
     return View(size=(size, size), crop=(size, size))
 
 
-def codebook_view(size: Side) -> View:
+def codebook_view(size: Size) -> View:
     """The view of the dVAE, unless the files say otherwise."""
     return View(
         size=size,

@@ -21,7 +21,7 @@ MACOS_LIMIT = 10_240
 """Files that macOS lets a process open, where it says that any number is allowed."""
 
 
-def allow_open_files() -> int | None:
+def _allow_open_files() -> int | None:
     """Raise the number of files that this process and its children may open as far as allowed.
 
     The default of many systems is 1,024. Returns the number, or None where there is no limit or it
@@ -42,7 +42,7 @@ def allow_open_files() -> int | None:
 
 def too_many_streams(streams: int) -> str | None:
     """Why a process cannot read so many streams at once; None if it can."""
-    allowed = allow_open_files()
+    allowed = _allow_open_files()
     if allowed is None or streams + OTHER_FILES <= allowed:
         return None
     return (

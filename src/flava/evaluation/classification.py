@@ -139,7 +139,7 @@ def evaluate_predictions(
         raise ValueError("no validation sample can be used: correct the data")
     truth, predicted, classes = predictions.labels, predictions.predicted, predictions.classes
     counts = confusion(truth, predicted, len(classes))
-    metrics = class_metrics(classes, counts, Counter(train_labels))
+    metrics = _class_metrics(classes, counts, Counter(train_labels))
     present = [each for each in metrics if each.examples]
     shared = {"task": "classification", "split": "validation", "n": len(truth)}
     return ClassifierEvaluation(
@@ -159,7 +159,7 @@ def evaluate_predictions(
                 **shared,
             ),
         ),
-        interval=wilson_interval(int(counts.trace()), len(truth)),
+        interval=_wilson_interval(int(counts.trace()), len(truth)),
         classes=metrics,
         confusion=Confusion(
             split="validation", classes=classes, counts=tuple(map(tuple, counts.tolist()))
@@ -167,7 +167,7 @@ def evaluate_predictions(
     )
 
 
-def class_metrics(
+def _class_metrics(
     classes: Sequence[str], counts: Int[Tensor, "classes classes"], trained_on: Mapping[str, int]
 ) -> tuple[ClassMetrics, ...]:
     """The metrics of each class, from the confusion matrix and the number of training rows."""
@@ -189,7 +189,7 @@ def class_metrics(
     return tuple(rows)
 
 
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
+def _wilson_interval(right: int, n: int) -> tuple[float, float]:
     """The 95 % confidence interval of the share ``right`` / ``n`` (Wilson 1927).
 
     Unlike the normal approximation it is also valid for small n, and for a share of 0 or 1.

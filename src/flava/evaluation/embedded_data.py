@@ -182,7 +182,7 @@ class EmbeddedPairs:
 
     @cached_property
     def transform(self) -> ImageTransformConfig:
-        return image_transform(self.config)
+        return _image_transform(self.config)
 
     @cached_property
     def pixels(self) -> Float[Tensor, "images 3 height width"]:
@@ -200,7 +200,7 @@ class EmbeddedPairs:
         return np.unique(self.concepts, return_inverse=True)[1]
 
 
-def image_transform(config: EvaluatedConfig) -> ImageTransformConfig:
+def _image_transform(config: EvaluatedConfig) -> ImageTransformConfig:
     """What turns an image into the model's input: eight codebook pixels a side for each patch."""
     assert not isinstance(config, MaskedTextConfig)  # tasks name what they need
     return ImageTransformConfig(

@@ -27,7 +27,7 @@ PROBE_TRAIN, VALIDATION = "probe_train", "validation"
 """The splits that the linear probe is fitted on and its regularisation chosen on."""
 
 
-def retrieval(features: EmbeddedFeatures, split: str) -> TaskMetrics:
+def _retrieval(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """R@k both ways among all of the split's pairs, by cosine similarity."""
     ids = features.corpus.pairs(split).concept_ids
     images = features.image_embeddings(split).numpy()
@@ -47,7 +47,7 @@ def retrieval(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     )
 
 
-def zero_shot(features: EmbeddedFeatures, split: str) -> TaskMetrics:
+def _zero_shot(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Accuracy over ``CLASSES`` among the images that belong to one."""
     rows, truth = in_classes(features.corpus.pairs(split).subgroups)
     classes = class_embeddings(features.embed, [each.names for each in CLASSES], TEMPLATES)
@@ -101,25 +101,25 @@ class ProbeTask:
         return TaskMetrics({"accuracy": MetricValue(value, len(test.labels), baselines)})
 
 
-def image_groups(features: EmbeddedFeatures | PixelComponents, split: str) -> LabelledFeatures:
+def _image_groups(features: EmbeddedFeatures | PixelComponents, split: str) -> LabelledFeatures:
     """Images, and the groups of Unicode's that they belong to."""
     return LabelledFeatures(features.features(split), np.array(features.corpus.pairs(split).groups))
 
 
-def digits(features: EmbeddedFeatures | PixelComponents, split: str) -> LabelledFeatures:
+def _digits(features: EmbeddedFeatures | PixelComponents, split: str) -> LabelledFeatures:
     """Images, and the digits they show."""
     return LabelledFeatures(
         features.features(split), np.array(features.corpus.pairs(split).field("digit"))
     )
 
 
-def caption_groups(features: EmbeddedFeatures, split: str) -> LabelledFeatures:
+def _caption_groups(features: EmbeddedFeatures, split: str) -> LabelledFeatures:
     """Canonical captions, and the groups of what they name."""
     pairs = features.corpus.pairs(split)
     return LabelledFeatures(features.text_features(pairs.captions), np.array(pairs.groups))
 
 
-def parts_of_speech(features: EmbeddedFeatures, split: str) -> LabelledFeatures:
+def _parts_of_speech(features: EmbeddedFeatures, split: str) -> LabelledFeatures:
     """Dictionary texts, and whether they explain a noun, verb, adjective or adverb.
 
     Raises:
@@ -235,7 +235,7 @@ class Task:
     model's features."""
 
 
-def on_splits(
+def _on_splits(
     name: str,
     measure: Callable[[Any, str], TaskMetrics],
     splits: str,
@@ -253,60 +253,62 @@ def on_splits(
 IMAGE, TEXT = ("image_encoder",), ("text_encoder",)
 CODES = ("codebook.encoder",)
 
-GROUPS = ProbeTask(name="groups", labelled=image_groups)
+GROUPS = ProbeTask(name="groups", labelled=_image_groups)
 DIGITS = ProbeTask(
     name="digits",
-    labelled=digits,
+    labelled=_digits,
     train="digits_train",
     validation="digits_validation",
 )
-CAPTION_GROUPS = ProbeTask(name="caption groups", labelled=caption_groups)
+CAPTION_GROUPS = ProbeTask(name="caption groups", labelled=_caption_groups)
 PARTS_OF_SPEECH = ProbeTask(
     name="parts of speech",
-    labelled=parts_of_speech,
+    labelled=_parts_of_speech,
     train="wordnet_train",
     validation="wordnet_validation",
 )
 
 TASKS = (
-    *on_splits(
+    *_on_splits(
         "retrieval",
-        retrieval,
+        _retrieval,
         "unseen_style unseen_style_hard unseen_concepts unseen_both",
         needs=CONTRASTIVE_PARTS,
     ),
-    *on_splits(
+    *_on_splits(
         "zero_shot",
-        zero_shot,
+        _zero_shot,
         "unseen_style unseen_style_hard unseen_concepts_all unseen_both",
         needs=CONTRASTIVE_PARTS,
     ),
-    *on_splits(
+    *_on_splits(
         "linear_probe",
         GROUPS,
         "unseen_concepts_all unseen_both",
         needs=IMAGE,
         pca=GROUPS.train,
     ),
-    *on_splits("digits", DIGITS, "digits", needs=IMAGE, pca=DIGITS.train),
-    *on_splits("caption_groups", CAPTION_GROUPS, "unseen_concepts", needs=TEXT),
-    *on_splits("parts_of_speech", PARTS_OF_SPEECH, "wordnet", needs=TEXT),
-    *on_splits("itm", masked_tasks.itm, "unseen_style unseen_concepts", needs=("itm_head",)),
-    *on_splits(
+    *_on_splits("digits", DIGITS, "digits", needs=IMAGE, pca=DIGITS.train),
+    *_on_splits("caption_groups", CAPTION_GROUPS, "unseen_concepts", needs=TEXT),
+    *_on_splits("parts_of_speech", PARTS_OF_SPEECH, "wordnet", needs=TEXT),
+    *_on_splits("itm", masked_tasks.itm, "unseen_style unseen_concepts", needs=("itm_head",)),
+    *_on_splits(
         "mmm_text", masked_tasks.mmm_text, "unseen_style unseen_concepts", needs=("mmm_text_head",)
     ),
-    *on_splits(
+    *_on_splits(
         "mlm_captions",
         masked_tasks.mlm_captions,
         "unseen_style unseen_concepts",
         needs=("mlm_head",),
     ),
-    *on_splits("mlm", masked_tasks.mlm, "wordnet", needs=("mlm_head",)),
-    *on_splits(
+    *_on_splits("mlm", masked_tasks.mlm, "wordnet", needs=("mlm_head",)),
+    *_on_splits(
         "mmm_image",
         masked_tasks.mmm_image,
         "unseen_style unseen_concepts",
         needs=("mmm_image_head", *CODES),
     ),
-    *on_splits("mim", masked_tasks.mim, "unseen_style unseen_concepts", needs=("mim_head", *CODES)),
+    *_on_splits(
+        "mim", masked_tasks.mim, "unseen_style unseen_concepts", needs=("mim_head", *CODES)
+    ),
 )

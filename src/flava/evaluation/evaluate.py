@@ -48,14 +48,14 @@ class EvaluationConfig:
 
 DEFAULT = EvaluationConfig()
 
-Model = TypeVar("Model", bound=EncoderModel)
+T = TypeVar("T", bound=EncoderModel)
 
 
-def measure(
+def _measure(
     features: EmbeddedFeatures, seed: int, tasks: Sequence[Task]
 ) -> tuple[tuple[Figure, ...], tuple[Confusion, ...]]:
     """The figures of every task with their baselines, and the confusion matrices."""
-    fresh, corpus = features.of_model(untrained(features.model, seed)), features.corpus
+    fresh, corpus = features.of_model(_untrained(features.model, seed)), features.corpus
 
     @cache
     def components(fitted_on: str) -> PixelComponents:
@@ -63,7 +63,7 @@ def measure(
 
     figures: list[Figure] = []
     confusions: list[Confusion] = []
-    with features.extractor.computing(), progress_bar() as progress:
+    with features.extractor.computing(), _progress_bar() as progress:
         bar = progress.add_task("", total=len(tasks), name="")
         for task in tasks:
             progress.update(bar, name=f"{task.name}, {corpus.splits[task.split].title}")
@@ -71,13 +71,13 @@ def measure(
             baselines = {"untrained": task.measure(fresh, task.split)}
             if task.pca:
                 baselines["pca"] = task.measure(components(task.pca), task.split)
-            figures += figures_of(task, result, baselines)
+            figures += _figures_of(task, result, baselines)
             confusions += [result.confusion] if result.confusion else []
             progress.advance(bar)
     return tuple(figures), tuple(confusions)
 
 
-def figures_of(
+def _figures_of(
     task: Task, result: TaskMetrics, baselines: Mapping[str, TaskMetrics]
 ) -> list[Figure]:
     """A figure for each metric, with the same metric of each baseline."""
@@ -95,7 +95,7 @@ def figures_of(
     ]
 
 
-def untrained(model: Model, seed: int) -> Model:
+def _untrained(model: T, seed: int) -> T:
     """The same geometry with initial weights; but the same codebook, which sets the targets."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -105,7 +105,7 @@ def untrained(model: Model, seed: int) -> Model:
     return fresh.to(next(model.parameters()).device).eval()
 
 
-def progress_bar() -> Progress:
+def _progress_bar() -> Progress:
     console = Console(stderr=True)
     return Progress(
         TextColumn("evaluating"),
@@ -119,7 +119,7 @@ def progress_bar() -> Progress:
     )
 
 
-def evaluate(
+def _evaluate(
     model: EncoderModel,
     *,
     config: EvaluationConfig = DEFAULT,
@@ -140,11 +140,11 @@ def evaluate(
     corpus = EmbeddedCorpus(splits, model.config, config.seed)
     tasks = [task for task in tasks if model.missing_parts.isdisjoint(task.needs)]
     features = EmbeddedFeatures(extractor, corpus)
-    figures, confusions = measure(features, config.seed, tasks)
+    figures, confusions = _measure(features, config.seed, tasks)
     with extractor.computing():
         examples, pictures = draw_examples(features)
     evaluation = Evaluation(
-        settings=describe(model, config, splits),
+        settings=_describe(model, config, splits),
         seconds=time.perf_counter() - started,
         figures=figures,
         confusions=confusions,
@@ -153,7 +153,7 @@ def evaluate(
     return evaluation, pictures
 
 
-def describe(
+def _describe(
     model: EncoderModel, config: EvaluationConfig, splits: Mapping[str, EmbeddedSplit]
 ) -> dict[str, Any]:
     """What produced the figures, in plain types."""
@@ -184,7 +184,7 @@ def evaluate_run(
     Raises:
         FileNotFoundError: there is no checkpoint, or a split's shard is missing.
         ValueError: the checkpoint is damaged, or neither FLAVA's nor CLIP's; or it is no folder
-            and no ``output_dir`` is given; or as `evaluate`.
+            and no ``output_dir`` is given; or as `_evaluate`.
     """
     folder = folder_for_figures(source, output_dir)
     stored = read_checkpoint(source)
@@ -194,13 +194,13 @@ def evaluate_run(
             f"{source} holds a {type(model).__name__}: only a FLAVA, a CLIP or an encoder of "
             f"images or texts can be evaluated. For the curves of a run: flava report {source}"
         )
-    evaluation, pictures = evaluate(model, config=config)
+    evaluation, pictures = _evaluate(model, config=config)
     # Where the weights are: in a run "best" stands for one of its steps.
     weights = stored.folder or Path(source)
     settings = {"checkpoint": weights.resolve().name, **evaluation.settings}
     folder.mkdir(parents=True, exist_ok=True)
     path = save_evaluation(replace(evaluation, settings=settings), pictures, folder)
-    return "\n".join([f"evaluated {weights}: {path}", *summary(evaluation)])
+    return "\n".join([f"evaluated {weights}: {path}", *_summary(evaluation)])
 
 
 def folder_for_figures(source: str | Path, output_dir: Path | None) -> Path:
@@ -222,7 +222,7 @@ def folder_for_figures(source: str | Path, output_dir: Path | None) -> Path:
     return folder
 
 
-def summary(evaluation: Evaluation) -> list[str]:
+def _summary(evaluation: Evaluation) -> list[str]:
     """The headlines beside their baselines, a line each."""
     lines = []
     for title, figure in headlines(evaluation):

@@ -63,28 +63,28 @@ def draw_examples(
     rows = torch.from_numpy(rng.permutation(len(pairs))[:QUERIES])
     examples = Examples(
         images_for_captions=tuple(
-            images_for_captions(features, split, rows, store) if has(CONTRASTIVE_PARTS) else ()
+            _images_for_captions(features, split, rows, store) if has(CONTRASTIVE_PARTS) else ()
         ),
         captions_for_images=tuple(
-            captions_for_images(features, split, rows, store) if has(CONTRASTIVE_PARTS) else ()
+            _captions_for_images(features, split, rows, store) if has(CONTRASTIVE_PARTS) else ()
         ),
         masked_images=tuple(
-            masked_images(features, split, rows, store) if has(MASKED_IMAGES) else ()
+            _masked_images(features, split, rows, store) if has(MASKED_IMAGES) else ()
         ),
-        masked_texts=tuple(masked_texts(features, split, rng, store) if has(MASKED_TEXTS) else ()),
+        masked_texts=tuple(_masked_texts(features, split, rng, store) if has(MASKED_TEXTS) else ()),
         reconstructions=tuple(
-            reconstructions(features, split, rng, store) if has(CODEBOOK) else ()
+            _reconstructions(features, split, rng, store) if has(CODEBOOK) else ()
         ),
     )
     return examples, store.pictures
 
 
-def images_for_captions(
+def _images_for_captions(
     features: EmbeddedFeatures, split: str, rows: Int[Tensor, " rows"], store: PictureStore
 ) -> Iterator[RankedExample]:
     texts, images = features.caption_embeddings(split), features.image_embeddings(split)
     pairs = features.corpus.pairs(split)
-    for row, order, rank in nearest(texts, images, pairs, rows):
+    for row, order, rank in _nearest(texts, images, pairs, rows):
         yield RankedExample(
             picture=store.add(f"image-{row}", pairs.images[row]),
             caption=pairs.captions.texts[row],
@@ -95,12 +95,12 @@ def images_for_captions(
         )
 
 
-def captions_for_images(
+def _captions_for_images(
     features: EmbeddedFeatures, split: str, rows: Int[Tensor, " rows"], store: PictureStore
 ) -> Iterator[RankedExample]:
     texts, images = features.caption_embeddings(split), features.image_embeddings(split)
     pairs = features.corpus.pairs(split)
-    for row, order, rank in nearest(images, texts, pairs, rows):
+    for row, order, rank in _nearest(images, texts, pairs, rows):
         yield RankedExample(
             picture=store.add(f"image-{row}", pairs.images[row]),
             caption=pairs.captions.texts[row],
@@ -111,7 +111,7 @@ def captions_for_images(
         )
 
 
-def nearest(
+def _nearest(
     queries: Float[Tensor, "n width"],
     gallery: Float[Tensor, "n width"],
     pairs: EmbeddedPairs,
@@ -125,7 +125,7 @@ def nearest(
         yield row, order, rank + 1
 
 
-def masked_images(
+def _masked_images(
     features: EmbeddedFeatures, split: str, rows: Int[Tensor, " rows"], store: PictureStore
 ) -> Iterator[MaskedImageExample]:
     """The hidden patches as the codebook draws the codes that the model predicts for them."""
@@ -137,7 +137,7 @@ def masked_images(
     )
     alone = fill.mim_logits(model, states.to(device), patch_mask).argmax(dim=1).cpu()
     texts = features.text_states(pairs.captions)
-    joint = joint_states(features, states, texts, rows)
+    joint = _joint_states(features, states, texts, rows)
     with_text = fill.mmm_image_logits(model, joint, patch_mask).argmax(dim=1).cpu()
     codes = features.codes(split)[rows]
     truth = codes[patch_mask]
@@ -146,14 +146,14 @@ def masked_images(
     pictures = {
         "original": original,
         "masked": paste(original, grey, patch_mask),
-        "codes": decode(features, codes),
-        "alone": filled_in(features, original, codes, patch_mask, alone),
-        "caption": filled_in(features, original, codes, patch_mask, with_text),
+        "codes": _decode(features, codes),
+        "alone": _filled_in(features, original, codes, patch_mask, alone),
+        "caption": _filled_in(features, original, codes, patch_mask, with_text),
     }
     which = patch_mask.nonzero()[:, 0]
     for i, row in enumerate(rows.tolist()):
         name = {kind: store.add(f"masked-{row}-{kind}", each[i]) for kind, each in pictures.items()}
-        right = [share(codes[which == i] == truth[which == i]) for codes in (alone, with_text)]
+        right = [_share(codes[which == i] == truth[which == i]) for codes in (alone, with_text)]
         yield MaskedImageExample(
             caption=pairs.captions.texts[row],
             original=name["original"],
@@ -166,7 +166,7 @@ def masked_images(
         )
 
 
-def joint_states(
+def _joint_states(
     features: EmbeddedFeatures,
     image_states: Float[Tensor, "n tokens width"],
     texts: TextStates,
@@ -178,18 +178,18 @@ def joint_states(
     )
 
 
-def decode(
+def _decode(
     features: EmbeddedFeatures, codes: Int[Tensor, "n rows columns"]
 ) -> Float[Tensor, "n 3 height width"]:
     """What the codebook draws, in [0, 1]."""
     return features.model.codebook.decode(codes.to(features.extractor.device)).float().cpu()
 
 
-def share(right: Bool[Tensor, " n"]) -> float:
+def _share(right: Bool[Tensor, " n"]) -> float:
     return right.double().mean().item() if len(right) else 0.0
 
 
-def filled_in(
+def _filled_in(
     features: EmbeddedFeatures,
     original: Float[Tensor, "n 3 h w"],
     codes: Int[Tensor, "n rows columns"],
@@ -199,10 +199,10 @@ def filled_in(
     """The originals with their hidden patches decoded from the predicted codes."""
     filled = codes.clone()
     filled[patch_mask] = predicted
-    return paste(original, decode(features, filled), patch_mask)
+    return paste(original, _decode(features, filled), patch_mask)
 
 
-def masked_texts(
+def _masked_texts(
     features: EmbeddedFeatures, split: str, rng: np.random.Generator, store: PictureStore
 ) -> Iterator[MaskedTextExample]:
     """Captions in which the evaluation's masks hide one or two tokens."""
@@ -213,7 +213,7 @@ def masked_texts(
     rows = short[torch.from_numpy(rng.permutation(len(short))[:QUERIES])]
     texts = features.text_states(pairs.captions, hidden)
     images = features.image_states(pairs.pixels[rows])
-    joint = joint_states(features, images, texts, rows)
+    joint = _joint_states(features, images, texts, rows)
     for i, row in enumerate(rows.tolist()):
         token_mask, ids = hidden[row : row + 1], pairs.captions.input_ids[row]
         with_image = fill.mmm_text_logits(model, joint[i : i + 1], token_mask)
@@ -226,8 +226,8 @@ def masked_texts(
             blanks=tuple(
                 MaskedTokenExample(
                     truth=bert_tokenizer().token(token),
-                    with_image=top(seen),
-                    without_image=top(unseen),
+                    with_image=_top(seen),
+                    without_image=_top(unseen),
                 )
                 for token, seen, unseen in zip(
                     ids[token_mask[0]].tolist(), with_image, without_image, strict=True
@@ -236,7 +236,7 @@ def masked_texts(
         )
 
 
-def top(logits: Float[Tensor, " vocabulary"]) -> tuple[tuple[str, float], ...]:
+def _top(logits: Float[Tensor, " vocabulary"]) -> tuple[tuple[str, float], ...]:
     """The likeliest tokens with their probabilities."""
     best = logits.softmax(dim=0).topk(SHOWN)
     return tuple(
@@ -245,12 +245,12 @@ def top(logits: Float[Tensor, " vocabulary"]) -> tuple[tuple[str, float], ...]:
     )
 
 
-def reconstructions(
+def _reconstructions(
     features: EmbeddedFeatures, split: str, rng: np.random.Generator, store: PictureStore
 ) -> Iterator[tuple[str, str]]:
     pairs = features.corpus.pairs(split)
     rows = torch.from_numpy(rng.permutation(len(pairs))[: 2 * QUERIES])
     originals = unmap_pixels(pairs.codebook_pixels[rows])
-    decoded = decode(features, features.codes(split)[rows])
+    decoded = _decode(features, features.codes(split)[rows])
     for row, before, after in zip(rows.tolist(), originals, decoded, strict=True):
         yield store.add(f"codebook-{row}-seen", before), store.add(f"codebook-{row}-drawn", after)

@@ -33,25 +33,25 @@ def mim(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     pairs = features.corpus.pairs(split)
     patch_mask = patch_masks(pairs, features.corpus.seed)
     states = features.image_states(pairs.pixels, patch_mask)
-    predicted = predict(features, fill.mim_logits, states, patch_mask)
-    return accuracy_of_patches(features.codes(split)[patch_mask], predicted)
+    predicted = _predict(features, fill.mim_logits, states, patch_mask)
+    return _accuracy_of_patches(features.codes(split)[patch_mask], predicted)
 
 
 def mlm(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Hidden tokens of texts alone, from the rest of the text."""
-    return text_alone(features, features.corpus.texts(split))
+    return _text_alone(features, features.corpus.texts(split))
 
 
 def mlm_captions(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """Hidden tokens of captions, from the rest of the caption alone: the MLM head, no image."""
-    return text_alone(features, features.corpus.pairs(split).captions)
+    return _text_alone(features, features.corpus.pairs(split).captions)
 
 
-def text_alone(features: EmbeddedFeatures, texts: TokenizedTexts) -> TaskMetrics:
+def _text_alone(features: EmbeddedFeatures, texts: TokenizedTexts) -> TaskMetrics:
     token_mask = hidden_tokens(texts, features.corpus.seed)
     states = features.text_states(texts, token_mask).states
-    predicted = predict(features, fill.mlm_logits, states, token_mask)
-    return accuracy_of(texts.input_ids[token_mask], predicted)
+    predicted = _predict(features, fill.mlm_logits, states, token_mask)
+    return _accuracy_of(texts.input_ids[token_mask], predicted)
 
 
 def mmm_image(features: EmbeddedFeatures, split: str) -> TaskMetrics:
@@ -69,8 +69,8 @@ def mmm_image(features: EmbeddedFeatures, split: str) -> TaskMetrics:
             codes[rows] = codes[rows].masked_scatter(patch_mask[rows], logits.argmax(dim=1).cpu())
         return codes[patch_mask]
 
-    other = predict_with(mismatched(pairs, features.corpus.seed))
-    return accuracy_of_patches(features.codes(split)[patch_mask], predict_with(in_order), other)
+    other = predict_with(_mismatched(pairs, features.corpus.seed))
+    return _accuracy_of_patches(features.codes(split)[patch_mask], predict_with(in_order), other)
 
 
 def mmm_text(features: EmbeddedFeatures, split: str) -> TaskMetrics:
@@ -92,8 +92,8 @@ def mmm_text(features: EmbeddedFeatures, split: str) -> TaskMetrics:
             )
         return tokens[token_mask]
 
-    other = predict_with(mismatched(pairs, features.corpus.seed))
-    return accuracy_of(pairs.captions.input_ids[token_mask], predict_with(in_order), other)
+    other = predict_with(_mismatched(pairs, features.corpus.seed))
+    return _accuracy_of(pairs.captions.input_ids[token_mask], predict_with(in_order), other)
 
 
 def itm(features: EmbeddedFeatures, split: str) -> TaskMetrics:
@@ -104,7 +104,7 @@ def itm(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     """
     pairs = features.corpus.pairs(split)
     in_order = torch.arange(len(pairs))
-    captions = torch.cat([in_order, mismatched(pairs, features.corpus.seed)])
+    captions = torch.cat([in_order, _mismatched(pairs, features.corpus.seed)])
     images, texts = features.image_states(pairs.pixels), features.text_states(pairs.captions)
     scores = torch.zeros(len(captions))
     for rows, joint in features.joint_states(images, texts, in_order.repeat(2), captions):
@@ -119,7 +119,7 @@ def itm(features: EmbeddedFeatures, split: str) -> TaskMetrics:
     )
 
 
-def predict(
+def _predict(
     features: EmbeddedFeatures,
     head: Callable[[Any, Tensor, Tensor], Tensor],
     states: Float[Tensor, "samples tokens width"],
@@ -138,17 +138,17 @@ def predict(
     )
 
 
-def accuracy_of_patches(
+def _accuracy_of_patches(
     targets: Int[Tensor, " hidden"],
     predicted: Int[Tensor, " hidden"],
     mismatched: Int[Tensor, " hidden"] | None = None,
 ) -> TaskMetrics:
     """Of all hidden patches, and of those whose code is not the commonest, the plain background."""
     is_foreground = targets != targets.mode().values
-    all_patches = accuracy_of(targets, predicted, mismatched).metrics
+    all_patches = _accuracy_of(targets, predicted, mismatched).metrics
     if not is_foreground.any():
         return TaskMetrics(all_patches)
-    foreground = accuracy_of(
+    foreground = _accuracy_of(
         targets[is_foreground],
         predicted[is_foreground],
         None if mismatched is None else mismatched[is_foreground],
@@ -156,7 +156,7 @@ def accuracy_of_patches(
     return TaskMetrics(all_patches | {"foreground_accuracy": foreground.metrics["accuracy"]})
 
 
-def accuracy_of(
+def _accuracy_of(
     targets: Int[Tensor, " hidden"],
     predicted: Int[Tensor, " hidden"],
     mismatched: Int[Tensor, " hidden"] | None = None,
@@ -178,7 +178,7 @@ def patch_masks(pairs: EmbeddedPairs, seed: int) -> Bool[Tensor, "images rows co
     return torch.from_numpy(np.stack(masks))
 
 
-def mismatched(pairs: EmbeddedPairs, seed: int) -> Int[Tensor, " images"]:
+def _mismatched(pairs: EmbeddedPairs, seed: int) -> Int[Tensor, " images"]:
     """For each pair the row of another one, of another concept and with other words.
 
     Raises:
@@ -200,7 +200,7 @@ def mismatched(pairs: EmbeddedPairs, seed: int) -> Int[Tensor, " images"]:
 
 
 @cache
-def word_tokens() -> Bool[Tensor, " vocabulary"]:
+def _word_tokens() -> Bool[Tensor, " vocabulary"]:
     """The entries of the vocabulary that have a letter or a digit and are no special token."""
     vocabulary = bert_tokenizer()
     return torch.tensor(
@@ -222,7 +222,7 @@ def hidden_tokens(texts: TokenizedTexts, seed: int) -> Bool[Tensor, "texts lengt
     length = texts.input_ids.shape[1]
     draws = [random_generator(seed, 0, f"tokens of {key}").random(length) for key in texts.keys]
     chosen = torch.from_numpy(np.stack(draws) < TOKEN_PROBABILITY)
-    token_mask = chosen & texts.attention_mask & word_tokens()[texts.input_ids]
+    token_mask = chosen & texts.attention_mask & _word_tokens()[texts.input_ids]
     if not token_mask.any():
         raise ValueError("no token was selected for prediction: the texts are too few or too short")
     return token_mask

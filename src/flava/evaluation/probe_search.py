@@ -52,15 +52,15 @@ class LambdaSearch:
     @property
     def regularisation(self) -> float:
         """Lambda."""
-        return regularisation(self.step)
+        return _regularisation(self.step)
 
 
-def regularisation(step: int) -> float:
+def _regularisation(step: int) -> float:
     """The lambda of a step."""
     return 10 ** (step / PER_DECADE)
 
 
-def search(score: Callable[[int], float]) -> LambdaSearch:
+def _search(score: Callable[[int], float]) -> LambdaSearch:
     """CLIP's search (appendix A.3): from the peak of the coarse candidates, in halved intervals.
 
     At most ``MOST_TRIED`` steps are scored, the strongest regularisation first. Where the score
@@ -70,17 +70,17 @@ def search(score: Callable[[int], float]) -> LambdaSearch:
     scores = {step: score(step) for step in range(LARGEST, -LARGEST - 1, -COARSE)}
     interval = COARSE // 2
     while interval:
-        peak = best_of(scores)
+        peak = _best_of(scores)
         for step in (peak + interval, peak - interval):
             if abs(step) <= LARGEST and step not in scores:
                 scores[step] = score(step)
-            if best_of(scores) != peak:
+            if _best_of(scores) != peak:
                 break
         interval //= 2
-    return LambdaSearch(best_of(scores), scores)
+    return LambdaSearch(_best_of(scores), scores)
 
 
-def best_of(scores: dict[int, float]) -> int:
+def _best_of(scores: dict[int, float]) -> int:
     """The step with the best score, of equals the strongest regularisation."""
     return max(scores, key=lambda step: (scores[step], step))
 
@@ -109,7 +109,7 @@ class ValidationScorer:
             before, last = last, self.current(step)
             return last <= before and last < self.best - margin
 
-        self.path.fit(step, regularisation(step), cannot_win)
+        self.path.fit(step, _regularisation(step), cannot_win)
         score = self.current(step)
         self.best = max(self.best, score)
         return score
@@ -137,7 +137,7 @@ def predictions(
     Raises:
         ValueError: the features are not finite, or there are fewer than two classes.
     """
-    check(train, validation, test)
+    _check(train, validation, test)
     scorer = ValidationScorer(train, validation, metric)
     with progress(title, MOST_TRIED + 1) as advance:
 
@@ -145,11 +145,11 @@ def predictions(
             advance(1)
             return scorer.score(step)
 
-        found = search(score)
-        return fit_and_predict(train.joined(validation), found.regularisation, test), found
+        found = _search(score)
+        return _fit_and_predict(train.joined(validation), found.regularisation, test), found
 
 
-def check(train: LabelledFeatures, validation: LabelledFeatures, test: FeatureMatrix) -> None:
+def _check(train: LabelledFeatures, validation: LabelledFeatures, test: FeatureMatrix) -> None:
     mistakes = [
         *not_finite(train.features, "training features"),
         *not_finite(validation.features, "validation features"),
@@ -161,16 +161,16 @@ def check(train: LabelledFeatures, validation: LabelledFeatures, test: FeatureMa
         raise ValueError("no probe can be fitted:\n  " + "\n  ".join(mistakes))
 
 
-def fit_and_predict(train: LabelledFeatures, regularisation: float, test: FeatureMatrix) -> Labels:
+def _fit_and_predict(train: LabelledFeatures, regularisation: float, test: FeatureMatrix) -> Labels:
     """The classes of ``test`` by the probe with that lambda."""
     # The intercepts are free, so that centring changes no optimum: it is reached sooner.
     mean = train.features.mean(axis=0, dtype=np.float64).astype(train.features.dtype)
-    with dispatching() as placed:
-        classifier = fit(placed(train.features - mean), placed(train.labels), regularisation)
-        return to_numpy(classifier.predict(placed(test - mean)))
+    with _dispatching() as placed:
+        classifier = _fit(placed(train.features - mean), placed(train.labels), regularisation)
+        return _to_numpy(classifier.predict(placed(test - mean)))
 
 
-def fit(centred: Any, labels: Any, regularisation: float) -> LogisticRegression:
+def _fit(centred: Any, labels: Any, regularisation: float) -> LogisticRegression:
     """Logistic regression with that lambda, from zero.
 
     Since scikit-learn 1.4 its tolerance is of the gradient of the mean loss, where fits of many
@@ -180,12 +180,12 @@ def fit(centred: Any, labels: Any, regularisation: float) -> LogisticRegression:
     return fit_logistic_regression(centred, labels, 1 / regularisation, tolerance)
 
 
-def to_numpy(array: Any) -> np.ndarray:
+def _to_numpy(array: Any) -> np.ndarray:
     return array.cpu().numpy() if isinstance(array, torch.Tensor) else array
 
 
 @contextmanager
-def dispatching(device: str | None = None) -> Iterator[Callable[[np.ndarray], Any]]:
+def _dispatching(device: str | None = None) -> Iterator[Callable[[np.ndarray], Any]]:
     """scikit-learn on the GPU, if there is one, by its array API: yields what moves arrays there.
 
     From scikit-learn 1.9 on its L-BFGS computes on torch tensors; earlier ones stay on the CPU.

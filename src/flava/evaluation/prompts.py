@@ -25,7 +25,7 @@ class Prompts:
     templates: tuple[str, ...]
 
 
-def read_prompts(path: Path) -> dict[str, Prompts]:
+def _read_prompts(path: Path) -> dict[str, Prompts]:
     """The prompts of each data set."""
     stored = json.loads(path.read_text(encoding="utf-8"))["prompts"]
     return {
@@ -37,7 +37,7 @@ def read_prompts(path: Path) -> dict[str, Prompts]:
     }
 
 
-PROMPTS = read_prompts(FILE)
+PROMPTS = _read_prompts(FILE)
 
 
 def classify_with_prompts(

@@ -129,7 +129,7 @@ class RegularisationPath:
         for rows, targets in zip(
             self.components.split(size), self.targets.split(size), strict=True
         ):
-            losses, errors = cross_entropy(rows @ placed[:-1] + placed[-1], targets)
+            losses, errors = _cross_entropy(rows @ placed[:-1] + placed[-1], targets)
             total += losses.sum(dtype=torch.float64)
             gradient[:-1].addmm_(rows.T, errors)
             gradient[-1] += errors.sum(dim=0)
@@ -144,7 +144,7 @@ class RegularisationPath:
         return self.classes[logits.argmax(axis=1)]
 
 
-def cross_entropy(
+def _cross_entropy(
     logits: Float[Tensor, "rows classes"], targets: Int[Tensor, " rows"]
 ) -> tuple[Float[Tensor, " rows"], Float[Tensor, "rows classes"]]:
     """Each row's loss, and its gradient; the latter in the place of the logits."""

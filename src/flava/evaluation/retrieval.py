@@ -36,7 +36,7 @@ def ranks(
         ValueError: a query has no right candidate, or a similarity is not finite.
     """
     first_right = np.zeros(len(queries), dtype=np.int64)
-    for rows, similarity, right in blocks(queries, gallery, query_ids, gallery_ids, block_size):
+    for rows, similarity, right in _blocks(queries, gallery, query_ids, gallery_ids, block_size):
         best = np.where(right, similarity, -np.inf).max(axis=1, keepdims=True)
         first_right[rows] = ((similarity >= best) & ~right).sum(axis=1)
     return first_right
@@ -56,12 +56,12 @@ def nearest(
     In the order that `ranks` counts in, and in as little memory; errors as there.
     """
     first = np.zeros((len(queries), min(k, len(gallery))), dtype=np.int64)
-    for rows, similarity, right in blocks(queries, gallery, query_ids, gallery_ids, block_size):
+    for rows, similarity, right in _blocks(queries, gallery, query_ids, gallery_ids, block_size):
         first[rows] = np.lexsort((right, -similarity), axis=-1)[:, : first.shape[1]]
     return first
 
 
-def blocks(
+def _blocks(
     queries: Float[np.ndarray, "queries width"],
     gallery: Float[np.ndarray, "candidates width"],
     query_ids: Int[np.ndarray, " queries"],

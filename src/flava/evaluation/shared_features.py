@@ -10,19 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flava.core.distributed import batches_for_rank, compute_across_ranks
 from flava.core.progress import progress
 from flava.data.errors import SampleError
+from flava.data.fast_decoding import Uint8Image
 from flava.data.stored_images import Places, StoredImages, open_image
 from flava.data.views import View
 from flava.inference.encoding import prepare
 from flava.inference.features import FeatureExtractor
 from flava.inference.zero_shot import class_embeddings
-
-Uint8Image = UInt8[np.ndarray, "height width 3"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def image_features(
     places = np.arange(len(images)) if places is None else places
     size = extractor.batch_size
     batches = (places[part.start : part.stop] for part, _ in batches_for_rank(len(places), size))
-    decoded = decode(images, batches, extractor.view, threads=threads, upright=upright)
+    decoded = _decode(images, batches, extractor.view, threads=threads, upright=upright)
     black = np.zeros((*extractor.view.crop, 3), np.uint8)
     errors: list[SampleError] = []
 
@@ -78,7 +77,7 @@ def image_features(
     return StoredImageFeatures(values.numpy(), tuple(errors))
 
 
-def decode(
+def _decode(
     images: StoredImages,
     batches: Iterator[Places],
     view: View,

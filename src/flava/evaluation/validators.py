@@ -134,12 +134,12 @@ def imagenet_validator(
         ValueError: of some images, which are decoded now, not one can be.
     """
     prompts = PROMPTS["imagenet"] if prompts is None else prompts
-    check_readable(images)
+    _check_readable(images)
     labels = torch.from_numpy(images.labels)
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
         extractor = FeatureExtractor(model, precision, batch_size)
-        features = warned(image_features(extractor, images, threads=threads))
+        features = _warned(image_features(extractor, images, threads=threads))
         predicted = torch.from_numpy(classify_with_prompts(extractor, features.values, prompts))
         right = (predicted == labels) & ~torch.from_numpy(features.unreadable)
         return {"imagenet_zero_shot_accuracy": right.double().mean().item()}
@@ -147,7 +147,7 @@ def imagenet_validator(
     return validate
 
 
-def check_readable(images: LabelledImages) -> None:
+def _check_readable(images: LabelledImages) -> None:
     """Raises ValueError: none of a few images from all over can be decoded."""
     errors = []
     for place in np.linspace(0, len(images) - 1, TRIED).astype(int).tolist():
@@ -187,7 +187,7 @@ def read_validation_pairs(shards: Sequence[str]) -> ValidationPairs:
             log.warning("validation: the first %s pairs are looked at, and no others", MOST_PAIRS)
             break
         try:
-            file, caption = usable(raw)
+            file, caption = _usable(raw)
         except SampleError as error:
             skipped.append(f"{raw.shard}, {raw.key}: {error}")
         else:
@@ -206,7 +206,7 @@ def read_validation_pairs(shards: Sequence[str]) -> ValidationPairs:
     return pairs
 
 
-def usable(raw: RawSample | SkippedSample) -> tuple[bytes, str]:
+def _usable(raw: RawSample | SkippedSample) -> tuple[bytes, str]:
     """A pair's image file and its first caption.
 
     Raises:
@@ -230,7 +230,7 @@ def retrieval_validator(
 
     def validate(model: nn.Module, step: int) -> dict[str, float]:  # noqa: ARG001
         extractor = FeatureExtractor(model, precision, batch_size)
-        features = warned(image_features(extractor, pairs.files, threads=threads, upright=True))
+        features = _warned(image_features(extractor, pairs.files, threads=threads, upright=True))
         # An image that this model cannot be shown is like no text: its pair is not found.
         images = extractor.project_images(np.nan_to_num(features.values)).numpy()
         texts = text_embeddings(extractor, pairs.captions).numpy()
@@ -245,7 +245,7 @@ def retrieval_validator(
     return validate
 
 
-def warned(features: StoredImageFeatures) -> StoredImageFeatures:
+def _warned(features: StoredImageFeatures) -> StoredImageFeatures:
     """The same features, after a warning for images that this rank could not decode."""
     for error in features.errors[:NAMED]:
         log.warning("validation: %s", error)

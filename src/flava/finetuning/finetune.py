@@ -92,13 +92,13 @@ def finetune(config: FinetuneConfig) -> str:
     classifier = classifier_of(
         data.model, kind, data.classes, hidden_width=PAIR_HIDDEN_WIDTH if kind == "pairs" else None
     )
-    run = run_of(config, data, classifier.config)
+    run = _run_of(config, data, classifier.config)
     skips = fine_tune(
         classifier,
         run,
         data.train,
         data.validation.rows,
-        partial(accuracy_and_loss, classes=data.classes),
+        partial(_accuracy_and_loss, classes=data.classes),
         upright=True,
         workers=config.workers,
     )
@@ -124,7 +124,7 @@ def finetune(config: FinetuneConfig) -> str:
     return f"{summary}\nclassifier: {run.output_dir / 'checkpoints' / 'best'}"
 
 
-def run_of(config: FinetuneConfig, data: OwnData, model: ClassifierConfig) -> FinetuneRun:
+def _run_of(config: FinetuneConfig, data: OwnData, model: ClassifierConfig) -> FinetuneRun:
     """The whole configuration of a run."""
     batch_size = min(config.batch_size, len(data.train))
     max_steps = math.ceil(config.epochs * len(data.train) / batch_size)
@@ -153,7 +153,7 @@ def run_of(config: FinetuneConfig, data: OwnData, model: ClassifierConfig) -> Fi
     )
 
 
-def accuracy_and_loss(outputs: RowOutputs, classes: Sequence[str]) -> dict[str, float]:
+def _accuracy_and_loss(outputs: RowOutputs, classes: Sequence[str]) -> dict[str, float]:
     """Accuracy and cross-entropy of those validation rows that can be decoded.
 
     Raises:

@@ -80,18 +80,18 @@ def load_own_data(config: LabelledConfig, mistakes: Sequence[str] = ()) -> OwnDa
             ``mistakes``; all of it in one error.
     """
     mistakes = [*mistakes, *config_errors(config)]
-    model = attempt(mistakes, "model", lambda: load_pretrained(config.model))
-    rows = attempt(mistakes, "data", lambda: read_rows(config.data))
+    model = _attempt(mistakes, "model", lambda: load_pretrained(config.model))
+    rows = _attempt(mistakes, "data", lambda: read_rows(config.data))
     path = config.validation
-    validation = attempt(mistakes, "validation", lambda: read_rows(path)) if path else None
+    validation = _attempt(mistakes, "validation", lambda: read_rows(path)) if path else None
     if (
         rows
         and model
-        and (encoder := attempt(mistakes, "model", lambda: features_config(model, rows.kind)))
+        and (encoder := _attempt(mistakes, "model", lambda: features_config(model, rows.kind)))
     ):
         mistakes += [f"model: {line}" for line in vocabulary_misfit(encoder)]
     if rows:
-        mistakes += data_mistakes(config, rows, validation)
+        mistakes += _data_mistakes(config, rows, validation)
     if mistakes:
         raise ValueError("this cannot start:\n  " + "\n  ".join(mistakes))
     assert model
@@ -102,7 +102,7 @@ def load_own_data(config: LabelledConfig, mistakes: Sequence[str] = ()) -> OwnDa
     return OwnData(model=model, train=train, validation=validation)
 
 
-def attempt(mistakes: list[str], field: str, make: Callable[[], T]) -> T | None:
+def _attempt(mistakes: list[str], field: str, make: Callable[[], T]) -> T | None:
     """What ``make`` returns; if it fails, None, and its error is added to the mistakes."""
     try:
         return make()
@@ -111,7 +111,7 @@ def attempt(mistakes: list[str], field: str, make: Callable[[], T]) -> T | None:
         return None
 
 
-def data_mistakes(
+def _data_mistakes(
     config: LabelledConfig, rows: LabelledRows, validation: LabelledRows | None
 ) -> list[str]:
     """What is wrong with the data as a whole, one line each.

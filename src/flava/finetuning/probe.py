@@ -56,9 +56,9 @@ def probe(config: ProbeConfig) -> str:
     is_run = (config.output_dir / "run.json").exists()
     mistake = f"output_dir {config.output_dir} holds a run: choose another with --output-dir"
     data = load_own_data(config, [mistake] if is_run else [])
-    features, skips = train_features(data, config.precision)
-    fitted, trials = fit(features, config.seed)
-    classifier = as_classifier(fitted, data).to(local_device())
+    features, skips = _train_features(data, config.precision)
+    fitted, trials = _fit(features, config.seed)
+    classifier = _as_classifier(fitted, data).to(local_device())
     checkpoints = config.output_dir / "checkpoints"
     save_checkpoint(checkpoints, "probe", classifier)
     set_link(checkpoints, "last", "probe")
@@ -79,7 +79,7 @@ def probe(config: ProbeConfig) -> str:
     return f"{summary}\nclassifier: {checkpoints / 'last'}"
 
 
-def train_features(data: OwnData, precision: Precision) -> tuple[RowOutputs, SkipCounter]:
+def _train_features(data: OwnData, precision: Precision) -> tuple[RowOutputs, SkipCounter]:
     """The features of the training rows that can be decoded, and what was left out.
 
     Raises:
@@ -97,7 +97,7 @@ def train_features(data: OwnData, precision: Precision) -> tuple[RowOutputs, Ski
     return outputs, skips
 
 
-def fit(train: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe, float]]]:
+def _fit(train: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearProbe, float]]]:
     """A probe on all rows, and (probe, accuracy) of each strength of regularisation tried."""
     labels = np.array([row.label for row in train.rows])
     features = train.values.numpy()
@@ -114,7 +114,7 @@ def fit(train: RowOutputs, seed: int) -> tuple[LinearProbe, list[tuple[LinearPro
     return fit_at(whole, best.classifier.C), trials
 
 
-def as_classifier(probe: LinearProbe, data: OwnData) -> Classifier:
+def _as_classifier(probe: LinearProbe, data: OwnData) -> Classifier:
     """The same as a classifier, whose linear head includes the scaling of the features."""
     classifier = classifier_of(data.model, data.train.kind, data.classes, hidden_width=None).eval()
     fitted = probe.classifier
@@ -153,7 +153,7 @@ def predict(config: PredictConfig) -> str:
         ValueError: the model is no classifier, or does not read such data.
         OSError: something could not be read or written.
     """
-    classifier = load_classifier(config.model)
+    classifier = _load_classifier(config.model)
     rows = read_rows(config.data, labelled=False)
     if rows.kind != classifier.config.kind:
         raise ValueError(
@@ -171,7 +171,7 @@ def predict(config: PredictConfig) -> str:
     return "\n".join([f"predicted {len(predictions.rows):,}: {config.output}", *lines])
 
 
-def load_classifier(source: str | Path) -> Classifier:
+def _load_classifier(source: str | Path) -> Classifier:
     """A classifier on the CPU, in evaluation mode, from a run, a checkpoint or the hub.
 
     Raises:

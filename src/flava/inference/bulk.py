@@ -70,12 +70,12 @@ class BulkResult:
         earlier = f", {self.resumed_rows:,} of them done earlier" if self.resumed_rows else ""
         message = f"{self.output}: {self.rows:,} rows{earlier}"
         if self.skipped_file:
-            skipped = describe_skipped(self.skip_counts)
+            skipped = _describe_skipped(self.skip_counts)
             message += f"\n{skipped}; each is named in {self.skipped_file}"
         return message
 
 
-def describe_skipped(skip_counts: Mapping[str, int]) -> str:
+def _describe_skipped(skip_counts: Mapping[str, int]) -> str:
     """How many rows were skipped, and why, the most frequent reason first."""
     ordered = sorted(skip_counts.items(), key=lambda each: (-each[1], each[0]))
     return f"skipped {sum(skip_counts.values()):,}: " + ", ".join(
@@ -83,7 +83,7 @@ def describe_skipped(skip_counts: Mapping[str, int]) -> str:
     )
 
 
-def compute_rows(
+def _compute_rows(
     source: InputSource,
     compute: ComputeBatch,
     output: Path,
@@ -116,7 +116,7 @@ def compute_rows(
         with row_progress(partial) as show:
             for batch in batches(source, batch_size, partial.journal.consumed):
                 results = compute(batch) if batch.rows else BatchResults(columns=())
-                append_finite_rows(partial, batch, results)
+                _append_finite_rows(partial, batch, results)
                 show(batch.done)
         partial.commit()
     except KeyboardInterrupt:
@@ -129,7 +129,7 @@ def compute_rows(
     return finish_output(partial, resumed_rows)
 
 
-def append_finite_rows(partial: PartialOutput, batch: InputBatch, results: BatchResults) -> None:
+def _append_finite_rows(partial: PartialOutput, batch: InputBatch, results: BatchResults) -> None:
     """Append the results of a batch; rows whose vectors are not finite are skipped."""
     columns, vectors, skipped = results.columns, results.vectors, list(batch.skipped)
     if vectors is not None:
@@ -151,7 +151,7 @@ def finish_output(partial: PartialOutput, resumed_rows: int) -> BulkResult:
     if not journal.rows:
         raise ValueError(
             f"no row could be used, and {partial.output} is not written. "
-            f"{describe_skipped(journal.reasons)}; each is named in "
+            f"{_describe_skipped(journal.reasons)}; each is named in "
             f"{partial.folder / 'skipped.jsonl'}"
         )
     skipped_file = write_output(partial)
@@ -231,13 +231,13 @@ def embed_rows(
 
     Raises:
         ValueError, FileExistsError: the output has another format, or exists; and as
-            `compute_rows`.
+            `_compute_rows`.
     """
     check_output(output, EMBEDDING_FORMATS)
-    about = resume_key("embed", pretrained) | {"kind": source.kind.value}
-    return compute_rows(
+    about = _resume_key("embed", pretrained) | {"kind": source.kind.value}
+    return _compute_rows(
         source,
-        embedder(pretrained, source.kind),
+        _embedder(pretrained, source.kind),
         output,
         about=about,
         notes={"source": model, "root": str(source.root.resolve()), "metric": METRIC[source.kind]},
@@ -245,7 +245,7 @@ def embed_rows(
     )
 
 
-def resume_key(command: str, pretrained: Pretrained) -> dict[str, str]:
+def _resume_key(command: str, pretrained: Pretrained) -> dict[str, str]:
     """What has to be equal for a command to go on with an output that was begun."""
     return {
         "command": command,
@@ -254,7 +254,7 @@ def resume_key(command: str, pretrained: Pretrained) -> dict[str, str]:
     }
 
 
-def embedder(pretrained: Pretrained, kind: InputKind) -> ComputeBatch:
+def _embedder(pretrained: Pretrained, kind: InputKind) -> ComputeBatch:
     """The function that embeds a batch of rows of this kind."""
 
     def compute(batch: InputBatch) -> BatchResults:
@@ -284,12 +284,12 @@ def classify_rows(
 
     Raises:
         ValueError, FileExistsError: the output has another format, or exists; and as
-            `compute_rows`.
+            `_compute_rows`.
     """
     check_output(output, TABLE_FORMATS)
-    about = resume_key("classify", pretrained) | {"classes": str(classes), "top": str(top)}
+    about = _resume_key("classify", pretrained) | {"classes": str(classes), "top": str(top)}
     compute = classifier(pretrained, classes, top)
-    return compute_rows(source, compute, output, about=about, batch_size=batch_size)
+    return _compute_rows(source, compute, output, about=about, batch_size=batch_size)
 
 
 def classifier(pretrained: Pretrained, classes: Classes, top: int) -> ComputeBatch:
@@ -330,11 +330,11 @@ def match_rows(
 
     Raises:
         ValueError, FileExistsError: the output has another format, or exists; and as
-            `compute_rows`.
+            `_compute_rows`.
     """
     check_output(output, TABLE_FORMATS)
-    about = resume_key("match", pretrained)
-    return compute_rows(source, matcher(pretrained), output, about=about, batch_size=batch_size)
+    about = _resume_key("match", pretrained)
+    return _compute_rows(source, matcher(pretrained), output, about=about, batch_size=batch_size)
 
 
 def matcher(pretrained: Pretrained) -> ComputeBatch:

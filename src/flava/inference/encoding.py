@@ -36,7 +36,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-def groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+def _groups(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Indices from short to long, in groups of at most ``tokens`` when padded to the longest.
 
     Equal lengths stay in the order given. What is longer than ``tokens`` is a group of its own.
@@ -141,9 +141,9 @@ class InputGroups:
         listed, views = image_list(images), (self.processor.image, *more_views)
 
         def view_image(index: int) -> ViewedImage | SampleError:
-            return attempt(lambda image: seen_by(views, image), listed[index])
+            return attempt(lambda image: _seen_by(views, image), listed[index])
 
-        order = order or list(groups([self.image_tokens] * len(listed), GROUP_TOKENS))
+        order = order or list(_groups([self.image_tokens] * len(listed), GROUP_TOKENS))
         for indices, results in zip(order, prepare(view_image, iter(order)), strict=True):
             by_view = zip(*usable(results, indices, "images"), strict=True)
             pixels = (v.normalise(levels) for v, levels in zip(views, by_view, strict=True))
@@ -153,7 +153,7 @@ class InputGroups:
         self, input_ids: Sequence[list[int]], order: Sequence[list[int]] = ()
     ) -> Iterator[TextGroup]:
         """The texts of these ids, from short to long, or in the groups of ``order``."""
-        for indices in order or groups([len(each) for each in input_ids], GROUP_TOKENS):
+        for indices in order or _groups([len(each) for each in input_ids], GROUP_TOKENS):
             padded, attention_mask = self.processor.padded([input_ids[i] for i in indices])
             yield TextGroup(indices, padded.to(self.device), attention_mask)
 
@@ -168,7 +168,7 @@ class InputGroups:
         listed = image_list(images)
         check_pairs(len(listed), len(input_ids))
         lengths = [1 + self.image_tokens + len(each) for each in input_ids]
-        order = list(groups(lengths, GROUP_TOKENS))
+        order = list(_groups(lengths, GROUP_TOKENS))
         for image, text in zip(
             self.images(listed, *more_views, order=order), self.texts(input_ids, order), strict=True
         ):
@@ -181,7 +181,7 @@ def check_pairs(images: int, texts: int) -> None:
         raise ValueError(f"there are {images} images and {texts} texts: give a text for each image")
 
 
-def seen_by(views: Sequence[View], image: ImageLike) -> ViewedImage:
+def _seen_by(views: Sequence[View], image: ImageLike) -> ViewedImage:
     """One image as all views see it; errors as `open_image`."""
     opened = open_image(image)
     return tuple(view.transform(opened) for view in views)
@@ -218,16 +218,16 @@ def hidden_states(
         if images is None:
             raise ValueError("give images, texts, or both")
         with extractor.computing():
-            return states_of_images(extractor, inputs, images)
+            return _states_of_images(extractor, inputs, images)
     input_ids = inputs.processor.input_ids(texts)
     _, attention_mask = inputs.processor.padded(input_ids)
     with extractor.computing():
         if images is None:
-            return states_of_texts(extractor, inputs, input_ids, attention_mask)
-        return states_of_pairs(extractor, inputs, images, input_ids, attention_mask)
+            return _states_of_texts(extractor, inputs, input_ids, attention_mask)
+        return _states_of_pairs(extractor, inputs, images, input_ids, attention_mask)
 
 
-def states_of_images(
+def _states_of_images(
     extractor: FeatureExtractor, inputs: InputGroups, images: ImagesLike
 ) -> HiddenStates:
     images = image_list(images)
@@ -239,7 +239,7 @@ def states_of_images(
     return HiddenStates(image=image)
 
 
-def states_of_texts(
+def _states_of_texts(
     extractor: FeatureExtractor,
     inputs: InputGroups,
     input_ids: Sequence[list[int]],
@@ -254,7 +254,7 @@ def states_of_texts(
     return HiddenStates(text=text * attention_mask[..., None], text_attention_mask=attention_mask)
 
 
-def states_of_pairs(
+def _states_of_pairs(
     extractor: FeatureExtractor,
     inputs: InputGroups,
     images: ImagesLike,

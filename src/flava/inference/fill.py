@@ -97,12 +97,12 @@ def fill_mask(
     tokenizer = processor.tokenizer
     assert isinstance(tokenizer, Tokenizer)  # a FLAVA's
     input_ids = processor.input_ids(texts)
-    check_masks(texts, input_ids, tokenizer, processor.max_length)
+    _check_masks(texts, input_ids, tokenizer, processor.max_length)
     if not 1 <= top <= tokenizer.size:
         raise ValueError(f"top is {top}: use 1 to {tokenizer.size}, the size of the vocabulary")
     candidates: list[list[list[Candidate]]] = [[] for _ in input_ids]
     with extractor.computing():
-        for indices, token_mask, logits in mask_logits(
+        for indices, token_mask, logits in _mask_logits(
             extractor, inputs, input_ids, images, tokenizer.mask
         ):
             # An encoder's vocabulary may be padded beyond the tokeniser's.
@@ -120,7 +120,7 @@ def fill_mask(
     return candidates
 
 
-def mask_logits(
+def _mask_logits(
     extractor: FeatureExtractor,
     inputs: InputGroups,
     input_ids: Sequence[list[int]],
@@ -141,7 +141,7 @@ def mask_logits(
             yield pairs.indices, token_mask, mmm_text_logits(model, states, token_mask)
 
 
-def check_masks(
+def _check_masks(
     texts: Sequence[str], input_ids: Sequence[list[int]], tokenizer: Tokenizer, max_length: int
 ) -> None:
     """Raises ValueError, naming every text that has no [MASK], or one that was cut off."""
@@ -168,11 +168,11 @@ def reconstruct(
 ) -> list[Reconstruction]:
     """See `Pretrained.reconstruct`."""
     images = image_list(images)
-    patch_mask = patches_to_hide(inputs.grid, len(images), mask, seed)
+    patch_mask = _patches_to_hide(inputs.grid, len(images), mask, seed)
     codebook = extractor.model.codebook
     reconstructions: dict[int, Reconstruction] = {}
     with extractor.computing():
-        for indices, codebook_pixels, logits in patch_logits(
+        for indices, codebook_pixels, logits in _patch_logits(
             extractor, inputs, images, texts, patch_mask
         ):
             hidden = patch_mask[indices].to(extractor.device)
@@ -192,7 +192,7 @@ def reconstruct(
     return [reconstructions[index] for index in range(len(images))]
 
 
-def patch_logits(
+def _patch_logits(
     extractor: FeatureExtractor,
     inputs: InputGroups,
     images: ImagesLike,
@@ -215,7 +215,7 @@ def patch_logits(
             yield pairs.indices, pairs.pixels[1], mmm_image_logits(model, states, hidden)
 
 
-def patches_to_hide(
+def _patches_to_hide(
     grid: tuple[int, int],
     count: int,
     mask: Bool[Tensor, "*images rows columns"] | None,

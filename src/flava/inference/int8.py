@@ -37,7 +37,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        weight, scale = quantize_rows(linear.weight.detach())
+        weight, scale = _quantize_rows(linear.weight.detach())
         self.register_buffer("weight", weight)
         self.register_buffer("scale", scale.squeeze(1))
         self.register_buffer("bias", linear.bias.detach().float())
@@ -49,13 +49,13 @@ class Int8Linear(nn.Module):
         output = rows.new_empty(len(rows), len(self.weight), dtype=torch.bfloat16)
         chunks = max(1, math.ceil(len(rows) / ROWS_AT_ONCE))
         for chunk, target in zip(rows.chunk(chunks), output.chunk(chunks), strict=True):
-            quantized, scale = quantize_rows(chunk)
+            quantized, scale = _quantize_rows(chunk)
             sums = torch._int_mm(quantized, self.weight.t())  # pyright: ignore[reportPrivateImportUsage]
             target.copy_(sums.float().mul_(scale).mul_(self.scale).add_(self.bias))
         return output.unflatten(0, states.shape[:-1])
 
 
-def quantize_rows(
+def _quantize_rows(
     rows: Float[Tensor, "rows columns"],
 ) -> tuple[Int8[Tensor, "rows columns"], Float32[Tensor, "rows 1"]]:
     """Each row divided by its scale and rounded to integers, and the scales."""
@@ -64,7 +64,7 @@ def quantize_rows(
     return rows.div_(scale).round_().to(torch.int8), scale
 
 
-def quantizable_layers(model: nn.Module) -> list[nn.Linear]:
+def _quantizable_layers(model: nn.Module) -> list[nn.Linear]:
     """The linear layers of all blocks, but the ``qkv`` of each transformer's last block.
 
     That one is used in parts, where only some output positions are computed.
@@ -107,7 +107,7 @@ def to_precision(model: FlavaOrClip, precision: InferencePrecision) -> FlavaOrCl
     """
     if precision is InferencePrecision.FP32:
         return model
-    int8 = int8_replacements(model) if precision is InferencePrecision.INT8 else {}
+    int8 = _int8_replacements(model) if precision is InferencePrecision.INT8 else {}
     # The codebook computes codes in 32 bits, as in training.
     fp32 = model.codebook.encoder.modules() if isinstance(model, Flava) else ()
     kept = int8.keys() | {id(module) for module in fp32}
@@ -122,11 +122,11 @@ def to_precision(model: FlavaOrClip, precision: InferencePrecision) -> FlavaOrCl
     return deepcopy(model, shared | bf16 | int8)
 
 
-def int8_replacements(model: Flava | Clip) -> dict[int, nn.Module]:
+def _int8_replacements(model: Flava | Clip) -> dict[int, nn.Module]:
     """id of a linear layer -> the `Int8Linear` that replaces it."""
     if (device := model.logit_scale.device).type != "cpu":
         raise ValueError(
             f"precision is int8, which is for CPUs, and the model is on {device}: use bf16, or the "
             "device cpu"
         )
-    return {id(linear): Int8Linear(linear) for linear in quantizable_layers(model)}
+    return {id(linear): Int8Linear(linear) for linear in _quantizable_layers(model)}

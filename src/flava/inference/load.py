@@ -44,21 +44,21 @@ def load(
         ValueError: it is damaged, holds another kind of model, a field is out of range, or
             precision is int8 and the device no CPU.
     """
-    target_device, target_precision = device_named(device), precision_named(precision)
-    model, folder = read_model(source)
+    target_device, target_precision = device_named(device), _precision_named(precision)
+    model, folder = _read_model(source)
     if not isinstance(model, Flava | Clip):
         raise ValueError(
             f"{source} holds a {type(model).__name__}: only a whole FLAVA or CLIP can be used so"
         )
     return Pretrained(
         model.to(target_device),
-        processor_for(model, folder, image_size),
+        _processor_for(model, folder, image_size),
         precision=target_precision,
         folder=folder,
     )
 
 
-def read_model(source: str | Path) -> tuple[nn.Module, Path | None]:
+def _read_model(source: str | Path) -> tuple[nn.Module, Path | None]:
     """The model, and the folder that may hold the files of its processor."""
     stored = read_checkpoint(source)
     return build_model_from(stored), stored.folder
@@ -76,7 +76,7 @@ def device_named(name: str) -> torch.device:
     return device
 
 
-def precision_named(precision: InferencePrecision | str) -> InferencePrecision:
+def _precision_named(precision: InferencePrecision | str) -> InferencePrecision:
     try:
         return InferencePrecision(precision)
     except ValueError as error:
@@ -84,7 +84,7 @@ def precision_named(precision: InferencePrecision | str) -> InferencePrecision:
         raise ValueError(f"precision is {precision!r}: use one of {known}") from error
 
 
-def processor_for(
+def _processor_for(
     model: Flava | Clip, folder: Path | None, image_size: int | None = None
 ) -> Processor:
     """The processor as the files in the folder say, else as the model was made for.
@@ -92,11 +92,11 @@ def processor_for(
     Raises:
         ValueError: a file is damaged, or does not fit the model.
     """
-    image, codebook = views_for(model, folder)
+    image, codebook = _views_for(model, folder)
     processor = Processor(
         image=image,
         codebook=codebook,
-        tokenizer=tokenizer_for(model, folder),
+        tokenizer=_tokenizer_for(model, folder),
         max_length=model.config.text.max_length,
     )
     patch = model.config.image.patch_size
@@ -106,11 +106,11 @@ def processor_for(
                 f"image_size is {image_size}: use a positive multiple of {patch}, a patch's side"
             )
         processor = processor.of_size((image_size, image_size), patch)
-    check_fit(processor, model, folder)
+    _check_fit(processor, model, folder)
     return processor
 
 
-def views_for(model: Flava | Clip, folder: Path | None) -> tuple[View, View | None]:
+def _views_for(model: Flava | Clip, folder: Path | None) -> tuple[View, View | None]:
     image = default_image_view(model.config)
     side = model.config.image.grid * CODE_PIXELS
     codebook = None if isinstance(model, Clip) else codebook_view((side, side))
@@ -122,12 +122,12 @@ def views_for(model: Flava | Clip, folder: Path | None) -> tuple[View, View | No
     return image, codebook and read_view(path, fields, "codebook_", codebook)
 
 
-def tokenizer_for(model: Flava | Clip, folder: Path | None) -> TextTokenizer:
+def _tokenizer_for(model: Flava | Clip, folder: Path | None) -> TextTokenizer:
     stored = None if folder is None or isinstance(model, Clip) else read_tokenizer(folder)
     return default_tokenizer(model.config.text) if stored is None else stored
 
 
-def check_fit(processor: Processor, model: Flava | Clip, folder: Path | None) -> None:
+def _check_fit(processor: Processor, model: Flava | Clip, folder: Path | None) -> None:
     """Raises ValueError, with every misfit, if the processor is another model's."""
     patch, vocabulary_size = model.config.image.patch_size, model.config.text.vocabulary_size
     height, width = processor.image.crop

@@ -40,7 +40,7 @@ def model_card(model: Flava | Clip, repo_id: str, licence: str, run: dict[str, A
         licence: licence of the weights, as the hub abbreviates it.
         run: the configuration of the run that trained the model, if it is known.
     """
-    kind, processor, description = published_classes(model)
+    kind, processor, description = _published_classes(model)
     tag = processor.removesuffix("Processor").lower()
     header = CardData(
         license=licence,
@@ -52,18 +52,18 @@ def model_card(model: Flava | Clip, repo_id: str, licence: str, run: dict[str, A
         f"# {repo_id.split('/')[-1]}",
         description,
         "## Geometry",
-        geometry(model),
+        _geometry(model),
         "## Training",
-        training(run),
+        _training(run),
         "## Use",
-        usage(repo_id, kind, processor),
+        _usage(repo_id, kind, processor),
         "## Licence",
         f"`{licence}`, for the weights.",
     )
     return "\n\n".join(parts) + "\n"
 
 
-def published_classes(model: Flava | Clip) -> tuple[str, str, str]:
+def _published_classes(model: Flava | Clip) -> tuple[str, str, str]:
     """transformers' classes of the model and of its processor, and a description of the model."""
     if isinstance(model, Clip):
         return "CLIPModel", "CLIPProcessor", CLIP
@@ -73,7 +73,7 @@ def published_classes(model: Flava | Clip) -> tuple[str, str, str]:
     return "FlavaForPreTraining", "FlavaProcessor", FLAVA
 
 
-def geometry(model: Flava | Clip) -> str:
+def _geometry(model: Flava | Clip) -> str:
     encoders: dict[str, TransformerConfig] = {
         "image": model.config.image,
         "text": model.config.text,
@@ -85,10 +85,10 @@ def geometry(model: Flava | Clip) -> str:
         for name, part in encoders.items()
     ]
     table = ["| encoder | width | blocks | heads | MLP |", "| --- | --- | --- | --- | --- |", *rows]
-    return "\n".join([*table, "", *sizes(model)])
+    return "\n".join([*table, "", *_sizes(model)])
 
 
-def sizes(model: Flava | Clip) -> list[str]:
+def _sizes(model: Flava | Clip) -> list[str]:
     image, text = model.config.image, model.config.text
     lines = [
         f"- images of {image.image_size} x {image.image_size} pixels in patches of "
@@ -97,19 +97,19 @@ def sizes(model: Flava | Clip) -> list[str]:
         f"- a contrastive space of {model.config.projection_width} dimensions",
     ]
     if isinstance(model, Clip):
-        return [*lines, f"- {millions(model.parameters())} M parameters"]
+        return [*lines, f"- {_millions(model.parameters())} M parameters"]
     return [
         *lines,
         f"- a codebook of {model.config.codebook.codes} codes",
-        f"- {millions(present_tensors(model).values())} M parameters, codebook included",
+        f"- {_millions(present_tensors(model).values())} M parameters, codebook included",
     ]
 
 
-def millions(tensors: Iterable[Tensor]) -> str:
+def _millions(tensors: Iterable[Tensor]) -> str:
     return f"{sum(tensor.numel() for tensor in tensors) / 1e6:.1f}"
 
 
-def training(run: dict[str, Any] | None) -> str:
+def _training(run: dict[str, Any] | None) -> str:
     if run is None:
         return "Not recorded with the weights."
     settings = {
@@ -121,7 +121,7 @@ def training(run: dict[str, Any] | None) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in settings.items() if value is not None)
 
 
-def usage(repo_id: str, kind: str, processor: str) -> str:
+def _usage(repo_id: str, kind: str, processor: str) -> str:
     return dedent(f"""\
         With flava:
 

@@ -51,7 +51,7 @@ If the weights of a program are larger than 2 GB, they are in a file of their ow
 """)
 
 
-def readme(model: Flava | Clip, programs: Sequence[Path]) -> str:
+def _readme(model: Flava | Clip, programs: Sequence[Path]) -> str:
     """The README.md that describes these program files of a model."""
     scale = model.logit_scale.exp().item()
     unscaled = isinstance(model, Flava) and "logit_scale" in model.missing_parts
@@ -62,7 +62,7 @@ def readme(model: Flava | Clip, programs: Sequence[Path]) -> str:
     )
     return README_TEXT.substitute(
         kind=type(model).__name__,
-        table="\n".join(row for path in programs for row in table_rows(path)),
+        table="\n".join(row for path in programs for row in _table_rows(path)),
         side=model.config.image.image_size,
         longest=model.config.text.max_length,
         scaled="" if unscaled else f"Logits are their dot products times {scale:.6g}.",
@@ -70,7 +70,7 @@ def readme(model: Flava | Clip, programs: Sequence[Path]) -> str:
     )
 
 
-def table_rows(path: Path) -> Iterator[str]:
+def _table_rows(path: Path) -> Iterator[str]:
     """A row of the table for each input and output of a program."""
     import onnx
 
@@ -151,7 +151,7 @@ IMAGE, TEXT = ("pixel_values",), ("input_ids", "attention_mask")
 """Inputs have the names that transformers' processors give them."""
 
 
-def programs_of(model: Flava | Clip) -> list[Program]:
+def _programs_of(model: Flava | Clip) -> list[Program]:
     programs = [
         Program("image.onnx", ImageProgram(model), IMAGE, ("image_embeds",)),
         Program("text.onnx", TextProgram(model), TEXT, ("text_embeds",)),
@@ -172,19 +172,19 @@ def write_programs(model: Flava | Clip, folder: Path) -> None:
     Raises:
         ValueError: onnx or onnxscript is not installed.
     """
-    check_libraries()
-    programs, was_training = programs_of(model), model.training
+    _check_libraries()
+    programs, was_training = _programs_of(model), model.training
     model.eval()
     try:
         for each in programs:
-            write_program(each, model, folder / each.file)
+            _write_program(each, model, folder / each.file)
     finally:
         model.train(was_training)
-    text = readme(model, [folder / each.file for each in programs])
+    text = _readme(model, [folder / each.file for each in programs])
     (folder / "README.md").write_text(text, encoding="utf-8")
 
 
-def check_libraries() -> None:
+def _check_libraries() -> None:
     try:
         for name in ("onnx", "onnxscript"):
             importlib.import_module(name)
@@ -194,7 +194,7 @@ def check_libraries() -> None:
         ) from error
 
 
-def write_program(program: Program, model: Flava | Clip, path: Path) -> None:
+def _write_program(program: Program, model: Flava | Clip, path: Path) -> None:
     """Trace a program, write it, and check the file with ONNX's own checker."""
     import onnx
 

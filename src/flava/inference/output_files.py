@@ -68,7 +68,7 @@ class PartialOutput:
         self, output: Path, about: Mapping[str, str], notes: Mapping[str, str] | None = None
     ) -> None:
         self.output = output
-        self.folder = partial_folder(output)
+        self.folder = _partial_folder(output)
         self.journal = self._read() or Journal(about=dict(about))
         self._check(about)
         self.journal.notes = dict(notes or {})
@@ -173,7 +173,7 @@ class PartialOutput:
         )
 
 
-def partial_folder(output: Path) -> Path:
+def _partial_folder(output: Path) -> Path:
     """The folder that keeps the rows of an output until it is finished."""
     return output.with_name(f".{output.name}.unfinished")
 

@@ -17,7 +17,7 @@ from flava.data.decoding import decode_image, to_rgb
 from flava.data.errors import SampleError
 from flava.data.tokenizers import ClipTokenizer, Tokenizer, pad
 from flava.data.transforms import CODE_PIXELS
-from flava.data.views import Side, View, clip_view, encoder_view
+from flava.data.views import Size, View, clip_view, encoder_view
 from flava.models import (
     ClipConfig,
     ClipTextConfig,
@@ -28,7 +28,7 @@ from flava.models import (
 )
 
 ImageLike = Image.Image | np.ndarray | Tensor | str | Path | bytes
-"""A PIL image, an array or tensor (see ``from_array``), a file's path, or a file's bytes."""
+"""A PIL image, an array or tensor (see ``_from_array``), a file's path, or a file's bytes."""
 
 ImagesLike = Sequence[ImageLike] | np.ndarray | Tensor
 """Many images: a list of any of those, or one array of ``images height width channels``."""
@@ -55,7 +55,7 @@ def image_list(images: ImagesLike) -> Sequence[ImageLike]:
 
 
 def open_image(image: ImageLike) -> Image.Image:
-    """The image upright in RGB: see ``flava.data.decoding.to_rgb`` and ``from_array``.
+    """The image upright in RGB: see ``flava.data.decoding.to_rgb`` and ``_from_array``.
 
     Raises:
         SampleError: it cannot be read, decoded or understood, or is too large.
@@ -66,20 +66,20 @@ def open_image(image: ImageLike) -> Image.Image:
         case bytes():
             return decode_image(image)
         case str() | Path():
-            return open_file(Path(image))
+            return _open_file(Path(image))
         case Tensor():
             # numpy knows no bfloat16.
             values = image.detach().cpu()
-            return from_array((values.float() if values.is_floating_point() else values).numpy())
+            return _from_array((values.float() if values.is_floating_point() else values).numpy())
         case np.ndarray():
-            return from_array(image)
+            return _from_array(image)
     raise SampleError(
         "not an image",
         f"{type(image).__name__}: give a PIL image, an array, a tensor, a path or a file's bytes",
     )
 
 
-def open_file(path: Path) -> Image.Image:
+def _open_file(path: Path) -> Image.Image:
     try:
         return decode_image(path.expanduser().read_bytes())
     except SampleError as error:
@@ -89,7 +89,7 @@ def open_file(path: Path) -> Image.Image:
         raise SampleError("image cannot be read", f"{os.fspath(path)!r}: {reason}") from error
 
 
-def from_array(array: np.ndarray) -> Image.Image:
+def _from_array(array: np.ndarray) -> Image.Image:
     """Pixels as PIL's image: ``height width``, or with 1, 3 or 4 channels, first or last.
 
     Where both the first and the last side could be channels, the first is taken for them, as the
@@ -99,7 +99,7 @@ def from_array(array: np.ndarray) -> Image.Image:
     Raises:
         SampleError: another shape, or values outside these ranges.
     """
-    levels = to_uint8(array)
+    levels = _to_uint8(array)
     if levels.ndim == 3 and levels.shape[0] in CHANNELS:
         levels = np.moveaxis(levels, 0, -1)
     if levels.ndim == 2:
@@ -114,8 +114,8 @@ def from_array(array: np.ndarray) -> Image.Image:
     return to_rgb(Image.fromarray(np.ascontiguousarray(levels[..., 0] if is_grey else levels)))
 
 
-def to_uint8(array: np.ndarray) -> UInt8[np.ndarray, "..."]:
-    """Values as whole numbers from 0 to 255; errors as `from_array`."""
+def _to_uint8(array: np.ndarray) -> UInt8[np.ndarray, "..."]:
+    """Values as whole numbers from 0 to 255; errors as `_from_array`."""
     if array.dtype == bool:
         return array.astype(np.uint8) * np.uint8(255)
     if array.dtype == np.uint16:
@@ -198,7 +198,7 @@ class Processor:
         padded, attention_mask = pad(input_ids, self.tokenizer.pad)
         return torch.from_numpy(padded), torch.from_numpy(attention_mask)
 
-    def of_size(self, size: Side, patch_size: int) -> "Processor":
+    def of_size(self, size: Size, patch_size: int) -> "Processor":
         """The same for images of another height and width."""
         codes = (size[0] // patch_size * CODE_PIXELS, size[1] // patch_size * CODE_PIXELS)
         codebook = None if self.codebook is None else self.codebook.of_size(codes)
@@ -226,7 +226,7 @@ def default_image_view(config: FlavaConfig | ClipConfig | MaskedImageConfig | Di
 
 def default_tokenizer(config: TextConfig) -> Tokenizer | ClipTokenizer:
     """The tokeniser that text encoders of that geometry are trained with, made once."""
-    return clip_tokenizer() if isinstance(config, ClipTextConfig) else bert_tokenizer()
+    return _clip_tokenizer() if isinstance(config, ClipTextConfig) else bert_tokenizer()
 
 
 @cache
@@ -236,7 +236,7 @@ def bert_tokenizer() -> Tokenizer:
 
 
 @cache
-def clip_tokenizer() -> ClipTokenizer:
+def _clip_tokenizer() -> ClipTokenizer:
     """CLIP's, made once."""
     return ClipTokenizer()
 

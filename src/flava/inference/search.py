@@ -184,13 +184,13 @@ def index_embeddings(file: Path, folder: Path) -> BulkResult:
             if seen <= resumed:
                 continue
             rows = [{name: each} for each in batch.column(name).to_pylist()]
-            partial.append(rows, unit_vectors(batch.column("embedding"), file), (), seen)
+            partial.append(rows, _unit_vectors(batch.column("embedding"), file), (), seen)
             show(seen / table.metadata.num_rows)
         partial.commit()
     return finish_output(partial, resumed)
 
 
-def unit_vectors(column: pa.Array, file: Path) -> Float32[np.ndarray, "rows width"]:
+def _unit_vectors(column: pa.Array, file: Path) -> Float32[np.ndarray, "rows width"]:
     """The vectors of a column.
 
     Raises:

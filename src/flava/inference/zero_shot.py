@@ -90,18 +90,18 @@ def read_classes(classes: str, templates: Path | None) -> Classes:
     if "," in classes:
         names: Sequence[str] = [each.strip() for each in classes.split(",")]
     elif (file := Path(classes).expanduser()).is_file():
-        names = read_lines(file)
+        names = _read_lines(file)
     else:
         raise FileNotFoundError(
             f"--classes {classes} is no file: give one with a name a line, or names as in cat,dog"
         )
     return Classes(
         names=tuple(filter(None, names)),
-        templates=tuple(read_lines(templates)) if templates else TEMPLATES,
+        templates=tuple(_read_lines(templates)) if templates else TEMPLATES,
     )
 
 
-def read_lines(file: Path) -> Sequence[str]:
+def _read_lines(file: Path) -> Sequence[str]:
     """The lines of a file that are not blank, without the space around them.
 
     Raises:

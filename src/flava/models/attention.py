@@ -34,11 +34,11 @@ def attend(
     if query.is_cuda or query.dtype == torch.float32:
         attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     else:
-        attended = attend_in_chunks(query, key, value, mask)
+        attended = _attend_in_chunks(query, key, value, mask)
     return attended.transpose(1, 2)
 
 
-def attend_in_chunks(
+def _attend_in_chunks(
     query: Float[Tensor, "batch heads queries size"],
     key: Float[Tensor, "batch heads keys size"],
     value: Float[Tensor, "batch heads keys size"],
@@ -46,17 +46,17 @@ def attend_in_chunks(
 ) -> Float[Tensor, "batch heads queries size"]:
     """Unfused attention, with the scores of only some samples in memory at a time."""
     if torch.compiler.is_compiling():  # every number of chunks would be compiled separately
-        return attend_unfused(query, key, value, mask)
+        return _attend_unfused(query, key, value, mask)
     heads, queries, keys = query.shape[1], query.shape[2], key.shape[2]
     samples = max(1, MAX_SCORES_AT_ONCE // (heads * queries * keys))
     if len(query) <= samples:
-        return attend_unfused(query, key, value, mask)
+        return _attend_unfused(query, key, value, mask)
     masks = repeat(None) if mask is None else mask.expand(len(query), -1, -1, -1).split(samples)
     chunks = zip(query.split(samples), key.split(samples), value.split(samples), masks)  # noqa: B905
-    return torch.cat([attend_unfused(*chunk) for chunk in chunks])
+    return torch.cat([_attend_unfused(*chunk) for chunk in chunks])
 
 
-def attend_unfused(
+def _attend_unfused(
     query: Float[Tensor, "batch heads queries size"],
     key: Float[Tensor, "batch heads keys size"],
     value: Float[Tensor, "batch heads keys size"],
@@ -95,10 +95,10 @@ def attend_packed(
     mask of the padded batch.
     """
     query, key, value = projected.unbind(1)
-    if can_use_varlen(query, packing, mask):
-        return varlen_attention(query, key, value, packing, packing)
-    if should_group_by_length(query, packing):
-        return attend_by_length(projected, packing, causal=is_causal(mask))
+    if _can_use_varlen(query, packing, mask):
+        return _varlen_attention(query, key, value, packing, packing)
+    if _should_group_by_length(query, packing):
+        return _attend_by_length(projected, packing, causal=_is_causal(mask))
     query, key, value = packing.unpack(projected).unbind(2)
     return packing.pack(attend(query, key, value, mask))
 
@@ -114,24 +114,24 @@ def attend_from_outputs(
 
     ``key_value`` are the keys and values of all tokens, which are packed if there is a ``packing``.
     """
-    if packing is not None and mask is not None and can_use_varlen(query, packing, mask):
+    if packing is not None and mask is not None and _can_use_varlen(query, packing, mask):
         key, value = key_value.unbind(1)
-        return varlen_attention(query, key, value, output_packing, packing)
+        return _varlen_attention(query, key, value, output_packing, packing)
     key, value = unpack_if_packed(key_value, packing).unbind(2)
     return output_packing.pack(attend(output_packing.unpack(query), key, value, mask))
 
 
-def is_causal(mask: Bool[Tensor, "#batch 1 #length length"]) -> bool:
+def _is_causal(mask: Bool[Tensor, "#batch 1 #length length"]) -> bool:
     """Whether a mask differs between queries; masks of padding are the same for all."""
     return mask.shape[-2] > 1
 
 
-def can_use_varlen(
+def _can_use_varlen(
     query: Float[Tensor, "tokens heads size"],
     packing: Packing,
     mask: Bool[Tensor, "#batch 1 #length length"],
 ) -> bool:
-    """Whether `varlen_attention` works for these queries.
+    """Whether `_varlen_attention` works for these queries.
 
     Its kernel needs 16 bits, a head size that is a multiple of 8, and at least one query. ``mask``
     must exclude only padding, as it does for all but CLIP's causal texts.
@@ -141,11 +141,11 @@ def can_use_varlen(
         and query.dtype in (torch.bfloat16, torch.float16)
         and query.shape[-1] % 8 == 0
         and len(query) > 0
-        and not is_causal(mask)
+        and not _is_causal(mask)
     )
 
 
-def varlen_attention(
+def _varlen_attention(
     query: Float[Tensor, "queries heads size"],
     key: Float[Tensor, "keys heads size"],
     value: Float[Tensor, "keys heads size"],
@@ -172,8 +172,8 @@ def varlen_attention(
     return attended
 
 
-def should_group_by_length(query: Float[Tensor, "tokens heads size"], packing: Packing) -> bool:
-    """Whether `attend_by_length` is faster than padding.
+def _should_group_by_length(query: Float[Tensor, "tokens heads size"], packing: Packing) -> bool:
+    """Whether `_attend_by_length` is faster than padding.
 
     It is on CPUs, where the scores of padding that it saves outweigh its calls. Not in compiled
     code, which would be compiled again for each number of lengths.
@@ -185,7 +185,7 @@ def should_group_by_length(query: Float[Tensor, "tokens heads size"], packing: P
     return query.dtype == torch.float32 or saved_scores >= more_calls * SCORES_WORTH_A_CALL
 
 
-def attend_by_length(
+def _attend_by_length(
     projected: Float[Tensor, "tokens 3 heads size"], packing: Packing, *, causal: bool
 ) -> Float[Tensor, "tokens heads size"]:
     """Attention over the samples of each length together, and so without padding."""

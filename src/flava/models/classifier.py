@@ -88,7 +88,7 @@ class TextFeatures(nn.Module):
         self.text_encoder = TextEncoder(config)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
-        text = text_of(inputs)
+        text = _text_of(inputs)
         return self.text_encoder.norm(
             self.text_encoder.cls(text.input_ids, text.attention_mask)[:, 0]
         )
@@ -107,7 +107,7 @@ class PairFeatures(nn.Module):
         self.text_to_multimodal = nn.Linear(text.width, multimodal.width)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
-        pair = pair_of(inputs)
+        pair = _pair_of(inputs)
         attention_mask = pair.text.attention_mask
         # As in pretraining, it reads both encoders' states before their final norms.
         image = self.image_to_multimodal(self.image_encoder(pair.image.pixels))
@@ -125,7 +125,7 @@ class ClipTextFeatures(nn.Module):
         self.text_encoder = ClipTextEncoder(config)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
-        text = text_of(inputs)
+        text = _text_of(inputs)
         states = self.text_encoder.end(text.input_ids, text.attention_mask)
         return self.text_encoder.norm(end_of_text(states, text.input_ids))
 
@@ -143,21 +143,21 @@ class ClipPairFeatures(nn.Module):
         self.text_encoder = ClipTextEncoder(config.text)
 
     def forward(self, inputs: Inputs) -> Float[Tensor, "batch width"]:
-        pair = pair_of(inputs)
+        pair = _pair_of(inputs)
         image = self.image_encoder.norm(self.image_encoder.cls(pair.image.pixels)[:, 0])
         states = self.text_encoder.end(pair.text.input_ids, pair.text.attention_mask)
         text = self.text_encoder.norm(end_of_text(states, pair.text.input_ids))
         return torch.cat([image, text], dim=1)
 
 
-def text_of(inputs: Inputs) -> TextInputs:
+def _text_of(inputs: Inputs) -> TextInputs:
     """Raises ValueError: the inputs are no texts."""
     if not isinstance(inputs, TextInputs):
         raise ValueError(f"this model reads text, and was given {inputs.kind}")
     return inputs
 
 
-def pair_of(inputs: Inputs) -> PairInputs:
+def _pair_of(inputs: Inputs) -> PairInputs:
     """Raises ValueError: the inputs are no pairs."""
     if not isinstance(inputs, PairInputs):
         raise ValueError(f"this model reads pairs, and was given {inputs.kind} alone")
@@ -167,8 +167,8 @@ def pair_of(inputs: Inputs) -> PairInputs:
 FeatureEncoder = ImageFeatures | TextFeatures | PairFeatures | ClipTextFeatures | ClipPairFeatures
 
 
-def build_features(config: FeaturesConfig) -> FeatureEncoder:
-    """Encoders of that geometry with torch's initial weights, to be filled by `fill_features`."""
+def _build_features(config: FeaturesConfig) -> FeatureEncoder:
+    """Encoders of that geometry with torch's initial weights, to be filled by `_fill_features`."""
     match config:
         case ImageConfig():
             return ImageFeatures(config)
@@ -182,7 +182,7 @@ def build_features(config: FeaturesConfig) -> FeatureEncoder:
             return PairFeatures(config)
 
 
-def kind_of(config: FeaturesConfig) -> Kind:
+def _kind_of(config: FeaturesConfig) -> Kind:
     """The kind of inputs that encoders of that geometry read."""
     match config:
         case ImageConfig():
@@ -214,7 +214,7 @@ def features_config(model: nn.Module, kind: Kind) -> FeaturesConfig:
     )
 
 
-def with_image_size(config: FeaturesConfig, image_size: int) -> FeaturesConfig:
+def _with_image_size(config: FeaturesConfig, image_size: int) -> FeaturesConfig:
     """The same geometry for images of another size, in pixels a side.
 
     Raises:
@@ -228,7 +228,7 @@ def with_image_size(config: FeaturesConfig, image_size: int) -> FeaturesConfig:
     raise ValueError(f"image_size is {image_size}, and this model reads text alone: leave it out")
 
 
-def fill_features(features: FeatureEncoder, model: nn.Module) -> None:
+def _fill_features(features: FeatureEncoder, model: nn.Module) -> None:
     """Copy the weights of a model, whose encoders have the same names.
 
     For another image size, position embeddings are interpolated.
@@ -247,8 +247,8 @@ def features_of(model: nn.Module, kind: Kind) -> FeatureEncoder:
     Raises:
         ValueError: the model has no such part.
     """
-    features = build_features(features_config(model, kind))
-    fill_features(features, model)
+    features = _build_features(features_config(model, kind))
+    _fill_features(features, model)
     return features.eval()
 
 
@@ -287,7 +287,7 @@ class ClassifierConfig(ModelConfig):
     @property
     def kind(self) -> Kind:
         """What is classified."""
-        return kind_of(self.encoder)
+        return _kind_of(self.encoder)
 
 
 class Classifier(Model):
@@ -303,7 +303,7 @@ class Classifier(Model):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        self.features = build_features(config.encoder)
+        self.features = _build_features(config.encoder)
         width, hidden, outputs = config.encoder.width, config.hidden_width, config.outputs
         if hidden is None:
             layers = [nn.Dropout(DROPOUT), nn.Linear(width, outputs)]
@@ -339,8 +339,8 @@ def classifier_of(
     """
     encoder = features_config(model, kind)
     if image_size is not None:
-        encoder = with_image_size(encoder, image_size)
+        encoder = _with_image_size(encoder, image_size)
     config = ClassifierConfig(encoder=encoder, classes=tuple(classes), hidden_width=hidden_width)
     classifier = Classifier(config)
-    fill_features(classifier.features, model)
+    _fill_features(classifier.features, model)
     return classifier

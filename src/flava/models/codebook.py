@@ -69,7 +69,7 @@ class Residual(nn.Module):
         return torch.add(self.identity(x), y, alpha=self.gain)
 
 
-def residual_groups(
+def _residual_groups(
     widths: list[int], blocks: int, kernels: tuple[int, ...], gain: float
 ) -> nn.ModuleList:
     """A group of ``blocks`` residual blocks for each two neighbours of ``widths``."""
@@ -89,7 +89,7 @@ class CodebookEncoder(nn.Module):
         widths = [config.width * factor for factor in (1, 1, 2, 4, 8)]
         gain = 1 / (GROUPS * config.blocks) ** 2
         self.input = nn.Conv2d(3, config.width, 7, padding=3)
-        self.groups = residual_groups(widths, config.blocks, (3, 3, 3, 1), gain)
+        self.groups = _residual_groups(widths, config.blocks, (3, 3, 3, 1), gain)
         self.output = nn.Conv2d(widths[-1], config.codes, 1)
 
     def forward(
@@ -115,7 +115,7 @@ class CodebookDecoder(nn.Module):
         widths = [config.decoder_input_width, *(config.width * f for f in (8, 4, 2, 1))]
         gain = 1 / (GROUPS * config.blocks) ** 2
         self.input = nn.Conv2d(config.codes, config.decoder_input_width, 1)
-        self.groups = residual_groups(widths, config.blocks, (1, 3, 3, 3), gain)
+        self.groups = _residual_groups(widths, config.blocks, (1, 3, 3, 3), gain)
         self.output = nn.Conv2d(config.width, 2 * 3, 1)
 
     def forward(
@@ -149,7 +149,7 @@ class Codebook(Model):
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Int[Tensor, "batch rows columns"]:
         """The most likely code of each 8x8 patch of mapped pixels (see `batch.map_pixels`)."""
-        with full_precision(pixels.device):
+        with _full_precision(pixels.device):
             return self.encoder(pixels).argmax(dim=1)
 
     def codes_at(
@@ -161,7 +161,7 @@ class Codebook(Model):
 
         The logits of all patches would be an eighth of the work.
         """
-        with full_precision(pixels.device):
+        with _full_precision(pixels.device):
             states = select_masked(self.encoder.states(pixels).permute(0, 2, 3, 1), patch_mask)
             output = self.encoder.output
             return functional.linear(states, output.weight.flatten(1), output.bias).argmax(dim=1)
@@ -176,7 +176,7 @@ class Codebook(Model):
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def _full_precision(device: torch.device) -> Iterator[None]:
     """A context in which codes are computed: in 32 bits and without a graph.
 
     So codes that are computed under autocast equal those that are stored with the images.

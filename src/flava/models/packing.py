@@ -74,7 +74,7 @@ class Packing:
         places = (~mask[order]).flatten().int().argsort(stable=True)[:tokens]
         indices = order[places // width] * width + places % width
         cu_seqlens = None
-        if like.is_cuda and has_varlen_attention(device):
+        if like.is_cuda and _has_varlen_attention(device):
             cu_seqlens = functional.pad(lengths.cumsum(0), (1, 0)).int()
             cu_seqlens = cu_seqlens.to(device, non_blocking=True)
         lengths_list = tuple(lengths.tolist())
@@ -125,7 +125,7 @@ def order_by_length(mask: Bool[Tensor, "batch length"]) -> Int[Tensor, " batch"]
 
 
 @cache
-def has_varlen_attention(device: torch.device) -> bool:
+def _has_varlen_attention(device: torch.device) -> bool:
     """Whether torch's `varlen_attn` works on this device: on NVIDIA GPUs from Ampere on.
 
     True for the CPU, which stands for a GPU where runs are planned (`flava.planning.costs`).

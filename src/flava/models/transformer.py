@@ -108,7 +108,7 @@ class Attention(nn.Module):
         return projected.unflatten(-1, (parts, self.heads, -1))
 
 
-def drop_samples(
+def _drop_samples(
     branch: Float[Tensor, "*tokens width"], rate: float, packing: Packing | None
 ) -> Float[Tensor, "*tokens width"]:
     """Set a random share ``rate`` of the samples to zero, and scale the others to keep the mean.
@@ -165,7 +165,7 @@ class Block(nn.Module):
         """Stochastic depth, only in training."""
         if not self.training or self.drop_path == 0:
             return branch  # without drawing a random number
-        return drop_samples(branch, self.drop_path, packing)
+        return _drop_samples(branch, self.drop_path, packing)
 
 
 class Pooler(nn.Module):
@@ -229,7 +229,7 @@ class Transformer(nn.Module):
             output_packing = (
                 None if output_positions is None else Packing.of(output_positions, states, order)
             )
-        mask = build_attention_mask(states, attention_mask, causal)
+        mask = _build_attention_mask(states, attention_mask, causal)
         states = states if packing is None else packing.pack(states)
         for block in self.blocks[:-1]:
             states = block(states, packing, mask)
@@ -244,7 +244,7 @@ def cls_only(batch: int, length: int) -> Bool[Tensor, "batch length"]:
     return output_positions
 
 
-def build_attention_mask(
+def _build_attention_mask(
     states: Float[Tensor, "batch length width"],
     attention_mask: Bool[Tensor, "batch length"] | None,
     causal: bool,

@@ -44,8 +44,8 @@ class CodebookObjective:
     def after_step(self, step: int) -> None:
         """Set the temperature and the divergence's weight for the step after ``step`` steps."""
         config = self.config
-        self.temperature = anneal(1.0, config.final_temperature, step, config.temperature_steps)
-        self.kl_weight = anneal(0.0, config.kl_weight, step, config.kl_steps)
+        self.temperature = _anneal(1.0, config.final_temperature, step, config.temperature_steps)
+        self.kl_weight = _anneal(0.0, config.kl_weight, step, config.kl_steps)
 
     def __call__(self, batch: Batch) -> dict[str, LossOutput]:
         if not isinstance(batch, ImageBatch):
@@ -59,20 +59,20 @@ class CodebookObjective:
         statistics = self.model.decoder(relaxed).float()
         channels_per_code = pixels[0].numel() / logits[0, 0].numel()
         return {
-            "reconstruction": LossOutput(logit_laplace(statistics, pixels).mean()),
+            "reconstruction": LossOutput(_logit_laplace(statistics, pixels).mean()),
             "divergence": LossOutput(
-                self.kl_weight * divergence_from_uniform(logits).mean() / channels_per_code
+                self.kl_weight * _divergence_from_uniform(logits).mean() / channels_per_code
             ),
         }
 
 
-def anneal(start: float, end: float, step: int, steps: int) -> float:
+def _anneal(start: float, end: float, step: int, steps: int) -> float:
     """The value at ``step`` of half a cosine from ``start`` to ``end``, which ends at ``steps``."""
     progress = min(step / steps, 1.0) if steps else 1.0
     return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def logit_laplace(
+def _logit_laplace(
     statistics: Float[Tensor, "batch 6 height width"], pixels: Float[Tensor, "batch 3 height width"]
 ) -> Float[Tensor, "batch 3 height width"]:
     """Negative log-likelihood of pixels in (0, 1) whose logits are Laplace: equation 2 of A.3."""
@@ -83,7 +83,7 @@ def logit_laplace(
     )
 
 
-def divergence_from_uniform(
+def _divergence_from_uniform(
     logits: Float[Tensor, "batch codes rows columns"],
 ) -> Float[Tensor, "batch rows columns"]:
     """KL(softmax(logits) || uniform) of each position, in nats."""

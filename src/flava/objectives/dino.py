@@ -88,8 +88,8 @@ class DinoObjective:
         ]
         targets = ((teacher_logits - model.center) / self.temperature).softmax(dim=-1)
         predicted = torch.cat(logits).float() / self.config.student_temperature
-        entropy = mean_entropy(targets)
-        divergence = cross_entropy(targets, predicted.log_softmax(dim=-1)) - entropy
+        entropy = _mean_entropy(targets)
+        divergence = _cross_entropy(targets, predicted.log_softmax(dim=-1)) - entropy
         return {"entropy": LossOutput(entropy), "divergence": LossOutput(divergence)}
 
     def after_step(self, step: int) -> None:
@@ -109,12 +109,12 @@ class DinoObjective:
         self.frozen = step < config.freeze_epochs * config.epoch_steps
 
 
-def mean_entropy(probabilities: Float[Tensor, "crops batch outputs"]) -> Float[Tensor, ""]:
+def _mean_entropy(probabilities: Float[Tensor, "crops batch outputs"]) -> Float[Tensor, ""]:
     """The mean entropy of the distributions."""
     return torch.special.entr(probabilities).sum(-1).mean()
 
 
-def cross_entropy(
+def _cross_entropy(
     targets: Float[Tensor, "global batch outputs"],
     log_predicted: Float[Tensor, "crops batch outputs"],
 ) -> Float[Tensor, ""]:

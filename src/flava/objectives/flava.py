@@ -59,7 +59,7 @@ class EncoderStates:
     masked_text: Float[Tensor, "batch text_tokens text_width"]
 
 
-def encode_pairs(model: Flava, batch: PairBatch) -> EncoderStates:
+def _encode_pairs(model: Flava, batch: PairBatch) -> EncoderStates:
     """Encode the unmasked and the masked pairs, as one batch of twice the size.
 
     So each weight is read once instead of twice (and gathered once if it is sharded), and its
@@ -69,12 +69,12 @@ def encode_pairs(model: Flava, batch: PairBatch) -> EncoderStates:
     patch_mask = torch.cat([torch.zeros_like(image.patch_mask), image.patch_mask])
     tokens = patch_mask.new_ones(len(image.pixels), 1 + image.patch_mask[0].numel())
     images = model.image_encoder(
-        image.pixels.repeat(2, 1, 1, 1), patch_mask, output_positions_of(tokens)
+        image.pixels.repeat(2, 1, 1, 1), patch_mask, _output_positions_of(tokens)
     )
     texts = model.text_encoder(
         torch.cat([text.input_ids, text.input_ids_masked]),
         text.attention_mask.repeat(2, 1),
-        output_positions_of(text.attention_mask),
+        _output_positions_of(text.attention_mask),
     )
     (image_states, masked_image), (text_states, masked_text) = images.chunk(2), texts.chunk(2)
     return EncoderStates(
@@ -82,7 +82,7 @@ def encode_pairs(model: Flava, batch: PairBatch) -> EncoderStates:
     )
 
 
-def output_positions_of(
+def _output_positions_of(
     attention_mask: Bool[Tensor, "batch length"],
 ) -> Bool[Tensor, "twice length"]:
     """The states to compute: [CLS] of the unmasked inputs, all tokens of the masked inputs."""
@@ -121,7 +121,7 @@ class FlavaObjective:
         """The losses of masked pairs."""
         model, config = self.model, self.config
         rows = matched_rows(batch.matched)
-        states = encode_pairs(model, batch)
+        states = _encode_pairs(model, batch)
         multimodal = self.multimodal_losses(batch, states.masked_image, states.masked_text, rows)
         contrast_output = contrastive(
             model.project_image(states.image),

@@ -42,7 +42,7 @@ class LogSums:
     argmax: Int[Tensor, " n"]
 
 
-def log_sums(
+def _log_sums(
     queries: Float[Tensor, "n width"],
     candidates: Float[Tensor, "m width"],
     scale: Float[Tensor, ""],
@@ -52,7 +52,7 @@ def log_sums(
     return LogSums(sums, argmax)
 
 
-def log_sums_both_ways(
+def _log_sums_both_ways(
     image: Float[Tensor, "n width"], text: Float[Tensor, "m width"], scale: Float[Tensor, ""]
 ) -> tuple[LogSums, LogSums]:
     """`LogSums` of the rows and of the columns of ``scale * image @ text.T``, in one pass."""
@@ -61,7 +61,7 @@ def log_sums_both_ways(
 
 
 class _LogSums(torch.autograd.Function):
-    """`log_sums` with a gradient that computes the blocks of logits again.
+    """`_log_sums` with a gradient that computes the blocks of logits again.
 
     It is not autocast: in 16 bits a logit of 100 is off by a tenth, and sums of them by more.
     """
@@ -152,10 +152,10 @@ def classification(logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"
     Its average over ranks is the mean over the predictions of all ranks, however many each has: the
     loss of one process on the joined batch. The accuracy is that of this rank's predictions.
     """
-    return weighted_by_count(rank_classification(logits, targets), len(targets))
+    return _weighted_by_count(_rank_classification(logits, targets), len(targets))
 
 
-def weighted_by_count(output: LossOutput, count: int) -> LossOutput:
+def _weighted_by_count(output: LossOutput, count: int) -> LossOutput:
     """A rank's mean over ``count`` predictions, weighted so that the average over ranks is the mean
     over the predictions of all ranks."""
     if world_size() == 1:
@@ -164,7 +164,7 @@ def weighted_by_count(output: LossOutput, count: int) -> LossOutput:
     return LossOutput(world_size() * share * output.loss, output.accuracy)
 
 
-def rank_classification(
+def _rank_classification(
     logits: Float[Tensor, "n classes"], targets: Int[Tensor, " n"]
 ) -> LossOutput:
     """The mean cross-entropy over this rank's predictions."""
@@ -185,7 +185,7 @@ def answering(
     """
     loss = functional.binary_cross_entropy_with_logits(logits.float(), answers, reduction="sum")
     chosen = answers.gather(1, logits.argmax(dim=1, keepdim=True))
-    return weighted_by_count(LossOutput(loss / len(answers), chosen.mean()), len(answers))
+    return _weighted_by_count(LossOutput(loss / len(answers), chosen.mean()), len(answers))
 
 
 def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> LossOutput:
@@ -193,7 +193,7 @@ def regression(outputs: Float[Tensor, "n 1"], scores: Float[Tensor, " n"]) -> Lo
 
     Ranks are averaged as in `classification`.
     """
-    return weighted_by_count(
+    return _weighted_by_count(
         LossOutput(functional.mse_loss(outputs[:, 0].float(), scores)), len(scores)
     )
 
@@ -255,8 +255,8 @@ def _contrastive(
     scale = logit_scale.exp()
     every_text, every_image = gather_features(text, sizes), gather_features(image, sizes)
     if len(targets) * len(every_text) <= MAX_LOGITS_AT_ONCE:
-        to_text = rank_classification(scale * select_masked(image, rows) @ every_text.T, targets)
-        to_image = rank_classification(scale * select_masked(text, rows) @ every_image.T, targets)
+        to_text = _rank_classification(scale * select_masked(image, rows) @ every_text.T, targets)
+        to_image = _rank_classification(scale * select_masked(text, rows) @ every_image.T, targets)
     else:
         to_text, to_image = _in_blocks(image, text, every_image, every_text, scale, rows, targets)
     accuracy = None
@@ -275,18 +275,18 @@ def _in_blocks(
     rows: Bool[Tensor, " batch"],
     targets: Int[Tensor, " n"],
 ) -> tuple[LossOutput, LossOutput]:
-    """The losses of both directions in bounded memory: as `rank_classification` of the logits."""
+    """The losses of both directions in bounded memory: as `_rank_classification` of the logits."""
     target_logits = scale * (select_masked(image, rows) * every_text[targets]).sum(dim=1)
     if world_size() == 1:
-        both = log_sums_both_ways(image, text, scale)
+        both = _log_sums_both_ways(image, text, scale)
         sums = [
             LogSums(select_masked(each.values, rows), select_masked(each.argmax, rows))
             for each in both
         ]
     else:
         sums = [
-            log_sums(select_masked(image, rows), every_text, scale),
-            log_sums(select_masked(text, rows), every_image, scale),
+            _log_sums(select_masked(image, rows), every_text, scale),
+            _log_sums(select_masked(text, rows), every_image, scale),
         ]
     to_text, to_image = (
         LossOutput((each.values - target_logits).mean(), (each.argmax == targets).float().mean())

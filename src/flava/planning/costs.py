@@ -34,7 +34,7 @@ FAKE_MODE = FakeTensorMode(allow_non_fake_inputs=True)
 shapes that depend on their values would be unknown."""
 
 
-def fake_tensor(like: Tensor) -> FakeTensor:
+def _fake_tensor(like: Tensor) -> FakeTensor:
     """A fake tensor of the same shape, strides and dtype, on the CPU."""
     with FAKE_MODE:
         made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device="cpu")
@@ -44,36 +44,36 @@ def fake_tensor(like: Tensor) -> FakeTensor:
 
 def fake_floats(*shape: int) -> FakeTensor:
     """A fake tensor of 32-bit floats of that shape."""
-    return fake_tensor(torch.empty(shape, device="meta"))
+    return _fake_tensor(torch.empty(shape, device="meta"))
 
 
 def fake_batch(batch: AnyBatch) -> AnyBatch:
     """The same batch with fake images; its masks, token ids and lengths stay real."""
-    return map_tensors(batch, lambda each: fake_tensor(each) if each.is_floating_point() else each)
+    return map_tensors(batch, lambda each: _fake_tensor(each) if each.is_floating_point() else each)
 
 
-def make_parameters_fake(model: nn.Module) -> None:
+def _make_parameters_fake(model: nn.Module) -> None:
     """Replace every parameter and buffer of a model, such as those on the meta device."""
     for module in model.modules():
         for name, value in module._parameters.items():
             if value is not None:
-                fake = nn.Parameter(fake_tensor(value), requires_grad=value.requires_grad)
+                fake = nn.Parameter(_fake_tensor(value), requires_grad=value.requires_grad)
                 module._parameters[name] = fake
         for name, value in module._buffers.items():
             if value is not None:
-                module._buffers[name] = fake_tensor(value)
+                module._buffers[name] = _fake_tensor(value)
 
 
 def fake_objective(run: Run) -> Objective:
     """A run's objective around a model of fake parameters."""
     with torch.device("meta"):
         objective = method_of(run.model).build(run)
-    make_parameters_fake(objective.model)
+    _make_parameters_fake(objective.model)
     return objective
 
 
 @contextmanager
-def as_on_gpu() -> Iterator[None]:
+def _as_on_gpu() -> Iterator[None]:
     """Let fake tensors say that they are on a GPU, so that models choose fused attention for them.
 
     To torch they are on the CPU, where autocast and collectives work on machines without a GPU. The
@@ -155,12 +155,14 @@ def cost_of(
     with ExitStack() as stack:
         # Counting must not advance the random generators of the run that asks for it.
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        stack.enter_context(fake_process_group(ranks))
-        stack.enter_context(record_gradients(objective.model, with_gradient))
-        stack.enter_context(count_block_calls(objective.model, calls_without_grad, calls_with_grad))
+        stack.enter_context(_fake_process_group(ranks))
+        stack.enter_context(_record_gradients(objective.model, with_gradient))
+        stack.enter_context(
+            _count_block_calls(objective.model, calls_without_grad, calls_with_grad)
+        )
         if fused_attention:
-            stack.enter_context(as_on_gpu())
-        counter = stack.enter_context(CostCounter(existing_tensors(objective.model, batch)))
+            stack.enter_context(_as_on_gpu())
+        counter = stack.enter_context(CostCounter(_existing_tensors(objective.model, batch)))
         encode_once, is_mixed = EncodeOnce(counter), dtype != torch.float32
         with torch.autocast("cpu", dtype, enabled=is_mixed):
             losses = accumulated_losses(
@@ -267,7 +269,7 @@ def tensors_in(batch: Batch | Inputs) -> Iterator[Tensor]:
             yield from tensors_in(value)
 
 
-def existing_tensors(model: nn.Module, batch: Batch) -> Iterator[FakeTensor]:
+def _existing_tensors(model: nn.Module, batch: Batch) -> Iterator[FakeTensor]:
     """The fake tensors before a step: weights, their gradients, and images."""
     parameters = list(model.parameters())
     gradients = [each.grad for each in parameters]
@@ -277,7 +279,7 @@ def existing_tensors(model: nn.Module, batch: Batch) -> Iterator[FakeTensor]:
 
 
 @contextmanager
-def fake_process_group(ranks: int) -> Iterator[None]:
+def _fake_process_group(ranks: int) -> Iterator[None]:
     """Act as rank 0 of ``ranks`` ranks that do not exist; each sends what this one has."""
     if ranks == 1:
         yield
@@ -290,7 +292,7 @@ def fake_process_group(ranks: int) -> Iterator[None]:
 
 
 @contextmanager
-def count_block_calls(
+def _count_block_calls(
     model: nn.Module, without_grad: Counter[str], with_grad: Counter[str]
 ) -> Iterator[None]:
     """Count how often each transformer block is called, without a graph and with one."""
@@ -312,7 +314,7 @@ def count_block_calls(
 
 
 @contextmanager
-def record_gradients(model: nn.Module, names: set[str]) -> Iterator[None]:
+def _record_gradients(model: nn.Module, names: set[str]) -> Iterator[None]:
     """Add the names of parameters that get a gradient. Gradients are allocated beforehand."""
     hooks = []
     for name, each in model.named_parameters():

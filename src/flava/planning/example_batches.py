@@ -35,34 +35,34 @@ def example_batch(run: Run, name: str, size: int) -> Batch:
     rng = np.random.default_rng(run.seed)
     match name:
         case "pairs" if not run.data.mask_pairs:
-            input_ids, attention_mask = padded_tokens(
-                caption_lengths(size, run.data.pair_max_length)
+            input_ids, attention_mask = _padded_tokens(
+                _caption_lengths(size, run.data.pair_max_length)
             )
             side = run.data.image.image_size
             inputs = PairInputs(
                 image=ImageInputs(pixels=fake_floats(size, 3, side, side)),
                 text=TextInputs(input_ids=input_ids, attention_mask=attention_mask),
             )
-            return WholePairBatch(keys=no_keys(size), inputs=inputs)
+            return WholePairBatch(keys=_no_keys(size), inputs=inputs)
         case "pairs":
             return PairBatch(
-                image=image_batch(run, size, rng),
-                text=text_batch(run, caption_lengths(size, run.data.pair_max_length), rng),
+                image=_image_batch(run, size, rng),
+                text=_text_batch(run, _caption_lengths(size, run.data.pair_max_length), rng),
                 matched=torch.from_numpy(rng.random(size) >= run.data.mismatch_probability),
             )
         case "images" if run.data.crops is not None:
             crops = run.data.crops
             return CropBatch(
-                keys=no_keys(size),
+                keys=_no_keys(size),
                 global_crops=fake_floats(GLOBAL_CROPS, size, 3, *2 * (crops.global_size,)),
                 local_crops=fake_floats(crops.local_crops, size, 3, *2 * (crops.local_size,)),
             )
         case "images":
-            return image_batch(run, size, rng)
-    return text_batch(run, text_lengths(run, size), rng)
+            return _image_batch(run, size, rng)
+    return _text_batch(run, _text_lengths(run, size), rng)
 
 
-def image_batch(run: Run, size: int, rng: np.random.Generator) -> ImageBatch | CodedImageBatch:
+def _image_batch(run: Run, size: int, rng: np.random.Generator) -> ImageBatch | CodedImageBatch:
     """Images with patch masks drawn as in training."""
     config, grid = run.data.image, run.data.image.grid
     fraction = run.data.patch_mask_fraction
@@ -72,22 +72,22 @@ def image_batch(run: Run, size: int, rng: np.random.Generator) -> ImageBatch | C
     if config.stored_codes is not None:
         codes = torch.zeros(size, grid, grid, dtype=torch.int64)
         return CodedImageBatch(
-            keys=no_keys(size), pixels=pixels, codes=codes, patch_mask=patch_mask
+            keys=_no_keys(size), pixels=pixels, codes=codes, patch_mask=patch_mask
         )
     codebook_pixels = fake_floats(size, 3, config.codebook_size, config.codebook_size)
     return ImageBatch(
-        keys=no_keys(size), pixels=pixels, codebook_pixels=codebook_pixels, patch_mask=patch_mask
+        keys=_no_keys(size), pixels=pixels, codebook_pixels=codebook_pixels, patch_mask=patch_mask
     )
 
 
-def text_batch(run: Run, lengths: list[int], rng: np.random.Generator) -> TextBatch:
+def _text_batch(run: Run, lengths: list[int], rng: np.random.Generator) -> TextBatch:
     """Texts of these lengths, whose tokens but [CLS] and [SEP] are masked independently."""
-    input_ids, attention_mask = padded_tokens(lengths)
+    input_ids, attention_mask = _padded_tokens(lengths)
     positions = torch.arange(input_ids.shape[1])
     inside = (positions > 0) & (positions < torch.tensor(lengths)[:, None] - 1)
     drawn = torch.from_numpy(rng.random(input_ids.shape) < run.data.mask_probability)
     return TextBatch(
-        keys=no_keys(len(lengths)),
+        keys=_no_keys(len(lengths)),
         input_ids=input_ids,
         attention_mask=attention_mask,
         input_ids_masked=input_ids,
@@ -95,25 +95,25 @@ def text_batch(run: Run, lengths: list[int], rng: np.random.Generator) -> TextBa
     )
 
 
-def padded_tokens(lengths: list[int]) -> tuple[Tensor, Tensor]:
+def _padded_tokens(lengths: list[int]) -> tuple[Tensor, Tensor]:
     """Token ids (zeros) and the attention mask of texts of these lengths, padded to the longest."""
     attention_mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     return torch.zeros(attention_mask.shape, dtype=torch.int64), attention_mask
 
 
-def caption_lengths(size: int, longest: int) -> list[int]:
+def _caption_lengths(size: int, longest: int) -> list[int]:
     """Lengths of captions in tokens: one is as long as allowed, the others have the mean length."""
     mean = min(longest, 2 + round(CAPTION_WORDS * TOKENS_PER_WORD))
     return [longest, *[mean] * (size - 1)]
 
 
-def text_lengths(run: Run, size: int) -> list[int]:
+def _text_lengths(run: Run, size: int) -> list[int]:
     """Lengths of texts in tokens: of captions if the source holds pairs, else the maximum."""
     longest = run.data.text_max_length
     if any(shard.endswith(".tar") for shard in run.data.sources["text"].shards):
-        return caption_lengths(size, longest)
+        return _caption_lengths(size, longest)
     return [longest] * size
 
 
-def no_keys(size: int) -> tuple[str, ...]:
+def _no_keys(size: int) -> tuple[str, ...]:
     return ("",) * size

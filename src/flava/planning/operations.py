@@ -29,10 +29,10 @@ class WorkCounter:
             objective = fake_objective(self.run)
             cost = cost_of(objective, fake_batch(batch), self.run.precision.dtype)
             self.operations[batch.kind] = cost.operations
-        return Work(tokens=tokens_of(batch, self.patch), operations=self.operations[batch.kind])
+        return Work(tokens=_tokens_of(batch, self.patch), operations=self.operations[batch.kind])
 
 
-def tokens_of(batch: Batch | Inputs, patch: int) -> int:
+def _tokens_of(batch: Batch | Inputs, patch: int) -> int:
     """The patches of all images and the tokens of all texts, without padding and the images' [CLS].
 
     Each counts once, however often the objectives encode it.
@@ -41,7 +41,7 @@ def tokens_of(batch: Batch | Inputs, patch: int) -> int:
     for field in fields(batch):
         value = getattr(batch, field.name)
         if isinstance(value, Batch | Inputs):
-            count += tokens_of(value, patch)
+            count += _tokens_of(value, patch)
         elif field.name == "attention_mask":
             count += int(value.sum())
         elif field.name in IMAGES:

@@ -118,7 +118,7 @@ class ParameterShards:
         """
         if not self.is_sharded:
             # DDP exchanges gradients of unused parameters too, as zeros.
-            return {"gradients": 2 * ring_share(self.gpus) * FULL * self.numel(self.trained)}
+            return {"gradients": 2 * _ring_share(self.gpus) * FULL * self.numel(self.trained)}
         # Each block is gathered for every pass of a batch; what is outside of blocks only once.
         gathers = FULL * self.numel(self.outside_blocks)
         for name, block in self.blocks.items():
@@ -130,17 +130,17 @@ class ParameterShards:
         scattered = self.numel(sharded & self.outside_blocks)
         for name, block in self.blocks.items():
             scattered += cost.block_calls_with_grad.get(name, 0) * self.numel(block & sharded)
-        averaged = 2 * ring_share(self.gpus // self.shards) * FULL * scattered / self.shards
+        averaged = 2 * _ring_share(self.gpus // self.shards) * FULL * scattered / self.shards
         averaged += (
-            2 * ring_share(self.gpus) * FULL * self.numel(cost.with_gradient & self.unsharded)
+            2 * _ring_share(self.gpus) * FULL * self.numel(cost.with_gradient & self.unsharded)
         )
         return {
-            "weights": self.run.accumulate * ring_share(self.shards) * gathers,
-            "gradients": ring_share(self.shards) * FULL * scattered + averaged,
+            "weights": self.run.accumulate * _ring_share(self.shards) * gathers,
+            "gradients": _ring_share(self.shards) * FULL * scattered + averaged,
         }
 
 
-def ring_share(ranks: int) -> float:
+def _ring_share(ranks: int) -> float:
     """The share of a tensor that a rank receives from the others if it has its own part."""
     return (ranks - 1) / ranks
 
@@ -263,7 +263,7 @@ def plan(run: Run, hardware: Hardware) -> Plan:
     objective = fake_objective(run)
     prepare_blocks(objective.model, checkpointed=run.checkpoint_blocks, compiled=False)
     shards = ParameterShards.of(objective.model, run, hardware.gpus)
-    steps = {name: plan_step(run, name, objective, shards, hardware) for name in run.data.sources}
+    steps = {name: _plan_step(run, name, objective, shards, hardware) for name in run.data.sources}
     return Plan(
         recipe=run.recipe,
         parallel=run.parallel.value,
@@ -271,11 +271,11 @@ def plan(run: Run, hardware: Hardware) -> Plan:
         usable=USABLE * hardware.kind.memory,
         updates=steps,
         max_steps=run.max_steps,
-        assumptions=(*assumptions(run, hardware), *encoded_twice(run, steps)),
+        assumptions=(*_assumptions(run, hardware), *_encoded_twice(run, steps)),
     )
 
 
-def plan_step(
+def _plan_step(
     run: Run, name: str, objective: Objective, shards: ParameterShards, hardware: Hardware
 ) -> StepPlan:
     """A step with batches of the source ``name``."""
@@ -302,7 +302,7 @@ def plan_step(
     )
 
 
-def assumptions(run: Run, hardware: Hardware) -> tuple[str, ...]:
+def _assumptions(run: Run, hardware: Hardware) -> tuple[str, ...]:
     """The assumptions behind the figures, a sentence each."""
     gpu, near = hardware.kind, hardware.gpus <= GPUS_PER_MACHINE
     where = "within a machine" if near else f"between machines of {GPUS_PER_MACHINE}"
@@ -317,7 +317,7 @@ def assumptions(run: Run, hardware: Hardware) -> tuple[str, ...]:
     )
 
 
-def encoded_twice(run: Run, steps: Mapping[str, StepPlan]) -> list[str]:
+def _encoded_twice(run: Run, steps: Mapping[str, StepPlan]) -> list[str]:
     """The cost of contrast over accumulated batches: a sentence for each kind that has it."""
     return [
         f"the contrast of {run.accumulate} batches of {name} as one encodes each once more: "

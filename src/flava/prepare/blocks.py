@@ -17,7 +17,7 @@ import numpy as np
 
 from flava.core.files import save_array, write_atomically
 from flava.data.errors import SampleError, SkippedSample
-from flava.prepare.config import CleaningConfig
+from flava.prepare.build_config import CleaningConfig
 from flava.prepare.duplicates import hash64
 from flava.prepare.fetched import check_url
 from flava.prepare.images import ImageStore, open_images, shard_image
@@ -154,7 +154,7 @@ def build_block(block: RowBlock, job: Job) -> int:
     index: list[tuple[int, ...]] = []
     locations: list[str] = []
     with open_shard(job.shard(block.number)) as writer:
-        for sample in build_samples(block, job, tally):
+        for sample in _build_samples(block, job, tally):
             start, size = writer.add(f"{block.number:06d}{tally.kept:06d}", sample.files)
             index.append((sample.content, sample.image, sample.phash, start, size))
             locations.append(sample.location)
@@ -163,25 +163,25 @@ def build_block(block: RowBlock, job: Job) -> int:
                 tally.licences[sample.licence] += 1
     save_array(job.index(block.number), np.array(index, INDEX))
     write_atomically(job.locations(block.number), json.dumps(locations).encode())
-    record = {"bytes": writer.size, "sha256": writer.sha256, **to_json(tally)}
+    record = {"bytes": writer.size, "sha256": writer.sha256, **_to_json(tally)}
     write_atomically(job.record(block.number), json.dumps(record).encode())
     return len(block.rows)
 
 
-def build_samples(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
+def _build_samples(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
     """The samples of a block; rows that are left out are counted in ``tally``."""
     if not job.wants_image:
-        yield from text_samples(block, job, tally)
+        yield from _text_samples(block, job, tally)
         return
     images = open_images(job.images, job.folder / "fetched")
-    for row in usable_rows(block, tally):
+    for row in _usable_rows(block, tally):
         try:
-            yield image_sample(row, images, job)
+            yield _image_sample(row, images, job)
         except SampleError as error:
             tally.leave_out(error.reason, f"{row.location}: {error}")
 
 
-def usable_rows(block: RowBlock, tally: Tally) -> Iterator[AnnotationRow]:
+def _usable_rows(block: RowBlock, tally: Tally) -> Iterator[AnnotationRow]:
     """The rows that could be read; the others are counted in ``tally``."""
     for row in block.rows:
         if isinstance(row, SkippedSample):
@@ -191,25 +191,25 @@ def usable_rows(block: RowBlock, tally: Tally) -> Iterator[AnnotationRow]:
             yield row
 
 
-def text_samples(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
+def _text_samples(block: RowBlock, job: Job, tally: Tally) -> Iterator[BuiltSample]:
     """A sample for each line of a document, or of a passage if all rows are one text."""
-    documents = split_sentences(block, tally)
+    documents = _split_sentences(block, tally)
     for location, sentences in passages(documents) if job.one_text else documents:
         for line in packed_lines(sentences, job.cleaning.text_tokens):
             content = json.dumps({"text": line}, ensure_ascii=False).encode()
             yield BuiltSample(location=location, files=[("json", content)], content=hash64(content))
 
 
-def split_sentences(block: RowBlock, tally: Tally) -> Iterator[tuple[str, list[str]]]:
+def _split_sentences(block: RowBlock, tally: Tally) -> Iterator[tuple[str, list[str]]]:
     """The location of each row, and the sentences of its text."""
-    for row in usable_rows(block, tally):
+    for row in _usable_rows(block, tally):
         try:
             yield row.location, sentences_of(row.captions[0])
         except SampleError as error:
             tally.leave_out(error.reason, f"{row.location}: {error}")
 
 
-def image_sample(row: AnnotationRow, images: ImageStore, job: Job) -> BuiltSample:
+def _image_sample(row: AnnotationRow, images: ImageStore, job: Job) -> BuiltSample:
     """The sample of a row: its image, and its caption if the source has captions.
 
     Raises:
@@ -239,7 +239,7 @@ def image_sample(row: AnnotationRow, images: ImageStore, job: Job) -> BuiltSampl
     )
 
 
-def to_json(tally: Tally) -> dict[str, Any]:
+def _to_json(tally: Tally) -> dict[str, Any]:
     """What ``from_json`` turns into the same tally."""
     return {
         "rows": tally.rows,

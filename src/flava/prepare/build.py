@@ -13,8 +13,8 @@ from flava.core.progress import Progress
 from flava.data.manifest import NAME as MANIFEST
 from flava.data.manifest import UNFINISHED, read_manifest
 from flava.prepare.blocks import Job, RowBlock, Tally, build_block, cut_blocks, from_json
+from flava.prepare.build_config import BuildConfig
 from flava.prepare.build_manifest import build_facts, manifest_content, write_manifest
-from flava.prepare.config import BuildConfig
 from flava.prepare.fetched import URLS, index_fetched, is_fetched
 from flava.prepare.finish import (
     count_duplicates,
@@ -53,14 +53,14 @@ def build(
     folder = config.output / UNFINISHED
     if (config.output / MANIFEST).exists():
         done = read_manifest(config.output)
-        check_same(facts, done, config.output, "was built from")
+        _check_same(facts, done, config.output, "was built from")
         shutil.rmtree(folder, ignore_errors=True)
         return done
     modules = () if SOURCES[config.source].wants_image else FOR_TEXTS
     try:
-        begin_or_resume(folder, facts)
+        _begin_or_resume(folder, facts)
         with process_pool(processes, cluster, modules) as pool, Progress(quiet=quiet) as progress:
-            return run_steps(config, facts, folder, pool, progress)
+            return _run_steps(config, facts, folder, pool, progress)
     except OSError as error:
         raise OSError(
             f"{config.output} could not be built ({error}). What is done is kept: when that is put "
@@ -68,18 +68,18 @@ def build(
         ) from error
 
 
-def begin_or_resume(folder: Path, facts: dict[str, Any]) -> None:
+def _begin_or_resume(folder: Path, facts: dict[str, Any]) -> None:
     """Raises ValueError: another build is there, and some of its blocks are done."""
     path = folder / "about.json"
     if path.exists() and not any(folder.glob("block-*.json")):
         shutil.rmtree(folder)
     if path.exists():
-        check_same(facts, json.loads(path.read_bytes()), folder.parent, "was begun with")
+        _check_same(facts, json.loads(path.read_bytes()), folder.parent, "was begun with")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(facts).encode())
 
 
-def check_same(now: dict[str, Any], then: dict[str, Any], output: Path, what: str) -> None:
+def _check_same(now: dict[str, Any], then: dict[str, Any], output: Path, what: str) -> None:
     changed = [name for name in now if now[name] != then.get(name)]
     if changed:
         listed = "".join(f"\n  {n}: {then.get(n)} then, {now[n]} now" for n in changed)
@@ -89,7 +89,7 @@ def check_same(now: dict[str, Any], then: dict[str, Any], output: Path, what: st
         )
 
 
-def run_steps(
+def _run_steps(
     config: BuildConfig,
     facts: dict[str, Any],
     folder: Path,
@@ -97,16 +97,16 @@ def run_steps(
     progress: Progress,
 ) -> dict[str, Any]:
     """The steps of a build whose arguments were checked; returns the manifest."""
-    job = make_job(config, folder)
-    unread = write_tables(config, job, pool, progress)
+    job = _make_job(config, folder)
+    unread = _write_tables(config, job, pool, progress)
     progress.step("reading rows")
-    count = build_missing_blocks(config, job, pool, progress)
-    tally, sizes = total_tally(job, count)
+    count = _build_missing_blocks(config, job, pool, progress)
+    tally, sizes = _total_tally(job, count)
     progress.step("looking for duplicates")
     reasons, images = find_duplicates(job, sizes, against=bool(config.against))
     count_duplicates(reasons, job, sizes, tally)
     if not tally.kept:
-        raise ValueError(nothing_left_message(config, tally))
+        raise ValueError(_nothing_left_message(config, tally))
     progress.step("writing shards", tally.kept)
     shards = write_shards(job, config.output, sizes, reasons, pool, progress)
     content = manifest_content(facts, tally, images, shards)
@@ -117,7 +117,7 @@ def run_steps(
     return content
 
 
-def make_job(config: BuildConfig, folder: Path) -> Job:
+def _make_job(config: BuildConfig, folder: Path) -> Job:
     source = SOURCES[config.source]
     return Job(
         source=config.source,
@@ -131,7 +131,7 @@ def make_job(config: BuildConfig, folder: Path) -> Job:
     )
 
 
-def write_tables(
+def _write_tables(
     config: BuildConfig, job: Job, pool: tuple[Submit, int], progress: Progress
 ) -> list[str]:
     """Write the tables that the blocks need; returns reports on unreadable evaluation images."""
@@ -146,7 +146,7 @@ def write_tables(
     return hash_evaluation_sets(config.against, job.cleaning.short_side, pool, job.evaluation)
 
 
-def build_missing_blocks(
+def _build_missing_blocks(
     config: BuildConfig, job: Job, pool: tuple[Submit, int], progress: Progress
 ) -> int:
     """Build the blocks that are not done yet; returns the number of all blocks."""
@@ -167,7 +167,7 @@ def build_missing_blocks(
     return count
 
 
-def total_tally(job: Job, count: int) -> tuple[Tally, list[int]]:
+def _total_tally(job: Job, count: int) -> tuple[Tally, list[int]]:
     """The tally of all rows, and the number of samples in each block."""
     tally, sizes = Tally(), []
     for number in range(count):
@@ -177,7 +177,7 @@ def total_tally(job: Job, count: int) -> tuple[Tally, list[int]]:
     return tally, sizes
 
 
-def nothing_left_message(config: BuildConfig, tally: Tally) -> str:
+def _nothing_left_message(config: BuildConfig, tally: Tally) -> str:
     reasons = "; ".join(f"{n} times: {reason}" for reason, n in tally.left_out.most_common())
     first = "; ".join(chain.from_iterable(tally.examples.values()))[:500]
     return (

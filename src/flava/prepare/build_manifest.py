@@ -9,7 +9,7 @@ from typing import Any
 from flava.core.files import write_atomically
 from flava.data.manifest import NAME
 from flava.prepare.blocks import Tally
-from flava.prepare.config import BuildConfig, code_versions
+from flava.prepare.build_config import BuildConfig, code_versions
 from flava.prepare.shard_files import SEED
 from flava.prepare.sources import SOURCES
 
@@ -32,12 +32,12 @@ def build_facts(config: BuildConfig) -> dict[str, Any]:
             "images": None if config.images is None else config.images.name,
             "against": [path.name for path in config.against],
         },
-        "annotations": [describe_file(path) for path in config.annotations],
+        "annotations": [_describe_file(path) for path in config.annotations],
         "code": code_versions(),
     }
 
 
-def describe_file(path: Path) -> dict[str, Any]:
+def _describe_file(path: Path) -> dict[str, Any]:
     """A file's name, size and digest; of a folder its name."""
     if path.is_dir():
         return {"name": path.name}

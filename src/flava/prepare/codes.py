@@ -64,16 +64,16 @@ def tokenize(shards: list[str], codebook: Codebook, size: int, output: Path) -> 
     if remote := [str(path) for path in found if not isinstance(path, Path)]:
         raise ValueError(f"codes are written beside local shards: copy {', '.join(remote)} first")
     paths = [path for path in found if isinstance(path, Path)]
-    check_arguments(paths, size, output)
+    _check_arguments(paths, size, output)
     output.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
     for path in counted(paths, lambda _: 1, len(paths), "tokenizing shards"):
         if not (output / path.name).exists():
-            counts += tokenize_shard(path, codebook, size, output / path.name)
+            counts += _tokenize_shard(path, codebook, size, output / path.name)
     return counts
 
 
-def check_arguments(paths: list[Path], size: int, output: Path) -> None:
+def _check_arguments(paths: list[Path], size: int, output: Path) -> None:
     mistakes = [f"{path} is no tar: codes go into tars" for path in paths if path.suffix != ".tar"]
     names = Counter(path.name for path in paths)
     mistakes += [f"{count} shards are called {n}" for n, count in names.items() if count > 1]
@@ -85,13 +85,13 @@ def check_arguments(paths: list[Path], size: int, output: Path) -> None:
         raise ValueError("no codes can be written:\n  " + "\n  ".join(mistakes))
 
 
-def tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> Counter[str]:
+def _tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> Counter[str]:
     suffix, counts = codes_suffix(codebook_digest(codebook)), Counter[str]()
     with open_shard(target) as writer, ThreadPoolExecutor() as threads:
-        for samples in in_batches(read_shard(path)):
-            views = list(threads.map(lambda raw: codebook_view(raw, size), samples))
+        for samples in _in_batches(read_shard(path)):
+            views = list(threads.map(lambda raw: _codebook_view(raw, size), samples))
             counts.update(v.reason if isinstance(v, SampleError) else "" for v in views)
-            codes = iter(encode_codes([v for v in views if isinstance(v, np.ndarray)], codebook))
+            codes = iter(_encode_codes([v for v in views if isinstance(v, np.ndarray)], codebook))
             for raw, view in zip(samples, views, strict=True):
                 files = list(raw.files.items())
                 if isinstance(view, np.ndarray):
@@ -100,7 +100,7 @@ def tokenize_shard(path: Path, codebook: Codebook, size: int, target: Path) -> C
     return counts
 
 
-def in_batches(samples: Iterator[RawSample | SkippedSample]) -> Iterator[list[RawSample]]:
+def _in_batches(samples: Iterator[RawSample | SkippedSample]) -> Iterator[list[RawSample]]:
     """Raises ValueError: the shard is damaged."""
     while batch := list(islice(samples, BATCH)):
         for sample in batch:
@@ -109,7 +109,7 @@ def in_batches(samples: Iterator[RawSample | SkippedSample]) -> Iterator[list[Ra
         yield [sample for sample in batch if isinstance(sample, RawSample)]
 
 
-def codebook_view(raw: RawSample, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
+def _codebook_view(raw: RawSample, size: int) -> UInt8[np.ndarray, "size size 3"] | SampleError:
     try:
         return resize_for_codebook(decode_sample(raw), size)
     except SampleError as error:
@@ -117,16 +117,16 @@ def codebook_view(raw: RawSample, size: int) -> UInt8[np.ndarray, "size size 3"]
 
 
 @torch.inference_mode()
-def encode_codes(views: list[UInt8[np.ndarray, "size size 3"]], codebook: Codebook) -> list[bytes]:
+def _encode_codes(views: list[UInt8[np.ndarray, "size size 3"]], codebook: Codebook) -> list[bytes]:
     """Each image's codes as a .npy file, in the smallest integer type that holds them all."""
     if not views:
         return []
     device = next(codebook.parameters()).device
     codes = codebook.codes(for_codebook(np.stack(views)).to(device)).cpu().numpy()
-    return [npy_file(each) for each in codes.astype(np.min_scalar_type(codebook.config.codes - 1))]
+    return [_npy_file(each) for each in codes.astype(np.min_scalar_type(codebook.config.codes - 1))]
 
 
-def npy_file(array: np.ndarray) -> bytes:
+def _npy_file(array: np.ndarray) -> bytes:
     """The content of a .npy file that holds the array."""
     file = io.BytesIO()
     np.save(file, array)

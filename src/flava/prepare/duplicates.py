@@ -39,7 +39,7 @@ def repeated(
         among: The samples that are compared; all by default.
     """
     found = np.zeros(len(contents), bool)
-    for chosen in partitions(contents, lambda values: values, part, among):
+    for chosen in _partitions(contents, lambda values: values, part, among):
         order = chosen[np.argsort(contents[chosen], kind="stable")]
         values = contents[order]
         found[order[1:][values[1:] == values[:-1]]] = True
@@ -62,22 +62,22 @@ def near_earlier(
         distance: Bits in which the hashes of duplicates differ at most.
         among: As for ``repeated``.
     """
-    begins = first_of_image(images, part, among)
+    begins = _first_of_image(images, part, among)
     first = begins.copy()
     for key in keys(distance):
-        for chosen in partitions(phashes, key, part, among):
-            first[chosen] = earliest_similar(
+        for chosen in _partitions(phashes, key, part, among):
+            first[chosen] = _earliest_similar(
                 phashes[chosen], begins[chosen], first[chosen], key, distance
             )
     return first < begins
 
 
-def first_of_image(
+def _first_of_image(
     images: Hashes, part: int, among: Chosen | None = None
 ) -> Integer[np.ndarray, " samples"]:
     """For each sample the number of the first sample of its image."""
     found = np.zeros(len(images), INDEX_TYPE)
-    for chosen in partitions(images, lambda values: values, part, among):
+    for chosen in _partitions(images, lambda values: values, part, among):
         _, firsts, groups = np.unique(images[chosen], return_index=True, return_inverse=True)
         found[chosen] = chosen[firsts[groups]]
     return found
@@ -98,7 +98,7 @@ def near_any(
             begin = np.searchsorted(wanted_keys, some_keys, "left")
             end = np.searchsorted(wanted_keys, some_keys, "right")
             while (left := np.flatnonzero(begin < end)).size:
-                close = hamming_distance(some[left], wanted[begin[left]]) <= distance
+                close = _hamming_distance(some[left], wanted[begin[left]]) <= distance
                 found[start + left[close]] = True
                 begin[left] += 1
                 end[left[close]] = 0  # found: no need to look further
@@ -114,7 +114,7 @@ def keys(distance: int) -> Iterator[Key]:
         yield lambda values, mask=mask: values & mask
 
 
-def partitions(
+def _partitions(
     phashes: Hashes, key: Key, size: int, among: Chosen | None = None
 ) -> Iterator[Int64[np.ndarray, " chosen"]]:
     """The samples' numbers in parts of about ``size``; samples of one key are in one part."""
@@ -144,13 +144,13 @@ def hash64(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest())
 
 
-def hamming_distance(left: Hashes, right: Hashes) -> UInt64[np.ndarray, " pairs"]:
+def _hamming_distance(left: Hashes, right: Hashes) -> UInt64[np.ndarray, " pairs"]:
     """The number of bits in which each two hashes differ."""
     words = np.ascontiguousarray(left ^ right).view(np.uint16).reshape(-1, BITS // 16)
     return _COUNTS[words].sum(axis=1, dtype=np.uint64)
 
 
-def earliest_similar(
+def _earliest_similar(
     phashes: Hashes,
     begins: Integer[np.ndarray, " samples"],
     first: Integer[np.ndarray, " samples"],
@@ -165,14 +165,14 @@ def earliest_similar(
     hashes, groups = np.unique(phashes, return_inverse=True)
     best = np.full(len(hashes), NO_SAMPLE)
     np.minimum.at(best, groups, begins)
-    near = near_pairs(hashes, key(hashes), distance)
+    near = _near_pairs(hashes, key(hashes), distance)
     found = best.copy()
     for one, other in ((0, 1), (1, 0)):
         np.minimum.at(found, near[:, one], best[near[:, other]])
     return np.minimum(first, found[groups])
 
 
-def near_pairs(hashes: Hashes, key: Hashes, distance: int) -> Int64[np.ndarray, "pairs 2"]:
+def _near_pairs(hashes: Hashes, key: Hashes, distance: int) -> Int64[np.ndarray, "pairs 2"]:
     """The numbers of each two different hashes of one key that are near."""
     order = np.argsort(key, kind="stable")
     values, key = hashes[order], key[order]
@@ -183,6 +183,6 @@ def near_pairs(hashes: Hashes, key: Hashes, distance: int) -> Int64[np.ndarray, 
         left = left[key[left] == key[left + step]]
         if not left.size:
             break
-        close = left[hamming_distance(values[left], values[left + step]) <= distance]
+        close = left[_hamming_distance(values[left], values[left + step]) <= distance]
         found.append(np.stack([order[close], order[close + step]], axis=1))
     return np.concatenate(found)

@@ -41,12 +41,12 @@ def check_url(url: object) -> str:
         raise SampleError("URL is not http or https", url[:200])
     if not host:
         raise SampleError("URL is malformed", f"{url[:200]} (no host)")
-    if host == "localhost" or host.endswith(LOCAL_NAMES) or not is_public(host):
+    if host == "localhost" or host.endswith(LOCAL_NAMES) or not _is_public(host):
         raise SampleError("URL is of a private address", url[:200])
     return url
 
 
-def is_public(host: str) -> bool:
+def _is_public(host: str) -> bool:
     """Whether a host is on the public network: addresses are looked at, names are assumed to be."""
     try:
         return ipaddress.ip_address(host).is_global
@@ -82,11 +82,11 @@ def index_fetched(folder: Path, index: Path) -> None:
     for number, parquet in enumerate(sorted(folder.glob("*.parquet"))):
         tar = parquet.with_suffix(".tar")
         tars.append(tar.name)
-        files = dict(images_in_tar(tar)) if tar.exists() else {}
+        files = dict(_images_in_tar(tar)) if tar.exists() else {}
         rows = pq.read_metadata(parquet).num_rows
         urls.append(np.zeros(rows, np.uint64))
         ranges.append(np.zeros(rows, FILE_RANGE))
-        for row, (url, key, status) in enumerate(fetch_results(parquet)):
+        for row, (url, key, status) in enumerate(_fetch_results(parquet)):
             if status == SUCCESS and key not in files:
                 status = "not in its tar"
             if status not in statuses:
@@ -94,7 +94,7 @@ def index_fetched(folder: Path, index: Path) -> None:
             start, size = files.get(key, (0, 0))
             if status != SUCCESS:
                 start, size = -1 - statuses.index(status), 0
-            urls[-1][row], ranges[-1][row] = url_hash(url), (start, size, number)
+            urls[-1][row], ranges[-1][row] = _url_hash(url), (start, size, number)
     all_urls, all_ranges = np.concatenate(urls), np.concatenate(ranges)
     # Of a URL that was tried twice the entry that succeeded comes first.
     order = np.lexsort((all_ranges["tar"], all_ranges["start"] < 0, all_urls))
@@ -105,7 +105,7 @@ def index_fetched(folder: Path, index: Path) -> None:
     save_array(index / URLS, all_urls[order])  # written last, so that it stands for a whole index
 
 
-def fetch_results(parquet: Path) -> Iterator[tuple[str, str, str]]:
+def _fetch_results(parquet: Path) -> Iterator[tuple[str, str, str]]:
     """(URL, key, status) of each row."""
     file = pq.ParquetFile(parquet)
     names = ["url", "key", "status"]
@@ -118,7 +118,7 @@ def fetch_results(parquet: Path) -> Iterator[tuple[str, str, str]]:
         yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
 
 
-def images_in_tar(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
+def _images_in_tar(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
     """(key, (start of its image in the tar, its bytes)); links and devices are passed over."""
     with tarfile.open(tar, "r:") as opened:
         for entry in opened:
@@ -128,7 +128,7 @@ def images_in_tar(tar: Path) -> Iterator[tuple[str, tuple[int, int]]]:
             opened.members = []  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def url_hash(url: str) -> int:
+def _url_hash(url: str) -> int:
     return hash64(url.encode(errors="surrogateescape"))
 
 
@@ -149,7 +149,7 @@ class Fetched:
         """
         if row.url is None:
             raise SampleError("image is not there", "the row has no URL, and img2dataset's have")
-        url = url_hash(row.url)
+        url = _url_hash(row.url)
         entry = int(np.searchsorted(self._urls, np.uint64(url)))
         if entry == len(self._urls) or int(self._urls[entry]) != url:
             raise SampleError("image was not fetched: not tried", row.url[:200])

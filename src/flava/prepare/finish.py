@@ -38,7 +38,7 @@ def hash_evaluation_sets(
     for each in sets:
         count = 0
         blocks = cut_blocks(image_rows([each]), HASHED_AT_ONCE)
-        for hashes, messages in map_unordered(pool, hash_block, blocks, each, short_side):
+        for hashes, messages in map_unordered(pool, _hash_block, blocks, each, short_side):
             phashes.append(hashes)
             count += len(hashes)
             unread += messages
@@ -51,7 +51,7 @@ def hash_evaluation_sets(
     return sorted(unread)
 
 
-def hash_block(
+def _hash_block(
     block: RowBlock, source: Path, short_side: int | None
 ) -> tuple[np.ndarray, list[str]]:
     """The hashes of a block's images, and messages about those that cannot be read."""
@@ -91,7 +91,7 @@ def find_duplicates(job: Job, sizes: list[int], *, against: bool) -> tuple[np.nd
 
     Returns for each sample the number of its reason in ``DUPLICATE_REASONS``, or 0 if it is kept.
     """
-    columns = join_hashes(job, sizes)
+    columns = _join_hashes(job, sizes)
     reasons = np.zeros(sum(sizes), np.uint8)
     if job.cleaning.drop_duplicates:
         reasons[repeated(columns["content"])] = 1
@@ -116,12 +116,12 @@ def count_duplicates(reasons: np.ndarray, job: Job, sizes: list[int], tally: Tal
         if left_out := int(np.count_nonzero(duplicates)):
             tally.left_out[reason] = left_out
             first = np.flatnonzero(duplicates)[:EXAMPLES].tolist()
-            rows = [row_of_sample(job, sizes, each) for each in first]
+            rows = [_row_of_sample(job, sizes, each) for each in first]
             tally.examples[reason] = [f"{row}: {reason}" for row in rows]
     tally.kept = int(np.count_nonzero(reasons == 0))
 
 
-def row_of_sample(job: Job, sizes: list[int], sample: int) -> str:
+def _row_of_sample(job: Job, sizes: list[int], sample: int) -> str:
     """The location of a sample's row; ``sample`` is its number among all of them."""
     number = 0
     while sample >= sizes[number]:
@@ -130,9 +130,9 @@ def row_of_sample(job: Job, sizes: list[int], sample: int) -> str:
     return json.loads(job.locations(number).read_bytes())[sample]
 
 
-def join_hashes(job: Job, sizes: list[int]) -> dict[str, np.ndarray]:
+def _join_hashes(job: Job, sizes: list[int]) -> dict[str, np.ndarray]:
     """The hashes of all blocks' samples, by name, in files that are mapped into memory."""
-    columns = {name: memory_mapped(job.folder / f"{name}.npy", sum(sizes)) for name in HASHES}
+    columns = {name: _memory_mapped(job.folder / f"{name}.npy", sum(sizes)) for name in HASHES}
     start = 0
     for number, count in enumerate(sizes):
         index = np.load(job.index(number))
@@ -142,7 +142,7 @@ def join_hashes(job: Job, sizes: list[int]) -> dict[str, np.ndarray]:
     return columns
 
 
-def memory_mapped(path: Path, size: int) -> np.ndarray:
+def _memory_mapped(path: Path, size: int) -> np.ndarray:
     """An array of hashes in a file that is mapped into memory."""
     if not size:
         return np.zeros(0, np.uint64)
@@ -162,7 +162,7 @@ def write_shards(
     There are as many shards as blocks that hold a sample, and they are of equal size. Blocks stay
     until all shards are written, so that a killed build can go on here too.
     """
-    count = list_kept(job, sizes, reasons)
+    count = _list_kept(job, sizes, reasons)
     kept = int(np.count_nonzero(reasons == 0))
     plans = [
         ShardPlan(
@@ -174,13 +174,13 @@ def write_shards(
         for number in range(count)
     ]
     written = []
-    for shard in map_unordered(pool, write_shard, plans, job):
+    for shard in map_unordered(pool, _write_shard, plans, job):
         progress.advance(shard["samples"])
         written.append(shard)
     return sorted(written, key=lambda shard: shard["name"])
 
 
-def list_kept(job: Job, sizes: list[int], reasons: np.ndarray) -> int:
+def _list_kept(job: Job, sizes: list[int], reasons: np.ndarray) -> int:
     """Write an entry of KEPT for each kept sample; returns how many blocks hold one."""
     start = count = 0
     with atomic_file(job.kept) as partial, partial.open("wb") as file:
@@ -194,7 +194,7 @@ def list_kept(job: Job, sizes: list[int], reasons: np.ndarray) -> int:
     return count
 
 
-def write_shard(plan: ShardPlan, job: Job) -> dict[str, Any]:
+def _write_shard(plan: ShardPlan, job: Job) -> dict[str, Any]:
     """Copy a shard's samples from their blocks; returns its entry in the manifest."""
     record = job.folder / f"shard-{plan.path.name}.json"
     if record.exists():

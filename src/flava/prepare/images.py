@@ -126,21 +126,21 @@ def shard_image(
     Raises:
         SampleError: it cannot be decoded, is too large to be, or is smaller than ``min_side``.
     """
-    image = decode_cached(data)
+    image = _decode_cached(data)
     if box is not None:
-        image = cut_box(image, box)
+        image = _cut_box(image, box)
     if min(image.size) < min_side:
         detail = f"{image.width}x{image.height}, and {min_side} pixels a side are asked for"
         raise SampleError("image is tiny", detail)
-    suffix = KEPT_FORMATS.get(stored_format(data))
-    smaller = downscaled(image, short_side)
+    suffix = KEPT_FORMATS.get(_stored_format(data))
+    smaller = _downscaled(image, short_side)
     if box is None and suffix is not None and smaller is image:
         return ShardImage(
             data=data,
             suffix=suffix,
             width=image.width,
             height=image.height,
-            phash=perceptual_hash(image),
+            phash=_perceptual_hash(image),
         )
     stream = io.BytesIO()
     smaller.save(stream, "JPEG", quality=JPEG_QUALITY)
@@ -149,16 +149,16 @@ def shard_image(
         suffix="jpg",
         width=smaller.width,
         height=smaller.height,
-        phash=perceptual_hash(smaller),
+        phash=_perceptual_hash(smaller),
     )
 
 
 @lru_cache(maxsize=1)  # the next row may be another region of the same image
-def decode_cached(data: bytes) -> Image.Image:
+def _decode_cached(data: bytes) -> Image.Image:
     return decode_image(data)
 
 
-def perceptual_hash(image: Image.Image) -> int:
+def _perceptual_hash(image: Image.Image) -> int:
     """pHash as ImageHash computes it: 64 bits, which of the low frequencies exceed the median."""
     import imagehash
 
@@ -172,10 +172,10 @@ def perceptual_hash_of_file(data: bytes, short_side: int | None) -> int:
     Raises:
         SampleError: it cannot be decoded.
     """
-    return perceptual_hash(downscaled(decode_image(data), short_side))
+    return _perceptual_hash(_downscaled(decode_image(data), short_side))
 
 
-def cut_box(image: Image.Image, box: PixelBox) -> Image.Image:
+def _cut_box(image: Image.Image, box: PixelBox) -> Image.Image:
     """Raises SampleError: the box is outside the image."""
     left, top = max(0, box[0]), max(0, box[1])
     right, bottom = min(image.width, box[0] + box[2]), min(image.height, box[1] + box[3])
@@ -184,7 +184,7 @@ def cut_box(image: Image.Image, box: PixelBox) -> Image.Image:
     return image.crop((left, top, right, bottom))
 
 
-def downscaled(image: Image.Image, short_side: int | None) -> Image.Image:
+def _downscaled(image: Image.Image, short_side: int | None) -> Image.Image:
     """The image with a shorter side of at most ``short_side`` pixels, in its aspect ratio."""
     short = min(image.size)
     if short_side is None or short <= short_side:
@@ -193,7 +193,7 @@ def downscaled(image: Image.Image, short_side: int | None) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def stored_format(data: bytes) -> str:
+def _stored_format(data: bytes) -> str:
     """PIL's name of the format of a file that PIL can read."""
     with Image.open(io.BytesIO(data)) as image:
         return image.format or ""

@@ -42,12 +42,12 @@ def check(folder: Path, *, processes: int = 1) -> list[str]:
         )
     shards = [(folder / name, listed[name]) for name in sorted(listed.keys() & there)]
     with process_pool(processes, modules=FOR_TARS) as pool:
-        for mistakes in map_unordered(pool, check_shard, shards):
+        for mistakes in map_unordered(pool, _check_shard, shards):
             found += mistakes
     return sorted(found)
 
 
-def check_shard(shard: tuple[Path, dict[str, Any]]) -> list[str]:
+def _check_shard(shard: tuple[Path, dict[str, Any]]) -> list[str]:
     """What is wrong with a shard, given its path and its entry in the manifest."""
     path, entry = shard
     digest = hashlib.sha256()
@@ -59,7 +59,7 @@ def check_shard(shard: tuple[Path, dict[str, Any]]) -> list[str]:
         if now != entry[name]:
             found.append(f"{path}: {name} is {now}, and {entry[name]} in the manifest")
     count, mistakes = 0, []
-    for each in sample_problems(path):
+    for each in _sample_problems(path):
         count += 1
         if each:
             mistakes.append(each)
@@ -68,7 +68,7 @@ def check_shard(shard: tuple[Path, dict[str, Any]]) -> list[str]:
     return found + mistakes
 
 
-def sample_problems(path: Path) -> Iterator[str | None]:
+def _sample_problems(path: Path) -> Iterator[str | None]:
     """For each sample what is wrong with it; None if nothing is."""
     keys: set[str] = set()
     for raw in read_shard(path):
@@ -78,10 +78,10 @@ def sample_problems(path: Path) -> Iterator[str | None]:
             yield f"{path}: two samples have the key {raw.key}"
         else:
             keys.add(raw.key)
-            yield sample_problem(path, raw)
+            yield _sample_problem(path, raw)
 
 
-def sample_problem(path: Path, raw: RawSample) -> str | None:
+def _sample_problem(path: Path, raw: RawSample) -> str | None:
     try:
         fields = json.loads(raw.files["json"])
         if path.suffix == ".tar":
@@ -160,7 +160,7 @@ def describe(
             manifest, stats = read_manifest(folder), Stats()
             progress.step(f"reading {folder}")
             shards = [folder / shard["name"] for shard in manifest["shards"]]
-            for some in map_unordered(pool, shard_stats, shards, pick):
+            for some in map_unordered(pool, _shard_stats, shards, pick):
                 stats.add(some, pick)
                 progress.advance(some.samples)
             found.append(Described(folder=folder, manifest=manifest, stats=stats))
@@ -182,7 +182,7 @@ def built_folders(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def shard_stats(path: Path, pick: int) -> Stats:
+def _shard_stats(path: Path, pick: int) -> Stats:
     """The counts of one shard."""
     stats = Stats()
     for key, files in read_back(path):
@@ -196,11 +196,11 @@ def shard_stats(path: Path, pick: int) -> Stats:
             width, height = fields["width"], fields["height"]
             stats.sides[min(width, height)] += 1
             stats.shapes[round(width / height, 1)] += 1
-        draw_sample(stats, f"{path.name}/{key}", text or label_of(fields), files, pick)
+        _draw_sample(stats, f"{path.name}/{key}", text or _label_of(fields), files, pick)
     return stats
 
 
-def draw_sample(stats: Stats, name: str, text: str, files: SampleFiles, pick: int) -> None:
+def _draw_sample(stats: Stats, name: str, text: str, files: SampleFiles, pick: int) -> None:
     """Keep the sample if its hash is among the smallest so far."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     if len(stats.picked) < pick or (pick and digest < stats.picked[-1].hash):
@@ -209,7 +209,7 @@ def draw_sample(stats: Stats, name: str, text: str, files: SampleFiles, pick: in
         stats.picked = heapq.nsmallest(pick, stats.picked)
 
 
-def label_of(fields: dict[str, Any]) -> str:
+def _label_of(fields: dict[str, Any]) -> str:
     return str(fields.get("class", fields.get("label", "")))
 
 

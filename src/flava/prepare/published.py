@@ -46,10 +46,10 @@ def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """COCO's captions JSON, whose "images" list the image files."""
     for path in paths:
         split = path.name.split(".")[0].rpartition("_")[2]  # captions_train2014.json
-        licences = {each["id"]: each["url"] for each in readable_objects(path, "licenses.item")}
+        licences = {each["id"]: each["url"] for each in _readable_objects(path, "licenses.item")}
         images = {
             each["id"]: (each["file_name"], each.get("license"), each.get("coco_url"))
-            for each in readable_objects(path, "images.item")
+            for each in _readable_objects(path, "images.item")
         }
 
         def make(
@@ -73,7 +73,7 @@ def coco(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
         yield from rows_of(path, json_items(path, "annotations.item"), make)
 
 
-def readable_objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
+def _readable_objects(path: Path, prefix: str) -> Iterator[dict[str, Any]]:
     """The items that can be read; a damaged file is reported where its annotations are read."""
     for entry in json_items(path, prefix):
         if not isinstance(entry, SkippedSample) and isinstance(entry[1], dict):
@@ -90,7 +90,7 @@ def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     for path in paths:
         if path not in texts:
             both = (json_items(path, f"{name}.item") for name in ("image_urls", "captions"))
-            yield from rows_of(path, zip_entries(*both), sbu_row)
+            yield from rows_of(path, _zip_entries(*both), _sbu_row)
     if texts:
         parts = [[path for path in texts if word in path.name] for word in ("urls", "captions")]
         if [len(part) for part in parts] != [1, 1]:
@@ -99,10 +99,10 @@ def sbu(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
                 "captions, SBU_captioned_photo_dataset_urls.txt and ..._captions.txt"
             )
         (urls,), (captions,) = parts
-        yield from rows_of(captions, zip_entries(text_lines(urls), text_lines(captions)), sbu_row)
+        yield from rows_of(captions, _zip_entries(text_lines(urls), text_lines(captions)), _sbu_row)
 
 
-def zip_entries(*parts: Entries) -> Entries:
+def _zip_entries(*parts: Entries) -> Entries:
     """The entries of several files that have the same number, as tuples."""
     for number, entries in enumerate(zip_longest(*parts), 1):
         bad = [each for each in entries if isinstance(each, SkippedSample)]
@@ -112,11 +112,11 @@ def zip_entries(*parts: Entries) -> Entries:
             yield number, tuple(each[1] for each in entries if isinstance(each, tuple))
 
 
-def sbu_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
+def _sbu_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     if len(entry) < 2:
         raise SampleError("field is missing", "there are more URLs than captions, or fewer")
     url, caption = entry
-    yield AnnotationRow(location=location, captions=(caption,), names=(file_name(url),), url=url)
+    yield AnnotationRow(location=location, captions=(caption,), names=(_file_name(url),), url=url)
 
 
 def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
@@ -126,16 +126,16 @@ def localized_narratives(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     published with PMD (``facebook/pmd``) divides them at full stops.
     """
     for path in paths:
-        yield from rows_of(path, json_lines(path), narrative_rows)
+        yield from rows_of(path, json_lines(path), _narrative_rows)
 
 
-def narrative_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
-    names = narrative_names(entry["dataset_id"], str(entry["image_id"]))
+def _narrative_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
+    names = _narrative_names(entry["dataset_id"], str(entry["image_id"]))
     for sentence in SENTENCE_END.split(entry["caption"].strip()):
         yield AnnotationRow(location=location, captions=(sentence,), names=names)
 
 
-def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
+def _narrative_names(dataset: str, image: str) -> tuple[str, ...]:
     """Paths at which the image may lie, as in the archive of its data set's publisher."""
     kind, split = dataset.lower(), dataset.lower().rpartition("_")[2]
     if "coco" in kind:
@@ -152,16 +152,16 @@ def narrative_names(dataset: str, image: str) -> tuple[str, ...]:
 def cc3m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Conceptual Captions: caption, URL."""
     for path in paths:
-        yield from rows_of(path, tab_rows(path, (2,)), lambda e, at: web_row(e[1], e[0], at))
+        yield from rows_of(path, tab_rows(path, (2,)), lambda e, at: _web_row(e[1], e[0], at))
 
 
 def cc12m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Conceptual Captions 12M: URL, caption."""
     for path in paths:
-        yield from rows_of(path, tab_rows(path, (2,)), lambda e, at: web_row(e[0], e[1], at))
+        yield from rows_of(path, tab_rows(path, (2,)), lambda e, at: _web_row(e[0], e[1], at))
 
 
-def web_row(url: str, caption: str, location: str) -> Iterable[AnnotationRow]:
+def _web_row(url: str, caption: str, location: str) -> Iterable[AnnotationRow]:
     name = f"{hashlib.md5(url.encode(errors='surrogateescape')).hexdigest()}.jpg"
     yield AnnotationRow(location=location, captions=(caption,), names=(name,), url=url)
 
@@ -173,10 +173,10 @@ def visual_genome(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     instead, which are 108,000 for these 5.4 million pairs, there would be less than 65 million.
     """
     for path in paths:
-        yield from rows_of(path, json_items(path, "item"), region_rows)
+        yield from rows_of(path, json_items(path, "item"), _region_rows)
 
 
-def region_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
+def _region_rows(entry: Any, location: str) -> Iterable[AnnotationRow]:
     image = entry["id"] if "id" in entry else entry["image_id"]
     for region in entry["regions"]:
         left, top = int(region["x"]), int(region["y"])
@@ -195,26 +195,26 @@ def wit(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     else the text on the image's page (attribution), if that is in the row's language.
     """
     for path in paths:
-        yield from rows_of(path, quoted_rows(path, WIT_COLUMNS), wit_row)
+        yield from rows_of(path, quoted_rows(path, WIT_COLUMNS), _wit_row)
 
 
-def wit_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
+def _wit_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     if entry["language"] != "en":
         raise SampleError("text is not English", entry["language"])
     texts = [entry["caption_reference_description"], entry["caption_alt_text_description"]]
     if entry["attribution_passes_lang_id"].lower() == "true":
         texts.append(entry["caption_attribution_description"])
     url = entry["image_url"]
-    yield AnnotationRow(location=location, captions=tuple(texts), names=(file_name(url),), url=url)
+    yield AnnotationRow(location=location, captions=tuple(texts), names=(_file_name(url),), url=url)
 
 
 def redcaps(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """A JSON for each subreddit and year; the caption is "caption", cleaned by its authors."""
     for path in paths:
-        yield from rows_of(path, json_items(path, "annotations.item"), redcaps_row)
+        yield from rows_of(path, json_items(path, "annotations.item"), _redcaps_row)
 
 
-def redcaps_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
+def _redcaps_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     name = f"{entry['subreddit']}/{entry['image_id']}.jpg"
     yield AnnotationRow(
         location=location, captions=(entry["caption"],), names=(name,), url=entry["url"]
@@ -224,10 +224,10 @@ def redcaps_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
 def yfcc100m(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """The metadata, tab-separated, in 23 or 25 columns; the caption is description, else title."""
     for path in paths:
-        yield from rows_of(path, tab_rows(path, (YFCC_WIDTH, YFCC_HASHED_WIDTH)), yfcc_row)
+        yield from rows_of(path, tab_rows(path, (YFCC_WIDTH, YFCC_HASHED_WIDTH)), _yfcc_row)
 
 
-def yfcc_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
+def _yfcc_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     hashed = len(entry) == YFCC_HASHED_WIDTH
     photo, digest = (entry[1], entry[2]) if hashed else (entry[0], "")
     cells = entry[2:] if hashed else entry  # from column 6 on both files have the same columns
@@ -245,7 +245,7 @@ def yfcc_row(entry: Any, location: str) -> Iterable[AnnotationRow]:
     )
 
 
-def file_name(url: Any) -> str:
+def _file_name(url: Any) -> str:
     """The last part of a URL's path, as the file that a browser saves."""
     if not isinstance(url, str):
         raise SampleError("URL is missing", type(url).__name__)

@@ -124,7 +124,7 @@ def quoted_rows(path: Path, needed: Collection[str]) -> Entries:
         ValueError: the header lacks a column that is needed.
     """
     skipped: list[SkippedSample] = []
-    rows = csv_rows(lines_for_csv(path, skipped), "\t")
+    rows = csv_rows(_lines_for_csv(path, skipped), "\t")
     _, header = next(rows, (0, []))
     if isinstance(header, csv.Error):
         header = []
@@ -144,7 +144,7 @@ def quoted_rows(path: Path, needed: Collection[str]) -> Entries:
     yield from skipped
 
 
-def lines_for_csv(path: Path, skipped: list[SkippedSample]) -> Iterator[str]:
+def _lines_for_csv(path: Path, skipped: list[SkippedSample]) -> Iterator[str]:
     """The lines with their ends; reports on what cannot be read are appended to ``skipped``."""
     for entry in text_lines(path):
         if isinstance(entry, SkippedSample):

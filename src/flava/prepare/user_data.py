@@ -36,24 +36,24 @@ def pair_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
 
     Of several captions each makes a pair.
     """
-    for path in input_files(paths):
+    for path in _input_files(paths):
         if path.name.lower().endswith(TAR_SUFFIXES):
-            yield from tar_rows(path, captions=True)
+            yield from _tar_rows(path, captions=True)
         else:
-            yield from table_rows(path, captions=True)
+            yield from _table_rows(path, captions=True)
 
 
 def image_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     """Images alone, from folders (an image's folder is kept as "class"), tars and tables."""
     for path in paths:
-        files = list(input_files([path]))
+        files = list(_input_files([path]))
         if path.is_dir() and not files:
-            yield from folder_rows(path)
+            yield from _folder_rows(path)
         for each in files:
             if each.name.lower().endswith(TAR_SUFFIXES):
-                yield from tar_rows(each, captions=False)
+                yield from _tar_rows(each, captions=False)
             else:
-                yield from table_rows(each, captions=False)
+                yield from _table_rows(each, captions=False)
 
 
 def split_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
@@ -64,7 +64,7 @@ def split_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
             with those of the splits.
     """
     for path in paths:
-        if path.is_dir() and len(splits := splits_in(path)) > 1:
+        if path.is_dir() and len(splits := _splits_in(path)) > 1:
             raise ValueError(
                 f"--annotations {path} holds {' and '.join(splits)}: give the folder of one of "
                 f"them, or its files ({splits[0]}-*.parquet)"
@@ -72,14 +72,14 @@ def split_rows(paths: Sequence[Path]) -> Iterator[RowOrSkipped]:
     yield from image_rows(paths)
 
 
-def splits_in(folder: Path) -> list[str]:
+def _splits_in(folder: Path) -> list[str]:
     """The splits that have a folder or files in a folder."""
     folders = {path.name for path in folder.iterdir() if path.is_dir()}
-    files = {path.name.partition("-")[0] for path in input_files([folder])}
+    files = {path.name.partition("-")[0] for path in _input_files([folder])}
     return [name for name in SPLITS if name in folders | files]
 
 
-def input_files(paths: Sequence[Path]) -> Iterator[Path]:
+def _input_files(paths: Sequence[Path]) -> Iterator[Path]:
     """Tars and tables; of a folder its tars and Parquet files alone, sorted.
 
     Raises:
@@ -103,7 +103,7 @@ def input_files(paths: Sequence[Path]) -> Iterator[Path]:
         )
 
 
-def folder_rows(folder: Path) -> Iterator[RowOrSkipped]:
+def _folder_rows(folder: Path) -> Iterator[RowOrSkipped]:
     """The images below a folder."""
     for name in walk_images(folder):
         if isinstance(name, SkippedSample):
@@ -117,10 +117,10 @@ def folder_rows(folder: Path) -> Iterator[RowOrSkipped]:
             )
 
 
-def tar_rows(path: Path, *, captions: bool) -> Iterator[RowOrSkipped]:
+def _tar_rows(path: Path, *, captions: bool) -> Iterator[RowOrSkipped]:
     """The samples of a tar; a second one of a key is left out, and links are not followed."""
     seen: set[str] = set()
-    links = dict(links_of(path))
+    links = dict(_links_of(path))
     for raw in read_shard(path):
         if isinstance(raw, SkippedSample):
             yield raw
@@ -148,7 +148,7 @@ def tar_rows(path: Path, *, captions: bool) -> Iterator[RowOrSkipped]:
         yield skip_record(path, None, SampleError("link in a tar", name))
 
 
-def links_of(path: Path) -> Iterator[tuple[str, str]]:
+def _links_of(path: Path) -> Iterator[tuple[str, str]]:
     """(key, name) of each entry of a tar that is neither file nor folder: links, devices, pipes."""
     # A damaged tar is reported where its samples are read.
     with suppress(tarfile.TarError, OSError, EOFError, zlib.error), tarfile.open(path) as tar:
@@ -159,19 +159,19 @@ def links_of(path: Path) -> Iterator[tuple[str, str]]:
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def table_rows(path: Path, *, captions: bool) -> Iterator[RowOrSkipped]:
+def _table_rows(path: Path, *, captions: bool) -> Iterator[RowOrSkipped]:
     """The rows of a table."""
     for record in read_table(path, IMAGE_COLUMNS + URL_COLUMNS + TEXT_COLUMNS + LABEL_COLUMNS):
         if isinstance(record, SkippedSample):
             yield record
             continue
         try:
-            yield from record_rows(record, path, captions)
+            yield from _record_rows(record, path, captions)
         except SampleError as error:
             yield skip_record(path, record.number, error)
 
 
-def record_rows(record: Record, path: Path, captions: bool) -> Iterator[AnnotationRow]:
+def _record_rows(record: Record, path: Path, captions: bool) -> Iterator[AnnotationRow]:
     """The rows of a table's record: one for each of its captions.
 
     Raises:
@@ -185,11 +185,11 @@ def record_rows(record: Record, path: Path, captions: bool) -> Iterator[Annotati
             location=f"{path.name}:{record.number}",
             captions=(text,) if captions else (),
             fields=() if label is None else (("label", label),),
-            **image_source(image),
+            **_image_source(image),
         )
 
 
-def image_source(cell: Any) -> dict[str, Any]:
+def _image_source(cell: Any) -> dict[str, Any]:
     """The fields of a row that say where its image is: its file's bytes, its name, or its URL."""
     if isinstance(cell, dict):  # as the package datasets writes images to Parquet
         cell = cell.get("bytes") or cell.get("path")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flava.core.distributed import Gather
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.tokenizers import Vocabulary
 from flava.methods import Validator
 from flava.models import ClipConfig, ClipImageConfig, ClipTextConfig, FlavaConfig
@@ -117,74 +117,74 @@ def flava_mm(scale: Scale = PAPER) -> Run:
     parent = scale.flava()
     weights = parent.data.weights
     return replace(
-        renamed(parent, "flava-mm", scale),
+        _renamed(parent, "flava-mm", scale),
         max_steps=round(parent.max_steps * weights["pairs"] / sum(weights.values())),
         data=replace(parent.data, images=None, text=None),
     )
 
 
-def flava_c(scale: Scale = PAPER) -> Run:
+def _flava_c(scale: Scale = PAPER) -> Run:
     """Contrast alone, with a gradient through the features of all ranks, from scratch."""
     parent = flava_mm(scale)
     return replace(
-        renamed(parent, "flava-c", scale),
+        _renamed(parent, "flava-c", scale),
         data=replace(parent.data, mask_pairs=False),
         init=InitConfig(),
     )
 
 
-def flava_c_local(scale: Scale = PAPER) -> Run:
+def _flava_c_local(scale: Scale = PAPER) -> Run:
     """Contrast alone, with a gradient through the rank's own features only, from scratch."""
     return replace(
-        renamed(flava_c(scale), "flava-c-local", scale),
+        _renamed(_flava_c(scale), "flava-c-local", scale),
         objective=FlavaObjectiveConfig(gather=Gather.LOCAL, ranks=scale.ranks),
     )
 
 
-def clip_pmd(scale: Scale = PAPER) -> Run:
+def _clip_pmd(scale: Scale = PAPER) -> Run:
     """CLIP's encoders and tokens, trained as flava-c-local is: the comparison of Table D.1."""
-    parent = flava_c_local(scale)
+    parent = _flava_c_local(scale)
     return replace(
-        renamed(parent, "clip-pmd", scale),
+        _renamed(parent, "clip-pmd", scale),
         model=scale.clip,
         objective=ClipObjectiveConfig(gather=Gather.LOCAL, ranks=scale.ranks),
         data=replace(parent.data, vocabulary=Vocabulary.CLIP),
     )
 
 
-def flava_c_beit(scale: Scale = PAPER) -> Run:
+def _flava_c_beit(scale: Scale = PAPER) -> Run:
     """flava-c from a BEiT image encoder and an MLM text encoder."""
-    return from_stages(flava_c(scale), "beit", scale)
+    return _from_stages(_flava_c(scale), "beit", scale)
 
 
-def flava_c_dino(scale: Scale = PAPER) -> Run:
+def _flava_c_dino(scale: Scale = PAPER) -> Run:
     """flava-c from a DINO image encoder and an MLM text encoder."""
-    return from_stages(flava_c(scale), "dino", scale)
+    return _from_stages(_flava_c(scale), "dino", scale)
 
 
-def flava_mm_beit(scale: Scale = PAPER) -> Run:
+def _flava_mm_beit(scale: Scale = PAPER) -> Run:
     """flava-mm from a BEiT image encoder and an MLM text encoder."""
-    return from_stages(flava_mm(scale), "beit", scale)
+    return _from_stages(flava_mm(scale), "beit", scale)
 
 
-def flava_mm_dino(scale: Scale = PAPER) -> Run:
+def _flava_mm_dino(scale: Scale = PAPER) -> Run:
     """flava-mm from a DINO image encoder and an MLM text encoder."""
-    return from_stages(flava_mm(scale), "dino", scale)
+    return _from_stages(flava_mm(scale), "dino", scale)
 
 
-def flava_beit(scale: Scale = PAPER) -> Run:
+def _flava_beit(scale: Scale = PAPER) -> Run:
     """All five objectives from a BEiT image encoder and an MLM text encoder."""
-    return from_stages(scale.flava(), "beit", scale)
+    return _from_stages(scale.flava(), "beit", scale)
 
 
-def flava_dino(scale: Scale = PAPER) -> Run:
+def _flava_dino(scale: Scale = PAPER) -> Run:
     """All five objectives from a DINO image encoder and an MLM text encoder: the headline model."""
-    return from_stages(scale.flava(), "dino", scale)
+    return _from_stages(scale.flava(), "dino", scale)
 
 
-def from_stages(parent: Run, method: str, scale: Scale) -> Run:
+def _from_stages(parent: Run, method: str, scale: Scale) -> Run:
     """The parent, initialised from the unimodal encoders of the same size."""
-    run = renamed(parent, f"{parent.recipe.removesuffix(scale.suffix)}-{method}", scale)
+    run = _renamed(parent, f"{parent.recipe.removesuffix(scale.suffix)}-{method}", scale)
     return replace(
         run,
         init=replace(
@@ -195,7 +195,7 @@ def from_stages(parent: Run, method: str, scale: Scale) -> Run:
     )
 
 
-def renamed(parent: Run, name: str, scale: Scale) -> Run:
+def _renamed(parent: Run, name: str, scale: Scale) -> Run:
     """The parent under another name, with a folder of its own."""
     recipe = f"{name}{scale.suffix}"
     return replace(parent, recipe=recipe, output_dir=Path("runs") / recipe)
@@ -212,16 +212,16 @@ def twin(column: Callable[[Scale], Run]) -> Callable[[], Run]:
 
 
 BOTH_SCALES: dict[str, Callable[..., Run]] = {
-    "flava-c-local": flava_c_local,
-    "flava-c": flava_c,
-    "flava-c-beit": flava_c_beit,
-    "flava-c-dino": flava_c_dino,
+    "flava-c-local": _flava_c_local,
+    "flava-c": _flava_c,
+    "flava-c-beit": _flava_c_beit,
+    "flava-c-dino": _flava_c_dino,
     "flava-mm": flava_mm,
-    "flava-mm-beit": flava_mm_beit,
-    "flava-mm-dino": flava_mm_dino,
-    "flava-beit": flava_beit,
-    "flava-dino": flava_dino,
-    "clip-pmd": clip_pmd,
+    "flava-mm-beit": _flava_mm_beit,
+    "flava-mm-dino": _flava_mm_dino,
+    "flava-beit": _flava_beit,
+    "flava-dino": _flava_dino,
+    "clip-pmd": _clip_pmd,
 }
 
 RECIPES: dict[str, Callable[[], Run]] = {

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flava.core.precision import Precision
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.multi_crop import CropConfig
 from flava.models import DinoConfig, ImageConfig
 from flava.objectives import DinoObjectiveConfig

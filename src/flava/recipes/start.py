@@ -50,24 +50,24 @@ def start(run: Run) -> None:
     """
     with process_group(run.timeout):
         # Processes that are started again after a failure resume from the last checkpoint.
-        train(replace(run, resume=True) if restart_count() else run)
+        _train(replace(run, resume=True) if restart_count() else run)
 
 
-def train(run: Run) -> None:
+def _train(run: Run) -> None:
     """Train on this rank, when all ranks are connected; errors as `start`."""
-    method, data, how = method_of(run.model), run.data, partial(how_to_build, run.data.root)
-    errors = method.data_errors(run) + validation_errors(run)
+    method, data, how = method_of(run.model), run.data, partial(_how_to_build, run.data.root)
+    errors = method.data_errors(run) + _validation_errors(run)
     errors += [f"data.{each}" for each in data.problems(how) + data.sharing_problems(world_size())]
-    check(run, errors + missing_stages(run))
+    check(run, errors + _missing_stages(run))
     is_new = last_checkpoint(run.output_dir) is None
     keep_freed_memory()
     torch.manual_seed(run.seed)
     objective = method.build(run)
-    validator = build_validator(run, objective)
+    validator = _build_validator(run, objective)
     reports = initialise(objective.model, run.init) if is_new else []
     for report in reports if rank() == 0 else ():
         print(f"initialised: {report}")
-    check_codes(run, objective.model)
+    _check_codes(run, objective.model)
     trainer = Trainer(run, objective, validator, WorkCounter(run))
     if reports and rank() == 0:
         save_init_reports(reports, run.output_dir)
@@ -87,7 +87,7 @@ def train(run: Run) -> None:
                     log.warning("data.%s: samples were skipped (%s)", name, counts)
 
 
-def build_validator(run: Run, objective: Objective) -> Validate | None:
+def _build_validator(run: Run, objective: Objective) -> Validate | None:
     """The function that measures the model every ``validate_every`` steps, by ``run.validator``.
 
     Raises:
@@ -106,12 +106,12 @@ def build_validator(run: Run, objective: Objective) -> Validate | None:
         case Validator.EMBEDDED:
             return embedded_validator(objective.model.config)
         case Validator.LOSS:
-            return loss_validator(objective, validation_batches(run), run.precision)
+            return loss_validator(objective, _validation_batches(run), run.precision)
         case Validator.NONE:
             return None
 
 
-def validation_batches(run: Run) -> list[Batch]:
+def _validation_batches(run: Run) -> list[Batch]:
     """Batches of the shards of ``validation``, masked as in training, but of whole images."""
     sources = {
         name: replace(
@@ -128,10 +128,10 @@ def validation_batches(run: Run) -> list[Batch]:
         return [next(batches) for _ in range(VALIDATION_BATCHES)]
 
 
-def validation_errors(run: Run) -> list[str]:
+def _validation_errors(run: Run) -> list[str]:
     """The data that the validator reads and that is missing, with the commands that build it."""
     if run.validator is not Validator.IMAGENET:
-        how = partial(how_to_build, run.data.root)
+        how = partial(_how_to_build, run.data.root)
         return [f"validation: {each}" for each in run.data.missing(run.validation, how)]
     try:
         validation_images(run.data.located(run.validation), run.data.root)
@@ -145,7 +145,7 @@ def validation_errors(run: Run) -> list[str]:
     return []
 
 
-def how_to_build(root: str, shards: str) -> list[str]:
+def _how_to_build(root: str, shards: str) -> list[str]:
     """The commands that build shards of the paper's data below ``root``, one line each."""
     base = root.rstrip("/")
     if not shards.startswith(f"{base}/"):
@@ -154,7 +154,7 @@ def how_to_build(root: str, shards: str) -> list[str]:
     return ["--data.root is where they are; where they are not yet:", *built] if built else []
 
 
-def check_codes(run: Run, model: nn.Module) -> None:
+def _check_codes(run: Run, model: nn.Module) -> None:
     """Raises ValueError: the stored codes were made by another codebook than the model's."""
     stored, codebook = run.data.image.stored_codes, getattr(model, "codebook", None)
     if stored is None or codebook is None or stored == (name := codebook_digest(codebook)):
@@ -165,7 +165,7 @@ def check_codes(run: Run, model: nn.Module) -> None:
     )
 
 
-def missing_stages(run: Run) -> list[str]:
+def _missing_stages(run: Run) -> list[str]:
     """Sources of initial weights that another recipe trains, and that do not exist yet: one line
     each, with the command."""
     found = []

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
 from flava.methods import Validator
 from flava.models import CodebookConfig, FlavaConfig, ImageConfig, MultimodalConfig, TextConfig

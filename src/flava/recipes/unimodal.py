@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from flava.data.config import DataConfig, SourceConfig
+from flava.data.data_config import DataConfig, SourceConfig
 from flava.data.transforms import ImageTransformConfig
 from flava.methods import Validator
 from flava.models import (
@@ -173,7 +173,7 @@ def codebook() -> Run:
 
 def mim_tiny() -> Run:
     """`mim` on the pictures of the embedded pairs, as many batches as the columns see of these."""
-    parent, model = flava_tiny(), tiny_model()
+    parent, model = flava_tiny(), _tiny_model()
     return replace(
         mim(),
         recipe="mim-tiny",
@@ -203,7 +203,7 @@ def mim_tiny() -> Run:
 
 def mlm_tiny() -> Run:
     """`mlm` on the captions of the embedded pairs, as many batches as the columns see of these."""
-    parent, model = flava_tiny(), tiny_model()
+    parent, model = flava_tiny(), _tiny_model()
     return replace(
         mlm(),
         recipe="mlm-tiny",
@@ -277,7 +277,7 @@ def image_beit_tiny() -> Run:
     )
 
 
-def tiny_model() -> FlavaConfig:
+def _tiny_model() -> FlavaConfig:
     """The model of `flava-tiny`, whose encoders the small twins train."""
     model = flava_tiny().model
     assert isinstance(model, FlavaConfig)

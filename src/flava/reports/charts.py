@@ -106,7 +106,7 @@ def line_chart(
         if smoothed:
             some = np.unique(np.linspace(0, len(steps) - 1, MAX_POINTS).round().astype(int))
             axes.plot(steps[some], values[some], color=ACCENT, alpha=0.25, linewidth=0.9)
-            axes.plot(steps[some], smooth(values)[some], color=ACCENT, linewidth=1.8)
+            axes.plot(steps[some], _smooth(values)[some], color=ACCENT, linewidth=1.8)
         else:
             marker = "o" if len(steps) <= MAX_MARKERS else None
             axes.plot(steps, values, color=ACCENT, linewidth=1.8, marker=marker, markersize=3)
@@ -121,7 +121,7 @@ def line_chart(
     return _draw(name, (3.6, 1.9), plot)
 
 
-def smooth(values: Values) -> Values:
+def _smooth(values: Values) -> Values:
     """A Gaussian average around each point; at the ends, of the neighbours that exist."""
     width = max(1.0, SMOOTHING_WIDTH * len(values))
     offsets = np.arange(-int(3 * width), int(3 * width) + 1)

@@ -103,9 +103,9 @@ def _html(table: SuiteTable) -> str:
         colour=series_colour,
         summaries=[_summary(table, number) for number in range(len(table.columns))],
         notes=_notes(table),
-        average_chart=bar_chart("averages", table.averages),
+        average_chart=_bar_chart("averages", table.averages),
         groups=[
-            (GROUP_NAMES[each.group], each.group, each.lines, bar_chart(each.group, each.lines))
+            (GROUP_NAMES[each.group], each.group, each.lines, _bar_chart(each.group, each.lines))
             for each in table.sections
         ],
         meanings=MEANINGS,
@@ -113,7 +113,7 @@ def _html(table: SuiteTable) -> str:
     )
 
 
-def bar_chart(name: str, lines: Sequence[TableLine]) -> Markup | None:
+def _bar_chart(name: str, lines: Sequence[TableLine]) -> Markup | None:
     """Bars of the lines that at least one column has; None if there are none."""
     measured = [line for line in lines if any(cell is not None for cell in line.cells)]
     if not measured:

@@ -230,11 +230,11 @@ def _terminal_cells(line: TableLine) -> Iterator[str]:
     yield percent(line.paper)
     for cell, difference in zip(line.cells, line.differences, strict=True):
         text = f"{points(difference):>7}"
-        colour = difference_colour(difference)
+        colour = _difference_colour(difference)
         yield f"{percent(cell)} " + (f"[{colour}]{text}[/]" if colour else text)
 
 
-def difference_colour(difference: float | None) -> str:
+def _difference_colour(difference: float | None) -> str:
     """Rich's name for the colour of a difference; the sign says the same as the colour."""
     if difference is None or abs(difference) < SAME:
         return ""

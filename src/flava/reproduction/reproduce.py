@@ -96,7 +96,7 @@ def reproduce(config: ReproduceConfig) -> Path:
     if problems := config.problems():
         raise ValueError("flava reproduce cannot start:\n  " + "\n  ".join(problems))
     stages, columns = (_trials_of_all_seeds(config, names) for names in (STAGES, trained_columns()))
-    failures = run_trials(stages, columns, config)
+    failures = _run_trials(stages, columns, config)
     page = report(config, [*stages, *columns])
     if failures:
         raise ValueError(
@@ -149,7 +149,7 @@ def _evaluations(config: ReproduceConfig, name: str) -> list[Evaluation]:
     return [load_evaluation(folder) for folder in folders]
 
 
-def run_trials(
+def _run_trials(
     stages: Sequence[Trial], columns: Sequence[Trial], config: ReproduceConfig
 ) -> list[str]:
     """Run the stages, then the columns, which start from them.

@@ -114,7 +114,7 @@ class FineTuned:
         reader = reader_of(self.classifier.config.encoder, upright=False)
         extractor = FeatureExtractor(self.classifier, self.run.precision)
         outputs = row_outputs(extractor, rows, reader, title=shown_as)
-        return complete(outputs, self.run.task)
+        return _complete(outputs, self.run.task)
 
 
 def fine_tune_task(
@@ -137,16 +137,16 @@ def fine_tune_task(
     )
     if misfit := vocabulary_misfit(classifier.config.encoder):
         raise ValueError(f"{data.task}: the model cannot read its texts: {misfit[0]}")
-    run = run_of(classifier, data, recipe, settings, seed)
+    run = _run_of(classifier, data, recipe, settings, seed)
     if not (run.output_dir / FINISHED).is_file():
-        train(classifier, data, run, recipe.workers)
+        _train(classifier, data, run, recipe.workers)
         write_atomically(run.output_dir / FINISHED, b"")
         keep_best(run.output_dir)
     step = load_best(classifier, run.output_dir)
     return FineTuned(classifier.to(local_device()).eval(), run, step)
 
 
-def run_of(
+def _run_of(
     classifier: Classifier,
     data: FineTuningData,
     recipe: FineTuningRecipe,
@@ -155,7 +155,7 @@ def run_of(
 ) -> SuiteRun:
     """The whole configuration of a run, after which its folder is named."""
     batch_size = min(recipe.batch_size, len(data.train))
-    accumulate = batches_of_step(batch_size, settings.batch_size)
+    accumulate = _batches_of_step(batch_size, settings.batch_size)
     every = math.ceil(recipe.max_steps / VALIDATIONS)
     folder = settings.cache / "fine-tuned" / data.task
     run = SuiteRun(
@@ -178,17 +178,17 @@ def run_of(
         train_samples=len(data.train),
         validation_samples=len(data.validation),
     )
-    return replace(run, output_dir=folder / f"seed-{seed}-{run_digest(run)}")
+    return replace(run, output_dir=folder / f"seed-{seed}-{_run_digest(run)}")
 
 
-def batches_of_step(batch_size: int, at_once: int) -> int:
+def _batches_of_step(batch_size: int, at_once: int) -> int:
     """The smallest number of equal batches of at most ``at_once`` samples that make a batch."""
     return next(
         n for n in range(1, batch_size + 1) if not batch_size % n and batch_size / n <= at_once
     )
 
 
-def run_digest(run: SuiteRun) -> str:
+def _run_digest(run: SuiteRun) -> str:
     """Identifies a run by everything that decides its result."""
     fields = json.loads(TypeAdapter(SuiteRun).dump_json(run))
     free = FREE_ON_RESUME - {"max_steps", "validate_every", "validation_tolerance"}
@@ -196,7 +196,7 @@ def run_digest(run: SuiteRun) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def train(classifier: Classifier, data: FineTuningData, run: SuiteRun, workers: int) -> None:
+def _train(classifier: Classifier, data: FineTuningData, run: SuiteRun, workers: int) -> None:
     """Train to the end, from the last checkpoint if there is one."""
     rows = LabelledRows(
         kind=data.kind,
@@ -205,7 +205,7 @@ def train(classifier: Classifier, data: FineTuningData, run: SuiteRun, workers: 
     )
 
     def score(outputs: RowOutputs) -> dict[str, float]:
-        return data.score(complete(outputs, data.task), outputs.rows)
+        return data.score(_complete(outputs, data.task), outputs.rows)
 
     try:
         fine_tune(classifier, run, rows, data.validation, score, upright=False, workers=workers)
@@ -217,7 +217,7 @@ def train(classifier: Classifier, data: FineTuningData, run: SuiteRun, workers: 
         ) from error
 
 
-def complete(outputs: RowOutputs, task: str) -> Float[Tensor, "rows outputs"]:
+def _complete(outputs: RowOutputs, task: str) -> Float[Tensor, "rows outputs"]:
     """The outputs of all rows.
 
     Raises:

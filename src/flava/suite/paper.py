@@ -34,7 +34,7 @@ def rows() -> tuple[PaperRow, ...]:
     return tuple(
         PaperRow(group, line["task"])
         for group in GROUPS
-        for line in table("table_c1.csv")
+        for line in _table("table_c1.csv")
         if line["group"] == group
     )
 
@@ -42,10 +42,10 @@ def rows() -> tuple[PaperRow, ...]:
 @cache
 def columns() -> tuple[str, ...]:
     """The 14 columns, in the table's order: "mim", "mlm", "flava-c-local", ..."""
-    return tuple(name for name in table("table_c1.csv")[0] if name not in ("group", "task"))
+    return tuple(name for name in _table("table_c1.csv")[0] if name not in ("group", "task"))
 
 
-def value(row: str, column: str) -> float | None:
+def _value(row: str, column: str) -> float | None:
     """A task's figure in percent; None where the paper has none.
 
     Raises:
@@ -63,11 +63,11 @@ def values(column: str) -> dict[str, float]:
     Raises:
         ValueError: there is no such column.
     """
-    figures = {row.task: value(row.task, column) for row in rows()}
+    figures = {row.task: _value(row.task, column) for row in rows()}
     return {row: figure for row, figure in figures.items() if figure is not None}
 
 
-def printed_average(name: str, column: str) -> float | None:
+def _printed_average(name: str, column: str) -> float | None:
     """An average as the paper prints it: "Vision Avg.", "NLP Avg.", "Multimodal Avg.", "Macro Avg."
 
     Three of the NLP averages are not the mean of their rows, and the macro averages are computed
@@ -80,7 +80,7 @@ def printed_average(name: str, column: str) -> float | None:
 
 
 @cache
-def table(name: str) -> tuple[dict[str, str], ...]:
+def _table(name: str) -> tuple[dict[str, str], ...]:
     """A file of ``tables/``: a dictionary for each line."""
     with (TABLES / name).open(encoding="utf-8", newline="") as file:
         return tuple(csv.DictReader(file))
@@ -91,7 +91,7 @@ def _number(row: str, column: str) -> float | None:
         raise ValueError(
             f"the paper has no column {column!r}. Its columns are: {', '.join(columns())}"
         )
-    line = next(line for line in table("table_c1.csv") if line["task"] == row)
+    line = next(line for line in _table("table_c1.csv") if line["task"] == row)
     return float(line[column]) if line[column] else None
 
 

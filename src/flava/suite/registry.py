@@ -83,12 +83,12 @@ def availability(tasks: Sequence[SuiteTask], data_root: Path) -> Group:
         lines = missing[task.name]
         state = "[green]found[/]"
         if lines:
-            state = f"[red]missing:[/]\n{escape(first_lines(lines, data_root))}"
+            state = f"[red]missing:[/]\n{escape(_first_lines(lines, data_root))}"
         table.add_row(task.name, state, escape(task.source), escape(task.licence))
     return Group(Text(heading), table)
 
 
-def first_lines(lines: Sequence[str], data_root: Path) -> str:
+def _first_lines(lines: Sequence[str], data_root: Path) -> str:
     """The first lines, with paths relative to the data root, and how many more there are."""
     more = [f"and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
     return "\n".join([*lines[:SHOWN], *more]).replace(f"{data_root}{os.sep}", "")

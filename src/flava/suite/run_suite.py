@@ -71,7 +71,7 @@ class Measurement:
         """
         start = time.monotonic()
         figures = task.measure(self.model, self.settings)
-        rows = rows_filled(task, figures)
+        rows = _rows_filled(task, figures)
         common: dict[str, Any] = {
             "model": self.source,
             "weights": self.weights,
@@ -111,18 +111,18 @@ def evaluate_suite(
         ValueError: the model cannot be evaluated, or a setting is out of range; or, after all
             tasks, some have no results: they are listed with their reasons.
     """
-    check(settings)
+    _check(settings)
     path = output / FILE
     earlier = read_results(path) if path.exists() else []
     missing = {
         task.name: lines for task in tasks if (lines := missing_data(task, settings.data_root))
     }
     if len(missing) == len(tasks):
-        raise ValueError(failure_message(missing, len(tasks), path))
+        raise ValueError(_failure_message(missing, len(tasks), path))
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     for name in missing:
         console.print(f"{name}: its data is missing, the other tasks are measured")
-    model = load_model(source)
+    model = _load_model(source)
     measurement = Measurement(
         source=str(source), model=model, weights=weights_digest(model), settings=settings
     )
@@ -136,15 +136,15 @@ def evaluate_suite(
         elif task.name in missing:
             failures[task.name] = missing[task.name]
             console.print("  its data is missing")
-        elif reason := measure_and_save(measurement, task, path, console):
+        elif reason := _measure_and_save(measurement, task, path, console):
             failures[task.name] = reason.splitlines()
             console.print(f"  failed: {reason}")
     if failures:
-        raise ValueError(failure_message(failures, len(tasks), path))
+        raise ValueError(_failure_message(failures, len(tasks), path))
     return f"{len(tasks)} tasks measured: {path}. For the table: flava report {path}"
 
 
-def measure_and_save(
+def _measure_and_save(
     measurement: Measurement, task: SuiteTask, path: Path, console: Console
 ) -> str | None:
     """Measure a task and add its results to a file; returns why it failed, or None."""
@@ -158,12 +158,12 @@ def measure_and_save(
     except Exception as error:  # a bug in one task must not prevent the others
         LOG.exception("%s failed", task.name)
         return f"{type(error).__name__}: {error}"
-    for line in summary(results):
+    for line in _summary(results):
         console.print(f"  {line}")
     return None
 
 
-def check(settings: Settings) -> None:
+def _check(settings: Settings) -> None:
     """Raises FileNotFoundError or ValueError: a setting is wrong."""
     if not settings.data_root.is_dir():
         raise FileNotFoundError(
@@ -179,7 +179,7 @@ def check(settings: Settings) -> None:
         raise ValueError("\n  ".join(mistakes))
 
 
-def load_model(source: str | Path) -> EncoderModel:
+def _load_model(source: str | Path) -> EncoderModel:
     """A model that can be evaluated.
 
     Raises:
@@ -195,7 +195,7 @@ def load_model(source: str | Path) -> EncoderModel:
     return model
 
 
-def rows_filled(task: SuiteTask, figures: Sequence[Figure]) -> dict[int, str]:
+def _rows_filled(task: SuiteTask, figures: Sequence[Figure]) -> dict[int, str]:
     """Index of a figure -> the row of Table C.1 that it fills: the first of the row's metric.
 
     Raises:
@@ -216,7 +216,7 @@ def rows_filled(task: SuiteTask, figures: Sequence[Figure]) -> dict[int, str]:
     return filled
 
 
-def summary(results: Sequence[SuiteResult]) -> list[str]:
+def _summary(results: Sequence[SuiteResult]) -> list[str]:
     """A line for each figure, with its baselines."""
     lines = []
     for each in results:
@@ -228,7 +228,7 @@ def summary(results: Sequence[SuiteResult]) -> list[str]:
     return lines
 
 
-def failure_message(failures: dict[str, list[str]], tasks: int, path: Path) -> str:
+def _failure_message(failures: dict[str, list[str]], tasks: int, path: Path) -> str:
     """The error for tasks without results: their number among ``tasks``, and each one's reason."""
     listed = "".join(f"\n  {name}: " + "\n    ".join(lines) for name, lines in failures.items())
     rest = f"; those of the others are in {path}" if len(failures) < tasks else ""

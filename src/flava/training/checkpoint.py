@@ -89,7 +89,7 @@ def save_checkpoint(folder: Path, name: str, model: Model) -> Path:
     return target
 
 
-def write_progress(progress: TrainingProgress, folder: Path) -> None:
+def _write_progress(progress: TrainingProgress, folder: Path) -> None:
     (folder / "progress.json").write_bytes(PROGRESS.dump_json(progress, indent=2) + b"\n")
 
 
@@ -116,17 +116,17 @@ def damaged_error(path: Path, error: BaseException) -> ValueError:
     )
 
 
-def publish(partial: Path, target: Path) -> None:
+def _publish(partial: Path, target: Path) -> None:
     """Flush a complete checkpoint to the disk, and give it its name."""
     for path in (*partial.rglob("*"), partial):
-        fsync(path)
+        _fsync(path)
     if target.exists():  # left by a run that was killed
-        delete(target)
+        _delete(target)
     partial.replace(target)
-    fsync(target.parent)
+    _fsync(target.parent)
 
 
-def fsync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Wait until a file or folder is on the disk, so that it survives a crash of the machine."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -143,7 +143,7 @@ def set_link(folder: Path, link: str, name: str) -> None:
     fresh.replace(folder / link)
 
 
-def prune(folder: Path, keep: int) -> None:
+def _prune(folder: Path, keep: int) -> None:
     """Delete all checkpoints but the last ``keep`` and those that links point to."""
     linked = {path.readlink().name for path in folder.iterdir() if path.is_symlink()}
     complete = [
@@ -154,10 +154,10 @@ def prune(folder: Path, keep: int) -> None:
     complete.sort(key=lambda path: (len(path.name), path.name))  # a longer number is a larger one
     for path in complete[: max(0, len(complete) - keep)]:
         if path.name not in linked:
-            delete(path)
+            _delete(path)
 
 
-def delete(checkpoint: Path) -> None:
+def _delete(checkpoint: Path) -> None:
     """Delete a checkpoint. It is hidden first, so that an incomplete one is never visible."""
     hidden = checkpoint.with_name(f".{checkpoint.name}.dropped")
     shutil.rmtree(hidden, ignore_errors=True)
@@ -185,7 +185,7 @@ def keep_best(run_folder: Path) -> None:
     folder = run_folder / "checkpoints"
     best = (folder / "best").readlink().name
     set_link(folder, "last", best)
-    prune(folder, keep=0)
+    _prune(folder, keep=0)
     shutil.rmtree(folder / best / STATE, ignore_errors=True)
     (folder / best / "progress.json").unlink(missing_ok=True)
 
@@ -239,11 +239,11 @@ class CheckpointWriter:
                 if rank() > 0:
                     return
                 write_model(model, partial, weights)
-                write_progress(progress, partial)
-                publish(partial, self.folder / name)
+                _write_progress(progress, partial)
+                _publish(partial, self.folder / name)
                 for link in links:
                     set_link(self.folder, link, name)
-                prune(self.folder, self.keep)
+                _prune(self.folder, self.keep)
             except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
                 # torch and safetensors report a full disk by errors of their own types.
                 if rank() == 0:
@@ -251,7 +251,7 @@ class CheckpointWriter:
                 if isinstance(error, RuntimeError) and is_connection_error(error):
                     raise
                 raise OSError(
-                    f"{self.folder / name} could not be written ({reason(error)}): free some "
+                    f"{self.folder / name} could not be written ({_reason(error)}): free some "
                     "space there. The last checkpoint before it is whole, and --resume goes on "
                     "from it"
                 ) from error
@@ -290,7 +290,7 @@ class CheckpointWriter:
             self.thread.shutdown()
 
 
-def reason(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     """The system's message, without the traceback that torch puts around it."""
     if isinstance(error, CheckpointException) and error.failures:
         first = next(iter(error.failures.values()))

@@ -58,11 +58,11 @@ class InitReport:
     """Settings in which the source and the model differ and that do not change weights."""
 
     def __str__(self) -> str:
-        text = f"{self.part.replace('_', ' ')}: {counted(self.tensors)} from {self.source}"
+        text = f"{self.part.replace('_', ' ')}: {_counted(self.tensors)} from {self.source}"
         if self.not_there:
-            text += f"; not in it, and left at initial values: {listed(self.not_there)}"
+            text += f"; not in it, and left at initial values: {_listed(self.not_there)}"
         if self.not_taken:
-            text += f"; not taken: {listed(self.not_taken)}"
+            text += f"; not taken: {_listed(self.not_taken)}"
         return "; ".join([text, *self.differing])
 
 
@@ -145,7 +145,7 @@ class PartSource:
             for name, (theirs, ours) in self.settings().items()
             if name != "norm_eps"
         ]
-        shapes = differing_shapes(self.weights, self.target.state_dict())
+        shapes = _differing_shapes(self.weights, self.target.state_dict())
         return [f"{start}: {line}" for line in differing + shapes]
 
     def settings(self) -> dict[str, tuple[object, object]]:
@@ -172,8 +172,8 @@ class PartSource:
             part=PARTS[self.field],
             source=self.origin,
             tensors=len(weights),
-            not_taken=by_part(n for n in self.model.state_dict() if not n.startswith(prefix)),
-            not_there=by_part(n for n in self.target.state_dict() if n not in weights),
+            not_taken=_by_part(n for n in self.model.state_dict() if not n.startswith(prefix)),
+            not_there=_by_part(n for n in self.target.state_dict() if n not in weights),
             differing=[
                 f"its {name} is {theirs}, {ours} here"
                 for name, (theirs, ours) in self.settings().items()
@@ -193,7 +193,7 @@ def _find_part(model: nn.Module, field: str, source: str) -> PartSource:
     )
 
 
-def differing_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
+def _differing_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> list[str]:
     """Tensors whose shapes differ, one line each; the same tensor of all blocks has one line."""
     kinds: Counter[str] = Counter(
         f"{re.sub(r'[0-9]+', '*', name)} is {list(theirs[name].shape)} there, "
@@ -204,14 +204,14 @@ def differing_shapes(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -
     return [kind if n == 1 else f"{kind} ({n} times)" for kind, n in kinds.items()]
 
 
-def by_part(names: Iterable[str]) -> dict[str, int]:
+def _by_part(names: Iterable[str]) -> dict[str, int]:
     """Number of tensors of each part, in their order."""
     return dict(Counter(name.split(".")[0] for name in names))
 
 
-def listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} ({counted(count)})" for name, count in counts.items())
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({_counted(count)})" for name, count in counts.items())
 
 
-def counted(tensors: int) -> str:
+def _counted(tensors: int) -> str:
     return f"{tensors} tensor" if tensors == 1 else f"{tensors} tensors"

@@ -86,7 +86,7 @@ def launch(work: Callable[..., None], run: object, processes: int, max_restarts:
         ValueError: a rank failed; it has printed the reason.
         Interrupted: Ctrl-C or SIGTERM stopped the ranks, after they wrote a checkpoint.
     """
-    logging.getLogger(ELASTIC_LOGGER).addFilter(without_traceback)
+    logging.getLogger(ELASTIC_LOGGER).addFilter(_without_traceback)
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     config = LaunchConfig(
@@ -103,7 +103,7 @@ def launch(work: Callable[..., None], run: object, processes: int, max_restarts:
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         raise ValueError(
-            f"rank {rank} of {processes} ended with {describe_exit(failure.exitcode)}, and the "
+            f"rank {rank} of {processes} ended with {_describe_exit(failure.exitcode)}, and the "
             "others were stopped: what it said is above. To go on from the last checkpoint, add "
             "--resume"
         ) from error
@@ -111,13 +111,13 @@ def launch(work: Callable[..., None], run: object, processes: int, max_restarts:
         raise Interrupted("all ranks were stopped", stop.sigval) from stop
 
 
-def without_traceback(record: logging.LogRecord) -> bool:
+def _without_traceback(record: logging.LogRecord) -> bool:
     """Drop a log record's traceback: it is the launcher's, and says nothing about the rank."""
     record.exc_info = None
     return True
 
 
-def describe_exit(code: int) -> str:
+def _describe_exit(code: int) -> str:
     """An exit status as a reader knows it; negative codes are signals."""
     return f"exit status {code}" if code >= 0 else signal.Signals(-code).name
 

@@ -40,9 +40,9 @@ class WandbLogger:
     """
 
     def __init__(self, run: TrainerConfig) -> None:
-        self.run: Any = import_wandb().init(
+        self.run: Any = _import_wandb().init(
             project=run.wandb,
-            id=wandb_id(run.output_dir),
+            id=_wandb_id(run.output_dir),
             resume="allow",
             name=run.output_dir.name,
             dir=run.output_dir,
@@ -58,7 +58,7 @@ class WandbLogger:
         self.run.finish()
 
 
-def import_wandb() -> Any:
+def _import_wandb() -> Any:
     try:
         return importlib.import_module("wandb")
     except ModuleNotFoundError as error:
@@ -68,7 +68,7 @@ def import_wandb() -> Any:
         ) from error
 
 
-def wandb_id(folder: Path) -> str:
+def _wandb_id(folder: Path) -> str:
     path = folder / WANDB_ID_FILE
     if not path.exists():
         write_atomically(path, uuid4().hex[:8].encode())
@@ -113,7 +113,7 @@ class MetricsFile:
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in complete_lines(self.path) if json.loads(line)["step"] <= step]
+        kept = [line for line in _complete_lines(self.path) if json.loads(line)["step"] <= step]
         write_atomically(self.path, "".join(line + "\n" for line in kept).encode())
         self.board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
@@ -121,7 +121,7 @@ class MetricsFile:
         """Raises OSError if the disk is full; rows before this one stay."""
         with self.write_errors():
             with self.path.open("a") as file:
-                file.write(json.dumps({k: finite(v) for k, v in row.items()}) + "\n")
+                file.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
             for name, value in row.items():
                 if name != "step" and isinstance(value, int | float):
                     self.board.add_scalar(name, value, int(row["step"] or 0))
@@ -138,12 +138,12 @@ class MetricsFile:
             raise write_error(self.path, error) from error
 
 
-def finite(value: object) -> object:
+def _finite(value: object) -> object:
     """None in place of infinity and NaN, which JSON does not have."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def complete_lines(path: Path) -> list[str]:
+def _complete_lines(path: Path) -> list[str]:
     """The complete lines of a file; the last one may be cut off if the run was killed."""
     if not path.is_file():
         return []

@@ -78,30 +78,30 @@ def clip_gradients(
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not config.clip_each:
-        norm = gradient_norm(gradients)
-        scale_gradients(gradients, norm, config.max_grad_norm)
+        norm = _gradient_norm(gradients)
+        _scale_gradients(gradients, norm, config.max_grad_norm)
         return norm
-    norms = [gradient_norm([each]) for each in gradients]
+    norms = [_gradient_norm([each]) for each in gradients]
     for each, norm in zip(gradients, norms, strict=True):
-        scale_gradients([each], norm, config.max_grad_norm)
+        _scale_gradients([each], norm, config.max_grad_norm)
     return torch.stack(norms).norm()
 
 
-def gradient_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
+def _gradient_norm(gradients: Sequence[Tensor]) -> Float[Tensor, ""]:
     """The norm of all gradients together, of which some may be sharded."""
     groups = [
         [each for each in gradients if isinstance(each, DTensor) is sharded]
         for sharded in (False, True)
     ]
-    norms = [full_tensor(nn.utils.get_total_norm(group)) for group in groups if group]
+    norms = [_full_tensor(nn.utils.get_total_norm(group)) for group in groups if group]
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 
-def full_tensor(value: Tensor) -> Tensor:
+def _full_tensor(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def scale_gradients(gradients: Sequence[Tensor], norm: Float[Tensor, ""], largest: float) -> None:
+def _scale_gradients(gradients: Sequence[Tensor], norm: Float[Tensor, ""], largest: float) -> None:
     """As ``nn.utils.clip_grads_with_norm_``, for gradients that may be sharded."""
     factor = (largest / (norm + 1e-6)).clamp(max=1.0)
     local = [each.to_local() if isinstance(each, DTensor) else each for each in gradients]

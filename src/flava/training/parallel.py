@@ -65,7 +65,7 @@ class ParallelModel:
         self.training_module: nn.Module = TrainingModule(objective)
         is_sharded = run.parallel is not Parallel.DDP and world_size() > 1
         if is_sharded:
-            apply_fsdp(self.training_module, device_mesh(run.parallel, device), run.precision)
+            _apply_fsdp(self.training_module, device_mesh(run.parallel, device), run.precision)
         elif world_size() > 1:
             # A batch of images leaves the text encoder unused, and a batch of texts the image
             # encoder. All ranks have batches of the same kind, so that unused weights have no
@@ -148,7 +148,7 @@ def device_mesh(parallel: Parallel, device: torch.device) -> DeviceMesh:
     )
 
 
-def apply_fsdp(training_module: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
+def _apply_fsdp(training_module: nn.Module, mesh: DeviceMesh, precision: Precision) -> None:
     """Shard each block as a unit, and the remaining parameters as one more."""
     if precision is Precision.BF16 and mesh.device_type == "cuda":
         # Gathering weights in 16 bits halves the messages. Norms and the temperature outside of the

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter
 
 from flava.core.unions import KIND, TaggedUnion
-from flava.data.config import DataConfig
+from flava.data.data_config import DataConfig
 from flava.methods import Validator, former_validator, method_of, models, objective_configs
 from flava.models.config import ModelConfig
 from flava.objectives.objective import ObjectiveConfig
@@ -71,6 +71,6 @@ class Run(TrainerConfig):
 RUN = TypeAdapter(Run)
 
 
-def load_run(path: Path) -> Run:
+def _load_run(path: Path) -> Run:
     """Read the configuration of a pretraining run; errors as `load_config`."""
     return load_config(path, Run)

@@ -36,9 +36,9 @@ def check(run: TrainerConfig, errors: Sequence[str] = ()) -> None:
         ValueError: they cannot; the errors of all ranks are listed.
         OSError: the folder cannot be made.
     """
-    found = [*errors, *folder_errors(run)]
+    found = [*errors, *_folder_errors(run)]
     if world_size() > 1:
-        found = lines_of_ranks(found) + disagreements(run) + unshared(run.output_dir)
+        found = _lines_of_ranks(found) + _disagreements(run) + _unshared(run.output_dir)
     if found:
         raise_on_rank_0(ValueError("the run cannot start:\n  " + "\n  ".join(found)))
 
@@ -50,7 +50,7 @@ def claim(run: TrainerConfig) -> None:
         OSError: the folder cannot be made.
     """
     if rank() == 0:
-        make(run.output_dir)
+        _make(run.output_dir)
         checkpoints = run.output_dir / "checkpoints"
         if checkpoints.is_dir():
             delete_incomplete(checkpoints)
@@ -58,7 +58,7 @@ def claim(run: TrainerConfig) -> None:
     gather_objects(None)  # no rank may write before that
 
 
-def make(folder: Path) -> None:
+def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -68,7 +68,7 @@ def make(folder: Path) -> None:
         ) from error
 
 
-def folder_errors(run: TrainerConfig) -> list[str]:
+def _folder_errors(run: TrainerConfig) -> list[str]:
     """Why the run cannot use its folder: a run is in it already, or one with other settings."""
     folder = run.output_dir
     try:
@@ -91,15 +91,15 @@ def folder_errors(run: TrainerConfig) -> list[str]:
     ]
 
 
-def lines_of_ranks(lines: list[str]) -> list[str]:
+def _lines_of_ranks(lines: list[str]) -> list[str]:
     """The lines of all ranks, each once."""
     return list(dict.fromkeys(line for each in gather_objects(lines) for line in each))
 
 
-def disagreements(run: TrainerConfig) -> list[str]:
+def _disagreements(run: TrainerConfig) -> list[str]:
     """Where other ranks have another configuration or code than rank 0, one line each."""
     config = flatten(json.loads(TypeAdapter(type(run)).dump_json(run)))
-    every = gather_objects((config, code_version()))
+    every = gather_objects((config, _code_version()))
     first, code = every[0]
     found = []
     for number, (other, version_there) in enumerate(every[1:], 1):
@@ -118,7 +118,7 @@ def disagreements(run: TrainerConfig) -> list[str]:
 
 
 @cache
-def code_version() -> str:
+def _code_version() -> str:
     """The versions of this package and of torch, with a digest of this package's source."""
     source = hashlib.sha256()
     package = Path(__file__).parents[1]
@@ -127,13 +127,13 @@ def code_version() -> str:
     return f"flava {version('flava')} ({source.hexdigest()[:12]}) on torch {torch.__version__}"
 
 
-def unshared(folder: Path) -> list[str]:
+def _unshared(folder: Path) -> list[str]:
     """A line if some ranks do not see a file that rank 0 writes to the folder."""
     mark = folder / f".mark-{uuid4().hex}"
     problem = None
     if rank() == 0:
         try:
-            make(folder)
+            _make(folder)
             mark.touch()
         except OSError as error:
             problem = str(error)
@@ -141,7 +141,7 @@ def unshared(folder: Path) -> list[str]:
     if problem:
         return [problem]
     blind = [
-        number for number, sees in enumerate(gather_objects(appears(folder / name))) if not sees
+        number for number, sees in enumerate(gather_objects(_appears(folder / name))) if not sees
     ]
     if rank() == 0:
         mark.unlink()
@@ -153,7 +153,7 @@ def unshared(folder: Path) -> list[str]:
     ]
 
 
-def appears(path: Path) -> bool:
+def _appears(path: Path) -> bool:
     """Whether a file can be seen within ``PATIENCE``."""
     deadline = monotonic() + PATIENCE
     while not path.exists():

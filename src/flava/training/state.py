@@ -35,11 +35,11 @@ def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
         for key, value in optimizer.state.get(parameter, {}).items()
     }
     return optimizer_state | {
-        f"random.{rank()}.{kind}": state for kind, state in generator_states().items()
+        f"random.{rank()}.{kind}": state for kind, state in _generator_states().items()
     }
 
 
-def generator_states() -> dict[str, Tensor]:
+def _generator_states() -> dict[str, Tensor]:
     """The states of this rank's random generators, by kind of device."""
     cpu = {"cpu": torch.get_rng_state()}
     return cpu | ({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
@@ -66,11 +66,11 @@ def restore_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> N
         for name, parameter in model.named_parameters():
             # A parameter without a gradient so far has no state.
             if f"optimizer.{name}.step" in stored:
-                state = empty_adamw_state(parameter)
+                state = _empty_adamw_state(parameter)
                 optimizer.state[parameter] = state
                 wanted |= {f"optimizer.{name}.{key}": value for key, value in state.items()}
         own_states = {
-            f"random.{rank()}.{kind}": state for kind, state in generator_states().items()
+            f"random.{rank()}.{kind}": state for kind, state in _generator_states().items()
         }
         random = {name: state for name, state in own_states.items() if name in stored}
         load(wanted | random, storage_reader=reader)
@@ -80,7 +80,7 @@ def restore_state(checkpoint: Path, model: nn.Module, optimizer: Optimizer) -> N
         (torch.set_rng_state if name.endswith("cpu") else torch.cuda.set_rng_state)(state)
 
 
-def stored_tensors(checkpoint: Path) -> dict[str, Tensor]:
+def _stored_tensors(checkpoint: Path) -> dict[str, Tensor]:
     """Every tensor of a checkpoint's state, of all ranks; errors of torch if it is damaged."""
     reader = StateReader(checkpoint / STATE)
     tensors = {
@@ -92,7 +92,7 @@ def stored_tensors(checkpoint: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def empty_adamw_state(parameter: nn.Parameter) -> dict[str, Tensor]:
+def _empty_adamw_state(parameter: nn.Parameter) -> dict[str, Tensor]:
     """AdamW's initial state of a parameter, as its fused implementation makes it."""
     return {
         "step": torch.zeros((), dtype=torch.float32, device=parameter.device),

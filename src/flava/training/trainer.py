@@ -72,7 +72,7 @@ class Trainer:
         self.device, self.model = local_device(), objective.model
         self.checkpoints = run.output_dir / "checkpoints"
         last = last_checkpoint(run.output_dir)
-        progress = progress_of(run, last)
+        progress = _progress_of(run, last)
         gather_objects(None)  # every rank has read the checkpoint before one changes the folder
         claim(run)
         if last:
@@ -160,7 +160,7 @@ class Trainer:
             **self.throughput(step_batches, elapsed),
             **timer.metrics(),
             "seconds": self.seconds,
-            **memory_metrics(self.device),
+            **_memory_metrics(self.device),
         }
 
     def set_schedules(self) -> float:
@@ -293,7 +293,7 @@ class Trainer:
         self.saved_step = self.step
 
 
-def progress_of(run: TrainerConfig, last: Path | None) -> TrainingProgress:
+def _progress_of(run: TrainerConfig, last: Path | None) -> TrainingProgress:
     """The progress of a run, by its last checkpoint if there is one."""
     if last is None:
         return TrainingProgress()
@@ -305,7 +305,7 @@ def progress_of(run: TrainerConfig, last: Path | None) -> TrainingProgress:
     return replace(progress, best_of=saved.selection_metric)
 
 
-def memory_metrics(device: torch.device) -> dict[str, float]:
+def _memory_metrics(device: torch.device) -> dict[str, float]:
     """In GiB: this process's memory now, and the peak of the GPU's tensors."""
     metrics = {"memory_gib": psutil.Process().memory_info().rss / 2**30}
     if device.type == "cuda":

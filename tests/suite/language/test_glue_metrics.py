@@ -9,7 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from flava.data.labelled import LabelledRow
 from flava.suite.language.glue import COLA, MNLI, MRPC, STSB, GlueTask
-from flava.suite.language.glue_metrics import best_constant, metric_value, score, truth_of
+from flava.suite.language.glue_metrics import _metric_value, best_constant, score, truth_of
 
 
 def rows_of(task: GlueTask, targets: np.ndarray) -> list[LabelledRow]:
@@ -69,4 +69,4 @@ def test_the_best_constant_answer_is_the_baseline():
     assert best_constant("f1", MRPC, ones) == pytest.approx(2 / 5)  # always 1: 1 of 4 is right
     assert best_constant("matthews", COLA, ones) == 0.0
     assert best_constant("pearson", STSB, ones / 1.0) == 0.0
-    assert metric_value("accuracy", ones, ones) == 1.0
+    assert _metric_value("accuracy", ones, ones) == 1.0

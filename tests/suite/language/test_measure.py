@@ -25,7 +25,7 @@ from flava.models import (
 )
 from flava.suite.language.glue import COLA, MNLI, RTE, SST2, STSB, GlueRecipe, GlueTask
 from flava.suite.language.glue_metrics import write_submission
-from flava.suite.language.measure import figures, measure, recipe_for
+from flava.suite.language.measure import _figures, _recipe_for, measure
 from flava.suite.task import Settings
 from tests.suite.language.glue_data import samples, write_all
 from tests.tiny_runs import CODEBOOK
@@ -149,10 +149,10 @@ def test_missing_files_are_named_before_anything_is_trained(tmp_path):
 
 
 def test_the_recipe_is_robertas_and_shrinks_with_the_data():
-    whole = recipe_for(RTE.recipe, 2_490)
+    whole = _recipe_for(RTE.recipe, 2_490)
     assert (whole.max_steps, whole.schedule.warmup_steps, whole.batch_size) == (2_036, 122, 16)
     assert (whole.optimizer.beta2, whole.optimizer.eps, whole.optimizer.lr) == (0.98, 1e-6, 2e-5)
-    part = recipe_for(RTE.recipe, 249)
+    part = _recipe_for(RTE.recipe, 249)
     assert (part.max_steps, part.schedule.warmup_steps) == (204, 12)
 
 
@@ -174,7 +174,7 @@ def figures_rows(count: int) -> list[LabelledRow]:
 
 def test_no_figure_of_another_split_has_the_name_that_fills_the_row():
     rows = figures_rows(4)
-    found = figures(
+    found = _figures(
         replace(MNLI, classes=("0", "1")), MNLI.validation[1], rows, [{"accuracy": 1.0}], range(1)
     )
     assert [each.metric for each in found] == ["mismatched_accuracy"]

@@ -12,7 +12,7 @@ from flava.data.transforms import normalise
 from flava.data.views import clip_view, encoder_view
 from flava.models import Clip, Flava
 from flava.suite.multimodal import MULTIMODAL, VARIANTS
-from flava.suite.multimodal.caption_retrieval import COCO, FLICKR30K, measure, task_of
+from flava.suite.multimodal.caption_retrieval import COCO, FLICKR30K, _measure, _task_of
 from tests.suite.multimodal.data import (
     flickr30k,
     save_image,
@@ -63,7 +63,7 @@ def by_sorting(scores: np.ndarray, right: list[set[int]], k: int) -> float:
 @pytest.mark.parametrize("make", [tiny_flava, tiny_clip])
 def test_recall_equals_brute_force_both_ways(make, root: Path) -> None:
     model = make()
-    figures = measure(model, settings(root), benchmark=FLICKR30K)
+    figures = _measure(model, settings(root), benchmark=FLICKR30K)
     scores = similarities(model, root)
     own = [{j for j, owner in enumerate(OWNERS) if owner == i} for i in range(len(CAPTIONS))]
     for k in (1, 5, 10):
@@ -104,9 +104,9 @@ def test_ranking_again_follows_the_matching_head_among_the_first_k(root: Path) -
     benchmark = replace(FLICKR30K, rerank=k)
     found = {
         f.metric: f.value
-        for f in measure(model, settings(root), benchmark=benchmark, reranked=True)
+        for f in _measure(model, settings(root), benchmark=benchmark, reranked=True)
     }
-    plain = {f.metric: f.value for f in measure(model, settings(root), benchmark=benchmark)}
+    plain = {f.metric: f.value for f in _measure(model, settings(root), benchmark=benchmark)}
     for at in (1, 5, 10):
         assert found[f"text_retrieval_r@{at}"] == by_sorting(again(scores, matching), own, at)
         assert found[f"image_retrieval_r@{at}"] == by_sorting(
@@ -117,21 +117,21 @@ def test_ranking_again_follows_the_matching_head_among_the_first_k(root: Path) -
 
 def test_only_a_model_with_a_matching_head_can_rank_again(root: Path) -> None:
     with pytest.raises(ValueError, match="CLIP has no matching head"):
-        measure(tiny_clip(), settings(root), benchmark=FLICKR30K, reranked=True)
+        _measure(tiny_clip(), settings(root), benchmark=FLICKR30K, reranked=True)
     model = tiny_flava()
     model.missing_parts = frozenset({"itm_head"})
     with pytest.raises(ValueError, match="itm_head"):
-        measure(model, settings(root), benchmark=FLICKR30K, reranked=True)
+        _measure(model, settings(root), benchmark=FLICKR30K, reranked=True)
     with pytest.raises(ValueError, match="a Linear has no contrastive space"):
-        measure(torch.nn.Linear(1, 1), settings(root), benchmark=FLICKR30K)
+        _measure(torch.nn.Linear(1, 1), settings(root), benchmark=FLICKR30K)
 
 
 def test_few_images_are_drawn_with_all_their_captions(root: Path) -> None:
-    figures = measure(tiny_flava(), settings(root, few=2), benchmark=FLICKR30K)
+    figures = _measure(tiny_flava(), settings(root, few=2), benchmark=FLICKR30K)
     images, texts = (figures[i].n for i in (0, 3))
     assert images == 2
     assert 4 <= texts <= 7
-    assert figures == measure(tiny_flava(), settings(root, few=2), benchmark=FLICKR30K)
+    assert figures == _measure(tiny_flava(), settings(root, few=2), benchmark=FLICKR30K)
 
 
 def test_cocos_images_are_found_by_their_filepath(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_cocos_images_are_found_by_their_filepath(tmp_path: Path) -> None:
             "dataset": "coco",
         },
     )
-    task = task_of(COCO, reranked=False)
+    task = _task_of(COCO, reranked=False)
     assert task.missing(folder) == [f"{folder / 'val2014'} is missing"]
     with pytest.raises(ValueError, match=r"missing below .*coco: COCO_val2014_000000391895.jpg"):
         task.measure(tiny_flava(), settings(tmp_path))
@@ -178,7 +178,7 @@ def test_all_mistakes_of_a_file_are_one_error(root: Path) -> None:
         images.append({**images[3], "filename": f"lost-{i}.jpg"})
     path.write_text(json.dumps(whole))
     with pytest.raises(ValueError) as caught:
-        measure(tiny_flava(), settings(root), benchmark=FLICKR30K)
+        _measure(tiny_flava(), settings(root), benchmark=FLICKR30K)
     said = str(caught.value)
     assert "listed twice: 0.jpg\n" in said
     assert "without a caption, or with an empty one: 1.jpg\n" in said
@@ -199,13 +199,13 @@ def test_all_mistakes_of_a_file_are_one_error(root: Path) -> None:
 def test_a_file_of_another_form_is_refused(root: Path, content: str, said: str) -> None:
     (root / "flickr30k" / "dataset_flickr30k.json").write_text(content)
     with pytest.raises(ValueError, match=said):
-        measure(tiny_flava(), settings(root), benchmark=FLICKR30K)
+        _measure(tiny_flava(), settings(root), benchmark=FLICKR30K)
 
 
 def test_images_that_cannot_be_decoded_are_named(root: Path) -> None:
     (root / "flickr30k/flickr30k-images/2.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"images that cannot be read: 2.jpg \(image cannot"):
-        measure(tiny_flava(), settings(root), benchmark=FLICKR30K)
+        _measure(tiny_flava(), settings(root), benchmark=FLICKR30K)
 
 
 def test_what_is_missing_is_listed(tmp_path: Path) -> None:

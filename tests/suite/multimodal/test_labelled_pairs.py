@@ -61,7 +61,7 @@ def test_entailment_is_learned(make, tmp_path: Path) -> None:
     for split, count in (("train", 24), ("dev", 9), ("test", 12)):
         snli_ve_file(tmp_path, split, count)
     model, how = make(std=None), settings(tmp_path, batch_size=24)
-    (figure,) = snli_ve.measure(model, how, recipe=QUICK)
+    (figure,) = snli_ve._measure(model, how, recipe=QUICK)
     assert (figure.name, figure.n) == ("snli_ve/test/accuracy", 12)
     assert figure.baselines == {"majority": pytest.approx(1 / 3)}
     assert figure.value > 0.7
@@ -74,9 +74,9 @@ def test_memes_are_learned_from_the_text_that_is_asked_for(tmp_path: Path, monke
         ("test_seen.jsonl", 22, 8),
     ):
         hateful_memes_file(tmp_path, file, first, count)
-    monkeypatch.setattr(hateful_memes, "texts_in", lambda images, _: ["read off"] * len(images))
+    monkeypatch.setattr(hateful_memes, "_texts_in", lambda images, _: ["read off"] * len(images))
     model, how = tiny_flava(std=None), settings(tmp_path, batch_size=16)
-    area, accuracy = hateful_memes.measure(model, how, recipe=QUICK)
+    area, accuracy = hateful_memes._measure(model, how, recipe=QUICK)
     assert (area.name, accuracy.name) == (
         "hateful_memes/test_seen/roc_auc",
         "hateful_memes/test_seen/accuracy",
@@ -85,8 +85,8 @@ def test_memes_are_learned_from_the_text_that_is_asked_for(tmp_path: Path, monke
     assert accuracy.baselines == {"majority": 0.5}
     assert area.value > 0.9
     assert area.n == accuracy.n == 8
-    monkeypatch.setattr(hateful_memes, "texts_in", None)  # which is then not called
-    own = hateful_memes.measure(model, how, own_text=True, recipe=replace(QUICK, max_steps=2))
+    monkeypatch.setattr(hateful_memes, "_texts_in", None)  # which is then not called
+    own = hateful_memes._measure(model, how, own_text=True, recipe=replace(QUICK, max_steps=2))
     assert own[0].name == "hateful_memes_own_text/test_seen/roc_auc"
 
 
@@ -95,7 +95,7 @@ def test_the_unseen_splits_are_taken_if_both_are_there(tmp_path: Path) -> None:
     for number, name in enumerate(("train", *names)):
         (tmp_path / f"{name}.jsonl").touch()
         phase = "seen" if number in (2, 3) else "unseen"
-        found = [path.stem for path in hateful_memes.files_of(tmp_path)]
+        found = [path.stem for path in hateful_memes._files_of(tmp_path)]
         assert found == ["train", f"dev_{phase}", f"test_{phase}"]
 
 
@@ -103,7 +103,7 @@ def test_the_area_is_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     logits, truth = rng.normal(size=(50, 2)), rng.integers(0, 2, 50)
     odds = np.exp(logits[:, 1]) / np.exp(logits).sum(axis=1)
-    found = hateful_memes.roc_auc(torch.tensor(logits, dtype=torch.float), torch.tensor(truth))
+    found = hateful_memes._roc_auc(torch.tensor(logits, dtype=torch.float), torch.tensor(truth))
     assert found == pytest.approx(roc_auc_score(truth, odds))
 
 

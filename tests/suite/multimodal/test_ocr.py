@@ -45,26 +45,26 @@ def images(folder: Path, widths: Sequence[int]) -> list[Path]:
 
 def test_each_image_is_read_once(engines: list[Engine], tmp_path: Path) -> None:
     paths = images(tmp_path / "img", [30, 10, 40, 30])
-    texts = hateful_memes.texts_in(paths, tmp_path)
+    texts = hateful_memes._texts_in(paths, tmp_path)
     assert texts == ["TOP bottom 30", "", "TOP bottom 40", "TOP bottom 30"]
     (engine,) = engines
     # The fourth has the first one's content.
     assert engine.seen == [(30, 30), (10, 30), (40, 30)]
-    assert hateful_memes.texts_in(paths, tmp_path) == texts
+    assert hateful_memes._texts_in(paths, tmp_path) == texts
     assert len(engines) == 1
 
 
 def test_what_was_read_before_a_stop_is_kept(engines: list[Engine], tmp_path: Path) -> None:
     paths = images(tmp_path / "img", [30, 40, 50])
-    hateful_memes.texts_in(paths[:2], tmp_path)
+    hateful_memes._texts_in(paths[:2], tmp_path)
     (kept,) = (tmp_path / "ocr").iterdir()
     assert kept.name == "rapidocr-1.2.3.jsonl"
     kept.write_bytes(kept.read_bytes()[:-20])  # killed while it wrote the second
-    assert hateful_memes.texts_in(paths, tmp_path) == [
+    assert hateful_memes._texts_in(paths, tmp_path) == [
         f"TOP bottom {width}" for width in (30, 40, 50)
     ]
     assert engines[1].seen == [(40, 30), (50, 30)]
-    hateful_memes.texts_in(paths, tmp_path)
+    hateful_memes._texts_in(paths, tmp_path)
     assert len(engines) == 2
 
 
@@ -72,14 +72,14 @@ def test_images_that_cannot_be_read_are_one_error(engines: list[Engine], tmp_pat
     paths = images(tmp_path / "img", [30, 40])
     paths[0].write_bytes(b"none")
     with pytest.raises(ValueError, match=r"0-30.png \(image cannot be decoded.*gone.png"):
-        hateful_memes.texts_in([*paths, tmp_path / "gone.png"], tmp_path)
+        hateful_memes._texts_in([*paths, tmp_path / "gone.png"], tmp_path)
     assert engines[0].seen == [(40, 30)]
 
 
 def test_a_missing_library_is_said(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(hateful_memes, "LIBRARY", "no_such_library")
     with pytest.raises(ValueError, match=r"pip install 'flava\[ocr\]'"):
-        hateful_memes.texts_in(images(tmp_path, [30]), tmp_path)
+        hateful_memes._texts_in(images(tmp_path, [30]), tmp_path)
 
 
 def test_the_library_reads_real_letters(tmp_path: Path) -> None:
@@ -92,5 +92,5 @@ def test_the_library_reads_real_letters(tmp_path: Path) -> None:
     draw.text((20, 10), "HELLO WORLD", fill="black", font=font)
     draw.text((20, 65), "second line", fill="black", font=font)
     image.save(tmp_path / "meme.png")
-    (text,) = hateful_memes.texts_in([tmp_path / "meme.png"], tmp_path)
+    (text,) = hateful_memes._texts_in([tmp_path / "meme.png"], tmp_path)
     assert text.lower().replace(" ", "") == "helloworldsecondline"

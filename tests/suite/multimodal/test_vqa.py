@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flava.suite.multimodal.labelled_pairs import PairRecipe, proportional_size, recipe_for
-from flava.suite.multimodal.vqa import RECIPE, RESULTS, TRAIN, VQAV2, measure, read_questions
+from flava.suite.multimodal.labelled_pairs import PairRecipe, _proportional_size, recipe_for
+from flava.suite.multimodal.vqa import RECIPE, RESULTS, TRAIN, VQAV2, _measure, _read_questions
 from flava.suite.multimodal.vqa_answers import answer_scorer
 from tests.suite.multimodal.data import COLOURS, settings, ten, tiny_clip, tiny_flava, vqa
 
@@ -39,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("make", [tiny_flava, tiny_clip])
 def test_colours_are_learned_and_answers_written_for_the_server(make, root: Path) -> None:
-    (figure,) = measure(make(std=None), settings(root, batch_size=40), recipe=QUICK)
+    (figure,) = _measure(make(std=None), settings(root, batch_size=40), recipe=QUICK)
     assert figure.name == "vqav2/validation/vqa_accuracy"
     assert figure.n == 12
     # Of twelve questions three are about each colour.
@@ -58,18 +58,18 @@ def test_colours_are_learned_and_answers_written_for_the_server(make, root: Path
 def test_images_of_test_dev_are_missed_before_anything_is_trained(root: Path) -> None:
     (root / "vqav2" / "test2015" / "COCO_test2015_000000000055.jpg").unlink()
     with pytest.raises(ValueError, match=r"test-dev2015_questions.json .*\n.*000000000055.jpg"):
-        measure(tiny_flava(), settings(root), recipe=QUICK)
+        _measure(tiny_flava(), settings(root), recipe=QUICK)
     assert not (root / "cache").exists()
 
 
 def test_a_few_questions_are_not_answered_for_the_server(root: Path) -> None:
-    (figure,) = measure(tiny_flava(), settings(root, few=4), recipe=replace(QUICK, max_steps=1))
+    (figure,) = _measure(tiny_flava(), settings(root, few=4), recipe=replace(QUICK, max_steps=1))
     assert figure.n == 4
     assert not list((root / "cache").rglob(RESULTS))
 
 
 def test_questions_come_with_images_and_answers(root: Path) -> None:
-    first, *others = read_questions(root / "vqav2", TRAIN, answered=True)
+    first, *others = _read_questions(root / "vqav2", TRAIN, answered=True)
     assert (first.id, first.text, first.commonest) == (1000, QUESTION, "green")
     assert first.image.name == "COCO_train2014_000000000001.jpg"
     assert first.human_answers == ("green",) * 8 + ("orange",) * 2
@@ -81,7 +81,7 @@ def test_images_may_be_cocos_in_the_folder_beside(root: Path) -> None:
     (root / "coco").mkdir()
     (root / "vqav2" / "train2014").rename(root / "coco" / "train2014")
     assert VQAV2.missing(root / "vqav2") == []
-    first = read_questions(root / "vqav2", TRAIN, answered=True)[0]
+    first = _read_questions(root / "vqav2", TRAIN, answered=True)[0]
     assert first.image == root / "coco" / "train2014" / "COCO_train2014_000000000001.jpg"
 
 
@@ -96,9 +96,9 @@ def test_the_papers_protocol() -> None:
     assert config.optimizer.max_grad_norm == math.inf
     assert config.hidden_width == 1536
     # The base model's 480 pixels; a small model's in proportion, in whole patches.
-    assert proportional_size(480, 224, 16) == 480
-    assert proportional_size(224, 224, 16) == 224
-    assert config.image_size == proportional_size(480, 24, 6) == 54
+    assert _proportional_size(480, 224, 16) == 480
+    assert _proportional_size(224, 224, 16) == 224
+    assert config.image_size == _proportional_size(480, 24, 6) == 54
     # Few samples are seen as often as all would be: 25.4 times.
     few = recipe_for(RECIPE, tiny_flava(), 1000, few=True)
     seen = 44_000 * 256 / 443_757
@@ -123,7 +123,7 @@ def test_all_mistakes_are_one_error(root: Path) -> None:
     answers = folder / "v2_mscoco_train2014_annotations.json"
     edit(answers, "annotations", lambda each: each[4].update(image_id=6))
     with pytest.raises(ValueError) as caught:
-        measure(tiny_flava(), settings(root), recipe=QUICK)
+        _measure(tiny_flava(), settings(root), recipe=QUICK)
     said = str(caught.value)
     for line in (
         "question ids that occur twice: 1000\n",
@@ -139,7 +139,7 @@ def test_an_annotation_file_of_other_questions_is_one_short_error(root: Path) ->
     other = (root / "vqav2/v2_mscoco_val2014_annotations.json").read_bytes()
     (root / "vqav2/v2_mscoco_train2014_annotations.json").write_bytes(other)
     with pytest.raises(ValueError) as caught:
-        read_questions(root / "vqav2", TRAIN, answered=True)
+        _read_questions(root / "vqav2", TRAIN, answered=True)
     assert "questions without an annotation: 1000, 2000" in str(caught.value)
     assert "and 30 more" in str(caught.value)
     assert len(str(caught.value).splitlines()) == 4
@@ -150,7 +150,7 @@ def test_annotations_with_ids_twice_or_without_answers_are_refused(root: Path) -
     edit(path, "annotations", lambda each: each.append(each[0]))
     edit(path, "annotations", lambda each: each[2].update(answers=[]))
     with pytest.raises(ValueError, match=r"twice: 1000\n.*\"answer\": 3000"):
-        read_questions(root / "vqav2", TRAIN, answered=True)
+        _read_questions(root / "vqav2", TRAIN, answered=True)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_file_of_another_form_is_refused(root: Path, content: str, said: str) 
     path = root / "vqav2" / "v2_OpenEnded_mscoco_train2014_questions.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=said):
-        read_questions(root / "vqav2", TRAIN, answered=True)
+        _read_questions(root / "vqav2", TRAIN, answered=True)
 
 
 def test_what_is_missing_is_listed(tmp_path: Path) -> None:
@@ -188,4 +188,4 @@ def test_answers_must_be_frequent_enough(tmp_path: Path) -> None:
     for subset in ("train2014", "val2014"):
         vqa(tmp_path, subset, about_colours(range(1, 5)), answered=True)
     with pytest.raises(ValueError, match="fewer than two answers are frequent enough"):
-        measure(tiny_flava(), settings(tmp_path), recipe=QUICK)
+        _measure(tiny_flava(), settings(tmp_path), recipe=QUICK)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flava.suite.multimodal.vqa_answers import (
+    _normalise_answer,
     answer_scorer,
-    normalise_answer,
     soft_targets,
     vocabulary,
 )
@@ -65,7 +65,7 @@ from flava.suite.multimodal.vqa_answers import (
     ],
 )
 def test_normalisation(answer: str, expected: str) -> None:
-    assert normalise_answer(answer) == expected
+    assert _normalise_answer(answer) == expected
 
 
 def by_leaving_one_out(answer: str, others: list[str]) -> float:

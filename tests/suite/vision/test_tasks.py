@@ -27,7 +27,7 @@ from flava.models import (
 from flava.suite.task import Settings
 from flava.suite.vision import VISION, ZERO_SHOT
 from flava.suite.vision.datasets import DATA_SETS
-from flava.suite.vision.tasks import figure
+from flava.suite.vision.tasks import _figure
 from tests.evaluation.digits import write_digits
 from tests.suite.vision.disk import WRITERS
 from tests.suite.vision.models import tiny_clip, tiny_flava
@@ -75,7 +75,7 @@ def test_the_figure_of_real_digits_is_scikit_learns(
     write_digits(tmp_path, limit=300)
     model = make()
     monkeypatch.setattr(
-        probe_search, "search", lambda score: probe_search.LambdaSearch(-16, {-16: score(-16)})
+        probe_search, "_search", lambda score: probe_search.LambdaSearch(-16, {-16: score(-16)})
     )
     (result,) = PROBES["mnist"].measure(model, settings)
     train, labels = by_hand(model, tmp_path / "MNIST" / "raw", "train")
@@ -136,7 +136,7 @@ def test_a_test_part_that_folds_share_is_classified_once(
 def test_mean_per_class_weighs_classes_alike() -> None:
     truth, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1, 0])
     pairs = [(truth, predicted), (truth, truth)]
-    pets, dtd = (figure(BY_NAME[name], name, pairs) for name in ("pets", "dtd"))
+    pets, dtd = (_figure(BY_NAME[name], name, pairs) for name in ("pets", "dtd"))
     assert pets.value == pytest.approx(((3 / 4 + 1 / 2) / 2 + 1) / 2)
     assert pets.baselines["majority"] == pytest.approx(1 / 2)
     assert dtd.value == pytest.approx((4 / 6 + 1) / 2)

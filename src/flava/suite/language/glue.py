@@ -86,7 +86,7 @@ class GlueTask:
     test: tuple[GlueSplit, ...] = ()
 
 
-def test_split(submission: str) -> tuple[GlueSplit, ...]:
+def _test_split(submission: str) -> tuple[GlueSplit, ...]:
     return (GlueSplit(name="test", official="test", hub="test", submission=submission),)
 
 
@@ -134,7 +134,7 @@ COLA = GlueTask(
     metrics=("matthews", "accuracy"),
     recipe=GlueRecipe(lr=1e-5, batch_size=16, max_steps=5_336, warmup_steps=320, train_rows=8_551),
     licence="none stated: sentences out of published works, for research",
-    test=test_split("CoLA.tsv"),
+    test=_test_split("CoLA.tsv"),
 )
 
 MRPC = GlueTask(
@@ -147,7 +147,7 @@ MRPC = GlueTask(
     metrics=("f1", "accuracy"),
     recipe=GlueRecipe(lr=1e-5, batch_size=16, max_steps=2_296, warmup_steps=137, train_rows=3_668),
     licence="Microsoft Research's, for research",
-    test=test_split("MRPC.tsv"),
+    test=_test_split("MRPC.tsv"),
 )
 
 QQP = GlueTask(
@@ -163,7 +163,7 @@ QQP = GlueTask(
     ),
     licence="Quora's terms of service: not for commerce",
     drops_broken_lines=True,
-    test=test_split("QQP.tsv"),
+    test=_test_split("QQP.tsv"),
 )
 
 SST2 = GlueTask(
@@ -178,7 +178,7 @@ SST2 = GlueTask(
         lr=1e-5, batch_size=32, max_steps=20_935, warmup_steps=1_256, train_rows=67_349
     ),
     licence="none stated: Rotten Tomatoes' reviews, labelled at Stanford",
-    test=test_split("SST-2.tsv"),
+    test=_test_split("SST-2.tsv"),
 )
 
 QNLI = GlueTask(
@@ -193,7 +193,7 @@ QNLI = GlueTask(
         lr=1e-5, batch_size=32, max_steps=33_112, warmup_steps=1_986, train_rows=104_743
     ),
     licence="CC BY-SA 4.0 (SQuAD)",
-    test=test_split("QNLI.tsv"),
+    test=_test_split("QNLI.tsv"),
 )
 
 RTE = GlueTask(
@@ -206,7 +206,7 @@ RTE = GlueTask(
     metrics=("accuracy",),
     recipe=GlueRecipe(lr=2e-5, batch_size=16, max_steps=2_036, warmup_steps=122, train_rows=2_490),
     licence="none stated: the RTE challenges', for research",
-    test=test_split("RTE.tsv"),
+    test=_test_split("RTE.tsv"),
 )
 
 STSB = GlueTask(
@@ -219,7 +219,7 @@ STSB = GlueTask(
     metrics=("pearson", "spearman"),
     recipe=GlueRecipe(lr=2e-5, batch_size=16, max_steps=3_598, warmup_steps=214, train_rows=5_749),
     licence="several, in the LICENSE.txt of the STS Benchmark",
-    test=test_split("STS-B.tsv"),
+    test=_test_split("STS-B.tsv"),
 )
 
 GLUE = (MNLI, COLA, MRPC, QQP, SST2, QNLI, RTE, STSB)

@@ -51,7 +51,7 @@ def files_of(folder: Path, task: GlueTask, split: GlueSplit) -> SplitFiles:
         folder = beside
     if (official := folder / f"{split.official}.tsv").is_file():
         return SplitFiles((official,))
-    if task.name == MRPC.name and (files := msr_files(folder, split)):
+    if task.name == MRPC.name and (files := _msr_files(folder, split)):
         return files
     for ending in (".parquet", ".jsonl"):
         paths = [
@@ -64,7 +64,7 @@ def files_of(folder: Path, task: GlueTask, split: GlueSplit) -> SplitFiles:
     return SplitFiles()
 
 
-def msr_files(folder: Path, split: GlueSplit) -> SplitFiles | None:
+def _msr_files(folder: Path, split: GlueSplit) -> SplitFiles | None:
     """Microsoft's file of a split of MRPC; None if it, or the list of ids, is missing.
 
     Microsoft's training file holds GLUE's development split too.
@@ -76,7 +76,7 @@ def msr_files(folder: Path, split: GlueSplit) -> SplitFiles | None:
     return SplitFiles((path,), ids=None if is_test else ids)
 
 
-def missing_shards(files: SplitFiles) -> list[str]:
+def _missing_shards(files: SplitFiles) -> list[str]:
     """The shards that a split lacks: the names of the others tell how many there are."""
     all_shards: set[str] = set()
     for path in files.paths:
@@ -97,7 +97,7 @@ def missing(folder: Path, task: GlueTask) -> list[str]:
             others = f", or {split.hub}*.parquet or {split.hub}.jsonl of `datasets`"
             msr = f", or {MSR_TRAIN} with {MSR_IDS}" if task.name == MRPC.name else ""
             lines.append(f"{folder / split.official}.tsv{msr}{others}")
-        lines += missing_shards(files)
+        lines += _missing_shards(files)
     return lines
 
 
@@ -124,7 +124,7 @@ def read_splits(folder: Path, task: GlueTask, splits: Sequence[GlueSplit]) -> li
     Raises:
         ValueError: anything in their files is wrong; all of it in one error.
     """
-    read = [read_split(folder, task, split) for split in splits]
+    read = [_read_split(folder, task, split) for split in splits]
     raise_mistakes(
         f"the data of {task.row}",
         [line for each in read for line in each.mistakes],
@@ -133,10 +133,10 @@ def read_splits(folder: Path, task: GlueTask, splits: Sequence[GlueSplit]) -> li
     return read
 
 
-def read_split(folder: Path, task: GlueTask, split: GlueSplit) -> SplitRows:
+def _read_split(folder: Path, task: GlueTask, split: GlueSplit) -> SplitRows:
     """The rows of one split; their keys are their ids, or their numbers from 0."""
     files = files_of(folder, task, split)
-    if lost := missing_shards(files):
+    if lost := _missing_shards(files):
         return SplitRows((), tuple(f"{path}: file is missing" for path in lost))
     columns = task.hub if files.hub else task.official
     is_test = bool(split.submission)
@@ -145,23 +145,23 @@ def read_split(folder: Path, task: GlueTask, split: GlueSplit) -> SplitRows:
     dropped = 0
     for path in files.paths:
         of_file: list[str] = []
-        lines = read_lines(path, task, columns, of_file, is_test=is_test)
-        for number, cells in lines_of_split(lines, files.ids, split):
+        lines = _read_lines(path, task, columns, of_file, is_test=is_test)
+        for number, cells in _lines_of_split(lines, files.ids, split):
             if cells is None and task.drops_broken_lines:
                 dropped += 1
                 continue
             where = f"{path}:{number}"
             try:
-                rows.append(row_of(cells, where, len(rows), task, columns, is_test=is_test))
+                rows.append(_row_of(cells, where, len(rows), task, columns, is_test=is_test))
             except ValueError as error:
                 of_file.append(f"{where}: {error}")
         mistakes += shortened(of_file)
     if not mistakes:
-        mistakes = split_mistakes(files.paths[0], task, rows, is_test=is_test)
+        mistakes = _split_mistakes(files.paths[0], task, rows, is_test=is_test)
     return SplitRows(tuple(rows), tuple(mistakes), dropped)
 
 
-def read_lines(
+def _read_lines(
     path: Path, task: GlueTask, columns: GlueColumns, mistakes: list[str], *, is_test: bool
 ) -> Iterator[NumberedCells]:
     """The lines of a file after its head; what cannot be read is added to the mistakes."""
@@ -170,11 +170,11 @@ def read_lines(
     needed += [] if columns.id is None else [columns.id]
     if path.suffix in (".parquet", ".jsonl"):
         names = table_columns(path) or []
-        lines = table_lines(path, {str(name) for name in needed}, mistakes)
+        lines = _table_lines(path, {str(name) for name in needed}, mistakes)
     else:
-        split_lines = tsv_lines(path, mistakes)
+        split_lines = _tsv_lines(path, mistakes)
         names = [str(cell) for cell in next(split_lines, (0, []))[1]] if has_head else []
-        lines = named_cells(split_lines, names, task)
+        lines = _named_cells(split_lines, names, task)
     if has_head and (absent := [str(name) for name in needed if name not in names]):
         have = ", ".join(names) or "none: it cannot be read, or is empty"
         mistakes.append(f"{path}:1: has no column {', '.join(absent)}; its columns are {have}")
@@ -182,7 +182,7 @@ def read_lines(
     return lines
 
 
-def table_lines(path: Path, wanted: set[str], mistakes: list[str]) -> Iterator[NumberedCells]:
+def _table_lines(path: Path, wanted: set[str], mistakes: list[str]) -> Iterator[NumberedCells]:
     """The records of Parquet or JSON lines."""
     for record in read_table(path, wanted):
         if isinstance(record, SkippedSample):
@@ -192,7 +192,7 @@ def table_lines(path: Path, wanted: set[str], mistakes: list[str]) -> Iterator[N
             yield record.number, {**record.cells}
 
 
-def tsv_lines(path: Path, mistakes: list[str]) -> Iterator[tuple[int, list[str]]]:
+def _tsv_lines(path: Path, mistakes: list[str]) -> Iterator[tuple[int, list[str]]]:
     """(number from 1, cells) of each line, without byte order mark and carriage return."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -204,7 +204,7 @@ def tsv_lines(path: Path, mistakes: list[str]) -> Iterator[tuple[int, list[str]]
             yield number, text.removesuffix("\n").removesuffix("\r").split("\t")
 
 
-def named_cells(
+def _named_cells(
     lines: Iterator[tuple[int, list[str]]], names: Sequence[str], task: GlueTask
 ) -> Iterator[NumberedCells]:
     """The same lines with the columns' names; empty ones count as broken only where those do."""
@@ -219,7 +219,7 @@ def named_cells(
         yield number, dict(zip(keys, cells, strict=True)) if len(cells) == count else None
 
 
-def lines_of_split(
+def _lines_of_split(
     lines: Iterator[NumberedCells], ids: Path | None, split: GlueSplit
 ) -> Iterator[NumberedCells]:
     """The lines of a split: all but where a list of ids divides MRPC's file of two splits."""
@@ -235,7 +235,7 @@ def lines_of_split(
             yield number, cells
 
 
-def row_of(
+def _row_of(
     cells: Cells | None,
     where: str,
     place: int,
@@ -270,15 +270,15 @@ def row_of(
         return row
     cell = cells.get(columns.label)
     if task.classes:
-        return replace(row, label=class_of(cell, task, columns))
-    score = number_of(cell)
+        return replace(row, label=_class_of(cell, task, columns))
+    score = _number_of(cell)
     if not 0 <= score <= HIGHEST_SCORE:
         raise ValueError(f"{columns.label} is {cell!r}: it should be from 0 to {HIGHEST_SCORE:g}")
     # As fairseq's preprocess_GLUE_tasks.sh: the head's outputs stay near those of its first steps.
     return replace(row, score=score / HIGHEST_SCORE)
 
 
-def class_of(cell: Any, task: GlueTask, columns: GlueColumns) -> str:
+def _class_of(cell: Any, task: GlueTask, columns: GlueColumns) -> str:
     """The class that a cell names: a number in `datasets`' files, a word in GLUE's.
 
     Raises:
@@ -293,7 +293,7 @@ def class_of(cell: Any, task: GlueTask, columns: GlueColumns) -> str:
     raise ValueError(f"{columns.label} is {cell!r}: it should be one of {known}")
 
 
-def number_of(cell: Any) -> float:
+def _number_of(cell: Any) -> float:
     """The number in a cell, or NaN, which is in no range."""
     try:
         return float(cell)
@@ -301,7 +301,7 @@ def number_of(cell: Any) -> float:
         return math.nan
 
 
-def split_mistakes(
+def _split_mistakes(
     path: Path, task: GlueTask, rows: Sequence[LabelledRow], *, is_test: bool
 ) -> list[str]:
     """What is wrong with a split as a whole: it has no rows, repeats ids, or lacks a class."""

@@ -26,11 +26,11 @@ def score(
         scores = outputs[:, 0].double().numpy()
         negative_mse = -float(np.mean((scores - truth) ** 2))
         return {"negative_mse": negative_mse} | {
-            metric: metric_value(metric, scores, truth) for metric in task.metrics
+            metric: _metric_value(metric, scores, truth) for metric in task.metrics
         }
     predicted = outputs.argmax(dim=1).numpy()
     names: list[GlueMetric] = ["accuracy", *task.metrics]
-    return {metric: metric_value(metric, predicted, truth) for metric in names}
+    return {metric: _metric_value(metric, predicted, truth) for metric in names}
 
 
 def truth_of(task: GlueTask, rows: Sequence[LabelledRow]) -> Shaped[np.ndarray, " rows"]:
@@ -41,7 +41,7 @@ def truth_of(task: GlueTask, rows: Sequence[LabelledRow]) -> Shaped[np.ndarray, 
     return np.array([numbers[row.label or ""] for row in rows])
 
 
-def metric_value(
+def _metric_value(
     metric: GlueMetric, predicted: Shaped[np.ndarray, " n"], truth: Shaped[np.ndarray, " n"]
 ) -> float:
     """One metric. F1 is that of class 1 (paraphrase, duplicate).
@@ -56,12 +56,12 @@ def metric_value(
         case "matthews":
             return float(matthews_corrcoef(truth, predicted))
         case "pearson":
-            return correlation(predicted, truth)
+            return _correlation(predicted, truth)
         case "spearman":
-            return correlation(rankdata(predicted), rankdata(truth))
+            return _correlation(rankdata(predicted), rankdata(truth))
 
 
-def correlation(x: Shaped[np.ndarray, " n"], y: Shaped[np.ndarray, " n"]) -> float:
+def _correlation(x: Shaped[np.ndarray, " n"], y: Shaped[np.ndarray, " n"]) -> float:
     """Pearson's correlation; 0 if either is constant."""
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
@@ -73,7 +73,7 @@ def best_constant(metric: GlueMetric, task: GlueTask, truth: Shaped[np.ndarray, 
     if not task.classes:
         return 0.0
     constants = (np.full_like(truth, number) for number in range(len(task.classes)))
-    return max(metric_value(metric, each, truth) for each in constants)
+    return max(_metric_value(metric, each, truth) for each in constants)
 
 
 def write_submission(
@@ -84,13 +84,13 @@ def write_submission(
     Raises:
         OSError: it could not be written.
     """
-    answers = zip(rows, answers_of(task, outputs), strict=True)
+    answers = zip(rows, _answers_of(task, outputs), strict=True)
     lines = ["index\tprediction", *(f"{row.key}\t{answer}" for row, answer in answers)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def answers_of(task: GlueTask, outputs: Float[Tensor, "rows outputs"]) -> list[str]:
+def _answers_of(task: GlueTask, outputs: Float[Tensor, "rows outputs"]) -> list[str]:
     """The predicted classes' words or scores, as the server reads them."""
     if task.classes:
         return [task.classes[number] for number in outputs.argmax(dim=1).tolist()]

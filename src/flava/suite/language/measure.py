@@ -56,27 +56,27 @@ def measure(task: GlueTask, model: nn.Module, settings: Settings) -> list[Figure
         validation=rows[first],
         score=partial(score, task),
     )
-    recipe = recipe_for(task.recipe, len(data.train))
+    recipe = _recipe_for(task.recipe, len(data.train))
     count = 1 if settings.few is not None else task.recipe.seeds
     seeds = range(settings.seed, settings.seed + count)
     metrics = [
-        validation_metrics(fine_tune_task(model, data, recipe, settings, seed), task, rows)
+        _validation_metrics(fine_tune_task(model, data, recipe, settings, seed), task, rows)
         for seed in seeds
     ]
     if tests and settings.few is None:
         best = max(range(count), key=lambda i: next(iter(metrics[i][first].values())))
         tuned = fine_tune_task(model, data, recipe, settings, seeds[best])
-        predict_tests(tuned, task, tests, rows, settings.cache)
+        _predict_tests(tuned, task, tests, rows, settings.cache)
     return [
         figure
         for split in task.validation
-        for figure in figures(
+        for figure in _figures(
             task, split, rows[split.name], [each[split.name] for each in metrics], seeds
         )
     ]
 
 
-def recipe_for(recipe: GlueRecipe, train_rows: int) -> FineTuningRecipe:
+def _recipe_for(recipe: GlueRecipe, train_rows: int) -> FineTuningRecipe:
     """RoBERTa's recipe for a number of training rows: fewer rows have fewer steps in proportion.
 
     AdamW's betas, epsilon and weight decay, the linear decay and no clipping of gradients are those
@@ -102,7 +102,7 @@ def recipe_for(recipe: GlueRecipe, train_rows: int) -> FineTuningRecipe:
     )
 
 
-def validation_metrics(
+def _validation_metrics(
     tuned: FineTuned, task: GlueTask, rows: Mapping[str, Sequence[LabelledRow]]
 ) -> dict[str, dict[str, float]]:
     """The metrics of each validation split."""
@@ -116,7 +116,7 @@ def validation_metrics(
     }
 
 
-def predict_tests(
+def _predict_tests(
     tuned: FineTuned,
     task: GlueTask,
     tests: Sequence[GlueSplit],
@@ -131,7 +131,7 @@ def predict_tests(
         log.info("%s: predictions for GLUE's server: %s", task.row, path)
 
 
-def figures(
+def _figures(
     task: GlueTask,
     split: GlueSplit,
     rows: Sequence[LabelledRow],

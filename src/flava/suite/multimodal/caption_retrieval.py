@@ -45,14 +45,14 @@ class MiddleReader(ImageReader):
         return clip_view(self.size).transform(row_image(row, upright=self.upright))
 
 
-def image_reader(model: Flava | Clip) -> ImageReader:
+def _image_reader(model: Flava | Clip) -> ImageReader:
     """How `flava.load` shows images to the model if no file says otherwise: FLAVA sees all of one,
     squared, and CLIP its middle; but they are not turned as their EXIF says."""
     kind = MiddleReader if isinstance(model, Clip) else ImageReader
     return kind(size=model.config.image.image_size, crop_scale=(1.0, 1.0), upright=False)
 
 
-def embed_images(
+def _embed_images(
     extractor: FeatureExtractor, rows: Sequence[LabelledRow], data_root: Path
 ) -> Float[np.ndarray, "images projection"]:
     """Unit vectors; raises ValueError if images cannot be decoded, and names them."""
@@ -61,10 +61,10 @@ def embed_images(
         assert isinstance(inputs, ImageInputs)
         return extractor.image_embeddings(inputs.pixels)
 
-    return embed(extractor, rows, image_reader(extractor.model), compute, data_root, "images")
+    return embed(extractor, rows, _image_reader(extractor.model), compute, data_root, "images")
 
 
-def embed_texts(
+def _embed_texts(
     extractor: FeatureExtractor, rows: Sequence[LabelledRow], data_root: Path
 ) -> Float[np.ndarray, "texts projection"]:
     """Unit vectors; raises ValueError if texts cannot be encoded, and names them."""
@@ -97,7 +97,7 @@ PairIndices = Int[np.ndarray, "pairs 2"]
 """Of each pair the image's row, then the text's."""
 
 
-def score_pairs(
+def _score_pairs(
     extractor: FeatureExtractor,
     images: Sequence[LabelledRow],
     texts: Sequence[LabelledRow],
@@ -110,8 +110,8 @@ def score_pairs(
     """
     model = extractor.model
     scores = np.zeros(len(pairs), dtype=np.float32)
-    batches = counted(one_image(pairs, extractor.batch_size), len, len(pairs), "matching")
-    image_rows, text_rows = image_reader(model), text_reader(model.config.text, PAIR_MAX_LENGTH)
+    batches = counted(_one_image(pairs, extractor.batch_size), len, len(pairs), "matching")
+    image_rows, text_rows = _image_reader(model), text_reader(model.config.text, PAIR_MAX_LENGTH)
     encoded, image_states = -1, torch.empty(0)
     with extractor.computing():
         for batch in batches:
@@ -130,7 +130,7 @@ def score_pairs(
     return scores
 
 
-def one_image(pairs: PairIndices, size: int) -> Iterator[Int[np.ndarray, " batch"]]:
+def _one_image(pairs: PairIndices, size: int) -> Iterator[Int[np.ndarray, " batch"]]:
     """The indices of the pairs in batches of one image each, of no more than ``size``."""
     order = np.argsort(pairs[:, 0], kind="stable")
     for same in np.split(order, np.flatnonzero(np.diff(pairs[order, 0])) + 1):
@@ -187,14 +187,14 @@ COCO = Benchmark(
 
 
 @dataclass(frozen=True)
-class Side:
+class RetrievalSide:
     """Images or texts; those of one id belong together."""
 
     vectors: Float[np.ndarray, "side projection"]
     ids: Int[np.ndarray, " side"]
 
 
-def measure(
+def _measure(
     model: nn.Module, settings: Settings, *, benchmark: Benchmark, reranked: bool = False
 ) -> list[Figure]:
     """R@k both ways on the test split; with ``reranked``, of the first candidates in the order of
@@ -204,15 +204,15 @@ def measure(
         FileNotFoundError, ValueError: the data does not hold; or the model has no contrastive
             space, or is to rank again and has no matching head.
     """
-    check_model(model, reranked=reranked)
+    _check_model(model, reranked=reranked)
     extractor = FeatureExtractor(model, settings.precision, settings.batch_size)
     folder = settings.data_root / benchmark.name
     captioned = read_split(folder / benchmark.splits, folder / benchmark.images)
     few = subsample(captioned, settings.few, settings.seed, benchmark.name)
     images, captions, owners = rows_of(few, str(folder))
     sides = (
-        Side(embed_images(extractor, images, settings.data_root), np.arange(len(images))),
-        Side(embed_texts(extractor, captions, settings.data_root), np.array(owners)),
+        RetrievalSide(_embed_images(extractor, images, settings.data_root), np.arange(len(images))),
+        RetrievalSide(_embed_texts(extractor, captions, settings.data_root), np.array(owners)),
     )
     measured: list[Figure] = []
     for way, (queries, gallery) in zip(WAYS, (sides, sides[::-1]), strict=True):
@@ -222,14 +222,14 @@ def measure(
             first = nearest(*inputs, benchmark.rerank)
             pairs = np.stack([np.indices(first.shape)[0].ravel(), first.ravel()], axis=1)
             pairs = pairs if way == WAYS[0] else pairs[:, ::-1]
-            scores = score_pairs(extractor, images, captions, pairs).reshape(first.shape)
+            scores = _score_pairs(extractor, images, captions, pairs).reshape(first.shape)
             right_ranks = rerank(right_ranks, first, scores, queries.ids, gallery.ids)
         name = f"{benchmark.name}_reranked" if reranked else benchmark.name
-        measured += figures(name, way, right_ranks, queries.ids, gallery.ids)
+        measured += _figures(name, way, right_ranks, queries.ids, gallery.ids)
     return measured
 
 
-def check_model(model: nn.Module, *, reranked: bool) -> None:
+def _check_model(model: nn.Module, *, reranked: bool) -> None:
     """Raises ValueError: the model cannot be measured so."""
     if not isinstance(model, Flava | Clip):
         raise ValueError(
@@ -241,7 +241,7 @@ def check_model(model: nn.Module, *, reranked: bool) -> None:
         model.require("itm_head")
 
 
-def figures(
+def _figures(
     task: str,
     way: str,
     right_ranks: Int[np.ndarray, " queries"],
@@ -261,12 +261,12 @@ def figures(
     ]
 
 
-def missing(folder: Path, *, benchmark: Benchmark) -> list[str]:
+def _missing(folder: Path, *, benchmark: Benchmark) -> list[str]:
     """Of the files and folders that are read; single images are looked for when it is measured."""
     return missing_paths([folder / each for each in (benchmark.splits, *benchmark.folders)])
 
 
-def task_of(benchmark: Benchmark, *, reranked: bool) -> SuiteTask:
+def _task_of(benchmark: Benchmark, *, reranked: bool) -> SuiteTask:
     """The task; it fills rows of Table C.1 unless it is ranked again, which the paper does not."""
     table = [(w, short, k) for w, short in zip(WAYS, ("TR", "IR"), strict=True) for k in (1, 5)]
     return SuiteTask(
@@ -278,12 +278,12 @@ def task_of(benchmark: Benchmark, *, reranked: bool) -> SuiteTask:
         folder=benchmark.name,
         source=benchmark.source,
         licence=benchmark.licence,
-        missing=partial(missing, benchmark=benchmark),
-        measure=partial(measure, benchmark=benchmark, reranked=reranked),
+        missing=partial(_missing, benchmark=benchmark),
+        measure=partial(_measure, benchmark=benchmark, reranked=reranked),
     )
 
 
-RETRIEVAL = tuple(task_of(each, reranked=False) for each in (FLICKR30K, COCO))
+RETRIEVAL = tuple(_task_of(each, reranked=False) for each in (FLICKR30K, COCO))
 
-RERANKED = tuple(task_of(each, reranked=True) for each in (FLICKR30K, COCO))
+RERANKED = tuple(_task_of(each, reranked=True) for each in (FLICKR30K, COCO))
 """The same ranked again by the matching head; asked for by name, and no row of the table."""

@@ -92,7 +92,7 @@ def read_split(path: Path, images: Path, split: str = TEST) -> list[Captioned]:
         ValueError: it has another form, lists an image twice, an image file is missing or has no
             caption, or no image is of that split; all mistakes in one error.
     """
-    wanted = [each for each in read_entries(path) if each["split"] == split]
+    wanted = [each for each in _read_entries(path) if each["split"] == split]
     captioned = [
         Captioned(
             name=str(Path(each.get("filepath", "")) / each["filename"]),
@@ -118,19 +118,19 @@ def read_split(path: Path, images: Path, split: str = TEST) -> list[Captioned]:
     return captioned
 
 
-def read_entries(path: Path) -> list[dict[str, Any]]:
+def _read_entries(path: Path) -> list[dict[str, Any]]:
     """All images of Karpathy's JSON; raises ValueError if fields are missing or of wrong types."""
     content = read_json(path)
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise ValueError(f'{path} has no list "images": it is not one of Karpathy\'s files')
     kind = 'images without "filename", "split" or "sentences" with "raw", by place'
-    malformed = [place for place, each in enumerate(entries) if not well_formed(each)]
+    malformed = [place for place, each in enumerate(entries) if not _well_formed(each)]
     raise_mistakes_by_kind(path, {kind: malformed}, "Fetch it anew.")
     return entries
 
 
-def well_formed(entry: Any) -> bool:
+def _well_formed(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("sentences"), list):
         return False
     texts = [entry.get("filename"), entry.get("split"), entry.get("filepath", "")]

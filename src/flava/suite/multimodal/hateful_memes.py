@@ -39,7 +39,7 @@ from flava.suite.task import Settings, SuiteTask
 LIBRARY = "rapidocr"
 
 
-def texts_in(images: Sequence[Path], cache: Path) -> list[str]:
+def _texts_in(images: Sequence[Path], cache: Path) -> list[str]:
     """The text in each image, its lines joined by blanks; "" if there is none.
 
     Texts are kept in ``cache``/ocr by the image's content and the library's version, each as soon
@@ -48,20 +48,20 @@ def texts_in(images: Sequence[Path], cache: Path) -> list[str]:
     Raises:
         ValueError: the library is not installed, or images cannot be decoded: these are named.
     """
-    path = cache / "ocr" / f"{LIBRARY}-{library_version()}.jsonl"
-    known = cached_texts(path)
+    path = cache / "ocr" / f"{LIBRARY}-{_library_version()}.jsonl"
+    known = _cached_texts(path)
     texts: list[str] = []
     unreadable: list[str] = []
     engine = None
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write("" if ends_with_newline(path) else "\n")
+        file.write("" if _ends_with_newline(path) else "\n")
         for image in counted(images, lambda _: 1, len(images), "reading text in images"):
             try:
                 content = image.read_bytes()
                 digest = hashlib.sha256(content).hexdigest()
                 if digest not in known:
-                    engine = engine or start_ocr()
+                    engine = engine or _start_ocr()
                     # Raises SampleError if the image cannot be decoded.
                     known[digest] = " ".join(engine(decode_image(content)).txts or ())
                     file.write(json.dumps({"image": digest, "text": known[digest]}) + "\n")
@@ -75,7 +75,7 @@ def texts_in(images: Sequence[Path], cache: Path) -> list[str]:
     return texts
 
 
-def library_version() -> str:
+def _library_version() -> str:
     """The OCR library's version; raises ValueError if it is not installed."""
     try:
         return metadata.version(LIBRARY)
@@ -86,7 +86,7 @@ def library_version() -> str:
         ) from error
 
 
-def cached_texts(path: Path) -> dict[str, str]:
+def _cached_texts(path: Path) -> dict[str, str]:
     """Digest of an image -> its text; a line that was cut off is skipped."""
     if not path.is_file():
         return {}
@@ -94,12 +94,12 @@ def cached_texts(path: Path) -> dict[str, str]:
     return {each["image"]: each["text"] for each in records}
 
 
-def ends_with_newline(path: Path) -> bool:
+def _ends_with_newline(path: Path) -> bool:
     """Whether the last line of a file was not cut off."""
     return path.read_bytes().endswith(b"\n") or not path.stat().st_size
 
 
-def start_ocr() -> Any:
+def _start_ocr() -> Any:
     """An engine of the OCR library, with the models that come with it.
 
     Raises:
@@ -126,7 +126,7 @@ the unseen ones are the default of its authors' framework (facebookresearch/mmf,
 RECIPE = PairRecipe(max_steps=24_000, lr=1e-5, image_size=224, train_samples=8_500)
 
 
-def measure(
+def _measure(
     model: nn.Module, settings: Settings, *, own_text: bool = False, recipe: PairRecipe = RECIPE
 ) -> list[Figure]:
     """ROC AUC and accuracy on the test split, of the checkpoint with the best AUC on the dev split.
@@ -135,20 +135,20 @@ def measure(
         own_text: Whether texts are those of the data set, not those that OCR reads.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_pairs` and `texts_in`.
+        FileNotFoundError, ValueError: as `read_pairs` and `_texts_in`.
         Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / NAME
-    files = files_of(folder)
+    files = _files_of(folder)
     whole = read_all(*(partial(read_pairs, file, folder, FIELDS) for file in files))
     splits = [few_of_each(rows, settings.few, settings.seed) for rows in whole]
     if not own_text:
-        splits = [with_ocr_text(rows, settings.cache) for rows in splits]
+        splits = [_with_ocr_text(rows, settings.cache) for rows in splits]
     train, dev, test = splits
     task = PairTask(
         name=f"{NAME}_own_text" if own_text else NAME,
         classes=CLASSES,
-        metrics={"roc_auc": roc_auc, "accuracy": argmax_accuracy},
+        metrics={"roc_auc": _roc_auc, "accuracy": argmax_accuracy},
         recipe=recipe,
         train=train,
         validation=dev,
@@ -158,7 +158,7 @@ def measure(
     return measure_pairs(model, task, settings)
 
 
-def files_of(folder: Path) -> list[Path]:
+def _files_of(folder: Path) -> list[Path]:
     """Train, dev and test files, of the first phase that is complete, or else of the first one."""
     phases = [
         [folder / f"{name}.jsonl" for name in ("train", f"dev_{phase}", f"test_{phase}")]
@@ -167,24 +167,24 @@ def files_of(folder: Path) -> list[Path]:
     return next((files for files in phases if not missing_paths(files)), phases[0])
 
 
-def with_ocr_text(rows: Sequence[LabelledRow], cache: Path) -> list[LabelledRow]:
-    """The same rows with the texts that OCR reads in the images; raises as `texts_in`."""
+def _with_ocr_text(rows: Sequence[LabelledRow], cache: Path) -> list[LabelledRow]:
+    """The same rows with the texts that OCR reads in the images; raises as `_texts_in`."""
     images = [row.image for row in rows if isinstance(row.image, Path)]
-    texts = texts_in(images, cache)
+    texts = _texts_in(images, cache)
     return [replace(row, text=text) for row, text in zip(rows, texts, strict=True)]
 
 
-def roc_auc(logits: Float[Tensor, "rows classes"], truth: Int[Tensor, " rows"]) -> float:
+def _roc_auc(logits: Float[Tensor, "rows classes"], truth: Int[Tensor, " rows"]) -> float:
     """The area under the ROC curve of the class "hateful"; rows of both classes are needed."""
     return float(roc_auc_score(truth.numpy(), (logits[:, 1] - logits[:, 0]).numpy()))
 
 
-def missing(folder: Path) -> list[str]:
+def _missing(folder: Path) -> list[str]:
     """The files and folders that are missing; single images are checked when they are read."""
-    return missing_paths([*files_of(folder), folder / "img"])
+    return missing_paths([*_files_of(folder), folder / "img"])
 
 
-def task_of(*, own_text: bool) -> SuiteTask:
+def _task_of(*, own_text: bool) -> SuiteTask:
     return SuiteTask(
         name=f"{NAME}_own_text" if own_text else NAME,
         group="multimodal",
@@ -192,12 +192,12 @@ def task_of(*, own_text: bool) -> SuiteTask:
         folder=NAME,
         source="the Hateful Memes challenge of Meta AI, with the labels of its test split",
         licence="the challenge's own: research alone, no redistribution",
-        missing=missing,
-        measure=partial(measure, own_text=own_text),
+        missing=_missing,
+        measure=partial(_measure, own_text=own_text),
     )
 
 
-HATEFUL_MEMES = task_of(own_text=False)
+HATEFUL_MEMES = _task_of(own_text=False)
 
-HATEFUL_MEMES_OWN_TEXT = task_of(own_text=True)
+HATEFUL_MEMES_OWN_TEXT = _task_of(own_text=True)
 """Fills no row of Table C.1: it is measured if it is asked for by name."""

@@ -72,11 +72,11 @@ def recipe_for(
         optimizer=OptimizerConfig(lr=recipe.lr, weight_decay=WEIGHT_DECAY),
         schedule=ScheduleConfig(warmup_steps=warmup_steps),
         hidden_width=PAIR_HIDDEN_WIDTH,
-        image_size=proportional_size(recipe.image_size, image.image_size, image.patch_size),
+        image_size=_proportional_size(recipe.image_size, image.image_size, image.patch_size),
     )
 
 
-def proportional_size(size: int, pretrained: int, patch: int) -> int:
+def _proportional_size(size: int, pretrained: int, patch: int) -> int:
     """The image size whose ratio to ``pretrained`` is that of ``size`` to 224, in whole patches.
 
     For a base model, pretrained on 224 pixels, it is ``size`` itself: 480 in VQAv2.
@@ -109,12 +109,12 @@ def read_pairs(path: Path, images: Path, fields: PairFields) -> list[LabelledRow
     """
     lines = read_json_lines(path)
     names = (fields.id, " or ".join(fields.image), fields.text, fields.label)
-    well_formed = [cells for _, cells in lines if has_fields(cells, fields)]
+    well_formed = [cells for _, cells in lines if _has_fields(cells, fields)]
     rows = [
         LabelledRow(
             shard=path.name,
             key=str(cells[fields.id]),
-            image=images / image_name(cells, fields),
+            image=images / _image_name(cells, fields),
             text=cells[fields.text],
             label=fields.classes.get(cells[fields.label]),
         )
@@ -125,7 +125,7 @@ def read_pairs(path: Path, images: Path, fields: PairFields) -> list[LabelledRow
         path,
         {
             f"lines without {', '.join(names)}": [
-                name for name, cells in lines if not has_fields(cells, fields)
+                name for name, cells in lines if not _has_fields(cells, fields)
             ],
             f"labels other than {', '.join(map(str, fields.classes))}": [
                 f"{cells[fields.label]!r} of {cells[fields.id]}"
@@ -145,20 +145,20 @@ def read_pairs(path: Path, images: Path, fields: PairFields) -> list[LabelledRow
     return rows
 
 
-def has_fields(cells: Mapping[str, Any], fields: PairFields) -> bool:
+def _has_fields(cells: Mapping[str, Any], fields: PairFields) -> bool:
     """Whether all fields are there, and hold a text or a whole number."""
-    names = (fields.id, image_field(cells, fields), fields.text, fields.label)
+    names = (fields.id, _image_field(cells, fields), fields.text, fields.label)
     return all(type(cells.get(name)) in (str, int) for name in names) and isinstance(
         cells[fields.text], str
     )
 
 
-def image_field(cells: Mapping[str, Any], fields: PairFields) -> str:
+def _image_field(cells: Mapping[str, Any], fields: PairFields) -> str:
     return next((name for name in fields.image if name in cells), fields.image[0])
 
 
-def image_name(cells: Mapping[str, Any], fields: PairFields) -> str:
-    name = str(cells[image_field(cells, fields)])
+def _image_name(cells: Mapping[str, Any], fields: PairFields) -> str:
+    name = str(cells[_image_field(cells, fields)])
     return name.removesuffix(fields.suffix) + fields.suffix
 
 
@@ -199,7 +199,7 @@ def measure_pairs(model: nn.Module, task: PairTask, settings: Settings) -> list[
     def score(
         outputs: Float[Tensor, "rows classes"], rows: Sequence[LabelledRow]
     ) -> dict[str, float]:
-        truth = class_numbers(rows, task.classes)
+        truth = _class_numbers(rows, task.classes)
         return {name: metric(outputs, truth) for name, metric in task.metrics.items()}
 
     data = FineTuningData(
@@ -212,7 +212,7 @@ def measure_pairs(model: nn.Module, task: PairTask, settings: Settings) -> list[
     )
     recipe = recipe_for(task.recipe, model, len(task.train), few=settings.few is not None)
     tuned = fine_tune_task(model, data, recipe, settings, settings.seed)
-    truth = class_numbers(task.test, task.classes)
+    truth = _class_numbers(task.test, task.classes)
     baselines = {"accuracy": {"majority": majority(truth)}, "roc_auc": {"chance": 0.5}}
     return [
         Figure(
@@ -227,7 +227,7 @@ def measure_pairs(model: nn.Module, task: PairTask, settings: Settings) -> list[
     ]
 
 
-def class_numbers(rows: Sequence[LabelledRow], classes: Sequence[str]) -> Int[Tensor, " rows"]:
+def _class_numbers(rows: Sequence[LabelledRow], classes: Sequence[str]) -> Int[Tensor, " rows"]:
     """The index of each row's class."""
     numbers = {name: number for number, name in enumerate(classes)}
     return torch.tensor([numbers[row.label or ""] for row in rows])

@@ -42,7 +42,7 @@ April 2020. In the files of the first release it has the second (sic), and ends 
 RECIPE = PairRecipe(max_steps=24_000, lr=1e-5, image_size=224, train_samples=529_527)
 
 
-def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE) -> list[Figure]:
+def _measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE) -> list[Figure]:
     """Accuracy on the test split, of the checkpoint that is best on the dev split.
 
     Raises:
@@ -52,7 +52,7 @@ def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE
     folder = settings.data_root / NAME
     images = images_in(folder, FLICKR_IMAGES, IMAGES_OF)
     whole = read_all(
-        *(partial(read_pairs, file_of(folder, split), images, FIELDS) for split in SPLITS)
+        *(partial(read_pairs, _file_of(folder, split), images, FIELDS) for split in SPLITS)
     )
     train, dev, test = (few_of_each(rows, settings.few, settings.seed) for rows in whole)
     task = PairTask(
@@ -67,13 +67,13 @@ def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE
     return measure_pairs(model, task, settings)
 
 
-def file_of(folder: Path, split: str) -> Path:
+def _file_of(folder: Path, split: str) -> Path:
     return folder / f"snli_ve_{split}.jsonl"
 
 
-def missing(folder: Path) -> list[str]:
+def _missing(folder: Path) -> list[str]:
     """The files and folders that are missing; single images are checked when they are read."""
-    files = [file_of(folder, split) for split in SPLITS]
+    files = [_file_of(folder, split) for split in SPLITS]
     return missing_paths([*files, images_in(folder, FLICKR_IMAGES, IMAGES_OF)])
 
 
@@ -85,6 +85,6 @@ SNLI_VE = SuiteTask(
     source="the JSON lines of github.com/necla-ml/SNLI-VE; the images of Flickr30K, here or in the "
     "folder flickr30k beside it",
     licence="SNLI's annotations CC BY-SA 4.0; images: Flickr's terms, for non-commercial research",
-    missing=missing,
-    measure=measure,
+    missing=_missing,
+    measure=_measure,
 )

@@ -51,20 +51,20 @@ class VqaQuestion:
     """The official choice among these answers."""
 
 
-def questions_file(folder: Path, subset: str) -> Path:
+def _questions_file(folder: Path, subset: str) -> Path:
     return folder / f"v2_OpenEnded_mscoco_{subset}_questions.json"
 
 
-def annotations_file(folder: Path, subset: str) -> Path:
+def _annotations_file(folder: Path, subset: str) -> Path:
     return folder / f"v2_mscoco_{subset}_annotations.json"
 
 
-def images_folder(folder: Path, subset: str) -> Path:
+def _images_folder(folder: Path, subset: str) -> Path:
     """The folder of a subset's images; those of test-dev are in test2015."""
     return images_in(folder, subset.replace("test-dev", "test"), IMAGES_OF)
 
 
-def read_questions(folder: Path, subset: str, *, answered: bool) -> list[VqaQuestion]:
+def _read_questions(folder: Path, subset: str, *, answered: bool) -> list[VqaQuestion]:
     """The questions of a subset in the file's order, with what people answered.
 
     Raises:
@@ -72,16 +72,16 @@ def read_questions(folder: Path, subset: str, *, answered: bool) -> list[VqaQues
         ValueError: a file has another form, repeats ids, or is empty; the answers are those of
             other questions; or images are missing. All mistakes in one error.
     """
-    path = questions_file(folder, subset)
-    entries = records(path, "questions", ("question_id", "image_id", "question"))
-    answers = {} if not answered else read_annotations(annotations_file(folder, subset))
-    images = images_folder(folder, subset)
-    questions = [question_of(each, images, answers) for each in entries]
+    path = _questions_file(folder, subset)
+    entries = _records(path, "questions", ("question_id", "image_id", "question"))
+    answers = {} if not answered else _read_annotations(_annotations_file(folder, subset))
+    images = _images_folder(folder, subset)
+    questions = [_question_of(each, images, answers) for each in entries]
     raise_mistakes_by_kind(
         path,
         {
             "question ids that occur twice": duplicates(each.id for each in questions),
-            **(differences(entries, answers) if answered else {}),
+            **(_differences(entries, answers) if answered else {}),
             f"images that are missing in {images}": missing_names(each.image for each in questions),
         },
         "Fetch questions, annotations and images of the same release and subset.",
@@ -89,7 +89,7 @@ def read_questions(folder: Path, subset: str, *, answered: bool) -> list[VqaQues
     return questions
 
 
-def question_of(
+def _question_of(
     entry: Mapping[str, Any], images: Path, answers: Mapping[int, Mapping[str, Any]]
 ) -> VqaQuestion:
     question_id = entry["question_id"]
@@ -106,7 +106,7 @@ def question_of(
     )
 
 
-def differences(
+def _differences(
     entries: Sequence[Mapping[str, Any]], answers: Mapping[int, Mapping[str, Any]]
 ) -> dict[str, list[int]]:
     """Where the two files are not about the same questions: a kind of difference -> ids."""
@@ -122,16 +122,16 @@ def differences(
     }
 
 
-def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
-    """Id of a question -> its annotation; raises as `read_questions`."""
+def _read_annotations(path: Path) -> dict[int, dict[str, Any]]:
+    """Id of a question -> its annotation; raises as `_read_questions`."""
     fields = ("question_id", "image_id", "multiple_choice_answer", "answers")
-    entries = records(path, "annotations", fields)
+    entries = _records(path, "annotations", fields)
     raise_mistakes_by_kind(
         path,
         {
             "question ids that occur twice": duplicates(e["question_id"] for e in entries),
             'questions without "answers" with "answer"': [
-                e["question_id"] for e in entries if not well_formed(e["answers"])
+                e["question_id"] for e in entries if not _well_formed(e["answers"])
             ],
         },
         "Fetch it anew.",
@@ -139,7 +139,7 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     return {each["question_id"]: each for each in entries}
 
 
-def well_formed(answers: Any) -> bool:
+def _well_formed(answers: Any) -> bool:
     return bool(answers) and all(
         isinstance(each, dict) and isinstance(each.get("answer"), str) for each in answers
     )
@@ -154,7 +154,7 @@ FIELDS = {
 }
 
 
-def records(path: Path, name: str, fields: Sequence[str]) -> list[dict[str, Any]]:
+def _records(path: Path, name: str, fields: Sequence[str]) -> list[dict[str, Any]]:
     """The list ``name`` of a file; raises ValueError if it, or a field of an entry, is missing or
     of another type."""
     content = read_json(path)
@@ -181,7 +181,7 @@ RESULTS = "v2_OpenEnded_mscoco_test-dev2015_flava_results.json"
 """The file name that VQA's server asks for: VERSION_OpenEnded_mscoco_SUBSET_METHOD_results.json."""
 
 
-def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE) -> list[Figure]:
+def _measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE) -> list[Figure]:
     """Fine-tune on the training questions, and measure on the validation questions.
 
     The validation questions choose the checkpoint too, which flatters the figure a little. The
@@ -189,15 +189,15 @@ def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE
     are used, a file of answers for VQA's server is written to the fine-tuned run's folder.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_questions`; or too few answers are frequent enough.
+        FileNotFoundError, ValueError: as `_read_questions`; or too few answers are frequent enough.
         Interrupted, FloatingPointError, OSError: as `fine_tune_task`.
     """
     folder = settings.data_root / NAME
-    for_server = settings.few is None and questions_file(folder, TEST_DEV).is_file()
+    for_server = settings.few is None and _questions_file(folder, TEST_DEV).is_file()
     train, validation, *tests = read_all(
-        *(partial(read_questions, folder, each, answered=True) for each in (TRAIN, VALIDATION)),
+        *(partial(_read_questions, folder, each, answered=True) for each in (TRAIN, VALIDATION)),
         # Read before the days of training, which a missing image must not cost.
-        *([partial(read_questions, folder, TEST_DEV, answered=False)] if for_server else []),
+        *([partial(_read_questions, folder, TEST_DEV, answered=False)] if for_server else []),
     )
     answers = vocabulary(each.commonest for each in (*train, *validation))
     if len(answers) < 2:
@@ -211,16 +211,16 @@ def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE
         task=NAME,
         kind="pairs",
         classes=answers,
-        train=[row_of(each) for each in train],
-        validation=[row_of(each) for each in validation],
+        train=[_row_of(each) for each in train],
+        validation=[_row_of(each) for each in validation],
         score=partial(score, scorers=scorers, answers=answers),
     )
     tuning = recipe_for(recipe, model, len(train), few=settings.few is not None)
     tuned = fine_tune_task(model, data, tuning, settings, settings.seed)
     for questions in tests:
-        write_results(tuned, questions, tuned.run.output_dir / RESULTS)
+        _write_results(tuned, questions, tuned.run.output_dir / RESULTS)
     outputs = tuned.outputs(data.validation, "validation questions")
-    constant = majority(train)
+    constant = _majority(train)
     baseline = sum(accuracy(constant) for accuracy in scorers.values()) / len(scorers)
     return [
         Figure(
@@ -234,7 +234,7 @@ def measure(model: nn.Module, settings: Settings, *, recipe: PairRecipe = RECIPE
     ]
 
 
-def row_of(question: VqaQuestion) -> LabelledRow:
+def _row_of(question: VqaQuestion) -> LabelledRow:
     """A question as a row, with its soft targets if it has answers."""
     return LabelledRow(
         shard=question.image.parent.name,
@@ -258,21 +258,21 @@ def score(
         scorers: Key of a row -> the accuracy of any answer to its question.
         answers: Those that the outputs are for.
     """
-    pairs = zip(likeliest(outputs, answers), rows, strict=True)
+    pairs = zip(_likeliest(outputs, answers), rows, strict=True)
     return {METRIC: sum(scorers[row.key](answer) for answer, row in pairs) / len(rows)}
 
 
-def likeliest(outputs: Float[Tensor, "rows answers"], answers: Sequence[str]) -> list[str]:
+def _likeliest(outputs: Float[Tensor, "rows answers"], answers: Sequence[str]) -> list[str]:
     return [answers[int(place)] for place in outputs.argmax(dim=1)]
 
 
-def majority(questions: Sequence[VqaQuestion]) -> str:
+def _majority(questions: Sequence[VqaQuestion]) -> str:
     """The commonest answer of all questions; the first by the alphabet if there are several."""
     counts = Counter(each.commonest for each in questions)
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 
-def write_results(tuned: FineTuned, questions: Sequence[VqaQuestion], path: Path) -> None:
+def _write_results(tuned: FineTuned, questions: Sequence[VqaQuestion], path: Path) -> None:
     """Write the answers to test-dev's questions as VQA's server takes them: a list of
     {"question_id", "answer"}.
 
@@ -280,8 +280,8 @@ def write_results(tuned: FineTuned, questions: Sequence[VqaQuestion], path: Path
         ValueError: images cannot be decoded; they are named.
         OSError: it could not be written.
     """
-    outputs = tuned.outputs([row_of(each) for each in questions], "test-dev questions")
-    answers = likeliest(outputs, tuned.classifier.config.classes)
+    outputs = tuned.outputs([_row_of(each) for each in questions], "test-dev questions")
+    answers = _likeliest(outputs, tuned.classifier.config.classes)
     results = [
         {"question_id": each.id, "answer": answer}
         for each, answer in zip(questions, answers, strict=True)
@@ -289,16 +289,16 @@ def write_results(tuned: FineTuned, questions: Sequence[VqaQuestion], path: Path
     write_atomically(path, json.dumps(results).encode() + b"\n")
 
 
-def missing(folder: Path) -> list[str]:
+def _missing(folder: Path) -> list[str]:
     """The files and folders that are missing; single images are checked when they are read.
 
     Test-dev's are not needed: without its questions no file for the server is written.
     """
     subsets = TRAIN, VALIDATION
     files = [
-        each(folder, subset) for subset in subsets for each in (questions_file, annotations_file)
+        each(folder, subset) for subset in subsets for each in (_questions_file, _annotations_file)
     ]
-    return missing_paths([*files, *(images_folder(folder, subset) for subset in subsets)])
+    return missing_paths([*files, *(_images_folder(folder, subset) for subset in subsets)])
 
 
 VQAV2 = SuiteTask(
@@ -309,6 +309,6 @@ VQAV2 = SuiteTask(
     source="questions and annotations of visualqa.org (VQA v2.0, real images); train2014.zip, "
     "val2014.zip and test2015.zip of cocodataset.org, here or in the folder coco beside it",
     licence="annotations CC BY 4.0; images: Flickr's terms",
-    missing=missing,
-    measure=measure,
+    missing=_missing,
+    measure=_measure,
 )

@@ -48,17 +48,17 @@ MIN_QUESTIONS = 9
 """An answer must be the commonest of so many questions to be in the vocabulary."""
 
 
-def normalise_answer(answer: str) -> str:
+def _normalise_answer(answer: str) -> str:
     """The form of an answer that the official evaluation compares."""
-    return without_articles(without_punctuation(plain(answer)))
+    return _without_articles(_without_punctuation(_plain(answer)))
 
 
-def plain(answer: str) -> str:
+def _plain(answer: str) -> str:
     """The answer without line breaks, tabs, and blanks around it."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
-def without_punctuation(text: str) -> str:
+def _without_punctuation(text: str) -> str:
     """Remove the signs beside a blank, and replace any other by a blank; if a comma is between
     digits anywhere in the text, remove all. Then remove the periods that no digit follows."""
     digits = DIGIT_COMMA.search(text) is not None
@@ -69,7 +69,7 @@ def without_punctuation(text: str) -> str:
     return LONE_PERIOD.sub("", result)
 
 
-def without_articles(text: str) -> str:
+def _without_articles(text: str) -> str:
     """Lower case, digits for the words from zero to ten, no articles, corrected contractions."""
     words = (NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
@@ -85,13 +85,13 @@ def answer_scorer(human_answers: Sequence[str]) -> AnswerScorer:
     It is the mean, over the sets that leave one of the ``human_answers`` out, of min(1, m / 3) with
     m answers of the set that match. As officially, answers are normalised only if people disagree.
     """
-    agreed = len({plain(each) for each in human_answers}) == 1
-    compared = plain if agreed else normalise_answer
+    agreed = len({_plain(each) for each in human_answers}) == 1
+    compared = _plain if agreed else _normalise_answer
     counts = Counter(compared(each) for each in human_answers)
-    return lambda answer: accuracy_of_matches(counts[compared(answer)], len(human_answers))
+    return lambda answer: _accuracy_of_matches(counts[compared(answer)], len(human_answers))
 
 
-def accuracy_of_matches(matches: int, answers: int) -> float:
+def _accuracy_of_matches(matches: int, answers: int) -> float:
     """The accuracy of an answer that equals ``matches`` of the ``answers``.
 
     Of ten: 0.3, 0.6, 0.9, and 1 from four on.
@@ -108,7 +108,7 @@ def vocabulary(commonest: Iterable[str]) -> tuple[str, ...]:
     together; the result has the paper's 3,129 answers. As the rule is a threshold, the number of
     answers depends on the questions.
     """
-    counts = Counter(normalise_answer(answer) for answer in commonest)
+    counts = Counter(_normalise_answer(answer) for answer in commonest)
     kept = [(answer, count) for answer, count in counts.items() if count >= MIN_QUESTIONS]
     return tuple(answer for answer, _ in sorted(kept, key=lambda each: (-each[1], each[0])))
 
@@ -119,7 +119,7 @@ def soft_targets(human_answers: Sequence[str]) -> dict[str, float]:
     Of ten answers: 0.3, 0.6, 0.9, and 1 from four on, as in the reference; but the reference counts
     answers before they are normalised.
     """
-    counts = Counter(normalise_answer(answer) for answer in human_answers)
+    counts = Counter(_normalise_answer(answer) for answer in human_answers)
     return {
-        answer: accuracy_of_matches(count, len(human_answers)) for answer, count in counts.items()
+        answer: _accuracy_of_matches(count, len(human_answers)) for answer, count in counts.items()
     }

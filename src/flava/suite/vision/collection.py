@@ -101,16 +101,16 @@ def draw_share(
 
 def missing_images(samples: Samples) -> list[str]:
     """A line for each image that the data set's lists name and that is not there."""
-    return [f"{path} is missing" for path in image_paths(samples) if not path.is_file()]
+    return [f"{path} is missing" for path in _image_paths(samples) if not path.is_file()]
 
 
-def repeated_images(samples: Samples) -> list[str]:
+def _repeated_images(samples: Samples) -> list[str]:
     """A line for each image that is listed more than once, in one part or in two."""
-    counts = Counter(image_paths(samples))
+    counts = Counter(_image_paths(samples))
     return [f"{path} is listed {count} times" for path, count in counts.items() if count > 1]
 
 
-def image_paths(samples: Samples) -> list[Path]:
+def _image_paths(samples: Samples) -> list[Path]:
     """The files of the images; none of a data set that keeps many images in one file."""
     images = samples.images
     parts = images.datasets if isinstance(images, ConcatDataset) else [images]
@@ -122,10 +122,10 @@ def mistakes(collection: Collection, classes: int) -> list[str]:
     samples = collection.samples
     labels = samples.labels
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
-    lines = shortened(missing_images(samples)) + shortened(repeated_images(samples))
+    lines = shortened(missing_images(samples)) + shortened(_repeated_images(samples))
     lines += shortened(
         [
-            f"{image_name(samples, place)} has the label {labels[place]}: there are {classes} "
+            f"{_image_name(samples, place)} has the label {labels[place]}: there are {classes} "
             "classes, numbered from 0"
             for place in wrong.tolist()
         ]
@@ -140,6 +140,6 @@ def mistakes(collection: Collection, classes: int) -> list[str]:
     return lines
 
 
-def image_name(samples: Samples, place: int) -> str:
+def _image_name(samples: Samples, place: int) -> str:
     image = samples.images[place]
     return str(image) if isinstance(image, Path) else f"sample {place}"

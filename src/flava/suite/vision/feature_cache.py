@@ -57,13 +57,13 @@ class FeatureCache:
         parts = (type(model).__name__, model.config.image, self.extractor.view)
         # Kept features of images that were turned as their EXIF says have no such word.
         digest.update(f"{parts} {self.extractor.precision} as stored".encode())
-        for line in stamps(folder):
+        for line in _stamps(folder):
             digest.update(line.encode(errors="surrogateescape"))
         digest.update(places.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
 
-def stamps(folder: Path) -> list[str]:
+def _stamps(folder: Path) -> list[str]:
     """A line for each file below a folder: its path, size and time of change, as git knows them."""
     files = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return [f"{p.relative_to(folder)}\0{s.st_size}\0{s.st_mtime_ns}\n" for p, s in files]

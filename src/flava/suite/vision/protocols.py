@@ -62,11 +62,11 @@ def sun397(root: Path, _seed: int) -> Collection:
     """The first of the published partitions: 50 images of each class train and 50 test (CLIP,
     table 9: 19,850 each)."""
     folder = root / "SUN397"
-    classes = {name: n for n, name in enumerate(lines_of(folder / "ClassName.txt"))}
+    classes = {name: n for n, name in enumerate(_lines_of(folder / "ClassName.txt"))}
     of_no_class = []
 
     def part(file: str) -> Iterator[tuple[Path, int]]:
-        for line in lines_of(folder / file):
+        for line in _lines_of(folder / file):
             name = line.rpartition("/")[0]
             if name not in classes:
                 of_no_class.append(f"{file}: {line} is of no class of ClassName.txt")
@@ -81,10 +81,10 @@ def sun397(root: Path, _seed: int) -> Collection:
 def ucf101(root: Path, _seed: int) -> Collection:
     """The middle frame of each video; the mean over the three published splits (appendix A.1)."""
     folder = root / "ucf101"
-    numbered = (line.split() for line in lines_of(folder / "ucfTrainTestlist" / "classInd.txt"))
+    numbered = (line.split() for line in _lines_of(folder / "ucfTrainTestlist" / "classInd.txt"))
     classes = {name: int(number) - 1 for number, name in numbered}
     splits = [
-        [line.split()[0] for line in lines_of(folder / "ucfTrainTestlist" / f"{part}list0{n}.txt")]
+        [line.split()[0] for line in _lines_of(folder / "ucfTrainTestlist" / f"{part}list0{n}.txt")]
         for n in (1, 2, 3)
         for part in ("train", "test")
     ]
@@ -135,34 +135,34 @@ def pcam(root: Path, _seed: int) -> Collection:
 
 
 def kitti(root: Path, _seed: int) -> Collection:
-    """The distance to the nearest vehicle in four classes, split by drives: see ``drives``."""
+    """The distance to the nearest vehicle in four classes, split by drives: see ``_drives``."""
     from torchvision.datasets import Kitti
 
     raw = root / "Kitti" / "raw"
     reader = Kitti(root)
     pairs = zip(reader.images, reader.targets, strict=True)
     by_name = {Path(image).stem: (image, Path(labels)) for image, labels in pairs}
-    parts = drives(raw / "mapping")
+    parts = _drives(raw / "mapping")
     names = [[f"{number:06d}" for number in part] for part in parts]
     if missing := [name for part in names for name in part if name not in by_name]:
         raise ValueError(f"the mapping names images that are not there: {missing[:20]}")
     return from_parts(
         *(
-            samples_of((by_name[name][0], nearest(by_name[name][1])) for name in part)
+            samples_of((by_name[name][0], _nearest(by_name[name][1])) for name in part)
             for part in names
         )
     )
 
 
-def nearest(labels: Path) -> int:
+def _nearest(labels: Path) -> int:
     """VTAB's class of the nearest vehicle: 0 up to 8 m, 1 up to 20 m, 2 beyond, 3 none at all."""
-    rows = (line.split() for line in lines_of(labels))
+    rows = (line.split() for line in _lines_of(labels))
     # KITTI's columns: the type, then 10 others, then x, y and z in metres from the camera.
     depths = [float(row[13]) for row in rows if row[0] in VEHICLES]
     return sum(min(depths) > bound for bound in (NEAR, FAR)) if depths else 3
 
 
-def drives(mapping: Path) -> tuple[list[int], list[int], list[int]]:
+def _drives(mapping: Path) -> tuple[list[int], list[int], list[int]]:
     """Numbers of the images that train, test and validate, as TensorFlow Datasets divides them.
 
     CLIP's table 9 has its numbers, 6,770 and 711. Whole drives are drawn, since images of one
@@ -183,6 +183,6 @@ def drives(mapping: Path) -> tuple[list[int], list[int], list[int]]:
     return parts["train"], parts["test"], parts["validation"]
 
 
-def lines_of(path: Path) -> list[str]:
+def _lines_of(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]

@@ -20,14 +20,14 @@ from flava.suite.vision.feature_cache import FeatureCache
 TEST = "test"
 
 
-def linear_probe(data: DataSet, model: nn.Module, settings: Settings) -> list[Figure]:
+def _linear_probe(data: DataSet, model: nn.Module, settings: Settings) -> list[Figure]:
     """The figure of the data set by CLIP's protocol; of several folds the mean.
 
     Raises:
         FileNotFoundError, ValueError: the data set is not whole, or does not hold.
         ValueError: the model sees no images, or its features are not finite.
     """
-    extractor = extractor_of(model, settings, "image_encoder")
+    extractor = _extractor_of(model, settings, "image_encoder")
     collection = data.open(settings.data_root, settings.seed)
     folds = prepare(collection, data.name, settings.seed, settings.few)
     fitted = np.concatenate([part for fold in folds for part in (fold.train, fold.validation)])
@@ -36,8 +36,8 @@ def linear_probe(data: DataSet, model: nn.Module, settings: Settings) -> list[Fi
         FeaturesOfPlaces(extractor, settings, data, collection, np.unique(places))
         for places in (fitted, tested)
     )
-    pairs = [probed(data, fold, fit_samples, test_samples) for fold in folds]
-    return [figure(data, data.name, pairs)]
+    pairs = [_probed(data, fold, fit_samples, test_samples) for fold in folds]
+    return [_figure(data, data.name, pairs)]
 
 
 class FeaturesOfPlaces:
@@ -62,7 +62,7 @@ class FeaturesOfPlaces:
         return LabelledFeatures(self.features[rows], self.labels[places])
 
 
-def probed(
+def _probed(
     data: DataSet, fold: PreparedFold, fit_samples: FeaturesOfPlaces, test_samples: FeaturesOfPlaces
 ) -> tuple[np.ndarray, np.ndarray]:
     """The labels of the fold's test part, and what the probe takes them for."""
@@ -71,21 +71,21 @@ def probed(
         fit_samples.at(fold.train),
         fit_samples.at(fold.validation),
         test.features,
-        metric_of(data),
+        _metric_of(data),
         title=f"{data.name}: probes",
     )
     return test.labels, predicted
 
 
-def zero_shot(
+def _zero_shot(
     data: DataSet, prompts: Prompts, model: nn.Module, settings: Settings
 ) -> list[Figure]:
     """The same metric on the same test part, with the classes' names for a classifier.
 
     Raises:
-        FileNotFoundError, ValueError: as `linear_probe`.
+        FileNotFoundError, ValueError: as `_linear_probe`.
     """
-    extractor = extractor_of(model, settings, *CONTRASTIVE_PARTS)
+    extractor = _extractor_of(model, settings, *CONTRASTIVE_PARTS)
     collection = data.open(settings.data_root, settings.seed)
     folds = prepare(collection, data.name, settings.seed, settings.few)
     places = np.unique(np.concatenate([fold.test for fold in folds]))
@@ -96,12 +96,12 @@ def zero_shot(
     for test in {fold.test.tobytes(): fold.test for fold in folds}.values():
         rows = np.searchsorted(tested.places, test)
         pairs.append((tested.labels[test], predicted[rows]))
-    return [figure(data, f"zero_shot_{data.name}", pairs)]
+    return [_figure(data, f"zero_shot_{data.name}", pairs)]
 
 
-def figure(data: DataSet, task: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Figure:
+def _figure(data: DataSet, task: str, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Figure:
     """The mean over the folds of the metric of (truth, predicted), beside the commonest class."""
-    metric = metric_of(data)
+    metric = _metric_of(data)
     constant = [np.full_like(truth, np.bincount(truth).argmax()) for truth, _ in pairs]
     return Figure(
         task=task,
@@ -117,12 +117,12 @@ def figure(data: DataSet, task: str, pairs: list[tuple[np.ndarray, np.ndarray]])
     )
 
 
-def metric_of(data: DataSet) -> probe_search.Metric:
+def _metric_of(data: DataSet) -> probe_search.Metric:
     """Accuracy, or the mean of the accuracies of the classes that there are samples of."""
     return balanced_accuracy_score if data.mean_per_class else accuracy_score
 
 
-def extractor_of(model: nn.Module, settings: Settings, *needed: str) -> FeatureExtractor:
+def _extractor_of(model: nn.Module, settings: Settings, *needed: str) -> FeatureExtractor:
     """Raises ValueError: the model has not all these parts, or has them at initial values only."""
     if not isinstance(model, EncoderModel):
         raise ValueError(f"an encoder of images can be probed, not a {type(model).__name__}")
@@ -141,7 +141,7 @@ VISION = tuple(
         source=data.source,
         licence=data.licence,
         missing=data.missing,
-        measure=partial(linear_probe, data),
+        measure=partial(_linear_probe, data),
     )
     for data in DATA_SETS
 )
@@ -156,7 +156,7 @@ ZERO_SHOT = tuple(
         source=data.source,
         licence=data.licence,
         missing=data.missing,
-        measure=partial(zero_shot, data, PROMPTS[data.name]),
+        measure=partial(_zero_shot, data, PROMPTS[data.name]),
     )
     for data in DATA_SETS
 )

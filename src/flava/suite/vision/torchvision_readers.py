@@ -30,7 +30,7 @@ def samples_of(pairs: Iterable[tuple[Any, int]]) -> Samples:
     return Samples(paths, np.array(labels, np.int64))
 
 
-def entries(reader: StoredImages) -> Iterator[tuple[Any, int]]:
+def _entries(reader: StoredImages) -> Iterator[tuple[Any, int]]:
     """The items of one of torchvision's readers, which are not declared to be iterable."""
     return (reader[place] for place in range(len(reader)))
 
@@ -73,23 +73,23 @@ def food101(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import Food101
 
     return from_parts(
-        *(samples_of(entries(Food101(root, part, loader=Path))) for part in ("train", "test"))
+        *(samples_of(_entries(Food101(root, part, loader=Path))) for part in ("train", "test"))
     )
 
 
 def cifar10(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import CIFAR10
 
-    return cifar(CIFAR10, root)
+    return _cifar(CIFAR10, root)
 
 
 def cifar100(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import CIFAR100
 
-    return cifar(CIFAR100, root)
+    return _cifar(CIFAR100, root)
 
 
-def cifar(kind: type[Any], root: Path) -> Collection:
+def _cifar(kind: type[Any], root: Path) -> Collection:
     parts = [kind(root, train=train) for train in (True, False)]
     return from_parts(*(Samples(part.data, np.array(part.targets, np.int64)) for part in parts))
 
@@ -106,7 +106,7 @@ def cars(root: Path, _seed: int) -> Collection:
 
     parts = ("train", "test")
     return from_parts(
-        *(samples_of(entries(StanfordCars(root, part, loader=Path))) for part in parts)
+        *(samples_of(_entries(StanfordCars(root, part, loader=Path))) for part in parts)
     )
 
 
@@ -116,7 +116,7 @@ def aircraft(root: Path, _seed: int) -> Collection:
 
     parts = ("train", "test", "val")
     return from_parts(
-        *(samples_of(entries(FGVCAircraft(root, part, loader=Path))) for part in parts)
+        *(samples_of(_entries(FGVCAircraft(root, part, loader=Path))) for part in parts)
     )
 
 
@@ -126,7 +126,7 @@ def dtd(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import DTD
 
     return from_parts(
-        *(samples_of(entries(DTD(root, part, loader=Path))) for part in ("train", "test", "val"))
+        *(samples_of(_entries(DTD(root, part, loader=Path))) for part in ("train", "test", "val"))
     )
 
 
@@ -142,7 +142,9 @@ def flowers102(root: Path, _seed: int) -> Collection:
     from torchvision.datasets import Flowers102
 
     parts = ("train", "test", "val")
-    return from_parts(*(samples_of(entries(Flowers102(root, part, loader=Path))) for part in parts))
+    return from_parts(
+        *(samples_of(_entries(Flowers102(root, part, loader=Path))) for part in parts)
+    )
 
 
 def stl10(root: Path, _seed: int) -> Collection:
@@ -182,7 +184,7 @@ def clevr(root: Path, seed: int) -> Collection:
 
     parts = [CLEVRClassification(root, part, loader=Path) for part in ("train", "val")]
     samples = [
-        samples_of((path, label - CLEVR_FEWEST) for path, label in entries(part)) for part in parts
+        samples_of((path, label - CLEVR_FEWEST) for path, label in _entries(part)) for part in parts
     ]
     rngs = [random_generator(seed, 0, f"{part} scenes of clevr") for part in ("train", "val")]
     drawn = [

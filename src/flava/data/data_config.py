@@ -19,7 +19,7 @@ Remedy = Callable[[str], list[str]]
 """A path of shards that are not there -> lines that tell how to make them."""
 
 
-def no_remedy(_shards: str) -> list[str]:
+def _no_remedy(_shards: str) -> list[str]:
     """For shards that nobody knows how to make."""
     return []
 
@@ -93,7 +93,7 @@ class DataConfig:
             if source and source.weight
         }
 
-    def missing(self, shards: tuple[str, ...], remedy: Remedy = no_remedy) -> list[str]:
+    def missing(self, shards: tuple[str, ...], remedy: Remedy = _no_remedy) -> list[str]:
         """The shards that are not there, an error message each, with ``remedy`` below it."""
         found = []
         for shard in self.located(shards):
@@ -115,7 +115,7 @@ class DataConfig:
         """The mixture."""
         return {name: source.weight for name, source in self.sources.items()}
 
-    def problems(self, remedy: Remedy = no_remedy) -> list[str]:
+    def problems(self, remedy: Remedy = _no_remedy) -> list[str]:
         """Everything that is wrong, one line each; whether the shards are there is checked too.
 
         ``remedy`` tells how missing shards are made.

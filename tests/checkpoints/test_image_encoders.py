@@ -307,7 +307,7 @@ def test_the_heads_of_usual_widths(width: int, count: int) -> None:
         ("patch_size", 16, "patch_size is 16, but the tensors have 7"),
         ("hidden_act", "swish", "hidden_act is 'swish': ours compute gelu, quick_gelu"),
         ("num_attention_heads", 4, "image.heads is 4, which does not divide image.width 45"),
-        ("layer_norm_eps", -1.0, "image.norm_eps is -1.0: use a positive number"),
+        ("layer_norm_eps", -1.0, "image.norm_eps is -1.0: it should be greater than 0"),
     ],
 )
 def test_a_config_that_does_not_fit(field: str, value: object, reason: str, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from flava.core import progress as module
-from flava.core.progress import Progress, _share_progress, counted, duration, progress
+from flava.core.progress import Progress, counted, duration, progress, share_progress
 
 
 def use_bar() -> None:
@@ -24,7 +24,7 @@ def use_counted() -> None:
 
 
 def use_shares() -> None:
-    with _share_progress("out.parquet") as show:
+    with share_progress("out.parquet") as show:
         show(0.25, 100, "")
         show(1.0, 400, ", 3 skipped")
 

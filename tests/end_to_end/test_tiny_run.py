@@ -39,7 +39,7 @@ def run(codebook) -> Path:
     train = ["train", "flava-tiny", "--max-steps=3", "--seed=5", f"--output-dir={folder}"]
     said = flava(*train, f"--init.codebook={codebook}", *FLAVA_ARGUMENTS)
     assert f"Next: flava evaluate {folder}" in said
-    assert "probe at step 3: zero_shot_accuracy" in said
+    assert "validation at step 3: zero_shot_accuracy" in said
     return folder
 
 

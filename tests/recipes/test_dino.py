@@ -186,7 +186,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path, monkeypatch
     parts = replace(through, output_dir=tmp_path / "parts")
     for stop in stops:
         with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "look", interrupting(stop))
+            patch.setattr(Trainer, "validate_and_save", interrupting(stop))
             with pytest.raises(Interrupted):
                 start(parts)
         parts = replace(parts, resume=True)

@@ -144,7 +144,7 @@ def test_what_is_finished_is_taken_and_only_for_the_very_same_run(tmp_path, monk
     config = replace(CONFIG, max_steps=4)
     first = fine_tune_task(flava(), samples(), config, settings(tmp_path), seed=0)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", None)
+        patch.setattr(Trainer, "train_step", None)
         again = fine_tune_task(flava(), samples(), config, settings(tmp_path), seed=0)
         assert torch.equal(weights(first.classifier), weights(again.classifier))
         other = flava()

@@ -24,7 +24,7 @@ BAR_WIDTH = 24
 SHARES = 1_000_000
 """Steps of a bar that shows a share between 0 and 1."""
 SECONDS_BETWEEN_LINES = 15
-"""Where there is no terminal to draw a bar on, ``_share_progress`` prints a line this often."""
+"""Where there is no terminal to draw a bar on, ``share_progress`` prints a line this often."""
 
 T = TypeVar("T")
 
@@ -67,6 +67,10 @@ class Progress(AbstractContextManager["Progress"]):
         self._task = self._bar.add_task(name, total=total)
         self._bar.start()
 
+    def describe(self, name: str) -> None:
+        """Show another name for the step, such as that of the item in work."""
+        self._bar.update(self._task, description=name)
+
     def advance(self, items: int) -> None:
         """Count so many more items of the step as done."""
         self._bar.advance(self._task, items)
@@ -94,7 +98,7 @@ def counted(
 
 
 @contextmanager
-def _share_progress(title: str) -> Iterator[Callable[[float, int, str], None]]:
+def share_progress(title: str) -> Iterator[Callable[[float, int, str], None]]:
     """A bar for rows whose number is not known before they are read; it stays when it is done.
 
     Yields a function of the share done (0 to 1), the rows done, and a note to show behind them.

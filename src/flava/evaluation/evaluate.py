@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flava.checkpoints.reading import looks_like_hub_id
 from flava.checkpoints.recognise import build_model_from, read_checkpoint
 from flava.core.machine import describe_machine
 from flava.core.precision import Precision
+from flava.core.progress import Progress
 from flava.evaluation.descriptions import headlines
 from flava.evaluation.embedded_data import CLASSES, TEMPLATES, EmbeddedCorpus, EmbeddedSplit
 from flava.evaluation.embedded_features import EmbeddedFeatures, PixelComponents
@@ -63,17 +62,17 @@ def _measure(
 
     figures: list[Figure] = []
     confusions: list[Confusion] = []
-    with features.extractor.computing(), _progress_bar() as progress:
-        bar = progress.add_task("", total=len(tasks), name="")
+    with features.extractor.computing(), Progress() as progress:
+        progress.step("", len(tasks))
         for task in tasks:
-            progress.update(bar, name=f"{task.name}, {corpus.splits[task.split].title}")
+            progress.describe(f"{task.name}, {corpus.splits[task.split].title}")
             result = task.measure(features, task.split)
             baselines = {"untrained": task.measure(fresh, task.split)}
             if task.pca:
                 baselines["pca"] = task.measure(components(task.pca), task.split)
             figures += _figures_of(task, result, baselines)
             confusions += [result.confusion] if result.confusion else []
-            progress.advance(bar)
+            progress.advance(1)
     return tuple(figures), tuple(confusions)
 
 
@@ -103,20 +102,6 @@ def _untrained(model: T, seed: int) -> T:
     if isinstance(fresh, Flava | MaskedImageModel) and isinstance(model, Flava | MaskedImageModel):
         fresh.codebook.load_state_dict(model.codebook.state_dict())
     return fresh.to(next(model.parameters()).device).eval()
-
-
-def _progress_bar() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("evaluating"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[name]}"),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
 
 
 def _evaluate(

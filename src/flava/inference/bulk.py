@@ -4,7 +4,6 @@ A command that was interrupted goes on where it was when it is run again.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from flava.core.progress import share_progress
 from flava.data.errors import SkippedSample
 from flava.inference.output_files import PartialOutput, ResultColumns, check_output, write_output
 from flava.inference.pretrained import Pretrained
@@ -35,10 +26,6 @@ METRIC = {InputKind.IMAGES: "cosine", InputKind.TEXTS: "cosine", InputKind.PAIRS
 """How embeddings may be compared. Those of pairs were not trained to be compared."""
 PREVIEW_ROWS = 20
 """How many rows are computed without an output file."""
-PROGRESS_STEPS = 1_000_000
-"""Steps of the progress bar, which shows a share between 0 and 1."""
-SECONDS_BETWEEN_LINES = 15
-"""Where there is no terminal to draw a bar on, a line is printed this often."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,44 +154,19 @@ def finish_output(partial: PartialOutput, resumed_rows: int) -> BulkResult:
 
 @contextmanager
 def row_progress(partial: PartialOutput) -> Iterator[Callable[[float], None]]:
-    """Shows rows, rate and time left; yields a function to call with the share done (0 to 1)."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn(partial.output.name),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[status]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("", total=PROGRESS_STEPS, status="")
+    """Shows rows, rate and time left; yields a function to call with the share done (0 to 1).
+
+    The rate is counted from the end of the first batch, which is slower than the others; rows of an
+    earlier process do not count.
+    """
     journal = partial.journal
-    # The rate is counted from the end of the first batch, which is slower than the others; rows
-    # of an earlier process do not count.
-    start: tuple[float, float, int] | None = None
-    printed = time.monotonic()
+    with share_progress(partial.output.name) as show:
 
-    def show(done: float) -> None:
-        nonlocal start, printed
-        now = time.monotonic()
-        if start is None:
-            start = now, done, journal.rows
-            bar.reset(task, completed=round(done * PROGRESS_STEPS))
-        seconds = max(now - start[0], 1e-9)
-        status = f"{journal.rows:,} rows, {(journal.rows - start[2]) / seconds:,.0f} rows/s"
-        if count := sum(journal.reasons.values()):
-            status += f", {count:,} skipped"
-        bar.update(task, completed=round(done * PROGRESS_STEPS), status=status)
-        if not console.is_terminal and now - printed > SECONDS_BETWEEN_LINES:
-            printed = now
-            left = seconds * (1 - done) / max(done - start[1], 1e-9)
-            console.print(f"{done:.0%}, about {left:.0f} s left, {status}", highlight=False)
+        def show_share(done: float) -> None:
+            skipped = sum(journal.reasons.values())
+            show(done, journal.rows, f", {skipped:,} skipped" if skipped else "")
 
-    with bar:
-        yield show
+        yield show_share
 
 
 def _not_finite(columns: ResultColumns) -> SkippedSample:

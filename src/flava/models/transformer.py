@@ -49,8 +49,9 @@ class TransformerConfig:
     norm_eps: PositiveFloat = NORM_EPS
     """Epsilon of every LayerNorm; other ViTs use 1e-6, CLIP 1e-5."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth in training (Huang et al., ECCV 2016): the probability that a residual branch
-    of the last block is skipped for a sample. It rises linearly from 0 in the first block."""
+    """Stochastic depth in training (Huang et al., ECCV 2016): the probability that a residual
+    branch of the last block is skipped for a sample. It rises linearly from 0 in the first
+    block."""
 
     def mistakes(self, prefix: str) -> list[str]:
         """What spans several fields; see `config_errors`."""

@@ -26,11 +26,11 @@ class ContrastConfig(ObjectiveConfig):
     """Settings of the contrastive loss."""
 
     gather: Gather = Gather.GLOBAL
-    """Whether the contrastive gradient reaches the features of all ranks (global), as in the paper, or
-    only the rank's own features (local)."""
+    """Whether the contrastive gradient reaches the features of all ranks (global), as in the paper,
+    or only the rank's own features (local)."""
     ranks: PositiveInt = 1
-    """Number of ranks that each process simulates, so that a few processes compute the gradient that
-    many ranks would. It makes a difference only if gather is local."""
+    """Number of ranks that each process simulates, so that a few processes compute the gradient
+    that many ranks would. It makes a difference only if gather is local."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class ClipObjectiveConfig(ContrastConfig):
     """Settings of CLIP's objective."""
 
     gather: Gather = Gather.LOCAL
-    """Whether the contrastive gradient reaches the features of all ranks (global), or only the rank's
-    own features (local), as in the paper's baseline and in OpenCLIP at that time."""
+    """Whether the contrastive gradient reaches the features of all ranks (global), or only the
+    rank's own features (local), as in the paper's baseline and in OpenCLIP at that time."""
 
 
 class ClipObjective:

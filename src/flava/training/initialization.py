@@ -32,7 +32,8 @@ class InitConfig:
     """Source of the image encoder: a run, a checkpoint or the hub id of a model that has an image
     encoder."""
     text: str | None = None
-    """Source of the text encoder: a run, a checkpoint or the hub id of a model that has a text encoder."""
+    """Source of the text encoder: a run, a checkpoint or the hub id of a model that has a text
+    encoder."""
     codebook: str | None = None
     """Source of the frozen codebook: a run, a checkpoint, a hub id or "shipped:NAME". Losses that
     predict its codes need one."""

@@ -27,10 +27,11 @@ class OptimizerConfig:
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay rate of the moving average of the squared gradients."""
     eps: PositiveFloat = 1e-8
-    """Added to the denominator for numerical stability. This is torch's default; the paper names none."""
+    """Added to the denominator for numerical stability. This is torch's default; the paper names
+    none."""
     weight_decay: NonNegativeFloat = 0.1
-    """Decoupled weight decay of matrices, embeddings and tokens. Biases, norms and the temperature are
-    not decayed."""
+    """Decoupled weight decay of matrices, embeddings and tokens. Biases, norms and the temperature
+    are not decayed."""
     final_weight_decay: NonNegativeFloat | None = None
     """Weight decay at the end of the run, to which it changes along half a cosine. None: it stays
     constant."""
@@ -136,8 +137,8 @@ class ScheduleConfig:
     decay: Decay = Decay.COSINE
     """Curve along which the learning rate falls: cosine or linear."""
     decay_end: int | None = None
-    """Step at which the decay ends; the learning rate stays constant after it. By default the last step
-    of the run."""
+    """Step at which the decay ends; the learning rate stays constant after it. By default the last
+    step of the run."""
 
     def mistakes(self, prefix: str) -> list[str]:
         """What spans several fields; see `config_errors`."""

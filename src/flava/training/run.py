@@ -26,15 +26,16 @@ class Run(TrainerConfig):
     data: DataConfig
     """What data is read, and how it is mixed, transformed and masked."""
     init: InitConfig = field(default_factory=InitConfig)
-    """Where parts of the model get their initial weights from. It has no effect on a resumed run."""
+    """Where parts of the model get their initial weights from. It has no effect on a resumed
+    run."""
     validator: Validator = Validator.NONE
     """How the best checkpoint is chosen: by zero-shot accuracy on ImageNet-1k (imagenet) or on the
     embedded corpus (embedded), by retrieval (pairs) or the loss of masked modelling (loss) on the
     shards of --validation, or not at all (none)."""
     validation: tuple[str, ...] = ()
     """The data that the validator reads. For pairs and loss: shards, as in data. For imagenet: the
-    validation images, as a folder with a folder for each class, tars or Parquet; by default they are
-    looked for below data.root."""
+    validation images, as a folder with a folder for each class, tars or Parquet; by default they
+    are looked for below data.root."""
 
     @property
     def selection_metric(self) -> str:

@@ -54,8 +54,8 @@ class TrainerConfig:
     """Number of optimizer steps to train for. The learning rate decays until then, unless
     schedule.decay_end is set."""
     seed: NonNegativeInt = 0
-    """Random seed of the initial weights, the order of the data, its crops and masks, and the source of
-    each step's batch."""
+    """Random seed of the initial weights, the order of the data, its crops and masks, and the
+    source of each step's batch."""
     resume: bool = False
     """Continue from the last checkpoint in output_dir, if there is one."""
     optimizer: OptimizerConfig
@@ -65,8 +65,8 @@ class TrainerConfig:
     precision: Precision = Precision.BF16
     """Number format of matrix products."""
     accumulate: PositiveInt = 1
-    """Number of batches that are accumulated for one step. They have the losses and gradients of one
-    large batch (of the contrastive loss too), but need the memory of a single one."""
+    """Number of batches that are accumulated for one step. They have the losses and gradients of
+    one large batch (of the contrastive loss too), but need the memory of a single one."""
     validate_every: PositiveInt = 100
     """Steps between two validations, which decide which checkpoint is kept as the best."""
     validation_tolerance: NonNegativeFloat = 0.0
@@ -81,8 +81,8 @@ class TrainerConfig:
     """How several ranks share the model: ddp (each has all of it), fsdp (each has a part of every
     weight) or hybrid (parts within a machine, copies over machines)."""
     checkpoint_blocks: bool = False
-    """Keep only the input of each transformer block, and compute its activations again in the backward
-    pass. This takes a third more computation and a fraction of the memory."""
+    """Keep only the input of each transformer block, and compute its activations again in the
+    backward pass. This takes a third more computation and a fraction of the memory."""
     compile_blocks: bool = False
     """Compile each transformer block with torch.compile."""
     profile: bool = False
@@ -93,8 +93,8 @@ class TrainerConfig:
     timeout: PositiveInt = 600
     """Seconds that a rank waits for the others before it stops with an error."""
     max_non_finite: NonNegativeInt = 10
-    """Number of steps of the whole run that may be skipped because a loss or a gradient is not finite.
-    One more such step stops the run."""
+    """Number of steps of the whole run that may be skipped because a loss or a gradient is not
+    finite. One more such step stops the run."""
 
     @property
     def selection_metric(self) -> str:

@@ -1,4 +1,4 @@
-"""`flava train`: trains a recipe, any field of which may be changed on the command line."""
+"""`flava train`: trains a recipe; every field of it can be changed on the command line."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ from flava.training.launch import Interrupted, is_rank, launch
 from flava.training.run import Run
 
 SHOWN_AS = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
-"""How options are shown: unions keep the recipe's choice, and enums are written as in run.json."""
+"""For tyro: a union keeps the type that the recipe chose, and enums are written as in run.json."""
 
 
 def recipe_choice() -> Any:
@@ -33,14 +33,14 @@ def recipe_choice() -> Any:
 
 
 def train(run: Run, processes: int = 1, max_restarts: int = 0) -> None:
-    """Train a recipe, or go on with an interrupted run (--resume).
+    """Train a recipe, or continue an interrupted run (--resume).
 
     Args:
         run: The recipe.
-        processes: Processes on this machine that train together, each with its share of every
-            batch. Leave it out under torchrun, which says so itself.
-        max_restarts: How often the processes are started again from the last checkpoint when one
-            of them fails.
+        processes: Number of processes on this machine that train together, each with its share of
+            every batch. Leave it out under torchrun, which starts the processes itself.
+        max_restarts: How often all processes are started again from the last checkpoint after one
+            of them failed. Only with --processes.
     """
     if processes == 1:
         _train_rank(run)
@@ -88,7 +88,7 @@ def _train_rank(run: Run) -> None:
 
 @contextmanager
 def _sigterm_ends_well() -> Iterator[None]:
-    """SIGTERM, with which schedulers end a job, is no failure: a checkpoint has been written."""
+    """End normally on SIGTERM, with which schedulers stop a job: a checkpoint has been written."""
     try:
         yield
     except Interrupted as stop:

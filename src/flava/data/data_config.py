@@ -62,8 +62,8 @@ class DataConfig:
     """Mask patches and tokens of pairs, and exchange some of their texts. Otherwise pairs are
     whole, all of them match, and the contrastive loss is their only one."""
     crops: CropConfig | None = None
-    """DINO's crops. If they are set, each image of images is cut into them instead of one masked
-    crop."""
+    """DINO's crops. If they are set, each image without text is cut into these crops instead of a
+    single masked one."""
     patch_mask_fraction: Fraction = 75 / 196
     """Largest share of an image's patches that is masked (BEiT: 75 of 196)."""
     mask_probability: Fraction = 0.15

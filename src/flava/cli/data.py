@@ -88,7 +88,7 @@ class ShowStats:
     """Folders that flava data build wrote, or folders that contain such folders, such as
     data/pmd."""
     html: Path | None = None
-    """An HTML page to write, with histograms and samples."""
+    """An HTML page to write, with histograms, samples and licences."""
     processes: int | None = None
     """Number of processes on this machine. By default the number of its cores."""
 

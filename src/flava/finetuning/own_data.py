@@ -1,5 +1,5 @@
-"""What `flava finetune` and `flava probe` share: the user's model and labelled data are loaded and
-checked, and the finished classifier is evaluated and saved."""
+"""Shared by `flava finetune` and `flava probe`: loads and checks the user's model and labelled
+data, evaluates the finished classifier and saves it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

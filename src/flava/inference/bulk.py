@@ -1,6 +1,6 @@
 """Embeds, classifies or matches any number of rows into one table, in bounded memory.
 
-A command that was interrupted goes on where it was when it is run again.
+A command that was interrupted continues where it stopped when it is run again.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""A frozen model applied to prepared inputs: the one way in which features are computed.
+"""Applies a frozen model to prepared inputs: the one way in which features are computed.
 
 `Pretrained` computes through it what users ask for, and so do the evaluation, the suite, the
 validators of a run and the classifiers of one's own data.

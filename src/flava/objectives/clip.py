@@ -1,4 +1,4 @@
-"""CLIP's objective: which text belongs to which image, and which image to which text.
+"""CLIP's contrastive objective: find the text of each image, and the image of each text.
 
 Radford et al. 2021, figure 3.
 """

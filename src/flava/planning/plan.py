@@ -1,4 +1,4 @@
-"""`plan`: the memory, operations, messages and days that a run takes on given GPUs."""
+"""`plan`: estimates the memory, operations, communication and days of a run on given GPUs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass

@@ -91,8 +91,8 @@ class BuildConfig:
     source: str
     """The name of the source; flava data sources lists all names."""
     annotations: tuple[Path, ...]
-    """The source's files of captions, texts or labels, in the order in which they are read; flava
-    data sources names them."""
+    """The files of the source, as flava data sources names them, in the order in which they are
+    read."""
     output: Path
     """The folder to write the shards to."""
     images: Path | None = None

@@ -1,4 +1,4 @@
-"""The images of rows: found, checked, cropped, made smaller, and hashed."""
+"""The images of rows: finds, checks, crops, downsizes and hashes them."""
 
 import io
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Recipes of one modality: MIM, MLM, RoBERTa's and BEiT's pretraining, and the dVAE's training.
+"""Recipes that train on one modality: MIM, MLM, RoBERTa's and BEiT's pretraining, and the dVAE.
 
 Sources: "FLAVA" is Singh et al. 2022; "Table A.1" its supplement's.
 """

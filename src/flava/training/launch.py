@@ -1,4 +1,4 @@
-"""Start the ranks of a run on this machine, and stop a run between two steps."""
+"""Starts the ranks of a run on this machine, and stops a run between two steps."""
 
 import ctypes
 import logging

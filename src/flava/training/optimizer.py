@@ -36,7 +36,7 @@ class OptimizerConfig:
     """Weight decay at the end of the run, to which it changes along half a cosine. None: it stays
     constant."""
     max_grad_norm: PositiveFloat = math.inf
-    """Gradients with a larger norm are scaled down to this one. By default nothing is clipped, as
+    """Gradients with a larger norm are scaled down to this one. With inf nothing is clipped:
     neither the paper nor the released trainer clips."""
     clip_each: bool = False
     """Apply max_grad_norm to the gradient of each parameter by itself, as DINO does, and not to the

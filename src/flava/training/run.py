@@ -1,4 +1,4 @@
-"""The configuration of a pretraining run: recipes return it, options change it."""
+"""The configuration of a pretraining run: recipes return it, and command-line options change it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +26,8 @@ class Run(TrainerConfig):
     data: DataConfig
     """What data is read, and how it is mixed, transformed and masked."""
     init: InitConfig = field(default_factory=InitConfig)
-    """Where parts of the model get their initial weights from. It has no effect on a resumed
-    run."""
+    """Where parts of the model get their initial weights from. It is not read again when a
+    run is resumed."""
     validator: Validator = Validator.NONE
     """How the best checkpoint is chosen: by zero-shot accuracy on ImageNet-1k (imagenet) or on the
     embedded corpus (embedded), by retrieval (pairs) or the loss of masked modelling (loss) on the

@@ -1,4 +1,4 @@
-"""The training loop. It knows no method: an objective turns a batch into named losses."""
+"""The training loop, which is the same for all methods: an objective computes the named losses."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -222,7 +222,7 @@ def _check_shards(action: CheckShards) -> None:
         more = len(mistakes) - SHOWN_MISTAKES
         shown = [*mistakes[:SHOWN_MISTAKES], *([f"and {more} more"] if more > 0 else [])]
         raise ValueError("\n  ".join(["the shards are damaged; build them again:", *shown]))
-    print("all shards are as their manifests tell")
+    print("all shards match their manifests")
 
 
 def _show_stats(action: ShowStats) -> None:

@@ -60,7 +60,7 @@ def _launch_errors(processes: int, max_restarts: int) -> list[str]:
         found.append(f"max_restarts is {max_restarts}: use 0 or more")
     if is_rank():
         found.append(
-            f"processes is {processes}, but torchrun has started this one as one of its own: leave "
+            f"processes is {processes}, but torchrun has started this process as one of several: leave "
             "--processes out"
         )
     return found
@@ -70,7 +70,7 @@ def _train_in_child(run: Run) -> None:
     """Train in a process that `launch` started; it reports errors as the command itself does."""
     try:
         status = exit_status_of(lambda: _train_rank(run))
-    except Exception:  # unexpected: the launcher only tells that the process ended, not why
+    except Exception:  # unexpected: the launcher only reports that the process ended, not why
         traceback.print_exc()
         status = 1
     if status:

@@ -108,7 +108,7 @@ def finetune(config: FinetuneConfig) -> str:
     validations = math.ceil(run.max_steps / run.validate_every)
     note = (
         f"The checkpoint is that of step {step:,}, the best of {validations} validations on these "
-        "very samples: the figures flatter it a little."
+        "very samples: the figures are slightly too good."
     )
     summary = evaluate_and_save(
         classifier,

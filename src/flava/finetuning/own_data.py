@@ -165,7 +165,7 @@ def evaluate_and_save(
     Args:
         method: "finetune" or "probe".
         notes: Sentences for the report.
-        settings: What the report tells of how the classifier was made.
+        settings: How the classifier was made, for the report.
 
     Returns:
         A summary in one line.

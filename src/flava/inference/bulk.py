@@ -99,7 +99,7 @@ def _compute_rows(
     output.
 
     Args:
-        about: what has to be equal for a call to go on with an output; the source is added.
+        about: what has to be equal for a call to continue an output; the source is added.
         notes: further facts that are written together with ``about`` into Parquet and beside
             .npy.
 
@@ -246,7 +246,7 @@ def embed_rows(
 
 
 def _resume_key(command: str, pretrained: Pretrained) -> dict[str, str]:
-    """What has to be equal for a command to go on with an output that was begun."""
+    """What has to be equal for a command to continue an unfinished output."""
     return {
         "command": command,
         "model": pretrained.identity,

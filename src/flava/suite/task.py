@@ -22,7 +22,7 @@ class Settings:
     data_root: Path
     """The folder that holds a folder for each data set."""
     cache: Path
-    """Folder for features, extracted text and fine-tuned runs, so that nothing is computed twice."""
+    """Folder for features, extracted text and fine-tuned runs, to compute nothing twice."""
     few: int | None = None
     """Number of samples of each split to use, drawn by the seed. By default all."""
     seed: int = 0

@@ -124,7 +124,7 @@ class Trainer:
         if self.stop_signals.stop_by and self.step < self.run.max_steps:
             raise Interrupted(
                 f"stopped after {self.step} of {self.run.max_steps} steps; the checkpoint is in "
-                f"{self.checkpoints / 'last'}. To go on, run the same command with --resume",
+                f"{self.checkpoints / 'last'}. To continue, run the same command with --resume",
                 self.stop_signals.stop_by,
             )
 

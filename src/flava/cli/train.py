@@ -60,8 +60,8 @@ def _launch_errors(processes: int, max_restarts: int) -> list[str]:
         found.append(f"max_restarts is {max_restarts}: use 0 or more")
     if is_rank():
         found.append(
-            f"processes is {processes}, but torchrun has started this process as one of several: leave "
-            "--processes out"
+            f"processes is {processes}, but torchrun has started this process as one of several: "
+            "leave --processes out"
         )
     return found
 

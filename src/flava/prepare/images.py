@@ -1,4 +1,4 @@
-"""The images of rows: finds, checks, crops, downsizes and hashes them."""
+"""Finds, checks, crops, downsizes and hashes the images of rows."""
 
 import io
 from dataclasses import dataclass

@@ -72,13 +72,13 @@ class DataConfig:
     """In the texts of pairs, select whole words (TorchMultimodal). Texts without images are always
     masked token by token."""
     pair_max_length: Annotated[int, Field(ge=3)] = 77
-    """Most tokens of a pair's text, [CLS] and [SEP] included; longer texts are cut off."""
+    """Most tokens of a pair's text, [CLS] and [SEP] included; longer texts are truncated."""
     text_max_length: Annotated[int, Field(ge=3)] = 512
     """Most tokens of a text without image, [CLS] and [SEP] included."""
     pack_sentences: bool = False
     """Fill each sample with as many consecutive sentences of the texts without images as
-    text_max_length allows (RoBERTa's FULL-SENTENCES). Otherwise a sample is one text, cut to this
-    length."""
+    text_max_length allows (RoBERTa's FULL-SENTENCES). Otherwise a sample is one text, truncated to
+    this length."""
     mismatch_probability: Fraction = 0.1
     """Probability that the text of a pair is replaced by another text of the batch
     (TorchMultimodal)."""

@@ -33,8 +33,8 @@ from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 class FinetuneConfig(LabelledConfig):
     """Settings of fine-tuning; the defaults suit hundreds to thousands of samples.
 
-    The paper's for SNLI-VE and Hateful Memes are 24,000 steps of 256 samples, of which 2,000 are
-    warm-up, at a learning rate of 1e-5 with a weight decay of 1e-2.
+    The paper's settings for SNLI-VE and Hateful Memes are 24,000 steps of 256 samples, of which
+    2,000 are warm-up, at a learning rate of 1e-5 with a weight decay of 1e-2.
     """
 
     epochs: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 10.0

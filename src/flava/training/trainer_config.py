@@ -76,7 +76,7 @@ class TrainerConfig:
     checkpoint_every: PositiveInt = 200
     """Steps between two checkpoints; one is written at the end and on Ctrl-C in any case."""
     keep_last: PositiveInt = 1
-    """Number of last checkpoints to keep; the best one is kept in any case."""
+    """Number of most recent checkpoints to keep; the best one is kept in any case."""
     parallel: Parallel = Parallel.DDP
     """How several ranks share the model: ddp (each has all of it), fsdp (each has a part of every
     weight) or hybrid (parts within a machine, copies over machines)."""

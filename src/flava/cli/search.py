@@ -57,7 +57,7 @@ class QueryIndex:
     html: Path | None = None
     """An HTML page to write, which shows the results with their images."""
     model: str | None = None
-    """The model that the index was made with, if it has been moved since then."""
+    """Where the model comes from, if it has been moved since the index was made."""
     device: str = "auto"
     """A device of PyTorch, such as cpu or cuda:0. "auto" uses a GPU if there is one."""
 

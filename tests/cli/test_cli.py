@@ -78,11 +78,11 @@ def test_the_help_of_a_recipe_shows_its_fields_with_meaning_and_default(flava):
     assert shown.status == 0
     assert run.data.pairs is not None
     for expected in (
-        "--output-dir PATH Folder that the run writes to",
+        "--output-dir PATH Folder for the checkpoints, the metrics and the report of the run",
         "(default: runs/flava-tiny)",
-        "--max-steps INT Steps of the optimizer to train for",
-        "--seed INT Decides the initial weights",
-        "--resume, --no-resume Go on from the last checkpoint",
+        "--max-steps INT Number of optimizer steps to train for",
+        "--seed INT Random seed of the initial weights",
+        "--resume, --no-resume Continue from the last checkpoint",
         "--precision {bf16,fp32}",
         "--init.codebook",
         "--init.image",

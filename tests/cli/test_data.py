@@ -35,7 +35,7 @@ def test_build_and_check(flava: Command, tmp_path: Path) -> None:
     assert captions(config.output) == [f"picture number {n}" for n in range(12)]
     checked = flava("data", "check", config.output, "--processes", 1)
     assert checked.status == 0
-    assert "all shards are as their manifests tell" in checked.out
+    assert "all shards match their manifests" in checked.out
     (config.output / "cc12m-000000.tar").unlink()
     damaged = flava("data", "check", config.output, "--processes", 1)
     assert damaged.status == 1

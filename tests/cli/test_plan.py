@@ -30,4 +30,4 @@ def test_what_does_not_fit_is_shown_and_refused(flava: Command) -> None:
     ended = flava("plan", "mlm", "--gpus", 1, "--gpu", "l40s", "--accumulate", 2)
     assert ended.status == 1
     assert "activations, GB" in ended.out
-    assert "an update of text takes" in ended.error
+    assert "a step of text takes" in ended.error

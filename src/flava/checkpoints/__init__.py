@@ -1,1 +1,1 @@
-"""Checkpoints in the layouts of everybody who publishes them, to and from ours."""
+"""Checkpoints: published models in the layouts of other libraries, converted to ours and back."""

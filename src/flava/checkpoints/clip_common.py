@@ -1,4 +1,4 @@
-"""What both layouts of CLIP share: building a `Clip` and loading published weights into it."""
+"""Shared by both layouts of CLIP: builds a `Clip` and loads published weights into it."""
 
 from collections.abc import Collection
 

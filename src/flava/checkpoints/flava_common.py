@@ -1,4 +1,4 @@
-"""What both layouts of a whole FLAVA share: reading its geometry, building it, exporting it."""
+"""Shared by both layouts of a whole FLAVA: reads its geometry, builds it and exports it."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What every checkpoint layout consists of, and how key mappings fill and export a model.
+"""Defines what a checkpoint layout is, and how its key mappings fill and export a model.
 
 A key mapping is a list of regular expressions that turn the key of a parameter of ours into the
 key of a published state dict. It serves both directions. Two things differ everywhere: we hold

@@ -1,4 +1,4 @@
-"""Our own layout, written by the trainer, `flava convert --to flava` and the fine-tuner.
+"""The checkpoint layout of this package: the trainer, the fine-tuner and `flava convert` write it.
 
 ``config.json`` holds the configuration under "model", by which the layout is recognised, and the
 parts that the weights lack; ``model.safetensors`` holds the state dict as it is.

@@ -1,4 +1,4 @@
-"""Any published checkpoint becomes a model: read it, recognise its layout, build the model."""
+"""Turns a published checkpoint into a model: reads it, recognises its layout, builds the model."""
 
 from pathlib import Path
 

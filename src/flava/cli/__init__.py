@@ -20,7 +20,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 import tyro
 
 COMMANDS = {
-    "train": ("train", "Train a recipe, or go on with an interrupted run (--resume)."),
+    "train": ("train", "Train a recipe, or continue an interrupted run (--resume)."),
     "recipes": (
         "recipes",
         "List the recipes of flava train, or show one of them with all of its fields.",
@@ -43,7 +43,7 @@ COMMANDS = {
     ),
     "data": (
         "data",
-        "Build the paper's data, or one's own, into shards that train; check and describe them.",
+        "Build shards for training from the paper's data or your own; check and describe shards.",
     ),
     "convert": (
         "convert",
@@ -66,15 +66,15 @@ COMMANDS = {
     ),
     "finetune": (
         "finetune",
-        "Train a classifier of your own images, texts or pairs, on top of a model.",
+        "Train a classifier of your own images, texts or pairs, starting from a pretrained model.",
     ),
     "probe": (
         "finetune",
-        "Fit a linear classifier on a model's frozen features of your own images, texts or pairs.",
+        "Fit a linear classifier to a frozen model's features of your own images, texts or pairs.",
     ),
     "predict": (
         "finetune",
-        "Classify images, texts or pairs with what `flava finetune` or `flava probe` made.",
+        "Classify images, texts or pairs with a classifier of `flava finetune` or `flava probe`.",
     ),
 }
 """Command -> its module and the first sentence of its help, in the order of `flava --help`."""

@@ -1,7 +1,7 @@
 """`flava data`: builds shards from published data sets or users' own data, and inspects them.
 
-Whatever needs PyTorch is imported where it is used: without it a build starts in a tenth of the
-time.
+Modules that need PyTorch are imported where they are used: without it a build starts in a tenth of
+the time.
 """
 
 import sys
@@ -32,76 +32,80 @@ an environment. Its keep_ratio makes the shorter side --image_size."""
 
 @dataclass(frozen=True, kw_only=True)
 class ShowSources:
-    """Show the sources: their files, images, counts in the paper, and licences."""
+    """List the sources, with their files, images, numbers of pairs in the paper, and licences."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildShards(BuildConfig):
-    """Build shards of a source from its files as they are published.
+    """Build shards of a source from its published files.
 
-    A command that was interrupted or killed goes on where it was when it is run again. Rows that
+    If the command is interrupted or killed, run it again: it continues where it stopped. Rows that
     are left out are counted in OUTPUT/manifest.json, by reason and with examples.
     """
 
     source: tyro.conf.Positional[str]
-    """The name of the source; flava data sources lists all."""
+    """The name of the source; flava data sources lists all names."""
     processes: int | None = None
-    """The number of processes on this machine; if not set, that of its cores."""
+    """Number of processes on this machine. By default the number of its cores."""
     cluster: str | None = None
-    """The address of a Ray cluster whose processes are used instead ("auto" on one of its
-    machines). All paths must be the same on all of them."""
+    """The address of a Ray cluster that does the work instead of processes on this machine; "auto"
+    if this is one of its machines. All paths must be the same on all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListUrls:
-    """List the images that img2dataset is to fetch: those whose caption passes the filters."""
+    """Write the URLs of the images to download with img2dataset: those whose caption passes the
+    filters."""
 
     source: tyro.conf.Positional[str]
-    """The name of the source; flava data sources lists all."""
+    """The name of the source; flava data sources lists all names."""
     annotations: tuple[Path, ...]
-    """The source's files."""
+    """The files of the source, as flava data sources names them."""
     output: Path
     """The Parquet file to write."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     processes: int | None = None
-    """As for flava data build."""
+    """Number of processes on this machine. By default the number of its cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckShards:
-    """Read all of the shards, and compare them with their manifests."""
+    """Read all shards, and compare them with their manifests."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that flava data build wrote, or folders of such folders (data/pmd)."""
+    """Folders that flava data build wrote, or folders that contain such folders, such as
+    data/pmd."""
     processes: int | None = None
-    """As for flava data build."""
+    """Number of processes on this machine. By default the number of its cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowStats:
-    """Describe shards: pairs, images, lengths, languages, sizes, licences, beside the paper's."""
+    """Describe shards: samples, images, lengths, languages and sizes, next to the paper's
+    numbers."""
 
     shards: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders that flava data build wrote, or folders of such folders (data/pmd)."""
+    """Folders that flava data build wrote, or folders that contain such folders, such as
+    data/pmd."""
     html: Path | None = None
-    """An HTML page to write, with histograms and samples."""
+    """An HTML page to write, with histograms, samples and licences."""
     processes: int | None = None
-    """As for flava data build."""
+    """Number of processes on this machine. By default the number of its cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizeShards:
-    """Write shards again with the codes of a codebook in them, so that training need not compute
-    them: flava train NAME --data.image.stored-codes NAME_OF_THE_CODES. They are of whole images."""
+    """Write shards again with the codes of whole images in them, so that training need not compute
+    them. Train with --data.image.stored-codes and the name that this command prints."""
 
     shards: tyro.conf.Positional[tuple[str, ...]]
-    """Tars, as training takes them: paths, globs and braces."""
+    """Tars: paths, which may have globs and braces, as for training."""
     codebook: str
-    """A run, a checkpoint, a hub id, or shipped:codebook-tiny."""
+    """The codebook: a run, a checkpoint, a hub id, or shipped:codebook-tiny."""
     output: Path
-    """The folder for the new shards."""
+    """The folder to write the new shards to."""
     codebook_size: int = 112
-    """Pixels a side that the codebook sees: image_size / patch_size * 8."""
+    """Height and width in pixels of the codebook's input: image_size / patch_size * 8."""
 
 
 DataCommand = (
@@ -115,7 +119,7 @@ DataCommand = (
 
 
 def data(action: Annotated[DataCommand, tyro.conf.arg(name="")]) -> None:
-    """Build the paper's data, or one's own, into shards that train; check and describe them."""
+    """Build shards for training from the paper's data or your own; check and describe shards."""
     match action:
         case ShowSources():
             print(_listing())
@@ -218,7 +222,7 @@ def _check_shards(action: CheckShards) -> None:
         more = len(mistakes) - SHOWN_MISTAKES
         shown = [*mistakes[:SHOWN_MISTAKES], *([f"and {more} more"] if more > 0 else [])]
         raise ValueError("\n  ".join(["the shards are damaged; build them again:", *shown]))
-    print("all shards are as their manifests tell")
+    print("all shards match their manifests")
 
 
 def _show_stats(action: ShowStats) -> None:

@@ -1,4 +1,5 @@
-"""`flava embed`, `flava classify` and `flava match`: results of a model for many rows."""
+"""`flava embed`, `flava classify` and `flava match`: apply a model to many images, texts or
+pairs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,8 +44,8 @@ def embed(
     """Write the embedding of every image, text or pair to a file.
 
     Rows that cannot be used are skipped, and named in NAME.skipped.jsonl beside the output. If the
-    command is interrupted or killed, run it again: it goes on where it was. Images of a folder are
-    sorted by path; all other rows keep their order.
+    command is interrupted or killed, run it again: it continues where it stopped. Images of a
+    folder are sorted by path; all other rows keep their order.
 
     Args:
         model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
@@ -53,12 +54,13 @@ def embed(
             with the names of the rows in NAME.rows.jsonl beside it.
         images: A folder of images, tars ('data/*.tar'), or a table (CSV, TSV, JSON lines, Parquet)
             with a column image, path or file. Embeddings are unit vectors of the contrastive space.
-        texts: A file with one text per line, tars, or a table with a column text or caption.
-            Embeddings are unit vectors of the same space.
-        pairs: A table with both columns, or tars. Embeddings are the multimodal [CLS] states.
+        texts: A file with one text per line, tars, or a table with a column text, caption,
+            captions, content or maintext. Embeddings are unit vectors of the same space.
+        pairs: A table with a column for images and one for texts, as above, or tars. Embeddings are
+            the multimodal [CLS] states.
         batch_size: Number of rows in a batch.
-        device: A device as torch names it. "auto" uses a GPU if there is one.
-        precision: Number format of matrix products. int8 is for CPUs.
+        device: A device of PyTorch, such as cpu or cuda:0. "auto" uses a GPU if there is one.
+        precision: Number format of matrix products. int8 is for CPUs only.
     """
     source = one_source(images, texts, pairs)
     check_output(output, EMBEDDING_FORMATS)
@@ -79,7 +81,8 @@ def classify(
 ) -> None:
     """Classify images into classes that are given by name, without training (zero-shot).
 
-    Skips rows and resumes as flava embed does.
+    Rows that cannot be used are skipped, and named in NAME.skipped.jsonl beside the output. If the
+    command is interrupted or killed, run it again: it continues where it stopped.
 
     Args:
         model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
@@ -91,8 +94,8 @@ def classify(
         templates: A file with one prompt per line, with {} in place of the class.
         top: Number of classes to give for each image, most probable first.
         batch_size: Number of images in a batch.
-        device: A device as torch names it. "auto" uses a GPU if there is one.
-        precision: Number format of matrix products. int8 is for CPUs.
+        device: A device of PyTorch, such as cpu or cuda:0. "auto" uses a GPU if there is one.
+        precision: Number format of matrix products. int8 is for CPUs only.
     """
     if top < 1:
         raise ValueError(f"--top is {top}: use at least 1")
@@ -116,18 +119,20 @@ def match(
 ) -> None:
     """Compute how well each image and its text match.
 
-    Skips rows and resumes as flava embed does.
+    Rows that cannot be used are skipped, and named in NAME.skipped.jsonl beside the output. If the
+    command is interrupted or killed, run it again: it continues where it stopped.
 
     Args:
         model: Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or
             a file of weights.
         pairs: A table (CSV, TSV, JSON lines, Parquet) with a column image, path or file and a
-            column text or caption, or tars. Paths are relative to the table's folder.
+            column text, caption, captions, content or maintext; or tars. Paths are relative to the
+            table's folder.
         output: The file to write: .csv, .parquet or .jsonl, with the cosine in the contrastive
             space and the probability of the matching head. Without it, the first rows are shown.
         batch_size: Number of pairs in a batch.
-        device: A device as torch names it. "auto" uses a GPU if there is one.
-        precision: Number format of matrix products. int8 is for CPUs.
+        device: A device of PyTorch, such as cpu or cuda:0. "auto" uses a GPU if there is one.
+        precision: Number format of matrix products. int8 is for CPUs only.
     """
     source = open_source(InputKind.PAIRS, pairs)
     if output is not None:

@@ -1,4 +1,4 @@
-"""`flava fill-mask` and `flava reconstruct`: predicts masked tokens and masked patches."""
+"""`flava fill-mask` and `flava reconstruct`: predict masked tokens and masked patches."""
 
 from pathlib import Path
 from typing import Annotated

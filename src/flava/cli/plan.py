@@ -31,10 +31,10 @@ def plan(
 
     Args:
         run: The recipe.
-        gpus: How many GPUs.
-        gpu: Which GPUs: a100-40gb, a100, h100, h200 or l40s.
-        utilisation: Share of their peak speed that the GPUs reach. If a similar run exists, "mfu"
-            in its metrics tells it.
+        gpus: Number of GPUs.
+        gpu: Type of the GPUs: a100-40gb, a100, h100, h200 or l40s.
+        utilisation: Share of their peak speed that the GPUs reach. The metrics of a similar run
+            show it as "mfu".
         output: Also write all figures to this file, as JSON.
     """
     estimate = plan_run(run, Hardware(gpus=gpus, gpu=gpu, utilisation=utilisation))

@@ -15,15 +15,15 @@ from flava.training.run import RUN, Run
 
 @dataclass(frozen=True, kw_only=True)
 class List:
-    """Show all recipes: what each trains, on what, and from what it starts."""
+    """List all recipes: what each trains, on which data, and from which weights it starts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Show every field of a recipe's run, as JSON."""
+    """Show all fields of a recipe as JSON."""
 
     name: tyro.conf.Positional[str]
-    """The recipe's name."""
+    """The name of the recipe."""
 
 
 Action = (
@@ -60,7 +60,7 @@ def _recipe_table() -> Table:
     table = Table(title="Recipes of flava train", title_style="")
     for heading in ("recipe", "trains", "on", "from"):
         table.add_column(heading, overflow="fold")
-    for heading in ("updates", "column"):
+    for heading in ("steps", "column"):
         table.add_column(heading, justify="right")
     for name, recipe in RECIPES.items():
         run = recipe()

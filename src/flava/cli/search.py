@@ -1,4 +1,4 @@
-"""`flava search index` and `flava search query`: finds images and texts by text or image."""
+"""`flava search index` and `flava search query`: find images and texts by text or image."""
 
 import time
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from flava.reports.search_page import results_page
 
 @dataclass(frozen=True, kw_only=True)
 class BuildIndex:
-    """Index images or texts, once, for flava search query."""
+    """Make an index of images or texts, which flava search query then searches."""
 
     output: Path
     """The folder to write the index to."""
@@ -27,22 +27,24 @@ class BuildIndex:
     """Where the model comes from: an id on the Hugging Face hub, a folder (also a run's) or a file
     of weights. Not needed with --embeddings."""
     images: str | None = None
-    """A folder of images, tars, or a table, as for flava embed."""
+    """A folder of images, tars ('data/*.tar'), or a table (CSV, TSV, JSON lines, Parquet) with a
+    column image, path or file."""
     texts: str | None = None
-    """A file with one text per line, tars, or a table, as for flava embed."""
+    """A file with one text per line, tars, or a table with a column text, caption, captions,
+    content or maintext."""
     embeddings: Path | None = None
-    """A Parquet file that flava embed wrote, instead of --images or --texts."""
+    """A Parquet file that flava embed wrote, to be indexed instead of --images or --texts."""
     batch_size: int = BATCH_SIZE
     """Number of rows in a batch."""
     device: str = "auto"
-    """A device as torch names it. "auto" uses a GPU if there is one."""
+    """A device of PyTorch, such as cpu or cuda:0. "auto" uses a GPU if there is one."""
     precision: PrecisionOption = InferencePrecision.FP32
-    """Number format of matrix products. int8 is for CPUs."""
+    """Number format of matrix products. int8 is for CPUs only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryIndex:
-    """Find the images or texts that are most similar to a text or to an image."""
+    """Find the images or texts of an index that are most similar to a text or an image."""
 
     index: tyro.conf.Positional[Path]
     """The folder of the index."""
@@ -51,13 +53,13 @@ class QueryIndex:
     image: Path | None = None
     """The image to search for, instead of --text."""
     top: int = 10
-    """Number of results."""
+    """Number of results to show."""
     html: Path | None = None
-    """A page to write that shows the results with their images."""
+    """An HTML page to write, which shows the results with their images."""
     model: str | None = None
-    """Where the model comes from, if it is no longer where it was when the index was made."""
+    """Where the model comes from, if it has been moved since the index was made."""
     device: str = "auto"
-    """A device as torch names it. "auto" uses a GPU if there is one."""
+    """A device of PyTorch, such as cpu or cuda:0. "auto" uses a GPU if there is one."""
 
 
 SearchAction = (

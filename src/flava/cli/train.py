@@ -1,4 +1,4 @@
-"""`flava train`: trains a recipe, any field of which may be changed on the command line."""
+"""`flava train`: trains a recipe; every field of it can be changed on the command line."""
 
 import signal
 import sys
@@ -18,7 +18,7 @@ from flava.training.launch import Interrupted, is_rank, launch
 from flava.training.run import Run
 
 SHOWN_AS = (tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
-"""How options are shown: unions keep the recipe's choice, and enums are written as in run.json."""
+"""For tyro: a union keeps the type that the recipe chose, and enums are written as in run.json."""
 
 
 def recipe_choice() -> Any:
@@ -33,14 +33,14 @@ def recipe_choice() -> Any:
 
 
 def train(run: Run, processes: int = 1, max_restarts: int = 0) -> None:
-    """Train a recipe, or go on with an interrupted run (--resume).
+    """Train a recipe, or continue an interrupted run (--resume).
 
     Args:
         run: The recipe.
-        processes: Processes on this machine that train together, each with its share of every
-            batch. Leave it out under torchrun, which says so itself.
-        max_restarts: How often the processes are started again from the last checkpoint when one
-            of them fails.
+        processes: Number of processes on this machine that train together, each with its share of
+            every batch. Leave it out under torchrun, which starts the processes itself.
+        max_restarts: How often all processes are started again from the last checkpoint after one
+            of them failed. Only with --processes.
     """
     if processes == 1:
         _train_rank(run)
@@ -60,8 +60,8 @@ def _launch_errors(processes: int, max_restarts: int) -> list[str]:
         found.append(f"max_restarts is {max_restarts}: use 0 or more")
     if is_rank():
         found.append(
-            f"processes is {processes}, but torchrun has started this one as one of its own: leave "
-            "--processes out"
+            f"processes is {processes}, but torchrun has started this process as one of several: "
+            "leave --processes out"
         )
     return found
 
@@ -70,7 +70,7 @@ def _train_in_child(run: Run) -> None:
     """Train in a process that `launch` started; it reports errors as the command itself does."""
     try:
         status = exit_status_of(lambda: _train_rank(run))
-    except Exception:  # unexpected: the launcher only tells that the process ended, not why
+    except Exception:  # unexpected: the launcher only reports that the process ended, not why
         traceback.print_exc()
         status = 1
     if status:
@@ -88,7 +88,7 @@ def _train_rank(run: Run) -> None:
 
 @contextmanager
 def _sigterm_ends_well() -> Iterator[None]:
-    """SIGTERM, with which schedulers end a job, is no failure: a checkpoint has been written."""
+    """End normally on SIGTERM, with which schedulers stop a job: a checkpoint has been written."""
     try:
         yield
     except Interrupted as stop:

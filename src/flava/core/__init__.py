@@ -1,1 +1,1 @@
-"""What every floor above may use: batches, ranks, files, processes, progress, precision."""
+"""Tools that the other packages use: batches, ranks, files, processes, progress, precision."""

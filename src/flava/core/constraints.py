@@ -1,4 +1,4 @@
-"""Checks of configurations: ranges that stand in the types of fields, and what spans several.
+"""Checks configurations: the range of each field, which its type states, and rules across fields.
 
 A field's range is an annotation such as `pydantic.PositiveInt` or `Annotated[int, Field(ge=3)]`.
 pydantic checks these when it reads a file, but not when code or the command line makes a dataclass:

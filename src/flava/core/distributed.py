@@ -141,7 +141,7 @@ def process_group(timeout: int) -> Iterator[None]:
         missing = _format_ranks(_unresponsive_ranks(store)) if store else "another rank"
         raise ConnectionError(
             f"rank {rank_from_environment()}: {missing} ended, or gave no answer within the "
-            f"timeout of {timeout} s: what it said is above ({_first_line(error)})"
+            f"timeout of {timeout} s: its message is above ({_first_line(error)})"
         ) from error
     dist.destroy_process_group()
 

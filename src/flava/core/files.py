@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, and readable errors about them."""
+"""Writes files and folders whole or not at all, and makes errors about them readable."""
 
 import io
 import shutil

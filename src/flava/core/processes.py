@@ -1,4 +1,4 @@
-"""Work in several processes, which end when the process that started them ends."""
+"""Runs work in several processes, which end when the process that started them ends."""
 
 import ctypes
 import multiprocessing

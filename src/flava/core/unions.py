@@ -1,4 +1,4 @@
-"""Fields that hold one of several dataclasses: JSON tells which one under "kind"."""
+"""Configuration fields that hold one of several dataclasses; in JSON, "kind" names which one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

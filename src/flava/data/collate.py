@@ -1,4 +1,4 @@
-"""Raw samples decoded and put together into batches: a collator for each kind of batch.
+"""Decodes raw samples and puts them together into batches: a collator for each kind of batch.
 
 ``BatchBuilder`` is what the workers call; `flava.data` explains how a batch is made.
 """

@@ -1,4 +1,5 @@
-"""What a run trains on: its sources, how they are mixed, and how samples are cut and masked."""
+"""The data settings of a run: its sources and their mixture, and how samples are cropped, cut and
+masked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -26,62 +27,67 @@ def _no_remedy(_shards: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig:
-    """One source of data: where it is, and how often and in how large batches it is read."""
+    """One source of data: where it is, how often it is used, and its batch size."""
 
     shards: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Paths, globs and brace expansions; URLs as "https://host/{000..999}.tar" or "s3://..."; or
-    "embedded:pairs/noto-train.tar"."""
+    """Paths, which may have globs and braces; URLs such as "https://host/{000..999}.tar" or
+    "s3://..."; or "embedded:pairs/noto-train.tar" for the corpus that comes with this package."""
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """Share of the updates whose batch comes from this source, relative to the others' weights; 0
-    leaves it out."""
+    """Share of the steps whose batch comes from this source, relative to the weights of the other
+    sources. 0 leaves the source out."""
     batch_size: PositiveInt
     """Samples in a batch, of all ranks together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What a run trains on, and how it is masked. FLAVA's weights are 0.70, 0.15 and 0.15."""
+    """The data of a run, and how it is masked. FLAVA weighs pairs, images and text 0.70, 0.15,
+    0.15."""
 
     pairs: SourceConfig | None = None
     """Images with texts: tars of WebDataset samples."""
     images: SourceConfig | None = None
-    """Images alone: tars or folders; of pairs their images."""
+    """Images without texts: tars or folders. Of shards of pairs, the images are used."""
     text: SourceConfig | None = None
-    """Texts alone: JSON lines with a "text" field, or plain text with a text a line; of pairs their
-    captions."""
+    """Texts without images: JSON lines with a "text" field, or plain text with one text per line.
+    Of shards of pairs, the captions are used."""
     root: str = "data"
-    """The folder that "root:" in shards stands for: of the paper's data, as flava data build writes
-    it. May be a URL."""
+    """The folder, or a URL, that "root:" in shards stands for: there the recipes of the paper look
+    for the shards that flava data build writes."""
     image: ImageTransformConfig = field(default_factory=ImageTransformConfig)
-    """Crops and sizes."""
+    """Crops, augmentation and sizes of images."""
     vocabulary: Vocabulary = Vocabulary.BERT
-    """Whose tokens texts are cut into."""
+    """Vocabulary that texts are tokenised with: bert (FLAVA's) or clip."""
     mask_pairs: bool = True
-    """Hide patches and tokens of pairs, and exchange some of their texts. If not, pairs are whole
-    and all of them match, and contrast is their only loss."""
+    """Mask patches and tokens of pairs, and exchange some of their texts. Otherwise pairs are
+    whole, all of them match, and the contrastive loss is their only one."""
     crops: CropConfig | None = None
-    """DINO's crops: with them images alone are cut into these, instead of one crop with a mask."""
+    """DINO's crops. If they are set, each image without text is cut into these crops instead of a
+    single masked one."""
     patch_mask_fraction: Fraction = 75 / 196
-    """Largest share of an image's patches that is hidden (BEiT: 75 of 196)."""
+    """Largest share of an image's patches that is masked (BEiT: 75 of 196)."""
     mask_probability: Fraction = 0.15
     """Probability that a token is selected for prediction (BERT)."""
     whole_words: bool = True
-    """In pairs, select whole words (TorchMultimodal); texts alone are masked piece by piece."""
+    """In the texts of pairs, select whole words (TorchMultimodal). Texts without images are always
+    masked token by token."""
     pair_max_length: Annotated[int, Field(ge=3)] = 77
-    """Longest text of a pair in tokens, [CLS] and [SEP] among them; the rest is cut off."""
+    """Most tokens of a pair's text, [CLS] and [SEP] included; longer texts are truncated."""
     text_max_length: Annotated[int, Field(ge=3)] = 512
-    """Longest text alone in tokens."""
+    """Most tokens of a text without image, [CLS] and [SEP] included."""
     pack_sentences: bool = False
-    """Texts alone are packed: each sample holds as many of their sentences, one after another, as
-    text_max_length allows (RoBERTa's FULL-SENTENCES). If not, a sample is a text, cut to it."""
+    """Fill each sample with as many consecutive sentences of the texts without images as
+    text_max_length allows (RoBERTa's FULL-SENTENCES). Otherwise a sample is one text, truncated to
+    this length."""
     mismatch_probability: Fraction = 0.1
-    """Probability that a pair's text is exchanged for another's in its batch (TorchMultimodal)."""
+    """Probability that the text of a pair is replaced by another text of the batch
+    (TorchMultimodal)."""
     workers: NonNegativeInt = 1
-    """Worker processes of each rank for each source; 0 loads in the training process."""
+    """Worker processes of each rank for each source; with 0 the training process loads the data."""
     streams: PositiveInt = 256
-    """Streams that a source too large for memory is read in, on which its order depends. With
-    fewer than ranks times workers, ranks read the same shards. Each keeps a shard open, and may
-    take 1 MiB of memory."""
+    """Number of streams in which a source that does not fit in memory is read; the order of its
+    samples depends on it. With fewer streams than ranks times workers, several ranks read the same
+    shards. Each stream keeps a shard open, and may take 1 MiB of memory."""
 
     @property
     def sources(self) -> dict[str, SourceConfig]:

@@ -142,7 +142,7 @@ def validation_images(given: Sequence[str], root: str) -> LabelledImages:
 
 def _check_whole(folder: Path) -> None:
     """Raises ValueError: shards of `flava data build` are incomplete."""
-    again = "run the same `flava data build` again, which goes on where it ended"
+    again = "run the same `flava data build` again, which continues where it stopped"
     if (folder / UNFINISHED).is_dir():
         raise ValueError(f"{folder} is a build that did not end: {again}")
     if not (folder / MANIFEST).is_file():

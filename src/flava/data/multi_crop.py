@@ -48,15 +48,15 @@ class CropConfig:
     """The crops of an image; the defaults are those of ``main_dino.py``."""
 
     global_size: PositiveInt = 224
-    """Pixels a side of the two global crops."""
+    """Height and width of the two global crops, in pixels."""
     local_size: PositiveInt = 96
-    """Pixels a side of the local crops."""
+    """Height and width of the local crops, in pixels."""
     local_crops: NonNegativeInt = 8
-    """Number of local crops; 0 leaves the global ones alone."""
+    """Number of local crops; with 0 there are only the global ones."""
     global_scale: tuple[float, float] = (0.4, 1.0)
-    """Share of the image's area in a global crop."""
+    """Smallest and largest share of the image's area in a global crop."""
     local_scale: tuple[float, float] = (0.05, 0.4)
-    """Share of the image's area in a local crop."""
+    """Smallest and largest share of the image's area in a local crop."""
 
     def mistakes(self, prefix: str) -> list[str]:
         """Ranges that are none; see `config_errors`."""

@@ -1,4 +1,4 @@
-"""Finding files: paths with braces and globs, the embedded corpus, the images below a folder."""
+"""Finds files: paths with braces and globs, the embedded corpus, the images below a folder."""
 
 import os
 from collections.abc import Iterator

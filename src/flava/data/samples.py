@@ -1,4 +1,4 @@
-"""What raw samples hold: images, codes, captions and texts; whole shards read for evaluation."""
+"""Reads what raw samples hold: images, codes, captions, texts; and whole shards for evaluation."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""RGB images from what data sets hold: files, arrays of uint8, videos."""
+"""RGB images from the forms in which data sets store them: files, arrays of uint8, videos."""
 
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable

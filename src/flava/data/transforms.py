@@ -127,27 +127,30 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTransformConfig:
-    """From an image to ``pixels`` and ``codebook_pixels``."""
+    """How an image is turned into the inputs of the image encoder and of the codebook."""
 
     image_size: PositiveInt = 224
-    """Pixels a side that the image encoder reads."""
+    """Height and width in pixels of the image encoder's input."""
     codebook_size: Annotated[int, Field(gt=0, multiple_of=CODE_PIXELS)] = 112
-    """Pixels a side that the codebook reads: image_size / patch_size * 8."""
+    """Height and width in pixels of the codebook's input: image_size / patch_size * 8, as each code
+    stands for 8 x 8 pixels."""
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Share of the image's area in a training crop (TorchMultimodal's examples/flava: 0.9 to 1)."""
+    """Smallest and largest share of the image's area in a training crop (TorchMultimodal's
+    examples/flava: 0.9 to 1)."""
     flip_probability: Fraction = 0.0
-    """Probability that left and right are exchanged, in both views (BEiT: 0.5)."""
+    """Probability that an image is mirrored, for encoder and codebook alike (BEiT: 0.5)."""
     colour_jitter: Fraction = 0.0
-    """Largest change of brightness, contrast and saturation, in both views (BEiT: 0.4)."""
+    """Largest change of brightness, contrast and saturation, for encoder and codebook alike (BEiT:
+    0.4)."""
     stored_codes: str | None = None
-    """Take codes from the shards, where `flava data tokenize` wrote them under the name that it
-    prints, and not from the codebook at each step. They are of whole images: it asks for
-    crop_scale 1 1, flip_probability 0 and colour_jitter 0."""
+    """Name of the codes in the shards, which `flava data tokenize` wrote and printed. They are used
+    instead of computing codes with the codebook in every step. Since they belong to whole images,
+    crop_scale must be 1 1, and flip_probability and colour_jitter 0."""
     reduced_decoding: bool = False
-    """Decode JPEGs to a half, a quarter or an eighth of their sides, where a crop keeps twice the
-    pixels a side of what it is resized to: two to four times as fast for photos of 1,400 pixels and
-    more, and pixels differ by a level or so. Stored codes are of images decoded in full all the
-    same, and so is what is evaluated."""
+    """Decode a JPEG at a half, a quarter or an eighth of its size if every crop then still has
+    twice the height and width that it is resized to. This is two to four times as fast for photos
+    of 1,400 pixels and more; pixel values differ by about one level. Stored codes and evaluation
+    always come from images that are decoded in full."""
 
     @property
     def grid(self) -> int:

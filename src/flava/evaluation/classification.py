@@ -1,4 +1,4 @@
-"""How well a classifier of the user's own data does: metrics, examples, and the files of both."""
+"""Evaluates a classifier of the user's own data, and saves its metrics and examples."""
 
 import json
 import math

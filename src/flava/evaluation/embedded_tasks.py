@@ -1,4 +1,4 @@
-"""The tasks of the embedded corpus as rows, and how each is measured."""
+"""The evaluation tasks on the embedded corpus: which there are, and how each is measured."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`flava evaluate`: every task on a model, on the same model untrained, on baselines."""
+"""`flava evaluate` on the embedded corpus: a model, the same model untrained, and baselines."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The examples of a model's report: samples drawn by the seed, never picked by hand."""
+"""The examples that a model's report shows: samples drawn by the seed, never picked by hand."""
 
 from collections.abc import Iterator
 

@@ -1,7 +1,7 @@
 """Linear probes: logistic regression on frozen features, its regularisation chosen on validation.
 
 Two protocols share what is in this module. `fit_probe` tries a few strengths; it measures the
-embedded corpus and one's own data. `flava.evaluation.probe_search` is CLIP's, for the suite. They
+embedded corpus and users' own data. `flava.evaluation.probe_search` is CLIP's, for the suite. They
 are not one, since their figures would change: here features are divided by their scale, and
 scikit-learn's tolerance is that of the mean loss; there the penalty is on the weights of unscaled
 features, and the tolerance that of the sum of the losses.

@@ -1,4 +1,4 @@
-"""Features that all ranks of a run compute together, a part each, and that all of them then have.
+"""Features that the ranks of a run compute together: each computes a part, and all get the whole.
 
 A batch holds the same images or texts whatever the number of ranks is, so that the features do not
 depend on it. A single process computes all of them.

@@ -1,4 +1,4 @@
-"""The fine-tuner of `flava finetune` and of the suite: encoders and a new head, trained end to end.
+"""Trains encoders and a new head end to end, for `flava finetune` and for the suite.
 
 The caller makes the `Classifier` and the run's configuration. Training can be resumed, and the
 checkpoint with the highest score on the validation rows is kept.
@@ -37,14 +37,15 @@ outputs are."""
 
 @dataclass(frozen=True, kw_only=True)
 class FineTunerConfig(TrainerConfig):
-    """What the fine-tuner reads of a run's configuration; each kind of run adds its data."""
+    """The settings that the fine-tuner needs; each kind of run adds its data."""
 
     batch_size: int
     """Samples that are computed at once; ``accumulate`` of these batches make a step."""
     crop_scale: tuple[float, float]
-    """Share of an image's area in a training crop; (1, 1) trains on whole images."""
+    """Smallest and largest share of an image's area in a training crop; (1, 1) trains on whole
+    images."""
     model: ClassifierConfig
-    """Geometry of the classifier, and the classes."""
+    """Geometry of the classifier, and its classes."""
     train_samples: int
     validation_samples: int
 

@@ -31,28 +31,30 @@ from flava.training.optimizer import OptimizerConfig, ScheduleConfig
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(LabelledConfig):
-    """Fine-tuning; the defaults are for one's own hundreds to thousands of samples.
+    """Settings of fine-tuning; the defaults suit hundreds to thousands of samples.
 
-    The paper's, for SNLI-VE and Hateful Memes, are 24,000 steps of 256 samples at a learning rate
-    of 1e-5, of which 2,000 are warm-up, with a weight decay of 1e-2.
+    The paper's settings for SNLI-VE and Hateful Memes are 24,000 steps of 256 samples, of which
+    2,000 are warm-up, at a learning rate of 1e-5 with a weight decay of 1e-2.
     """
 
     epochs: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 10.0
-    """Times that each sample is trained on."""
+    """How many times each training sample is used."""
     batch_size: PositiveInt = 32
     """Samples in a batch."""
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=5e-5, weight_decay=1e-2, max_grad_norm=1.0)
     )
-    """AdamW's settings; narrow models learn sooner with a larger lr."""
+    """Settings of AdamW. Narrow models learn sooner with a larger lr."""
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 1 / 12
-    """Share of the steps over which the learning rate rises (the paper's 2,000 of 24,000)."""
+    """Share of the steps over which the learning rate rises from 0 to its peak (the paper: 2,000 of
+    24,000)."""
     crop_scale: tuple[Fraction, Fraction] = ImageTransformConfig().crop_scale
-    """Share of an image's area in a training crop; (1, 1) trains on whole images."""
+    """Smallest and largest share of an image's area in a training crop; 1 1 trains on whole
+    images."""
     workers: NonNegativeInt = 1
-    """Processes that read the data; 0 reads it in the training process."""
+    """Processes that read the data; with 0 the training process reads it."""
     resume: bool = False
-    """Go on from the last checkpoint in output_dir, if there is one."""
+    """Continue from the last checkpoint in output_dir, if there is one."""
 
     def mistakes(self, prefix: str) -> list[str]:
         """What spans several fields or elements; see `config_errors`."""
@@ -106,7 +108,7 @@ def finetune(config: FinetuneConfig) -> str:
     validations = math.ceil(run.max_steps / run.validate_every)
     note = (
         f"The checkpoint is that of step {step:,}, the best of {validations} validations on these "
-        "very samples: the figures flatter it a little."
+        "very samples: the figures are slightly too good."
     )
     summary = evaluate_and_save(
         classifier,

@@ -1,5 +1,5 @@
-"""What `flava finetune` and `flava probe` share: the user's model and labelled data are loaded and
-checked, and the finished classifier is evaluated and saved."""
+"""Shared by `flava finetune` and `flava probe`: loads and checks the user's model and labelled
+data, evaluates the finished classifier and saves it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -30,24 +30,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledConfig:
-    """A model, and one's own labelled data."""
+    """A model, and your own labelled data."""
 
     model: str
-    """The model to start from: anything that flava.load takes."""
+    """The model to start from: an id on the Hugging Face hub, a folder (also a run's) or a file of
+    weights."""
     data: Path
-    """A folder with a subfolder of samples for each class (images; texts as .txt; or both under one
-    name), or a table (.csv, .tsv, .jsonl, .parquet) with the columns "label" and "image", "text" or
-    both."""
+    """A folder with a subfolder for each class, which holds images, texts (.txt), or pairs of an
+    image and a text with the same name. Or a table (.csv, .tsv, .jsonl, .parquet) with a column
+    label and a column of images (image, path or file), of texts (text, caption, captions, content
+    or maintext) or both. Paths of images are relative to the table's folder."""
     output_dir: Path
-    """Folder to write to: checkpoint, predictions, the report."""
+    """Folder for the checkpoint, the predictions and the report."""
     validation: Path | None = None
-    """The validation data, in the same form; drawn from the data if there is none."""
+    """The validation data, in the same form. Without it, a part of the data is drawn for
+    validation."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of each class that is drawn for validation."""
+    """Share of each class that is drawn for validation if there is no other validation data."""
     seed: NonNegativeInt = 0
-    """Decides all that is drawn: the validation data, initial weights of the head, order, crops."""
+    """Random seed of the drawn validation data and, in fine-tuning, of the head's initial weights,
+    the order of the samples and their crops."""
     precision: Precision = Precision.BF16
-    """What matrix products are computed in."""
+    """Number format of matrix products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +165,7 @@ def evaluate_and_save(
     Args:
         method: "finetune" or "probe".
         notes: Sentences for the report.
-        settings: What the report tells of how the classifier was made.
+        settings: How the classifier was made, for the report.
 
     Returns:
         A summary in one line.

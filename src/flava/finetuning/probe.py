@@ -1,5 +1,5 @@
-"""`flava probe` fits a linear classifier on frozen features of the user's own data, and `flava
-predict` applies it, or one of `flava finetune`, to more data."""
+"""`flava probe` fits a linear classifier to features of the user's own data from a frozen model;
+`flava predict` applies a classifier of `flava probe` or `flava finetune` to more data."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ DEFAULT_STRENGTH = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(LabelledConfig):
-    """Linear probing; nothing of the model is trained."""
+    """Settings of linear probing, in which the model itself is not trained."""
 
 
 def probe(config: ProbeConfig) -> str:
@@ -137,13 +137,17 @@ class PredictConfig:
     """A classifier, and the data to be classified."""
 
     model: str
-    """The classifier: the folder of a `flava finetune` or a `flava probe`, or its id on the hub."""
+    """The classifier: the output folder of flava finetune or flava probe, or an id on the Hugging
+    Face hub."""
     data: Path
-    """A folder of samples, or a table with the columns "image", "text" or both."""
+    """A folder of images, texts (.txt), or pairs of an image and a text with the same name. Or a
+    table (.csv, .tsv, .jsonl, .parquet) with a column of images (image, path or file), of texts
+    (text, caption, captions, content or maintext) or both."""
     output: Path
-    """File to write: JSON lines with key, predicted class and the probability of each class."""
+    """File to write: JSON lines with the key, the predicted class and the probability of each class
+    of every sample."""
     precision: Precision = Precision.BF16
-    """What matrix products are computed in."""
+    """Number format of matrix products."""
 
 
 def predict(config: PredictConfig) -> str:

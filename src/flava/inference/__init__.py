@@ -1,1 +1,1 @@
-"""The use of trained models: loading, encoding, classification, matching, search and export."""
+"""Uses trained models: loading, encoding, classification, matching, search and export."""

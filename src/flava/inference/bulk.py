@@ -1,6 +1,6 @@
 """Embeds, classifies or matches any number of rows into one table, in bounded memory.
 
-A command that was interrupted goes on where it was when it is run again.
+A command that was interrupted continues where it stopped when it is run again.
 """
 
 import math
@@ -86,7 +86,7 @@ def _compute_rows(
     output.
 
     Args:
-        about: what has to be equal for a call to go on with an output; the source is added.
+        about: what has to be equal for a call to continue an output; the source is added.
         notes: further facts that are written together with ``about`` into Parquet and beside
             .npy.
 
@@ -208,7 +208,7 @@ def embed_rows(
 
 
 def _resume_key(command: str, pretrained: Pretrained) -> dict[str, str]:
-    """What has to be equal for a command to go on with an output that was begun."""
+    """What has to be equal for a command to continue an unfinished output."""
     return {
         "command": command,
         "model": pretrained.identity,

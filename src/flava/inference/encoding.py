@@ -1,4 +1,4 @@
-"""Images and texts of any number, prepared for a model in groups of about equal work.
+"""Prepares any number of images and texts for a model, in groups of about equal work.
 
 Images are decoded by threads, one group ahead of the model.
 """

@@ -1,7 +1,7 @@
-"""A frozen model applied to prepared inputs: the one way in which features are computed.
+"""Applies a frozen model to prepared inputs: the one way in which features are computed.
 
 `Pretrained` computes through it what users ask for, and so do the evaluation, the suite, the
-validators of a run and the classifiers of one's own data.
+validators of a run and the classifiers of users' own data.
 """
 
 from collections.abc import Callable, Iterator, Sequence

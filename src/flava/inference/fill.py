@@ -1,4 +1,4 @@
-"""Hidden tokens of texts and hidden patches of images, predicted by the heads of masked modelling.
+"""Predicts masked tokens of texts and masked patches of images with a model's pretraining heads.
 
 The heads of one modality are given states of the encoders before their norms, those of both
 modalities the multimodal encoder's states.

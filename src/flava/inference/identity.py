@@ -1,4 +1,4 @@
-"""The identity of a model with its view of images, so that embeddings of two are not mixed."""
+"""Identifies a model and how it sees images, so that embeddings of two models are not mixed."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""`flava.load`: from the name of a source to a model that is ready to use."""
+"""`flava.load`: makes a model that is ready to use from a run, a checkpoint or a hub id."""
 
 from pathlib import Path
 

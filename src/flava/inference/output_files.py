@@ -56,7 +56,7 @@ class Journal:
 
 
 class PartialOutput:
-    """The rows of an output that is not finished; goes on where an earlier process stopped.
+    """The rows of an unfinished output; it continues where an earlier process stopped.
 
     Raises:
         ValueError: the earlier process had another model, input or setting, or its files are

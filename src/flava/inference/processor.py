@@ -1,4 +1,4 @@
-"""The processor of a loaded model: images and texts of any form to pixels and token ids."""
+"""The processor of a loaded model: turns images and texts of any form into pixels and token ids."""
 
 import os
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Result types of the methods of a loaded model."""
+"""The types of the results that the methods of a loaded model return."""
 
 from dataclasses import dataclass
 

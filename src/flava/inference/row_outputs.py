@@ -1,4 +1,4 @@
-"""What a model computes for each row of labelled data: for classifiers, probes and retrieval."""
+"""Applies a model to every row of labelled data, for classifiers, probes and retrieval."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """The rows of a user's input (a folder, tars, tables, plain text), read and decoded in batches.
 
 Rows of a folder come sorted by path; those of tables, tars and plain text in their own order, file
-after file. Rows are read without being decoded, so that a command that goes on can pass over those
-that are done.
+after file. Rows are read without being decoded, so that a resumed command can skip those that
+are done.
 """
 
 import hashlib

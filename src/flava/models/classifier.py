@@ -47,7 +47,7 @@ class PairConfig:
 
     @property
     def width(self) -> int:
-        """Size of the vector that is read."""
+        """Size of the vector that the head reads."""
         return self.multimodal.width
 
 
@@ -60,7 +60,7 @@ class ClipPairConfig:
 
     @property
     def width(self) -> int:
-        """Size of the vector that is read."""
+        """Size of the vector that the head reads."""
         return self.image.width + self.text.width
 
 
@@ -264,14 +264,14 @@ HEAD_INIT_STD = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig(ModelConfig):
-    """Geometry of a classifier, and the names of what it tells apart."""
+    """Geometry of a classifier, and the names of its classes."""
 
     encoder: Annotated[FeaturesConfig, TaggedUnion(lambda: get_args(FeaturesConfig))]
-    """Geometry of the encoders; its type tells what they read: images, text or pairs."""
+    """Geometry of the encoders. Its type decides what they read: images, text or pairs."""
     classes: tuple[str, ...]
-    """The classes' names, in the order of the logits; if there are none, a score is predicted."""
+    """Names of the classes, in the order of the logits. Without any, a score is predicted."""
     hidden_width: PositiveInt | None
-    """Width of the head's hidden layer; a single linear layer if there is none."""
+    """Width of the head's hidden layer. None: the head is a single linear layer."""
 
     def mistakes(self, prefix: str) -> list[str]:
         """What spans several fields or elements; see `config_errors`."""

@@ -61,7 +61,7 @@ class ClipConfig(ModelConfig):
     image: ClipImageConfig = field(default_factory=ClipImageConfig)
     text: ClipTextConfig = field(default_factory=ClipTextConfig)
     projection_width: PositiveInt = 512
-    """Size of the contrastive space."""
+    """Dimension of the contrastive space, in which images and texts are compared."""
 
 
 class ClipImageEncoder(Transformer):

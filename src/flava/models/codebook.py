@@ -32,13 +32,13 @@ class CodebookConfig(ModelConfig):
     """Geometry of the dVAE; the defaults are DALL-E's published encoder and decoder."""
 
     codes: PositiveInt = 8192
-    """Number of codes."""
+    """Number of different codes: the size of the visual vocabulary."""
     width: Annotated[int, Field(gt=0, multiple_of=4)] = 256
-    """Channels of the encoder's first group and of the decoder's last."""
+    """Channels of the encoder's first group of blocks, and of the decoder's last."""
     blocks: PositiveInt = 2
     """Residual blocks in each of the four groups."""
     decoder_input_width: PositiveInt = 128
-    """Channels of the embedded code at the decoder's entrance."""
+    """Channels of the decoder's first layer, which embeds the codes."""
 
     def __post_init__(self) -> None:
         """Checked with the model that it is a part of, so that one error lists all; or by

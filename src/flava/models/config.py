@@ -1,4 +1,4 @@
-"""What every model of this package has in common: a configuration that it can be built from."""
+"""The base classes of all models and of their configurations."""
 
 from dataclasses import dataclass
 from typing import Any

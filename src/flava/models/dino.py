@@ -21,17 +21,17 @@ class DinoConfig(ModelConfig):
     """
 
     image: ImageConfig = field(default_factory=ImageConfig)
-    """The image encoder. Its drop path is the student's; the teacher has none."""
+    """Geometry of the image encoder. Only the student uses its drop_path; the teacher has none."""
     head_width: PositiveInt = 2048
     """Hidden size of the head's MLP."""
     bottleneck: PositiveInt = 256
-    """Size of the unit vectors before the head's last layer."""
+    """Size of the unit vectors that the head's last layer compares with the prototypes."""
     outputs: PositiveInt = 65_536
     """Output dimension of the head: the number of prototypes."""
     init_std: NonNegativeFloat = 0.02
-    """Standard deviation of initial weights. Narrow models learn sooner with more."""
+    """Standard deviation of initial weights. Narrow models learn sooner with a larger one."""
     token_init_std: NonNegativeFloat = 0.02
-    """That of [CLS], the mask token and the positions."""
+    """Standard deviation of the initial [CLS] token, mask token and position embeddings."""
 
 
 class DinoHead(nn.Module):

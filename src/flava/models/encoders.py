@@ -17,9 +17,9 @@ class ImageConfig(TransformerConfig):
     """Geometry of the image encoder; the default is the paper's ViT-B/16."""
 
     image_size: PositiveInt = 224
-    """Side of the input in pixels."""
+    """Height and width of the input in pixels."""
     patch_size: PositiveInt = 16
-    """Side of a patch in pixels; must divide the image's."""
+    """Height and width of a patch in pixels; must divide image_size."""
 
     @property
     def grid(self) -> int:
@@ -121,7 +121,7 @@ class TextConfig(TransformerConfig):
     vocabulary_size: PositiveInt = 30_522
     """Number of token ids."""
     max_length: Annotated[int, Field(ge=2)] = 512
-    """Longest text in tokens, [CLS] and [SEP] included."""
+    """Length of the longest text in tokens, [CLS] and [SEP] included."""
 
 
 TOKEN_TYPES = 2

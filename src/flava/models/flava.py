@@ -58,12 +58,14 @@ class FlavaConfig(ModelConfig):
     text: TextConfig = field(default_factory=TextConfig)
     multimodal: MultimodalConfig = field(default_factory=MultimodalConfig)
     projection_width: PositiveInt = 512
-    """Size of the contrastive space."""
+    """Dimension of the contrastive space, in which images and texts are compared."""
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     init_std: NonNegativeFloat = 0.02
-    """Standard deviation of initial weights, as published. Narrow models learn sooner with more."""
+    """Standard deviation of initial weights, as published. Narrow models learn sooner with a larger
+    one."""
     token_init_std: NonNegativeFloat = 0.0
-    """That of [CLS] and mask tokens and of image positions; the published code starts them at 0."""
+    """Standard deviation of the initial [CLS] tokens, mask token and image position embeddings; the
+    published code initialises them with 0."""
 
 
 class Flava(EncoderModel):

@@ -1,4 +1,4 @@
-"""The heads of pretraining."""
+"""The heads of pretraining: for masked tokens and codes, and for image-text matching."""
 
 from jaxtyping import Float
 from torch import Tensor, nn

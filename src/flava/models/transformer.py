@@ -41,16 +41,17 @@ class TransformerConfig:
     depth: PositiveInt = 12
     """Number of blocks."""
     heads: PositiveInt = 12
-    """Attention heads; must divide the width."""
+    """Number of attention heads; must divide width."""
     mlp_width: PositiveInt = 3072
     """Hidden size of each block's MLP."""
     activation: Activation = Activation.GELU
     """Activation of each block's MLP."""
     norm_eps: PositiveFloat = NORM_EPS
-    """Epsilon of every LayerNorm; ViTs elsewhere have 1e-6, CLIP 1e-5."""
+    """Epsilon of every LayerNorm; other ViTs use 1e-6, CLIP 1e-5."""
     drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Stochastic depth (Huang et al., ECCV 2016) in training: how often the last block's branches
-    are left out for a sample. The rate rises linearly with depth, from 0 in the first block."""
+    """Stochastic depth in training (Huang et al., ECCV 2016): the probability that a residual
+    branch of the last block is skipped for a sample. It rises linearly from 0 in the first
+    block."""
 
     def mistakes(self, prefix: str) -> list[str]:
         """What spans several fields; see `config_errors`."""

@@ -22,9 +22,10 @@ class MaskedImageConfig(ModelConfig):
     image: ImageConfig = field(default_factory=ImageConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
     init_std: NonNegativeFloat = 0.02
-    """Standard deviation of initial weights, as `FlavaConfig`'s."""
+    """Standard deviation of initial weights, as in `FlavaConfig`."""
     token_init_std: NonNegativeFloat = 0.0
-    """That of [CLS] and mask token and of image positions, as `FlavaConfig`'s."""
+    """Standard deviation of the initial [CLS] token, mask token and position embeddings, as in
+    `FlavaConfig`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class MaskedTextConfig(ModelConfig):
 
     text: TextConfig = field(default_factory=TextConfig)
     init_std: NonNegativeFloat = 0.02
-    """Standard deviation of initial weights, as `FlavaConfig`'s."""
+    """Standard deviation of initial weights, as in `FlavaConfig`."""
 
 
 class MaskedImageModel(EncoderModel):

@@ -1,4 +1,4 @@
-"""Objectives, a module for each method: they turn a batch into named losses."""
+"""Objectives, one module for each method: an objective turns a batch into named losses."""
 
 from flava.objectives.classifier import FinetuneObjective
 from flava.objectives.clip import ClipObjective, ClipObjectiveConfig, ContrastConfig

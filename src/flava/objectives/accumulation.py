@@ -1,4 +1,4 @@
-"""Gradient accumulation with the losses and gradients of the joined batch, over all ranks too.
+"""Gradient accumulation that gives the losses and gradients of one large batch, over all ranks.
 
 A contrastive loss needs the features of all pairs at once, but the graphs of all batches do not fit
 in memory together. So each batch is first encoded without a graph. The loss of all features gives

@@ -1,4 +1,4 @@
-"""CLIP's objective: which text belongs to which image, and which image to which text.
+"""CLIP's contrastive objective: find the text of each image, and the image of each text.
 
 Radford et al. 2021, figure 3.
 """
@@ -26,10 +26,11 @@ class ContrastConfig(ObjectiveConfig):
     """Settings of the contrastive loss."""
 
     gather: Gather = Gather.GLOBAL
-    """Whether the contrastive gradient reaches every rank or only the rank's own features."""
+    """Whether the contrastive gradient reaches the features of all ranks (global), as in the paper,
+    or only the rank's own features (local)."""
     ranks: PositiveInt = 1
-    """Number of ranks that each process simulates, so that few processes train as many would. It
-    changes the local gradient only."""
+    """Number of ranks that each process simulates, so that a few processes compute the gradient
+    that many ranks would. It makes a difference only if gather is local."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class ClipObjectiveConfig(ContrastConfig):
     """Settings of CLIP's objective."""
 
     gather: Gather = Gather.LOCAL
-    """How far the gradient reaches: to the rank's own features, as in the paper's baseline
-    (OpenCLIP's way then), or to every rank's."""
+    """Whether the contrastive gradient reaches the features of all ranks (global), or only the
+    rank's own features (local), as in the paper's baseline and in OpenCLIP at that time."""
 
 
 class ClipObjective:

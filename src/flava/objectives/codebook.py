@@ -21,16 +21,16 @@ from flava.objectives.objective import ObjectiveConfig
 
 @dataclass(frozen=True, kw_only=True)
 class CodebookObjectiveConfig(ObjectiveConfig):
-    """The two annealings; the defaults are DALL-E's (appendix A.2)."""
+    """How temperature and KL weight are annealed; the defaults are DALL-E's (appendix A.2)."""
 
     final_temperature: float = 1 / 16
-    """The relaxation's temperature falls from 1 to this."""
+    """Final temperature of the Gumbel-softmax relaxation, which starts at 1."""
     temperature_steps: int = 150_000
-    """Updates over which the temperature falls, by a cosine."""
+    """Steps over which the temperature falls, along half a cosine."""
     kl_weight: float = 6.6
-    """The weight of the KL divergence to the uniform prior rises from 0 to this."""
+    """Final weight of the KL divergence from the uniform prior, which starts at 0."""
     kl_steps: int = 5_000
-    """Updates over which the weight rises, by a cosine."""
+    """Steps over which the KL weight rises, along half a cosine."""
 
 
 class CodebookObjective:
@@ -42,7 +42,7 @@ class CodebookObjective:
         self.after_step(0)
 
     def after_step(self, step: int) -> None:
-        """Set the temperature and the divergence's weight for the step after ``step`` steps."""
+        """Set temperature and KL weight for the next step; ``step`` steps have been made."""
         config = self.config
         self.temperature = _anneal(1.0, config.final_temperature, step, config.temperature_steps)
         self.kl_weight = _anneal(0.0, config.kl_weight, step, config.kl_steps)

@@ -27,37 +27,41 @@ from flava.objectives.objective import ObjectiveConfig
 
 @dataclass(frozen=True, kw_only=True)
 class DinoObjectiveConfig(ObjectiveConfig):
-    """Temperatures, centring, teacher and freeze; the defaults are those of the ViT-B/16.
+    """Temperatures, center, teacher and frozen epochs; the defaults are those of the ViT-B/16.
 
-    What is not of its published arguments (``dino_vitbase16_pretrain/args.txt``) is of
-    ``main_dino.py``. Like there, what goes by epochs changes between them and not within.
+    They are its published arguments (``dino_vitbase16_pretrain/args.txt``) or, where these do not
+    name one, the defaults of ``main_dino.py``. As there, a setting that is scheduled in epochs
+    changes between two epochs, not within one.
     """
 
     epoch_steps: PositiveInt = 1251
-    """Updates of an epoch: ImageNet-1k's 1,281,167 images in whole batches of 1,024."""
+    """Steps in an epoch. The default is ImageNet-1k's: 1,281,167 images make 1,251 whole batches of
+    1,024."""
     student_temperature: PositiveFloat = 0.1
-    """Divides the student's logits."""
+    """Temperature of the student's softmax."""
     teacher_temperature: PositiveFloat = 0.07
-    """Divides the teacher's, once it is warm: sharpening."""
+    """Temperature of the teacher's softmax after its warm-up. It is lower than the student's, which
+    sharpens the targets."""
     first_teacher_temperature: PositiveFloat = 0.04
-    """That of the first epoch; it rises linearly."""
+    """Temperature of the teacher's softmax in the first epoch, from which it rises linearly."""
     temperature_epochs: NonNegativeInt = 50
-    """Epochs of that warm-up: the last of them has the final temperature."""
+    """Epochs of this warm-up; the last of them has the final temperature."""
     center_momentum: Fraction = 0.9
-    """Share that the center keeps at each update."""
+    """Momentum of the center, the moving average of the teacher's outputs."""
     teacher_momentum: Fraction = 0.996
-    """Share that the teacher keeps at the first update; it rises to 1 along half a cosine."""
+    """Momentum of the teacher, the moving average of the student, at the first step. It rises to 1
+    along half a cosine."""
     freeze_epochs: NonNegativeInt = 3
-    """Epochs in which the last layer of the student's head stays as it is."""
+    """Number of first epochs in which the last layer of the student's head is not trained."""
 
     def teacher_temperature_at(self, step: int) -> float:
-        """The temperature of update number ``step`` (from 0)."""
+        """The teacher's temperature at step number ``step`` (from 0)."""
         warm, first = self.teacher_temperature, self.first_teacher_temperature
         epoch, epochs = step // self.epoch_steps, self.temperature_epochs
         return warm if epoch >= epochs else first + (warm - first) * epoch / max(1, epochs - 1)
 
     def momentum_at(self, step: int, max_steps: int) -> float:
-        """The teacher's momentum at update number ``step`` (from 0) of ``max_steps``."""
+        """The teacher's momentum at step number ``step`` (from 0) of ``max_steps``."""
         cosine = (1 + math.cos(math.pi * step / max_steps)) / 2
         return 1 - (1 - self.teacher_momentum) * cosine
 

@@ -1,4 +1,4 @@
-"""What the training loop needs of a method of training, and of a validator."""
+"""The interfaces between the training loop and a method: its objective and its validator."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -26,7 +26,7 @@ from flava.objectives.objective import ObjectiveConfig
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedObjectiveConfig(ObjectiveConfig):
-    """There are no settings: what is masked is decided by those of the data."""
+    """There are no settings: those of the data decide what is masked."""
 
 
 class MaskedObjective:

@@ -1,1 +1,1 @@
-"""What a run needs, told before it is started: memory, operations, messages, days."""
+"""Estimates what a run needs before it is started: memory, operations, communication and days."""

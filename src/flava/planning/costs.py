@@ -1,4 +1,4 @@
-"""What a step costs, counted by running the training code on torch's fake tensors.
+"""Counts what a step costs, by running the training code on torch's fake tensors.
 
 A fake tensor has a shape and a dtype, but no values. Integers and booleans (lengths, masks, token
 ids) stay real, since the shapes of packed tensors depend on their values.

@@ -1,4 +1,4 @@
-"""Batches of the shapes and masks that a run would read, made without reading any data.
+"""Batches with the shapes and masks of a run's real batches, made without reading any data.
 
 Their images are fake tensors: only their shapes are known.
 """

@@ -1,4 +1,4 @@
-"""The tokens of a batch, and the operations that a step on it needs: for tokens/s and MFU."""
+"""Counts the tokens of a batch and the operations of a step on it, for tokens/s and MFU."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""`plan`: the memory, operations, messages and days that a run takes on given GPUs."""
+"""`plan`: estimates the memory, operations, communication and days of a run on given GPUs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -244,7 +244,7 @@ class Plan:
     def misfits(self) -> list[str]:
         """The kinds of steps that do not fit in a GPU, one line each with remedies."""
         return [
-            f"an update of {name} takes {total / 1e9:.1f} GB of each GPU, and a {self.given.gpu} "
+            f"a step of {name} takes {total / 1e9:.1f} GB of each GPU, and a {self.given.gpu} "
             f"has {self.usable / 1e9:.1f} GB for it: use more GPUs, --checkpoint-blocks, "
             "--parallel fsdp, or --accumulate N with batch sizes divided by N"
             for name, each in self.updates.items()
@@ -313,7 +313,7 @@ def _assumptions(run: Run, hardware: Hardware) -> tuple[str, ...]:
         f"{hardware.link / 1e9:g} GB/s {where}",
         f"captions of {CAPTION_WORDS} words, one in a batch as long as allowed; texts alone all "
         f"of {run.data.text_max_length} tokens",
-        "data never waits; probes and checkpoints take no time; attention is fused",
+        "no step waits for data; validation and checkpoints take no time; attention is fused",
     )
 
 
@@ -321,7 +321,7 @@ def _encoded_twice(run: Run, steps: Mapping[str, StepPlan]) -> list[str]:
     """The cost of contrast over accumulated batches: a sentence for each kind that has it."""
     return [
         f"the contrast of {run.accumulate} batches of {name} as one encodes each once more: "
-        f"{each.encoding / each.operations:.0%} of an update's operations"
+        f"{each.encoding / each.operations:.0%} of a step's operations"
         for name, each in steps.items()
         if each.encoding
     ]

@@ -1,1 +1,1 @@
-"""From published data sets, and users' own data, to shards that are trained on."""
+"""Builds shards for training from published data sets and from users' own data."""

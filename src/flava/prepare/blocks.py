@@ -1,4 +1,4 @@
-"""Blocks of rows turned into files of samples: the work of each process, on one machine or many.
+"""Turns blocks of rows into files of samples: the work of each process, on one machine or many.
 
 A block is a fixed number of consecutive rows of the source. What its file holds depends on these
 rows and the settings alone. So any number of processes can build blocks in any order, and a build

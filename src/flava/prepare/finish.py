@@ -1,4 +1,4 @@
-"""The end of a build: duplicates are left out, and the other samples are dealt to shards."""
+"""The end of a build: leaves out duplicates, and distributes the other samples over the shards."""
 
 import json
 from collections.abc import Sequence

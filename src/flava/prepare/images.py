@@ -1,4 +1,4 @@
-"""The images of rows: found, checked, cropped, made smaller, and hashed."""
+"""Finds, checks, crops, downsizes and hashes the images of rows."""
 
 import io
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""`flava data check` and `flava data stats`: read shards again, and tell what they hold."""
+"""`flava data check` and `flava data stats`: read shards again, and report what they hold."""
 
 import hashlib
 import heapq

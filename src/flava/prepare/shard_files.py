@@ -1,4 +1,4 @@
-"""Writing samples to shards (tars and JSON lines), in a random order that can be computed anywhere.
+"""Writes samples to shards (tars and JSON lines), in a random order that any process can compute.
 
 The order is a permutation by a Feistel network, which permutes all numbers of an even number of
 bits: in each round the halves change places, and one of them is changed by a hash of the other,

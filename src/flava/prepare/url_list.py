@@ -1,4 +1,4 @@
-"""`flava data urls`: lists the images that img2dataset is to fetch.
+"""`flava data urls`: lists the URLs of the images to download with img2dataset.
 
 Only the URLs of pairs whose caption passes the filters are listed, which are less than a third of
 YFCC100M's hundred million.

@@ -1,4 +1,4 @@
-"""Recipes: functions that return the configuration of a run. A variant changes its parent's.
+"""Recipes: functions that return the configuration of a run. A variant changes another recipe's.
 
 Each module lists its own in ``RECIPES``.
 """

@@ -1,4 +1,4 @@
-"""Trains a run from its configuration: here model, data, objective and validation meet."""
+"""Starts a pretraining run: makes model, data, objective and validator, and trains the model."""
 
 import logging
 from dataclasses import replace

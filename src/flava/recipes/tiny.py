@@ -1,4 +1,4 @@
-"""Recipes for a CPU: FLAVA and its codebook, small, on the corpus that comes with the package."""
+"""Small recipes for a CPU: FLAVA and its codebook, on the corpus that comes with the package."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Recipes of one modality: MIM, MLM, RoBERTa's and BEiT's pretraining, and the dVAE's training.
+"""Recipes that train on one modality: MIM, MLM, RoBERTa's and BEiT's pretraining, and the dVAE.
 
 Sources: "FLAVA" is Singh et al. 2022; "Table A.1" its supplement's.
 """
@@ -74,10 +74,10 @@ def mlm() -> Run:
 def text_mlm() -> Run:
     """RoBERTa's pretraining on CCNews and BookCorpus: the text encoder that FLAVA starts from.
 
-    FLAVA (section 4): RoBERTa-base's hyper-parameters with 125,000 updates of 2,048 sequences at
+    FLAVA (section 4): RoBERTa-base's hyper-parameters with 125,000 steps of 2,048 sequences at
     5e-4; the best checkpoint by MLM loss. Those are the numbers of fairseq's
     ``examples/roberta/config/pretraining/base.yaml``, and so are the others here: 10,000 warm-up
-    updates, then linear to 0; betas 0.9 and 0.98, epsilon 1e-6, weight decay 0.01 (as in table 9 of
+    steps, then linear to 0; betas 0.9 and 0.98, epsilon 1e-6, weight decay 0.01 (as in table 9 of
     Liu et al. 2019), no clipping, full sentences packed to 512 tokens, of whole documents as `flava
     data build` writes them by default. RoBERTa's dropout of 0.1 and its vocabulary are not FLAVA's,
     whose text encoder has no dropout and BERT's.
@@ -112,7 +112,7 @@ def image_beit() -> Run:
     """BEiT's pretraining on ImageNet-1k: an image encoder that FLAVA starts from.
 
     microsoft/unilm, ``beit``: README ("Pre-training BEiT-base on ImageNet-1k") and the defaults of
-    ``run_beit_pretraining.py`` and ``datasets.py``: 800 epochs of 625 updates, batch 2,048, peak
+    ``run_beit_pretraining.py`` and ``datasets.py``: 800 epochs of 625 steps, batch 2,048, peak
     1.5e-3 after 10 epochs of warm-up, cosine to 1e-5; betas 0.9 and 0.98, epsilon 1e-8, weight
     decay 0.05, clipping at 3, drop path 0.1; 75 of 196 patches hidden; colour jitter 0.4, flips,
     crops of 0.08 to 1 of the area of the original images, whose size `flava data build imagenet-1k`
@@ -143,9 +143,9 @@ def image_beit() -> Run:
 def codebook() -> Run:
     """DALL-E's dVAE, whose 8,192 codes the losses of images predict, on PMD's images.
 
-    Ramesh et al. 2021, appendix A.2: 3,000,000 updates of 512 images of 256 pixels; AdamW at 1e-4,
-    by a cosine to 1.25e-6 over 1,200,000 updates; betas 0.9 and 0.999, epsilon 1e-8, weight decay
-    1e-4; KL weight 6.6 over 5,000 updates, temperature 1/16 over 150,000 (the objective's
+    Ramesh et al. 2021, appendix A.2: 3,000,000 steps of 512 images of 256 pixels; AdamW at 1e-4,
+    by a cosine to 1.25e-6 over 1,200,000 steps; betas 0.9 and 0.999, epsilon 1e-8, weight decay
+    1e-4; KL weight 6.6 over 5,000 steps, temperature 1/16 over 150,000 (the objective's
     defaults). Its crops (listing 1) take 2/3 to 8/9 of the shorter side, flipped at random: here
     the same shares of the area, of aspect ratios from 3/4 to 4/3. Not here: its average of iterates
     (decay 0.999) and its 250 million images, which nobody else has.

@@ -1,1 +1,1 @@
-"""Every page, chart and table that people look at."""
+"""Reports: the pages, charts and tables that show the results of runs, models and data."""

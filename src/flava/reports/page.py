@@ -1,4 +1,4 @@
-"""What the HTML pages share: templates with their filters, and pictures as data URIs."""
+"""Shared by all HTML pages: templates with their filters, and pictures as data URIs."""
 
 import base64
 import re

@@ -1,4 +1,4 @@
-"""What metrics.jsonl tells of a run: totals, and its training curves as charts."""
+"""Reads metrics.jsonl of a run: its totals, and its training curves as charts."""
 
 import json
 import math

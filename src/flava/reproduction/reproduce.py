@@ -169,7 +169,7 @@ def _run_trials(
             failures += [*pool.map(runner.train_and_evaluate, columns), released.result()]
         except KeyboardInterrupt as stop:
             runner.close()
-            raise Interrupted("stopped. To go on, run the same command again") from stop
+            raise Interrupted("stopped. To continue, run the same command again") from stop
     return [line for line in failures if line]
 
 

@@ -1,1 +1,1 @@
-"""The paper's 41 figures, from the data sets as people have them on disk: Table C.1, a column."""
+"""The paper's evaluation suite: the 41 figures of a column of Table C.1, from local data sets."""

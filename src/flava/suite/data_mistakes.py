@@ -1,4 +1,4 @@
-"""Collecting everything that is wrong with a data set into one error."""
+"""Collects everything that is wrong with a data set into one error."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence

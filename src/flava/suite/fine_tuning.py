@@ -1,4 +1,4 @@
-"""Fine-tuning for the suite's tasks: a run for each task, recipe and seed, never done twice.
+"""Fine-tuning for the suite's tasks: one run for each task, recipe and seed, never done twice.
 
 GLUE and the multimodal tasks bring their rows (`FineTuningData`) and their recipe
 (`FineTuningRecipe`). The run's folder is below the cache, and is named by a digest of everything

@@ -1,4 +1,4 @@
-"""All tasks of the suite: chosen by name, and listed with what is there of their data."""
+"""All tasks of the suite: selects them by name, and lists which of their data is there."""
 
 import os
 from collections.abc import Mapping, Sequence

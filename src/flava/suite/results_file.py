@@ -1,4 +1,4 @@
-"""results.jsonl: the suite's figures, a line each, with everything that they depend on."""
+"""results.jsonl: one line for each figure of the suite, with everything that it depends on."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""Running the suite on one model, task by task: a task that fails leaves the others' results."""
+"""Runs the tasks of the suite on one model. If a task fails, the others are still measured."""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""A task of the suite, a row of data, and the settings that all tasks are measured with."""
+"""What a task of the suite consists of, and the settings that all tasks are measured with."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ class Settings:
     data_root: Path
     """The folder that holds a folder for each data set."""
     cache: Path
-    """Where features, extracted text and fine-tuned runs are kept: nothing is done twice."""
+    """Folder for features, extracted text and fine-tuned runs, to compute nothing twice."""
     few: int | None = None
-    """Samples of each split that are used, drawn by the seed; all if not set."""
+    """Number of samples of each split to use, drawn by the seed. By default all."""
     seed: int = 0
-    """Decides all that is drawn."""
+    """Random seed of everything that is drawn."""
     precision: Precision = Precision.BF16
-    """What matrix products are computed in."""
+    """Number format of matrix products."""
     batch_size: int = BATCH_SIZE
-    """Samples that are computed at once; changes no figure of a frozen model."""
+    """Samples that are computed at once. It changes no figure of a frozen model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,1 @@
-"""The loop and what it stands on: the run's configuration, optimiser, schedule, checkpoints."""
+"""Training: the loop, and the configuration, optimizer, schedule and checkpoints of a run."""

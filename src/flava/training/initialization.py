@@ -29,12 +29,14 @@ class InitConfig:
     """
 
     image: str | None = None
-    """Source of the image encoder: a run, a checkpoint or a hub id of any model with an image
+    """Source of the image encoder: a run, a checkpoint or the hub id of a model that has an image
     encoder."""
     text: str | None = None
-    """Source of the text encoder, likewise."""
+    """Source of the text encoder: a run, a checkpoint or the hub id of a model that has a text
+    encoder."""
     codebook: str | None = None
-    """Source of the frozen codebook, or "shipped:NAME". Losses that predict its codes need one."""
+    """Source of the frozen codebook: a run, a checkpoint, a hub id or "shipped:NAME". Losses that
+    predict its codes need one."""
 
     @property
     def given(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Start the ranks of a run on this machine, and stop a run between two steps."""
+"""Starts the ranks of a run on this machine, and stops a run between two steps."""
 
 import ctypes
 import logging
@@ -104,7 +104,7 @@ def launch(work: Callable[..., None], run: object, processes: int, max_restarts:
         rank, failure = error.get_first_failure()
         raise ValueError(
             f"rank {rank} of {processes} ended with {_describe_exit(failure.exitcode)}, and the "
-            "others were stopped: what it said is above. To go on from the last checkpoint, add "
+            "others were stopped: its message is above. To continue from the last checkpoint, add "
             "--resume"
         ) from error
     except SignalException as stop:

@@ -23,20 +23,24 @@ class OptimizerConfig:
     lr: PositiveFloat = 1e-3
     """Peak learning rate."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Decay of the mean of gradients."""
+    """Decay rate of the moving average of the gradients."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
-    """Decay of the mean of squared gradients."""
+    """Decay rate of the moving average of the squared gradients."""
     eps: PositiveFloat = 1e-8
-    """Added to the denominator; torch's default, the paper names none."""
+    """Added to the denominator for numerical stability. This is torch's default; the paper names
+    none."""
     weight_decay: NonNegativeFloat = 0.1
-    """Decoupled weight decay; biases, norms and the temperature have none."""
+    """Decoupled weight decay of matrices, embeddings and tokens. Biases, norms and the temperature
+    are not decayed."""
     final_weight_decay: NonNegativeFloat | None = None
-    """The weight decay at the end, which it goes to along half a cosine; None: it stays."""
+    """Weight decay at the end of the run, to which it changes along half a cosine. None: it stays
+    constant."""
     max_grad_norm: PositiveFloat = math.inf
-    """Gradients are scaled down to this norm. Infinity leaves them as they are: neither the paper
-    nor the released trainer clips."""
+    """Gradients with a larger norm are scaled down to this one. With inf nothing is clipped:
+    neither the paper nor the released trainer clips."""
     clip_each: bool = False
-    """Whether that is the largest norm of each parameter's gradient, as DINO's, or of all."""
+    """Apply max_grad_norm to the gradient of each parameter by itself, as DINO does, and not to the
+    norm of all gradients together."""
 
     def mistakes(self, prefix: str) -> list[str]:
         """What spans several fields; see `config_errors`."""
@@ -124,16 +128,17 @@ class Decay(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """Linear warm-up, then down to the run's end; the defaults are Table A.1's."""
+    """The learning rate's linear warm-up and its decay; the defaults are Table A.1's."""
 
     warmup_steps: NonNegativeInt = 10_000
-    """Updates over which the rate rises from 0 to its peak."""
+    """Steps over which the learning rate rises linearly from 0 to its peak."""
     final_fraction: Fraction = 0.0
-    """What is left of the peak at the last update."""
+    """Learning rate at the end of its decay, as a share of the peak."""
     decay: Decay = Decay.COSINE
-    """The curve from the peak down."""
+    """Curve along which the learning rate falls: cosine or linear."""
     decay_end: int | None = None
-    """Update at which the rate is down and from which on it stays; the run's last if not set."""
+    """Step at which the decay ends; the learning rate stays constant after it. By default the last
+    step of the run."""
 
     def mistakes(self, prefix: str) -> list[str]:
         """What spans several fields; see `config_errors`."""

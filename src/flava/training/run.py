@@ -1,4 +1,4 @@
-"""The configuration of a pretraining run: recipes return it, options change it."""
+"""The configuration of a pretraining run: recipes return it, and command-line options change it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,24 +17,25 @@ from flava.training.trainer_config import TrainerConfig, load_config
 
 @dataclass(frozen=True, kw_only=True)
 class Run(TrainerConfig):
-    """The whole configuration of a pretraining run (of a codebook's too)."""
+    """The whole configuration of a pretraining run, or of the training of a codebook."""
 
     model: Annotated[ModelConfig, TaggedUnion(models)]
     """Geometry of the model."""
     objective: Annotated[ObjectiveConfig, TaggedUnion(objective_configs)]
     """Settings of the losses."""
     data: DataConfig
-    """What is read, how it is mixed, transformed and masked."""
+    """What data is read, and how it is mixed, transformed and masked."""
     init: InitConfig = field(default_factory=InitConfig)
-    """Where parts of the model come from; it is not read when a run is resumed."""
+    """Where parts of the model get their initial weights from. It is not read again when a
+    run is resumed."""
     validator: Validator = Validator.NONE
-    """What chooses the best checkpoint: imagenet (zero-shot accuracy on ImageNet-1k), embedded (the
-    same on the embedded corpus), pairs (retrieval on validation), loss (that of masked modelling on
-    validation) or none."""
+    """How the best checkpoint is chosen: by zero-shot accuracy on ImageNet-1k (imagenet) or on the
+    embedded corpus (embedded), by retrieval (pairs) or the loss of masked modelling (loss) on the
+    shards of --validation, or not at all (none)."""
     validation: tuple[str, ...] = ()
-    """What the validator reads. For pairs and loss: shards, as in data. For imagenet: where the
-    validation images are, a folder of class folders, tars or Parquet; by default it is looked for
-    below data.root."""
+    """The data that the validator reads. For pairs and loss: shards, as in data. For imagenet: the
+    validation images, as a folder with a folder for each class, tars or Parquet; by default they
+    are looked for below data.root."""
 
     @property
     def selection_metric(self) -> str:

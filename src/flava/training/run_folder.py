@@ -76,7 +76,7 @@ def _folder_errors(run: TrainerConfig) -> list[str]:
             return []
         if not run.resume:
             return [
-                f"output_dir {folder} already holds a run: add --resume to go on with it, or "
+                f"output_dir {folder} already holds a run: add --resume to continue it, or "
                 "choose another folder with --output-dir"
             ]
         found = differences(load_config(folder / "run.json", type(run)), run)

@@ -1,4 +1,4 @@
-"""The metrics of one step: averaged over all ranks, checked to be finite, and its timer."""
+"""The metrics of one step: averages them over all ranks, checks them, and times the step."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""The training loop. It knows no method: an objective turns a batch into named losses."""
+"""The training loop, which is the same for all methods: an objective computes the named losses."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -124,7 +124,7 @@ class Trainer:
         if self.stop_signals.stop_by and self.step < self.run.max_steps:
             raise Interrupted(
                 f"stopped after {self.step} of {self.run.max_steps} steps; the checkpoint is in "
-                f"{self.checkpoints / 'last'}. To go on, run the same command with --resume",
+                f"{self.checkpoints / 'last'}. To continue, run the same command with --resume",
                 self.stop_signals.stop_by,
             )
 

@@ -49,50 +49,52 @@ class TrainerConfig:
     recipe: Annotated[str, tyro.conf.Suppress]
     """The recipe this run was made from."""
     output_dir: Path
-    """Folder that the run writes to: checkpoints, metrics, the report."""
+    """Folder for the checkpoints, the metrics and the report of the run."""
     max_steps: PositiveInt
-    """Steps of the optimizer to train for; the learning rate's cosine ends there."""
+    """Number of optimizer steps to train for. The learning rate decays until then, unless
+    schedule.decay_end is set."""
     seed: NonNegativeInt = 0
-    """Decides the initial weights, the order of the data, crops, masks and the mixture."""
+    """Random seed of the initial weights, the order of the data, its crops and masks, and the
+    source of each step's batch."""
     resume: bool = False
-    """Go on from the last checkpoint in output_dir, if there is one."""
+    """Continue from the last checkpoint in output_dir, if there is one."""
     optimizer: OptimizerConfig
     """AdamW's settings."""
     schedule: ScheduleConfig
     """Warm-up and decay of the learning rate."""
     precision: Precision = Precision.BF16
-    """What matrix products are computed in."""
+    """Number format of matrix products."""
     accumulate: PositiveInt = 1
-    """Batches that are accumulated for one step, which counts them as one large batch (for the
-    contrastive loss too) but needs the memory of one."""
+    """Number of batches that are accumulated for one step. They have the losses and gradients of
+    one large batch (of the contrastive loss too), but need the memory of a single one."""
     validate_every: PositiveInt = 100
-    """Steps between two validations, which choose the checkpoint that is kept as best."""
+    """Steps between two validations, which decide which checkpoint is kept as the best."""
     validation_tolerance: NonNegativeFloat = 0.0
     """A later checkpoint becomes the best one unless its metric is lower than the highest so far by
-    more than this. Set it to the metric's standard error, so that no checkpoint is kept for its
-    luck."""
+    more than this. Set it to the standard error of the metric, so that no checkpoint is kept only
+    because it was lucky."""
     checkpoint_every: PositiveInt = 200
     """Steps between two checkpoints; one is written at the end and on Ctrl-C in any case."""
     keep_last: PositiveInt = 1
-    """How many of the last checkpoints are kept; the best is kept in any case."""
+    """Number of most recent checkpoints to keep; the best one is kept in any case."""
     parallel: Parallel = Parallel.DDP
     """How several ranks share the model: ddp (each has all of it), fsdp (each has a part of every
     weight) or hybrid (parts within a machine, copies over machines)."""
     checkpoint_blocks: bool = False
-    """Keep only the inputs of each transformer block, and compute the rest again in the backward
-    pass: a third more computation for a fraction of the memory."""
+    """Keep only the input of each transformer block, and compute its activations again in the
+    backward pass. This takes a third more computation and a fraction of the memory."""
     compile_blocks: bool = False
     """Compile each transformer block with torch.compile."""
     profile: bool = False
     """Write a trace of three early steps to trace.json.gz in output_dir, for ui.perfetto.dev."""
     wandb: str | None = None
-    """Log all metrics to this project of Weights & Biases as well; needs pip install
+    """Project of Weights & Biases to which all metrics are logged as well. It needs pip install
     'flava[wandb]'. WANDB_MODE=offline keeps them in output_dir."""
     timeout: PositiveInt = 600
     """Seconds that a rank waits for the others before it stops with an error."""
     max_non_finite: NonNegativeInt = 10
-    """Steps of the whole run that may be skipped because a loss or gradient was not finite. One
-    more stops it."""
+    """Number of steps of the whole run that may be skipped because a loss or a gradient is not
+    finite. One more such step stops the run."""
 
     @property
     def selection_metric(self) -> str:

@@ -1,5 +1,5 @@
-"""Measuring a model on a GLUE task: fine-tuned with several seeds, evaluated on the validation
-splits, and with predictions of the test split for GLUE's server."""
+"""Measures a model on a GLUE task: fine-tunes it with several seeds, evaluates it on the validation
+splits, and predicts the test split for GLUE's server."""
 
 import logging
 import math

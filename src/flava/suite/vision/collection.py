@@ -1,4 +1,4 @@
-"""A data set of images on disk: its samples, its folds, and what may be wrong with them."""
+"""A data set of images on disk: its samples and folds, and the checks of both."""
 
 from collections import Counter
 from dataclasses import dataclass

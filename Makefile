@@ -45,11 +45,12 @@ test: $(INSTALLED)  ## run the tests, in two processes
 test-slow: $(INSTALLED)  ## run the tests that take minutes
 	$(BIN)/pytest -m slow
 
-check: $(INSTALLED)  ## lint, check format, types, floors and spelling
+check: $(INSTALLED)  ## lint, check format, types, floors, names and spelling
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/measure_house.py --check
 	$(BIN)/codespell $(SPELLED)
 
 format: $(INSTALLED)  ## format the code and fix what ruff can fix

@@ -43,8 +43,8 @@ LOSSES = {
 }
 STREAMED = """
 import sys
-from flava.data import stream
-stream.IN_MEMORY_BYTES = 0  # what is larger than memory at the paper's scale
+from flava.data import streaming
+streaming.IN_MEMORY_BYTES = 0  # what is larger than memory at the paper's scale
 from flava.cli import main
 if __name__ == "__main__":
     sys.exit(main())

@@ -169,8 +169,8 @@ def test_other_images_are_made_small_and_each_is_there_once(
 
 def test_the_help_and_the_list_of_sources_tell_it(flava: Command) -> None:
     said = flava("data", "build", "--help").out
-    assert "By default 256; ImageNet-1k's images keep their size" in said
-    assert "by default yes, except in ImageNet-1k, which is taken" in said
+    assert "By default 256; images of ImageNet-1k keep their size" in said
+    assert "By default they are, except in ImageNet-1k, which is kept" in said
     listed = flava("data", "sources").out
     assert "torchvision's folder train/ or val/, or datasets' Parquet of one split" in listed
     assert "All images, in their own files and sizes" in listed

@@ -72,6 +72,6 @@ class Run(TrainerConfig):
 RUN = TypeAdapter(Run)
 
 
-def _load_run(path: Path) -> Run:
+def load_run(path: Path) -> Run:
     """Read the configuration of a pretraining run; errors as `load_config`."""
     return load_config(path, Run)

@@ -91,9 +91,14 @@ def save_array(path: Path, values: np.ndarray) -> None:
     Raises:
         OSError: as ``write_atomically``.
     """
+    write_atomically(path, npy_bytes(values))
+
+
+def npy_bytes(values: np.ndarray) -> bytes:
+    """The content of an array's .npy file."""
     content = io.BytesIO()
     np.save(content, values)
-    write_atomically(path, content.getvalue())
+    return content.getvalue()
 
 
 def write_error(path: Path, error: Exception) -> OSError:

@@ -10,6 +10,18 @@ from PIL import Image
 from flava.data import decoding
 from flava.data.errors import SampleError
 
+Places = Int[np.ndarray, "_"]
+"""Indices of images in their data set, ascending."""
+
+
+@runtime_checkable
+class StoredImages(Protocol):
+    """Paths of files, or arrays of uint8: a list, an array, a data set within an HDF5 file."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, place: int, /) -> Any: ...
+
+
 VIDEO_SUFFIX = ".avi"
 
 
@@ -59,25 +71,3 @@ def _middle_frame(path: Path) -> Image.Image:
     if not frames:
         raise SampleError("video cannot be decoded", f"{path} has no frame")
     return frames[len(frames) // 2].to_image()
-
-
-Places = Int[np.ndarray, "_"]
-"""Indices of images in their data set, ascending."""
-
-
-@runtime_checkable
-class StoredImages(Protocol):
-    """Paths of files, or arrays of uint8: a list, an array, a data set within an HDF5 file."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, place: int, /) -> Any: ...
-
-
-def shortened(lines: list[str]) -> list[str]:
-    """The first lines, and the number of the others in a line."""
-    more = len(lines) - SHOWN
-    return lines if more < 1 else [*lines[:SHOWN], f"and {more} more of these"]
-
-
-SHOWN = 20
-"""Lines that are shown; further ones are only counted."""

@@ -13,6 +13,7 @@ runs of letters, single digits and runs of other signs, whose bytes are merged i
 
 import gzip
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -32,7 +33,27 @@ VOCABULARY = Path(__file__).parent / "vocabulary" / "bert-uncased.txt"
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-class Tokenizer:
+class _BatchTokenizer(ABC):
+    """What both tokenisers do alike."""
+
+    pad: int
+
+    @abstractmethod
+    def encode(self, text: str, max_length: int) -> list[int]: ...
+
+    def batch(
+        self, texts: Sequence[str], max_length: int
+    ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+        """Ids of many texts, padded to the longest of them, and where they are not padding.
+
+        Raises:
+            ValueError: as ``encode``.
+        """
+        ids, attention_mask = pad([self.encode(text, max_length) for text in texts], self.pad)
+        return torch.from_numpy(ids), torch.from_numpy(attention_mask)
+
+
+class Tokenizer(_BatchTokenizer):
     """The tokeniser of all text in the package.
 
     ``pad``, ``unknown``, ``cls``, ``sep`` and ``mask`` are the ids of the special tokens;
@@ -94,17 +115,6 @@ class Tokenizer:
         """
         _check_unicode(text)
         return self._backend.encode(text, add_special_tokens=False).ids
-
-    def batch(
-        self, texts: Sequence[str], max_length: int
-    ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-        """Ids of many texts, padded to the longest of them, and where they are not padding.
-
-        Raises:
-            ValueError: as ``encode``.
-        """
-        ids, attention_mask = pad([self.encode(text, max_length) for text in texts], self.pad)
-        return torch.from_numpy(ids), torch.from_numpy(attention_mask)
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """The text of some ids, pieces joined into words; special tokens are left out."""
@@ -187,7 +197,7 @@ is not a letter, nor is it another sign, since it has the case of a letter.
 """
 
 
-class ClipTokenizer:
+class ClipTokenizer(_BatchTokenizer):
     """The tokeniser of CLIP's texts; ``start``, ``end`` and ``pad`` are the ids of special tokens.
 
     Padding is 0, as in OpenAI's code, which is also the id of "!": ``attention_mask`` tells them
@@ -244,17 +254,6 @@ class ClipTokenizer:
         both = (self._backend.encode(_clean_text(text)).ids for text in (first, second))
         left, right = _cut_pair(*both, room=max_length - 3)
         return [self.start, *left, self.start, *right, self.end]
-
-    def batch(
-        self, texts: Sequence[str], max_length: int
-    ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-        """Ids of many texts, padded to the longest of them, and where they are not padding.
-
-        Raises:
-            ValueError: as ``encode``.
-        """
-        ids, attention_mask = pad([self.encode(text, max_length) for text in texts], self.pad)
-        return torch.from_numpy(ids), torch.from_numpy(attention_mask)
 
 
 def _clean_text(text: str) -> str:

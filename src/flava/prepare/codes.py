@@ -3,7 +3,6 @@
 Training then reads the codes and need not compute them.
 """
 
-import io
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from flava.checkpoints.digests import codebook_digest
 from flava.checkpoints.reading import locate
 from flava.checkpoints.recognise import load_pretrained
 from flava.core.distributed import local_device
+from flava.core.files import npy_bytes
 from flava.core.progress import counted
 from flava.data.errors import SampleError, SkippedSample
 from flava.data.fast_decoding import decode_sample
@@ -123,11 +123,4 @@ def _encode_codes(views: list[UInt8[np.ndarray, "size size 3"]], codebook: Codeb
         return []
     device = next(codebook.parameters()).device
     codes = codebook.codes(for_codebook(np.stack(views)).to(device)).cpu().numpy()
-    return [_npy_file(each) for each in codes.astype(np.min_scalar_type(codebook.config.codes - 1))]
-
-
-def _npy_file(array: np.ndarray) -> bytes:
-    """The content of a .npy file that holds the array."""
-    file = io.BytesIO()
-    np.save(file, array)
-    return file.getvalue()
+    return [npy_bytes(each) for each in codes.astype(np.min_scalar_type(codebook.config.codes - 1))]

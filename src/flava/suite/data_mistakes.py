@@ -10,6 +10,9 @@ T = TypeVar("T")
 SHOWN = 10
 """Names that are written out for each kind of mistake; the others are counted."""
 
+LINES_SHOWN = 20
+"""Lines that `shortened` leaves; further ones are only counted."""
+
 
 def raise_mistakes(source: Path | str, lines: Sequence[str], remedy: str) -> None:
     """Raise one error of all lines; do nothing if there are none.
@@ -76,3 +79,9 @@ def read_all(*reads: Callable[[], T]) -> list[T]:
         kind = FileNotFoundError if missing else ValueError
         raise kind("\n".join(str(each) for each in errors)) from errors[0]
     return results
+
+
+def shortened(lines: list[str]) -> list[str]:
+    """The first lines, and the number of the others in a line."""
+    more = len(lines) - LINES_SHOWN
+    return lines if more < 1 else [*lines[:LINES_SHOWN], f"and {more} more of these"]

@@ -13,9 +13,8 @@ from typing import Any
 
 from flava.data.errors import SkippedSample
 from flava.data.labelled import LabelledRow
-from flava.data.stored_images import shortened
 from flava.data.tables import read_table, table_columns
-from flava.suite.data_mistakes import raise_mistakes
+from flava.suite.data_mistakes import raise_mistakes, shortened
 from flava.suite.language.glue import HIGHEST_SCORE, MRPC, GlueColumns, GlueSplit, GlueTask
 
 SHARD = re.compile(r"-(\d+)-of-(\d+)$")

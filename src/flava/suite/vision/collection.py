@@ -10,7 +10,8 @@ from jaxtyping import Int
 from torch.utils.data import ConcatDataset
 
 from flava.core.randomness import random_generator
-from flava.data.stored_images import Places, StoredImages, shortened
+from flava.data.stored_images import Places, StoredImages
+from flava.suite.data_mistakes import shortened
 
 VALIDATION_SHARE = 1 / 5
 """Share of each class that validates where the data set has no validation part. CLIP (appendix A.3)

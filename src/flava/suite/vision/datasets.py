@@ -8,7 +8,7 @@ part that validates belongs to the training samples of the final probe.
 from dataclasses import dataclass
 from pathlib import Path
 
-from flava.data.stored_images import shortened
+from flava.suite.data_mistakes import shortened
 from flava.suite.vision import protocols, torchvision_readers
 from flava.suite.vision.collection import Collection, missing_images, mistakes
 from flava.suite.vision.torchvision_readers import ReadCollection

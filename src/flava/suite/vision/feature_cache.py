@@ -2,17 +2,17 @@
 
 import hashlib
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from flava.checkpoints.digests import weights_digest
-from flava.core.files import write_atomically
-from flava.data.stored_images import Places, StoredImages, shortened
+from flava.core.files import save_array
+from flava.data.stored_images import Places, StoredImages
 from flava.evaluation.shared_features import image_features
 from flava.inference.features import FeatureExtractor
+from flava.suite.data_mistakes import shortened
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,7 @@ class FeatureCache:
             lines = shortened([f"{name}: {error}" for error in computed.errors])
             raise ValueError("some images cannot be used; get them again:\n  " + "\n  ".join(lines))
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = BytesIO()
-        np.save(content, computed.values)
-        write_atomically(path, content.getvalue())
+        save_array(path, computed.values)
         return computed.values
 
     def digest(self, folder: Path, places: Places) -> str:

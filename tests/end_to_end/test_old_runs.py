@@ -16,7 +16,7 @@ from flava.checkpoints.recognise import load_pretrained
 from flava.evaluation.classification import load_classification
 from flava.evaluation.record import load_evaluation
 from flava.finetuning.finetune import FinetuneRun
-from flava.training.run import Run, load_run
+from flava.training.run import Run
 from flava.training.trainer_config import TrainerConfig, flatten, load_config
 from tests.commands import Command, in_this_process
 from tests.tiny_runs import rows
@@ -113,7 +113,7 @@ def test_a_run_goes_on_from_its_step_as_it_did(command: Command, tmp_path: Path)
     for row, expected in zip(after, EXPECTED["dino"], strict=True):
         assert figures(row) == pytest.approx(expected, rel=1e-3)
     assert (folder / "checkpoints" / "last").resolve().name == "step-000006"
-    assert load_run(folder / "run.json").max_steps == 6
+    assert load_config(folder / "run.json", Run).max_steps == 6
     load_pretrained(folder)
 
 

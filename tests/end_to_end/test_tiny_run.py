@@ -11,7 +11,8 @@ import pytest
 
 from flava.cli import main
 from flava.data.paths import resolve
-from flava.training.run import load_run
+from flava.training.run import Run
+from flava.training.trainer_config import load_config
 from tests.tiny_runs import CODEBOOK_ARGUMENTS, FLAVA_ARGUMENTS, rows
 
 
@@ -56,7 +57,7 @@ def report(run, evaluation) -> str:  # noqa: ARG001
 
 
 def test_training_leaves_everything_that_a_run_consists_of(run):
-    found = load_run(run / "run.json")
+    found = load_config(run / "run.json", Run)
     assert (found.recipe, found.seed, found.max_steps) == ("flava-tiny", 5, 3)
     assert [row["step"] for row in rows(run) if "lr" in row] == [1, 2, 3]
     (probed,) = (row for row in rows(run) if "lr" not in row)

@@ -20,7 +20,8 @@ from flava.models.config import Model, ModelConfig
 from flava.objectives import CodebookObjectiveConfig, LossOutput
 from flava.objectives.objective import ObjectiveConfig
 from flava.recipes.start import start
-from flava.training.run import Run, load_run
+from flava.training.run import Run
+from flava.training.trainer_config import load_config
 from tests.tiny_runs import codebook_run, figures, flava_data, rows
 
 
@@ -98,7 +99,7 @@ def test_it_trains_saves_and_resumes(run: Run, capsys: pytest.CaptureFixture[str
     saved = json.loads((run.output_dir / "run.json").read_text())
     assert saved["model"] == {"kind": "AutoencoderConfig", "width": 4}
     assert saved["objective"] == {"kind": "AutoencoderObjectiveConfig", "weight": 2.0}
-    assert load_run(run.output_dir / "run.json") == run
+    assert load_config(run.output_dir / "run.json", Run) == run
     assert isinstance(load_pretrained(run.output_dir), Autoencoder)
     start(replace(run, resume=True, max_steps=4))
     assert [row["step"] for row in rows(run.output_dir)] == [1, 2, 3, 4]

@@ -153,7 +153,8 @@ import os, signal, sys
 from pathlib import Path
 from flava.recipes.start import start
 from flava.training.trainer import Trainer
-from flava.training.run import load_run
+from flava.training.run import Run
+from flava.training.trainer_config import load_config
 
 look = Trainer.validate_and_save
 def looks(self, *arguments):
@@ -162,7 +163,7 @@ def looks(self, *arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     look(self, *arguments)
 Trainer.validate_and_save = looks
-start(load_run(Path(sys.argv[1])))
+start(load_config(Path(sys.argv[1]), Run))
 """
 
 

@@ -17,8 +17,8 @@ from flava.objectives import CodebookObjectiveConfig
 from flava.recipes.start import start
 from flava.training.checkpoint import save_checkpoint
 from flava.training.initialization import InitConfig
-from flava.training.run import RUN, Run, load_run
-from flava.training.trainer_config import save_config
+from flava.training.run import RUN, Run
+from flava.training.trainer_config import load_config, save_config
 from tests.commands import Command, in_this_process
 from tests.data.shard_files import encoded, pair_files, picture, write_tar
 from tests.tiny_runs import CODEBOOK, FLAVA_ARGUMENTS, codebook_run, flava_data, flava_run, rows
@@ -158,7 +158,7 @@ def test_it_is_chosen_on_the_command_line(flava: Command, run: Run, tmp_path: Pa
         f"--validation={validation}",
     )
     assert ended.status == 0, ended.error
-    assert load_run(run.output_dir / "run.json").validator is Validator.PAIRS
+    assert load_config(run.output_dir / "run.json", Run).validator is Validator.PAIRS
     assert "validation/held_out_r@5" in rows(run.output_dir)[-1]
 
 
@@ -259,7 +259,7 @@ def test_an_earlier_run_had_the_embedded_corpus_or_nothing(
     saved = json.loads((tmp_path / "run.json").read_bytes())
     del saved["validator"]
     (tmp_path / "run.json").write_text(json.dumps(saved))
-    assert load_run(tmp_path / "run.json").validator is expected
+    assert load_config(tmp_path / "run.json", Run).validator is expected
 
 
 def test_every_validator_comes_back_from_a_file(run: Run) -> None:

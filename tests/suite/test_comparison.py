@@ -89,7 +89,7 @@ def test_the_papers_averages_are_those_it_prints() -> None:
     )
     for group, name in printed_as:
         for column in paper.columns():
-            printed, ours = paper._printed_average(name, column), paper_average(group, column)
+            printed, ours = paper._number(name, column), paper_average(group, column)
             assert (printed is None) == (ours is None)
             if printed is not None and ours is not None:
                 assert 100 * ours == pytest.approx(printed, abs=0.0051)

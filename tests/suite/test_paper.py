@@ -87,8 +87,7 @@ def disagreements(name: str, computed: dict[str, Decimal | None]) -> set[str]:
     return {
         column
         for column, mean in computed.items()
-        if mean is not None
-        and abs(float(mean) - (paper._printed_average(name, column) or 0)) > TOLERANCE
+        if mean is not None and abs(float(mean) - (paper._number(name, column) or 0)) > TOLERANCE
     }
 
 
@@ -102,7 +101,7 @@ def test_exactly_three_printed_group_averages_are_not_the_mean_of_their_rows():
         ("flava-dino", 78.19, 77.61),
         ("clip-pmd", 46.44, 46.70),
     ):
-        assert paper._printed_average("NLP Avg.", column) == printed
+        assert paper._number("NLP Avg.", column) == printed
         assert float(recomputed(column, "nlp") or 0) == pytest.approx(mean, abs=0.0051)
 
 
@@ -114,7 +113,7 @@ def test_two_more_differ_in_their_last_digit():
         for column in paper.columns()
         for group, (name, _) in GROUPS.items()
         if (mean := recomputed(column, group)) is not None
-        and float(mean.quantize(cent, ROUND_HALF_EVEN)) != paper._printed_average(name, column)
+        and float(mean.quantize(cent, ROUND_HALF_EVEN)) != paper._number(name, column)
     }
     mistaken = {("flava-beit", "nlp"), ("flava-dino", "nlp"), ("clip-pmd", "nlp")}
     assert differ - mistaken == {("flava-c-dino", "nlp"), ("flava-c-dino", "vision")}
@@ -124,7 +123,7 @@ def test_printed_macro_averages_are_those_of_vision_and_nlp_as_printed():
     """And so three of them are not those of the rows; a missing group counts as 0."""
     from_printed, from_rows = {}, {}
     for column in paper.columns():
-        pair = [paper._printed_average(name, column) for name in ("Vision Avg.", "NLP Avg.")]
+        pair = [paper._number(name, column) for name in ("Vision Avg.", "NLP Avg.")]
         from_printed[column] = sum(Decimal(str(mean or 0)) for mean in pair) / 2
         means = [recomputed(column, group) for group in ("vision", "nlp")]
         from_rows[column] = sum((mean or Decimal(0)) for mean in means) / 2
@@ -136,7 +135,7 @@ def test_table_d1_averages_all_three_groups():
     for line in paper._table("table_d1.csv"):
         printed = [float(line[f"{group}_avg"]) for group in GROUPS]
         names = [name for name, _ in GROUPS.values()]
-        assert printed == [paper._printed_average(name, line["column"]) for name in names]
+        assert printed == [paper._number(name, line["column"]) for name in names]
         assert float(line["macro_avg"]) == pytest.approx(sum(printed) / 3, abs=TOLERANCE)
     computed = {
         line["column"]: averages(paper.values(line["column"]))[4].value

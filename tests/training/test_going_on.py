@@ -14,7 +14,8 @@ from flava.core.batch import Batch
 from flava.training.checkpoint import load_progress
 from flava.training.launch import Interrupted
 from flava.training.optimizer import OptimizerConfig
-from flava.training.run import load_run
+from flava.training.run import Run
+from flava.training.trainer_config import load_config
 from tests.tiny_runs import content, figures, folders, image_batches, rows
 from tests.training.trainers import ending_after, same, trained, trainer_of, weights
 
@@ -171,7 +172,7 @@ def test_a_finished_run_that_is_resumed_stays_as_it_is(run):
     before = content(run.output_dir)
     trained(replace(run, resume=True), ending_after(0))
     after = content(run.output_dir)
-    assert load_run(run.output_dir / "run.json") == replace(run, resume=True)
+    assert load_config(run.output_dir / "run.json", Run) == replace(run, resume=True)
     assert {k: v for k, v in after.items() if k != "run.json"} == {
         k: v for k, v in before.items() if k != "run.json"
     }

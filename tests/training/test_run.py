@@ -14,8 +14,8 @@ from flava.recipes import RECIPES
 from flava.recipes.tiny import flava_tiny
 from flava.training.initialization import InitConfig
 from flava.training.optimizer import OptimizerConfig, ScheduleConfig
-from flava.training.run import RUN, Run, load_run
-from flava.training.trainer_config import differences, save_config
+from flava.training.run import RUN, Run
+from flava.training.trainer_config import differences, load_config, save_config
 from tests.tiny_runs import CODEBOOK
 
 RATES = st.floats(0, 1e9, exclude_min=True)
@@ -26,7 +26,7 @@ def test_a_recipe_is_named_as_it_is_listed_and_comes_back_from_its_file(tmp_path
     run = RECIPES[recipe]()
     assert run.recipe == recipe
     save_config(run, tmp_path / "run.json")
-    assert load_run(tmp_path / "run.json") == run
+    assert load_config(tmp_path / "run.json", Run) == run
 
 
 @given(
@@ -78,24 +78,24 @@ def written(folder: Path, **changes: Any) -> Path:
 def test_a_mistake_in_a_file_is_an_error_that_names_the_field(tmp_path, name, value, expected):
     path = written(tmp_path, **{name: value})
     with pytest.raises(ValueError, match=expected) as error:
-        load_run(path)
+        load_config(path, Run)
     assert str(path) in str(error.value)
 
 
 def test_every_mistake_in_a_file_is_listed(tmp_path):
     path = written(tmp_path, max_steps="ten", seed=None, **{"data.workers": "many"})
     with pytest.raises(ValueError, match="not a run's configuration") as error:
-        load_run(path)
+        load_config(path, Run)
     named = {line.split(":")[0].strip() for line in str(error.value).splitlines()[1:]}
     assert named == {"max_steps", "seed", "data.workers"}
 
 
 def test_no_file_and_no_json_are_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no run at .*: it holds no run\.json"):
-        load_run(tmp_path / "run.json")
+        load_config(tmp_path / "run.json", Run)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is not a run's configuration"):
-        load_run(tmp_path / "run.json")
+        load_config(tmp_path / "run.json", Run)
 
 
 def test_every_mistake_of_a_run_is_listed():

@@ -19,6 +19,7 @@ from flava.inference.features import FeatureExtractor
 from flava.inference.row_outputs import RowOutputs, reader_of, row_outputs
 from flava.models import Classifier, ClassifierConfig
 from flava.objectives import FinetuneObjective
+from flava.training.checkpoint import step_of
 from flava.training.launch import keep_freed_memory
 from flava.training.run_folder import check
 from flava.training.trainer import Trainer
@@ -101,4 +102,4 @@ def load_best(classifier: Classifier, run_folder: Path) -> int:
     """Fill a classifier with a run's best weights; returns the step that they were saved after."""
     best = find_checkpoint(run_folder)
     fill_own(classifier, read_path(best))
-    return int(best.resolve().name.removeprefix("step-"))
+    return step_of(best)

@@ -13,6 +13,7 @@ from flava.checkpoints.reading import find_checkpoint
 from flava.core.batch import Batch
 from flava.core.distributed import local_world_size, process_group, rank, restart_count, world_size
 from flava.core.processes import cores
+from flava.data.data_config import Remedy
 from flava.data.imagenet import PLACES, validation_images
 from flava.data.loader import Loader
 from flava.evaluation.validators import (
@@ -56,7 +57,7 @@ def start(run: Run) -> None:
 def _train(run: Run) -> None:
     """Train on this rank, when all ranks are connected; errors as `start`."""
     method, data, how = method_of(run.model), run.data, partial(_how_to_build, run.data.root)
-    errors = method.data_errors(run) + _validation_errors(run)
+    errors = method.data_errors(run) + _validation_errors(run, how)
     errors += [f"data.{each}" for each in data.problems(how) + data.sharing_problems(world_size())]
     check(run, errors + _missing_stages(run))
     is_new = last_checkpoint(run.output_dir) is None
@@ -128,10 +129,9 @@ def _validation_batches(run: Run) -> list[Batch]:
         return [next(batches) for _ in range(VALIDATION_BATCHES)]
 
 
-def _validation_errors(run: Run) -> list[str]:
+def _validation_errors(run: Run, how: Remedy) -> list[str]:
     """The data that the validator reads and that is missing, with the commands that build it."""
     if run.validator is not Validator.IMAGENET:
-        how = partial(_how_to_build, run.data.root)
         return [f"validation: {each}" for each in run.data.missing(run.validation, how)]
     try:
         validation_images(run.data.located(run.validation), run.data.root)

@@ -67,18 +67,6 @@ def values(column: str) -> dict[str, float]:
     return {row: figure for row, figure in figures.items() if figure is not None}
 
 
-def _printed_average(name: str, column: str) -> float | None:
-    """An average as the paper prints it: "Vision Avg.", "NLP Avg.", "Multimodal Avg.", "Macro Avg."
-
-    Three of the NLP averages are not the mean of their rows, and the macro averages are computed
-    from them (docs/decisions/0021-suite-results.md). `averages` gives the right ones.
-
-    Raises:
-        ValueError: there is no such column.
-    """
-    return _number(name, column)
-
-
 @cache
 def _table(name: str) -> tuple[dict[str, str], ...]:
     """A file of ``tables/``: a dictionary for each line."""

@@ -77,6 +77,11 @@ def step_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written, by its folder's name or a link to it."""
+    return int(checkpoint.resolve().name.removeprefix("step-"))
+
+
 def save_checkpoint(folder: Path, name: str, model: Model) -> Path:
     """Write a checkpoint of a model without training state, atomically.
 

@@ -1,7 +1,6 @@
 """The configuration of a pretraining run: recipes return it, and command-line options change it."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter
@@ -12,7 +11,7 @@ from flava.methods import Validator, former_validator, method_of, models, object
 from flava.models.config import ModelConfig
 from flava.objectives.objective import ObjectiveConfig
 from flava.training.initialization import InitConfig
-from flava.training.trainer_config import TrainerConfig, load_config
+from flava.training.trainer_config import TrainerConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +69,3 @@ class Run(TrainerConfig):
 
 
 RUN = TypeAdapter(Run)
-
-
-def load_run(path: Path) -> Run:
-    """Read the configuration of a pretraining run; errors as `load_config`."""
-    return load_config(path, Run)
